@@ -1,0 +1,2 @@
+//! Scenario files: what a user writes, checked into plain values.
+pub mod model;

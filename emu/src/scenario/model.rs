@@ -1,0 +1,342 @@
+//! A scenario as plain data: what [`super::parse`] makes of a file, and all that a world needs to be built.
+//!
+//! Everything is resolved that can be without running: units are numbers, names are indices, defaults are filled in by profile. Page names
+//! stay symbolic ([`PageSpec`]), since "first page of hint 1" is known only once the guest has hinted.
+
+use std::collections::BTreeMap;
+
+use host::event::{Actor, EventKind};
+use host::fault::Fault;
+use host::step::Costs;
+
+use crate::outcome::Verdict;
+
+/// A page's name in the file, such as `P`.
+pub type PageName = String;
+
+/// A whole scenario.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scenario {
+    /// What it shows, in a sentence.
+    pub about: String,
+    /// Faults that must change the verdict when switched on.
+    pub witness: Vec<Fault>,
+    /// Faults that are on in this scenario (those under `scenarios/fail`).
+    pub faults: Vec<Fault>,
+    /// The guest.
+    pub guest: Guest,
+    /// The host.
+    pub host: Host,
+    /// The migration.
+    pub migration: Migration,
+    /// Named pages, in order of their names.
+    pub pages: BTreeMap<PageName, PageSpec>,
+    /// Injections, in the file's order.
+    pub injections: Vec<Injection>,
+    /// Order chains, in the file's order.
+    pub orders: Vec<Order>,
+    /// What must come out.
+    pub expect: Expect,
+    /// Costs of moves.
+    pub costs: Costs,
+    /// Limits after which the run is given up.
+    pub limits: Limits,
+}
+
+/// The guest's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Memory, bytes.
+    pub ram_bytes: u64,
+    /// Number of vCPUs, 1..=4.
+    pub vcpus: u8,
+    /// Balloon driver.
+    pub driver: Driver,
+    /// Feature bits that the driver refuses though offered.
+    pub features_refused: u64,
+    /// `page_poison=1`.
+    pub page_poison: bool,
+    /// `init_on_alloc=1`.
+    pub init_on_alloc: bool,
+    /// `init_on_free=1`.
+    pub init_on_free: bool,
+    /// What the tasks do from the start, per vCPU.
+    pub tasks: Vec<Task>,
+}
+
+/// Which interface the balloon driver speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// The merged driver of Linux 6.12.
+    Hint,
+}
+
+/// A list of operations on a vCPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// The vCPU.
+    pub vcpu: u8,
+    /// Its operations, in order.
+    pub operations: Vec<Operation>,
+}
+
+/// One operation of a task. Allocations are named as in the file; the name's index in [`wire::task::TaskOp`] is its rank among all names of
+/// the scenario ([`Scenario::allocation_names`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Allocates a block of this order.
+    Alloc { name: String, order: u8 },
+    /// Frees it.
+    Free { name: String },
+    /// Stores 8 bytes: the byte, then a number unique in the scenario.
+    Write { name: String, page: u64, byte: u8 },
+    /// Panics unless the first byte of the page is this.
+    Verify { name: String, page: u64, byte: u8 },
+    /// Allocates single pages and writes each.
+    Fill { name: String, pages: u64 },
+    /// Frees what `fill` allocated.
+    Release { name: String },
+    /// Runs the shrinkers.
+    Shrink { pages: u64 },
+    /// Runs the OOM notifiers.
+    Oom,
+    /// Sleeps.
+    Sleep { ns: u64 },
+    /// Allocates, writes and frees at random.
+    Churn { times: u64, seed: u64 },
+    /// Removes the driver.
+    Unbind,
+    /// Probes the driver again.
+    Bind,
+    /// `panic()`.
+    Panic,
+    /// Stores at address 0.
+    NullStore,
+    /// Stores at an address outside anything writable.
+    WildStore { address: u64 },
+    /// Jumps to a data page.
+    JumpToData,
+}
+
+/// The host's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Whose device it is.
+    pub profile: Profile,
+    /// How guest writes are tracked.
+    pub dirty_log: DirtyLog,
+    /// Pages per bit of C, as a power of two: 6..=31.
+    pub chunk_shift: u8,
+    /// All pages count as dirty, and none is write-protected, when logging starts (KVM_DIRTY_LOG_INITIALLY_SET; manual clear only).
+    pub initially_set: bool,
+    /// Offered feature bits of the balloon.
+    pub features: u64,
+    /// Size of the hint queue.
+    pub hint_queue_size: u16,
+    /// Size of the other queues but reporting's.
+    pub queue_size: u16,
+    /// Balloon target at boot, 4 KiB pages.
+    pub balloon_pages: u32,
+    /// The host asks for statistics this often, nanoseconds; 0: never.
+    pub stats_interval_ns: u64,
+}
+
+/// Whose device and policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// A hint clears bits.
+    Qemu,
+    /// A hint discards at once.
+    Firecracker,
+}
+
+/// How guest writes are tracked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirtyLog {
+    /// KVM with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: GET copies, CLEAR clears and write-protects.
+    ManualClear,
+    /// KVM without it: GET copies, clears and write-protects.
+    GetClears,
+    /// TCG: stores mark D, nothing else.
+    Tcg,
+}
+
+/// The migration's parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// When the first one starts; `None`: only when an injection says so.
+    pub start: Option<Trigger>,
+    /// Speed of the link, bytes/s.
+    pub bandwidth: u64,
+    /// QEMU's `max-bandwidth`, bytes/s; 0: no limit.
+    pub max_bandwidth: u64,
+    /// QEMU's `downtime-limit`, nanoseconds.
+    pub downtime_limit_ns: u64,
+    /// Zero pages are found and sent as a 9-byte record.
+    pub zero_page_detection: bool,
+    /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
+    pub rounds_min: u32,
+}
+
+/// What a name in `[pages]` means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageSpec {
+    /// This page frame.
+    Pfn(u64),
+    /// A page of the n-th hinted block of the run (from 1).
+    Hint { hint: u32, page: PageOf },
+    /// A page of a task's named allocation, from the moment that it is first allocated.
+    Allocation { name: String, page: PageOf },
+}
+
+/// Which page of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageOf {
+    /// The n-th, from 0.
+    Index(u64),
+    /// The last.
+    Last,
+}
+
+/// Something that the scenario does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injection {
+    /// Name for order chains; `inject[i]` always works.
+    pub name: Option<String>,
+    /// What is done.
+    pub action: Action,
+    /// By whom.
+    pub by: Actor,
+    /// When.
+    pub trigger: Trigger,
+    /// Events that may not happen before it.
+    pub before: Vec<Pattern>,
+}
+
+/// What an injection does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Stores to a page: a machine store on a vCPU, a device write, or a vhost write.
+    Write {
+        /// The page.
+        page: PageName,
+        /// Byte offset of the store's 8 bytes.
+        offset: u64,
+        /// First byte stored; a number unique in the scenario follows.
+        byte: u8,
+        /// Pages written (by dma and vhost): one store in each.
+        pages: u64,
+    },
+    /// A task operation on a vCPU.
+    Task(Operation),
+    /// A monitor command.
+    Monitor(Command),
+    /// A second log user clears its pages (by display).
+    ClearLog { page: PageName, pages: u64 },
+    /// A stray element on the hint queue that repeats the current id, as a duplicated or delayed buffer would be (by a vCPU).
+    RepeatId,
+}
+
+/// A monitor command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// `migrate`.
+    Migrate,
+    /// `migrate_cancel`.
+    Cancel,
+    /// `stop`.
+    Stop,
+    /// `cont`.
+    Cont,
+    /// `balloon`: the new target, in 4 KiB pages taken from the guest.
+    Balloon { pages: u32 },
+    /// `system_reset` of the balloon device alone.
+    ResetDevice,
+    /// The link breaks.
+    BreakLink,
+}
+
+/// When an injection fires: once all its parts hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trigger {
+    /// Not before this virtual time, nanoseconds.
+    pub at_ns: Option<u64>,
+    /// Not before these events.
+    pub after: Vec<Pattern>,
+    /// That long behind the last of the events, nanoseconds.
+    pub delay_ns: u64,
+    /// That many guest instructions of the injecting vCPU behind the last of the events.
+    pub delay_insns: u64,
+}
+
+/// An event that a constraint speaks of: `kind`, `kind(P)`, `kind#2`, `inject[0]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// The n-th event of a kind (from 1), on a page if one is named.
+    Event { kind: EventKind, page: Option<PageName>, nth: u32 },
+    /// An injection of this scenario.
+    Injection(usize),
+}
+
+/// Events that must come in this order, each before the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The chain, at least two.
+    pub chain: Vec<Pattern>,
+}
+
+/// What must come out. What is not named is free, but for the verdict: `pass` when none is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expect {
+    /// How the run ends.
+    pub verdict: Verdict,
+    /// Whose fault a violation is.
+    pub blame: Option<crate::outcome::Blame>,
+    /// About named pages.
+    pub sent: BTreeMap<PageName, SentExpect>,
+    /// Number of syncs.
+    pub rounds: Option<u64>,
+    /// The command ids that the configuration showed, without repeats.
+    pub cmd_ids: Option<Vec<u32>>,
+    /// The command id that the destination's device shows.
+    pub destination_cmd_id: Option<u32>,
+    /// Events that must have happened this often.
+    pub events: BTreeMap<String, CountExpect>,
+}
+
+/// What must be true of a page's sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SentExpect {
+    /// First byte of the page's last copy at the destination.
+    pub last: Option<u8>,
+    /// Fewest times sent.
+    pub min: Option<u64>,
+    /// Most times sent.
+    pub max: Option<u64>,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CountExpect {
+    /// At least.
+    pub min: Option<u64>,
+    /// At most.
+    pub max: Option<u64>,
+}
+
+/// When a run is given up, with verdict stall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Virtual time, nanoseconds.
+    pub time_ns: u64,
+    /// Steps of all actors.
+    pub steps: u64,
+    /// Guest instructions between two of a vCPU's events.
+    pub step_insns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { time_ns: 60_000_000_000, steps: 20_000_000, step_insns: 50_000_000 }
+    }
+}

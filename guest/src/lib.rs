@@ -1,0 +1,1 @@
+//! The guest. Filled in by its modules.

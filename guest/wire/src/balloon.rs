@@ -1,0 +1,100 @@
+//! The memory balloon device (VIRTIO 1.2 §5.5).
+
+/// Device type (§5.5.1).
+pub const DEVICE_ID: u32 = 5;
+
+/// Feature bits (§5.5.3).
+pub mod feature {
+    /// The host wants to be told before a page is taken back.
+    pub const MUST_TELL_HOST: u64 = 1 << 0;
+    /// A queue for memory statistics exists.
+    pub const STATS_VQ: u64 = 1 << 1;
+    /// The guest may take pages back when it is out of memory.
+    pub const DEFLATE_ON_OOM: u64 = 1 << 2;
+    /// A queue for free page hints exists.
+    pub const FREE_PAGE_HINT: u64 = 1 << 3;
+    /// The guest tells what it writes into free pages.
+    pub const PAGE_POISON: u64 = 1 << 4;
+    /// A queue for free page reports exists.
+    pub const PAGE_REPORTING: u64 = 1 << 5;
+    /// The driver waits for a hint's used buffer before the page goes on its list (proposal of January 2026).
+    pub const HINT_WAIT_ON_ACK: u64 = 1 << 6;
+}
+
+/// Offsets in the configuration space, bytes (§5.5.4). Little-endian, also for legacy devices.
+pub mod config {
+    /// Pages that the host wants in the balloon, 4 KiB each.
+    pub const NUM_PAGES: u64 = 0;
+    /// Pages that the driver holds, 4 KiB each.
+    pub const ACTUAL: u64 = 4;
+    /// The id that a hint round opens with.
+    pub const FREE_PAGE_HINT_CMD_ID: u64 = 8;
+    /// What the guest writes into free pages.
+    pub const POISON_VAL: u64 = 12;
+    /// Size of the whole space, bytes.
+    pub const BYTES: u64 = 16;
+}
+
+/// `free_page_hint_cmd_id`: the host wants no hints (§5.5.6.5).
+pub const CMD_ID_STOP: u32 = 0;
+/// `free_page_hint_cmd_id`: the hinted pages may be used again.
+pub const CMD_ID_DONE: u32 = 1;
+/// The smallest id of QEMU's rounds; the first round uses the next (QEMU: include/hw/virtio/virtio-balloon.h).
+pub const CMD_ID_MIN: u32 = 0x8000_0000;
+
+/// log2 of the balloon's page size: always 4 KiB, whatever the guest's pages are.
+pub const PFN_SHIFT: u32 = 12;
+/// Pages told in one inflate or deflate buffer (Linux: VIRTIO_BALLOON_ARRAY_PFNS_MAX).
+pub const ARRAY_PFNS_MAX: usize = 256;
+/// Order of a hinted block, 1024 pages (Linux: VIRTIO_BALLOON_HINT_BLOCK_ORDER).
+pub const HINT_BLOCK_ORDER: u32 = 10;
+
+/// Queue indices when every queue exists (§5.5.2). Linux and QEMU number densely: an absent queue leaves no gap.
+pub mod queue {
+    /// The guest gives pages.
+    pub const INFLATE: u16 = 0;
+    /// The guest takes pages back.
+    pub const DEFLATE: u16 = 1;
+    /// Memory statistics.
+    pub const STATS: u16 = 2;
+    /// Free page hints.
+    pub const FREE_PAGE: u16 = 3;
+    /// Free page reports.
+    pub const REPORTING: u16 = 4;
+}
+
+/// Queue sizes that QEMU offers (hw/virtio/virtio-balloon.c virtio_balloon_device_realize()).
+pub mod queue_size {
+    /// Inflate, deflate and statistics.
+    pub const DEFAULT: u16 = 128;
+    /// Free page hints.
+    pub const FREE_PAGE: u16 = 1024;
+    /// Free page reports; also the capacity of one report.
+    pub const REPORTING: u16 = 32;
+}
+
+/// Statistics tags (§5.5.6.3); a record is `{ le16 tag, le64 value }`, packed, 10 bytes.
+pub mod stat {
+    /// Bytes swapped in.
+    pub const SWAP_IN: u16 = 0;
+    /// Bytes swapped out.
+    pub const SWAP_OUT: u16 = 1;
+    /// Major faults.
+    pub const MAJFLT: u16 = 2;
+    /// Minor faults.
+    pub const MINFLT: u16 = 3;
+    /// Bytes unused.
+    pub const MEMFREE: u16 = 4;
+    /// Bytes in total.
+    pub const MEMTOT: u16 = 5;
+    /// Bytes available without swapping.
+    pub const AVAIL: u16 = 6;
+    /// Bytes in caches.
+    pub const CACHES: u16 = 7;
+    /// Out-of-memory kills.
+    pub const OOM_KILL: u16 = 10;
+    /// Allocations that had to wait for reclaim.
+    pub const ALLOC_STALL: u16 = 11;
+    /// Size of a record, bytes.
+    pub const RECORD_BYTES: usize = 10;
+}

@@ -1,0 +1,83 @@
+//! The task mailbox: how a scenario makes the guest's own code do something.
+//!
+//! One page per vCPU at [`crate::platform::MAILBOX`]: a ring of operations that the vCPU's task thread performs in order. The VMM
+//! writes an operation at `head % SLOTS`, then raises `head`, then [`crate::platform::vector::MAILBOX`]; the guest raises `tail`
+//! after each. The VMM's writes are not marked dirty: they stand for a user process whose input came with the image.
+
+/// Header of a mailbox page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct MailboxHeader {
+    /// Operations written since boot; the VMM writes it.
+    pub head: u64,
+    /// Operations performed since boot; the guest writes it.
+    pub tail: u64,
+}
+
+/// Size of the header, bytes.
+pub const HEADER_BYTES: u64 = 16;
+/// Operations that fit.
+pub const SLOTS: u64 = 120;
+/// Size of an operation, bytes.
+pub const OP_BYTES: u64 = 32;
+
+const _: () = assert!(HEADER_BYTES + SLOTS * OP_BYTES <= crate::platform::PAGE_SIZE);
+
+/// One operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct TaskOp {
+    /// One of [`op`].
+    pub code: u32,
+    /// Which allocation of this guest is meant, 0..[`NAMES`]; shared by all vCPUs.
+    pub name: u32,
+    /// First argument.
+    pub a: u64,
+    /// Second argument.
+    pub b: u64,
+    /// Index of the operation in the scenario, for the trace.
+    pub id: u64,
+}
+
+const _: () = assert!(size_of::<TaskOp>() as u64 == OP_BYTES);
+
+/// Allocations that tasks may hold by name at a time.
+pub const NAMES: usize = 64;
+
+/// Operation codes.
+pub mod op {
+    /// Nothing.
+    pub const NOP: u32 = 0;
+    /// `name` := a block of order `a`, from `alloc_pages(GFP_HIGHUSER_MOVABLE)`, with direct reclaim: shrinkers, then the OOM notifiers.
+    pub const ALLOC: u32 = 1;
+    /// Frees `name`.
+    pub const FREE: u32 = 2;
+    /// Stores the 8 bytes of `b` at byte offset `a` of `name`.
+    pub const WRITE: u32 = 3;
+    /// Allocates `a` single pages and stores 8 bytes (`b` plus the page's frame number shifted left by 8) at the start of each; keeps them on `name`'s list.
+    pub const FILL: u32 = 4;
+    /// Frees the pages that [`FILL`] keeps on `name`'s list, in the order of allocation.
+    pub const RELEASE: u32 = 5;
+    /// `drop_caches`: runs the registered shrinkers for `a` pages.
+    pub const SHRINK: u32 = 6;
+    /// Runs the OOM notifiers once.
+    pub const OOM: u32 = 7;
+    /// Sleeps `a` nanoseconds.
+    pub const SLEEP: u32 = 8;
+    /// Loads the 8 bytes at byte offset `a` of `name`; panics when they are not `b`.
+    pub const VERIFY: u32 = 9;
+    /// `a` times: allocates a page of order 0..3, writes it, frees an older one; `b` seeds the choice. Leaves nothing allocated.
+    pub const CHURN: u32 = 10;
+    /// Frees every balloon resource: the driver's remove.
+    pub const UNBIND: u32 = 11;
+    /// Probes the driver again.
+    pub const BIND: u32 = 12;
+    /// `panic()`.
+    pub const PANIC: u32 = 32;
+    /// Stores 8 bytes at address 0.
+    pub const NULL_STORE: u32 = 33;
+    /// Stores 8 bytes at address `a`.
+    pub const WILD_STORE: u32 = 34;
+    /// Jumps to a data page.
+    pub const JUMP_TO_DATA: u32 = 35;
+}

@@ -1,0 +1,1 @@
+//! Dirty tracking: K, S, D and V.

@@ -1,0 +1,235 @@
+//! The guest's RAM: one region from address 0, shared with the vCPU's engine.
+//!
+//! Every write that a device model makes through `vm-memory` (ring updates, DMA) lands in a [`WriteLog`], as QEMU's `address_space_write` ends
+//! in `invalidate_and_set_dirty`; the VMM drains the log into D after each step. Guest stores do not pass here.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use crate::event::{PageRange, Pfn};
+use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
+
+/// Pages written through `vm-memory` since the log was drained.
+#[derive(Debug, Default)]
+pub struct WriteLog {
+    words: Vec<AtomicU64>,
+    any: AtomicBool,
+}
+
+impl NewBitmap for WriteLog {
+    fn with_len(len: usize) -> Self {
+        let pages = len.div_ceil(PAGE_SIZE as usize);
+        Self { words: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), any: AtomicBool::new(false) }
+    }
+}
+
+impl WriteLog {
+    fn mark(&self, offset: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let first = offset >> PAGE_SHIFT;
+        let last = (offset + len - 1) >> PAGE_SHIFT;
+        for page in first..=last {
+            if let Some(word) = self.words.get(page / 64) {
+                word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+            }
+        }
+        self.any.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<'a> WithBitmapSlice<'a> for WriteLog {
+    type S = WriteLogSlice<'a>;
+}
+
+impl Bitmap for WriteLog {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.mark(offset, len);
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        let page = offset >> PAGE_SHIFT;
+        self.words.get(page / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 == 1)
+    }
+
+    fn slice_at(&self, offset: usize) -> WriteLogSlice<'_> {
+        WriteLogSlice { log: self, base: offset }
+    }
+}
+
+/// A part of a [`WriteLog`], as `vm-memory` hands it to volatile slices.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteLogSlice<'a> {
+    log: &'a WriteLog,
+    base: usize,
+}
+
+impl<'a> WithBitmapSlice<'a> for WriteLogSlice<'_> {
+    type S = Self;
+}
+
+impl BitmapSlice for WriteLogSlice<'_> {}
+
+impl Bitmap for WriteLogSlice<'_> {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.log.mark(self.base + offset, len);
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        self.log.dirty_at(self.base + offset)
+    }
+
+    fn slice_at(&self, offset: usize) -> Self {
+        Self { log: self.log, base: self.base + offset }
+    }
+}
+
+/// The type that `virtio-queue` works on.
+pub type Mmap = GuestMemoryMmap<WriteLog>;
+
+/// The guest's RAM.
+#[derive(Debug)]
+pub struct GuestRam {
+    mmap: Mmap,
+    bytes: u64,
+}
+
+impl GuestRam {
+    /// Returns zeroed memory from address 0.
+    ///
+    /// # Panics
+    /// When `bytes` is not a positive number of pages, or the machine has not that much address space.
+    pub fn new(bytes: u64) -> Self {
+        assert!(bytes > 0 && bytes.is_multiple_of(PAGE_SIZE), "RAM of {bytes} bytes is not a number of pages");
+        let len = usize::try_from(bytes).expect("64-bit host");
+        let mmap = Mmap::from_ranges(&[(GuestAddress(0), len)]).expect("address space for guest RAM");
+        Self { mmap, bytes }
+    }
+
+    /// Returns the memory as `virtio-queue` wants it. Writes through it are logged.
+    pub fn mmap(&self) -> &Mmap {
+        &self.mmap
+    }
+
+    /// Returns the size, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the size, pages.
+    pub fn pages(&self) -> u64 {
+        self.bytes >> PAGE_SHIFT
+    }
+
+    /// Returns the host address of guest address 0, for the vCPU's engine alone; valid as long as `self`.
+    pub fn host_address(&self) -> *mut u8 {
+        self.mmap.get_host_address(GuestAddress(0)).expect("RAM starts at 0")
+    }
+
+    /// Copies memory out.
+    ///
+    /// # Panics
+    /// When the range leaves RAM: callers check what a guest sent first.
+    pub fn read(&self, address: u64, buffer: &mut [u8]) {
+        self.mmap.read_slice(buffer, GuestAddress(address)).expect("range in RAM");
+    }
+
+    /// Returns the little-endian word at an address.
+    pub fn read_u64(&self, address: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Returns the little-endian half word at an address.
+    pub fn read_u32(&self, address: u64) -> u32 {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    /// Writes as a device does: logged.
+    ///
+    /// # Panics
+    /// When the range leaves RAM.
+    pub fn write(&self, address: u64, bytes: &[u8]) {
+        self.mmap.write_slice(bytes, GuestAddress(address)).expect("range in RAM");
+    }
+
+    /// Writes what no dirty log shall see: the image, the mailbox, a discarded page. Earlier unlogged state of the same pages survives.
+    ///
+    /// # Panics
+    /// When the range leaves RAM.
+    pub fn write_unlogged(&self, address: u64, bytes: &[u8]) {
+        let logged = self.drain_writes();
+        self.write(address, bytes);
+        self.drain_writes();
+        for range in logged {
+            self.log(range);
+        }
+    }
+
+    /// Copies one page out.
+    pub fn page(&self, pfn: Pfn) -> [u8; PAGE_SIZE as usize] {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        self.read(pfn.address(), &mut bytes);
+        bytes
+    }
+
+    /// Returns the pages written through `vm-memory` since the last call, in order, merged into ranges.
+    pub fn drain_writes(&self) -> Vec<PageRange> {
+        let region = self.mmap.iter().next().expect("one region");
+        let log = vm_memory::GuestMemoryRegion::bitmap(region);
+        log.log.drain()
+    }
+
+    fn log(&self, range: PageRange) {
+        let region = self.mmap.iter().next().expect("one region");
+        vm_memory::GuestMemoryRegion::bitmap(region).log.mark(range.first.address() as usize, (range.count * PAGE_SIZE) as usize);
+    }
+}
+
+impl WriteLog {
+    fn drain(&self) -> Vec<PageRange> {
+        let mut ranges: Vec<PageRange> = Vec::new();
+        if !self.any.swap(false, Ordering::Relaxed) {
+            return ranges;
+        }
+        for (index, word) in self.words.iter().enumerate() {
+            let mut bits = word.swap(0, Ordering::Relaxed);
+            while bits != 0 {
+                let pfn = Pfn(index as u64 * 64 + u64::from(bits.trailing_zeros()));
+                bits &= bits - 1;
+                match ranges.last_mut() {
+                    Some(last) if last.end() == pfn => last.count += 1,
+                    _ => ranges.push(PageRange::page(pfn)),
+                }
+            }
+        }
+        ranges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_across_pages_is_logged_on_both() {
+        let ram = GuestRam::new(16 * PAGE_SIZE);
+        ram.write(2 * PAGE_SIZE - 1, &[1, 2]);
+        assert_eq!(ram.drain_writes(), [PageRange::new(Pfn(1), 2)]);
+        assert_eq!(ram.drain_writes(), []);
+    }
+
+    #[test]
+    fn an_unlogged_write_keeps_the_log_as_it_was() {
+        let ram = GuestRam::new(16 * PAGE_SIZE);
+        ram.write(0, &[1]);
+        ram.write_unlogged(PAGE_SIZE, &[1]);
+        assert_eq!(ram.drain_writes(), [PageRange::page(Pfn(0))]);
+    }
+}

@@ -1,0 +1,2 @@
+//! The precopy engine.
+pub mod notifier;

@@ -1,0 +1,45 @@
+//! The border between the migration engine and the balloon device.
+//!
+//! QEMU: migration/migration.c precopy_notify(), hw/virtio/virtio-balloon.c virtio_balloon_free_page_hint_notify(); and the way back,
+//! migration/ram.c qemu_guest_free_page_hint().
+
+use crate::event::{CmdId, PageRange, PrecopyReason};
+use crate::step::Ctx;
+
+/// What a notifier does to the hinting device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NotifyAction {
+    /// virtio_balloon_free_page_stop().
+    Stop,
+    /// virtio_balloon_free_page_start().
+    Start,
+    /// virtio_balloon_free_page_done().
+    Done,
+}
+
+/// Who is told of a migration's phases. The engine calls `plan` without any lock but the BQL, then takes `free_page_lock` (unless the plan
+/// says otherwise), then calls `act`, each in a step of its own.
+pub trait PrecopyNotifier {
+    /// Returns what the notifier would do, reading its status without its lock, as QEMU does; `None` when it would do nothing.
+    fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &Ctx<'_>) -> Option<NotifyPlan>;
+    /// Does it.
+    fn act(&mut self, action: NotifyAction, ctx: &mut Ctx<'_>);
+}
+
+/// An action, and whether it takes `free_page_lock` (a fault may leave that out).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NotifyPlan {
+    /// What is done.
+    pub action: NotifyAction,
+    /// Whether under the device's lock.
+    pub locked: bool,
+}
+
+/// Who takes hints: the migration engine's bitmaps.
+pub trait HintSink {
+    /// Returns whether a migration is under way.
+    fn is_running(&self) -> bool;
+    /// Clears a hinted range from the bitmaps, and returns how many bits of B were set. Called with `bitmap_mutex` held; emits
+    /// [`crate::event::Event::HintApply`] first, then the CLEARs it causes.
+    fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64;
+}

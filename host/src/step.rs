@@ -1,0 +1,150 @@
+//! How an actor moves.
+//!
+//! A host actor is a state machine with two doors. `next(&self)` says what its next move would be, without changing anything: the first
+//! event of the move, a lock it needs, a time it waits for, or nothing. `step(&mut self)` makes that move and returns what it cost. The
+//! world asks all actors, holds back those whose event an order constraint forbids for now, picks one of the rest, and lets it step.
+//! `step` must emit exactly the announced event as its first (debug-checked by the world), and each step is atomic for everybody else.
+
+use std::collections::BTreeSet;
+
+use crate::event::{Actor, Event, EventKind, LockId, PageRange, Pfn, Stamped};
+use crate::fault::Faults;
+use crate::lock::Locks;
+use crate::memory::GuestRam;
+
+/// What an actor would do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// A move whose first event is known in kind and pages.
+    Do(Move),
+    /// Take this lock (the step emits [`Event::LockTake`]); blocked while another actor holds it.
+    Lock(LockId),
+    /// Wait until this virtual time, nanoseconds, or until another actor changes its mind.
+    Sleep(u64),
+    /// Nothing to do until another actor changes that.
+    Idle,
+}
+
+/// The announced part of a move: enough to match a constraint's pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Kind of the first event.
+    pub kind: EventKind,
+    /// Its pages, if it is about pages.
+    pub range: Option<PageRange>,
+}
+
+impl Move {
+    /// Returns the move that starts with an event about no page.
+    pub fn plain(kind: EventKind) -> Self {
+        Self { kind, range: None }
+    }
+
+    /// Returns the move that starts with an event about pages.
+    pub fn on(kind: EventKind, range: PageRange) -> Self {
+        Self { kind, range: Some(range) }
+    }
+
+    /// Returns what an event announces.
+    pub fn of(event: &Event) -> Self {
+        Self { kind: event.kind(), range: event.range() }
+    }
+}
+
+/// What moves cost, nanoseconds of virtual time. The scenario may override each; the defaults have their reasons beside them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Costs {
+    /// A tracepoint: stands for the instructions since the last one (about 200 at 2 GHz).
+    pub guest_step_ns: u64,
+    /// An exit to the VMM and back: measured around 1 to 2 µs for a userspace exit under KVM.
+    pub exit_ns: u64,
+    /// First store to a write-protected page: fault, mark, unprotect.
+    pub tracked_store_ns: u64,
+    /// Entering an interrupt handler.
+    pub irq_ns: u64,
+    /// Taking or releasing a host lock.
+    pub lock_ns: u64,
+    /// Host work on one queue element.
+    pub element_ns: u64,
+    /// Copying or merging one 64-page word of a dirty bitmap.
+    pub sync_word_ns: u64,
+    /// A CLEAR call.
+    pub clear_ns: u64,
+    /// Finding and reading a page to send.
+    pub page_ns: u64,
+    /// Telling a notifier, changing a state.
+    pub state_ns: u64,
+    /// Stopping or starting the VM.
+    pub vm_stop_ns: u64,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self {
+            guest_step_ns: 100,
+            exit_ns: 1_500,
+            tracked_store_ns: 1_000,
+            irq_ns: 500,
+            lock_ns: 50,
+            element_ns: 1_000,
+            sync_word_ns: 2,
+            clear_ns: 2_000,
+            page_ns: 250,
+            state_ns: 1_000,
+            vm_stop_ns: 50_000,
+        }
+    }
+}
+
+/// Pages that the scenario looks at: moves on them are split as finely as the model can, all other pages move in one step.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Watch(pub BTreeSet<Pfn>);
+
+impl Watch {
+    /// Returns whether the page is looked at.
+    pub fn has(&self, pfn: Pfn) -> bool {
+        self.0.contains(&pfn)
+    }
+}
+
+/// What a step may use beside its own state.
+pub struct Ctx<'a> {
+    /// The actor that moves.
+    pub actor: Actor,
+    /// Virtual time at the step's start, nanoseconds.
+    pub now_ns: u64,
+    /// The guest's memory.
+    pub ram: &'a GuestRam,
+    /// The host's locks.
+    pub locks: &'a mut Locks,
+    /// Faults that are switched on.
+    pub faults: &'a Faults,
+    /// What moves cost.
+    pub costs: &'a Costs,
+    /// Pages the scenario looks at.
+    pub watch: &'a Watch,
+    /// Where events go.
+    pub events: &'a mut Vec<Stamped>,
+}
+
+impl Ctx<'_> {
+    /// Records an event of the moving actor at the step's time.
+    pub fn emit(&mut self, event: Event) {
+        self.events.push(Stamped { at_ns: self.now_ns, actor: self.actor, event });
+    }
+
+    /// Takes a free lock, and says so.
+    ///
+    /// # Panics
+    /// When the lock is held: the world never lets such a step run.
+    pub fn lock(&mut self, lock: LockId) {
+        self.locks.take(lock, self.actor);
+        self.emit(Event::LockTake { lock });
+    }
+
+    /// Releases a lock that the moving actor holds, and says so.
+    pub fn unlock(&mut self, lock: LockId) {
+        self.locks.release(lock, self.actor);
+        self.emit(Event::LockRelease { lock });
+    }
+}

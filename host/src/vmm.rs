@@ -1,0 +1,1 @@
+//! The owner of all host state.
