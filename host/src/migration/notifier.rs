@@ -18,12 +18,17 @@ pub enum NotifyAction {
 }
 
 /// Who is told of a migration's phases. The engine calls `plan` without any lock but the BQL, then takes `free_page_lock` (unless the plan
-/// says otherwise), then calls `act`, each in a step of its own.
+/// says otherwise), then calls `act`, then releases, each in a step of its own.
 pub trait PrecopyNotifier {
     /// Returns what the notifier would do, reading its status without its lock, as QEMU does; `None` when it would do nothing.
     fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &Ctx<'_>) -> Option<NotifyPlan>;
     /// Does it.
     fn act(&mut self, action: NotifyAction, ctx: &mut Ctx<'_>);
+    /// The VM stopped or runs again (QEMU: virtio_balloon_set_status(), called with the BQL and `free_page_lock` held): parks the iothread
+    /// at its next element, or lets it go on.
+    fn vm_state_change(&mut self, running: bool, ctx: &mut Ctx<'_>);
+    /// Returns the id that the configuration shows, as it goes to the destination with the device's state.
+    fn saved_cmd_id(&self) -> CmdId;
 }
 
 /// An action, and whether it takes `free_page_lock` (a fault may leave that out).
