@@ -64,7 +64,7 @@ pub mod op {
     pub const OOM: u32 = 7;
     /// Sleeps `a` nanoseconds.
     pub const SLEEP: u32 = 8;
-    /// Loads the 8 bytes at byte offset `a` of `name`; panics when they are not `b`.
+    /// Loads the byte at byte offset `a` of `name`; panics when it is not the low byte of `b`.
     pub const VERIFY: u32 = 9;
     /// `a` times: allocates a page of order 0..3, writes it, frees an older one; `b` seeds the choice. Leaves nothing allocated.
     pub const CHURN: u32 = 10;
@@ -72,6 +72,8 @@ pub mod op {
     pub const UNBIND: u32 = 11;
     /// Probes the driver again.
     pub const BIND: u32 = 12;
+    /// Exposes the active command id once more, as a duplicated start buffer: a driver that misbehaves.
+    pub const REPEAT_START: u32 = 13;
     /// `panic()`.
     pub const PANIC: u32 = 32;
     /// Stores 8 bytes at address 0.
