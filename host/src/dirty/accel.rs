@@ -261,3 +261,146 @@ impl Accelerator {
         self.protected_any = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::testing::Desk;
+
+    const MANUAL: LogMode = LogMode::ManualClear { initially_set: false };
+
+    fn started(mode: LogMode, pages: u64, desk: &mut Desk) -> (Accelerator, DirtyMemory) {
+        let mut accel = Accelerator::new(mode, pages);
+        let mut d = DirtyMemory::new(pages);
+        d.exchange_into(&mut DirtyBitmap::new(pages), |_, _| ());
+        d.set_tracking(true);
+        accel.log_start(&mut desk.ctx());
+        (accel, d)
+    }
+
+    #[test]
+    fn initially_set_protects_nothing_until_the_clear() {
+        let mut desk = Desk::new(&[]);
+        let (mut accel, mut d) = started(LogMode::ManualClear { initially_set: true }, 128, &mut desk);
+        assert_eq!(accel.take_protected(), []);
+        assert!(accel.k(Pfn(5)) && !accel.wp(Pfn(5)));
+        assert_eq!(accel.guest_store(Pfn(5), &mut d), None);
+        accel.get(&mut desk.ctx());
+        accel.merge(&mut d, &mut desk.ctx());
+        accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
+        assert_eq!(accel.take_protected(), [PageRange::new(Pfn(0), 64)]);
+        assert_eq!(accel.guest_store(Pfn(5), &mut d), Some(Level::K));
+        assert_eq!(accel.guest_store(Pfn(5), &mut d), None);
+        assert_eq!(accel.guest_store(Pfn(70), &mut d), None);
+    }
+
+    #[test]
+    fn without_initially_set_all_pages_are_protected_at_the_start() {
+        for mode in [MANUAL, LogMode::GetClears] {
+            let mut desk = Desk::new(&[]);
+            let (mut accel, d) = started(mode, 128, &mut desk);
+            assert_eq!(accel.take_protected(), [PageRange::new(Pfn(0), 128)]);
+            assert_eq!(accel.take_protected(), []);
+            assert!(!accel.k(Pfn(0)));
+            assert_eq!(accel.would_mark(Pfn(0), &d), Some(Level::K));
+        }
+    }
+
+    #[test]
+    fn manual_get_leaves_k_so_that_a_later_store_shares_its_bit() {
+        let mut desk = Desk::new(&[]);
+        let (mut accel, mut d) = started(MANUAL, 64, &mut desk);
+        accel.guest_store(Pfn(3), &mut d);
+        accel.get(&mut desk.ctx());
+        assert!(accel.k(Pfn(3)) && accel.s(Pfn(3)) && accel.unmerged(Pfn(3)));
+        assert_eq!(accel.guest_store(Pfn(3), &mut d), None);
+        accel.merge(&mut d, &mut desk.ctx());
+        assert!(d.test(Pfn(3)) && !accel.unmerged(Pfn(3)));
+    }
+
+    #[test]
+    fn get_clears_records_a_store_behind_the_get_by_itself() {
+        let mut desk = Desk::new(&[]);
+        let (mut accel, mut d) = started(LogMode::GetClears, 64, &mut desk);
+        accel.guest_store(Pfn(3), &mut d);
+        accel.take_protected();
+        accel.get(&mut desk.ctx());
+        assert!(!accel.k(Pfn(3)) && accel.s(Pfn(3)) && accel.wp(Pfn(3)));
+        assert_eq!(accel.take_protected(), [PageRange::page(Pfn(3))]);
+        assert_eq!(accel.guest_store(Pfn(3), &mut d), Some(Level::K));
+    }
+
+    #[test]
+    fn clear_touches_only_pages_of_its_range_that_s_has() {
+        let mut desk = Desk::new(&[]);
+        let (mut accel, mut d) = started(MANUAL, 128, &mut desk);
+        for pfn in [5, 40, 100] {
+            accel.guest_store(Pfn(pfn), &mut d);
+        }
+        accel.get(&mut desk.ctx());
+        accel.merge(&mut d, &mut desk.ctx());
+        accel.guest_store(Pfn(6), &mut d);
+        desk.take_events();
+        accel.clear(PageRange::new(Pfn(0), 10), &mut desk.ctx());
+        assert_eq!(desk.take_events(), [Event::DirtyClear { range: PageRange::new(Pfn(0), 10), cleared: 1 }]);
+        assert!(!accel.k(Pfn(5)) && accel.wp(Pfn(5)) && !accel.s(Pfn(5)));
+        assert!(accel.k(Pfn(6)) && accel.k(Pfn(40)) && accel.s(Pfn(40)) && accel.k(Pfn(100)));
+    }
+
+    #[test]
+    fn a_page_cleared_once_is_not_cleared_again_for_the_same_get() {
+        let mut desk = Desk::new(&[]);
+        let (mut accel, mut d) = started(MANUAL, 64, &mut desk);
+        accel.guest_store(Pfn(5), &mut d);
+        accel.get(&mut desk.ctx());
+        accel.merge(&mut d, &mut desk.ctx());
+        accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
+        accel.guest_store(Pfn(5), &mut d);
+        accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
+        assert!(accel.k(Pfn(5)));
+    }
+
+    #[test]
+    fn an_unmasked_tail_takes_bits_that_nobody_merged() {
+        let mut desk = Desk::new(&[Fault::ClearTailUnmasked]);
+        let (mut accel, mut d) = started(MANUAL, 128, &mut desk);
+        accel.get(&mut desk.ctx());
+        accel.merge(&mut d, &mut desk.ctx());
+        for pfn in [5, 40, 64] {
+            accel.guest_store(Pfn(pfn), &mut d);
+        }
+        accel.clear(PageRange::new(Pfn(0), 10), &mut desk.ctx());
+        assert!(accel.k(Pfn(5)) && !accel.k(Pfn(40)) && accel.wp(Pfn(40)) && accel.k(Pfn(64)));
+        accel.guest_store(Pfn(40), &mut d);
+        accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
+        assert!(accel.k(Pfn(40)), "a whole word has no tail");
+    }
+
+    #[test]
+    fn a_clear_between_get_and_merge_leaves_the_merge_whole() {
+        let mut desk = Desk::new(&[]);
+        let (mut accel, mut d) = started(MANUAL, 64, &mut desk);
+        accel.guest_store(Pfn(5), &mut d);
+        accel.get(&mut desk.ctx());
+        accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
+        assert!(!accel.k(Pfn(5)) && accel.unmerged(Pfn(5)));
+        desk.take_events();
+        accel.merge(&mut d, &mut desk.ctx());
+        assert_eq!(desk.take_events(), [Event::DirtyMerge { pages: 1 }]);
+        assert!(d.test(Pfn(5)));
+    }
+
+    #[test]
+    fn tcg_marks_d_and_traps_again_what_the_sync_cleaned() {
+        let mut desk = Desk::new(&[]);
+        let (mut accel, mut d) = started(LogMode::Tcg, 128, &mut desk);
+        accel.take_protected();
+        assert_eq!(accel.guest_store(Pfn(70), &mut d), Some(Level::D));
+        assert_eq!(accel.guest_store(Pfn(70), &mut d), None);
+        d.exchange_into(&mut DirtyBitmap::new(128), |at, bits| accel.d_cleaned(at, bits));
+        assert_eq!(accel.take_protected(), [PageRange::page(Pfn(70))]);
+        assert_eq!(accel.would_mark(Pfn(70), &d), Some(Level::D));
+        accel.log_stop(&mut desk.ctx());
+        assert_eq!(accel.would_mark(Pfn(70), &d), None);
+    }
+}

@@ -8,3 +8,5 @@ pub mod accel;
 pub mod bitmap;
 pub mod physmem;
 pub mod vhost;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -161,3 +161,196 @@ impl RamState {
         Pfn(pfn.0 >> self.chunk_shift)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::accel::LogMode;
+    use crate::dirty::testing::Desk;
+    use crate::event::EventKind;
+
+    const ID: CmdId = CmdId(0x8000_0001);
+
+    struct Stack {
+        desk: Desk,
+        accel: Accelerator,
+        d: DirtyMemory,
+        ram: RamState,
+    }
+
+    impl Stack {
+        /// Everything up to and including the first sync.
+        fn new(mode: LogMode, pages: u64, shift: u8, faults: &[Fault]) -> Self {
+            let mut desk = Desk::new(faults);
+            let mut accel = Accelerator::new(mode, pages);
+            let mut d = DirtyMemory::new(pages);
+            let ram = RamState::new(shift, false, &d, &desk.ctx());
+            d.set_tracking(true);
+            accel.log_start(&mut desk.ctx());
+            let mut stack = Self { desk, accel, d, ram };
+            stack.sync();
+            stack
+        }
+
+        fn sync(&mut self) {
+            if self.accel.has_get() {
+                self.accel.get(&mut self.desk.ctx());
+                self.accel.merge(&mut self.d, &mut self.desk.ctx());
+            }
+            self.ram.sync(&mut self.d, &mut self.accel, &mut self.desk.ctx());
+            assert!(self.ram.n_equals_popcount());
+        }
+
+        fn send_all(&mut self) {
+            while let Some(pfn) = self.ram.next_dirty() {
+                if self.ram.take_chunk(pfn) && self.accel.has_clear() {
+                    self.accel.clear(self.ram.chunk(pfn), &mut self.desk.ctx());
+                }
+                self.ram.take(pfn);
+            }
+            assert_eq!(self.ram.n(), 0);
+        }
+
+        fn hint(&mut self, first: u64, count: u64) -> u64 {
+            let cleared = self.ram.free_page_hint(PageRange::new(Pfn(first), count), ID, &mut self.accel, &mut self.desk.ctx());
+            assert!(self.ram.n_equals_popcount());
+            cleared
+        }
+
+        fn write(&mut self, pfn: u64) {
+            self.accel.guest_store(Pfn(pfn), &mut self.d);
+        }
+    }
+
+    const MODES: [LogMode; 4] = [
+        LogMode::ManualClear { initially_set: true },
+        LogMode::ManualClear { initially_set: false },
+        LogMode::GetClears,
+        LogMode::Tcg,
+    ];
+
+    /// The measured matrix of late hints: whether a write behind the last sync is in B after the next one.
+    fn survives(mode: LogMode, write_first: bool, chunk_cleared: bool) -> bool {
+        let mut stack = Stack::new(mode, 256, 6, &[]);
+        if chunk_cleared {
+            stack.send_all();
+        }
+        if write_first {
+            stack.write(70);
+            stack.hint(70, 1);
+        } else {
+            stack.hint(70, 1);
+            stack.write(70);
+        }
+        stack.sync();
+        stack.ram.b().test(Pfn(70))
+    }
+
+    #[test]
+    fn a_late_hint_loses_a_write_only_in_an_uncleared_chunk_that_the_log_has_as_dirty() {
+        for mode in MODES {
+            for chunk_cleared in [false, true] {
+                assert!(survives(mode, false, chunk_cleared), "{mode:?}: hint, then write");
+            }
+            assert!(survives(mode, true, true), "{mode:?}: write, then hint, cleared chunk");
+            let kept = mode != LogMode::ManualClear { initially_set: true };
+            assert_eq!(survives(mode, true, false), kept, "{mode:?}: write, then hint, chunk not cleared");
+        }
+    }
+
+    #[test]
+    fn without_initially_set_a_write_on_both_sides_of_the_sync_is_lost_to_a_late_hint() {
+        let mut stack = Stack::new(LogMode::ManualClear { initially_set: false }, 256, 6, &[]);
+        stack.write(70);
+        stack.sync();
+        stack.write(70);
+        stack.hint(70, 1);
+        stack.sync();
+        assert!(!stack.ram.b().test(Pfn(70)));
+    }
+
+    #[test]
+    fn a_hint_clears_whole_chunks_once() {
+        let mut stack = Stack::new(MODES[0], 512, 7, &[]);
+        stack.desk.take_events();
+        assert_eq!(stack.hint(100, 100), 100);
+        assert_eq!(
+            stack.desk.take_events(),
+            [
+                Event::HintApply { range: PageRange::new(Pfn(100), 100), id: ID, cleared: 100 },
+                Event::DirtyClear { range: PageRange::new(Pfn(0), 128), cleared: 128 },
+                Event::DirtyClear { range: PageRange::new(Pfn(128), 128), cleared: 128 },
+            ]
+        );
+        assert_eq!(stack.hint(150, 100), 50);
+        assert_eq!(stack.desk.take_events().len(), 1, "C was clear");
+        assert_eq!(stack.ram.n(), 512 - 150);
+    }
+
+    #[test]
+    fn a_hint_behind_the_end_of_ram_is_cut() {
+        let mut stack = Stack::new(MODES[0], 128, 6, &[]);
+        assert_eq!(stack.hint(120, 100), 8);
+        assert_eq!(stack.hint(500, 100), 0);
+        assert_eq!(stack.hint(u64::MAX >> 12, 3), 0);
+    }
+
+    #[test]
+    fn hint_keeps_k_brings_the_page_back_at_the_next_sync() {
+        for (faults, back) in [(&[][..], false), (&[Fault::HintKeepsK][..], true)] {
+            let mut stack = Stack::new(MODES[0], 256, 6, faults);
+            stack.hint(64, 64);
+            stack.send_all();
+            stack.sync();
+            assert_eq!(stack.ram.b().test(Pfn(70)), back);
+        }
+    }
+
+    #[test]
+    fn one_page_more_takes_the_neighbour() {
+        let mut stack = Stack::new(MODES[0], 256, 6, &[Fault::HintOnePageMore]);
+        assert_eq!(stack.hint(10, 10), 11);
+        assert!(!stack.ram.b().test(Pfn(20)) && stack.ram.b().test(Pfn(21)));
+    }
+
+    #[test]
+    fn unaligned_ram_is_cleared_whole_at_the_sync_and_never_has_c() {
+        let mut stack = Stack::new(MODES[0], 100, 6, &[]);
+        let kinds: Vec<_> = stack.desk.take_events().iter().map(Event::kind).collect();
+        assert_eq!(kinds[kinds.len() - 2..], [EventKind::BitmapSync, EventKind::DirtyClear]);
+        assert!(!stack.ram.c(Pfn(0)) && !stack.ram.c(Pfn(99)));
+        assert!(stack.accel.wp(Pfn(99)));
+        stack.write(70);
+        stack.hint(70, 1);
+        stack.sync();
+        assert!(stack.ram.b().test(Pfn(70)));
+    }
+
+    #[test]
+    fn initial_bitmap_faults_leave_out_what_they_say() {
+        let mut desk = Desk::new(&[Fault::BitmapOffByOne]);
+        let d = DirtyMemory::new(128);
+        let ram = RamState::new(6, false, &d, &desk.ctx());
+        assert!(!ram.b().test(Pfn(0)) && ram.n() == 127 && ram.n_equals_popcount());
+        let mut clean = d;
+        clean.exchange_into(&mut DirtyBitmap::new(128), |_, _| ());
+        desk = Desk::new(&[Fault::RetryFromD]);
+        assert_eq!(RamState::new(6, false, &clean, &desk.ctx()).n(), 128);
+        assert_eq!(RamState::new(6, true, &clean, &desk.ctx()).n(), 0);
+        desk = Desk::new(&[]);
+        assert_eq!(RamState::new(6, true, &clean, &desk.ctx()).n(), 128);
+    }
+
+    #[test]
+    fn the_scan_goes_on_behind_its_last_page_and_around() {
+        let mut stack = Stack::new(MODES[3], 128, 6, &[]);
+        stack.send_all();
+        stack.write(100);
+        stack.write(3);
+        stack.sync();
+        stack.ram.cursor = Pfn(50);
+        assert_eq!(stack.ram.next_dirty(), Some(Pfn(100)));
+        stack.ram.take(Pfn(100));
+        assert_eq!(stack.ram.next_dirty(), Some(Pfn(3)));
+    }
+}
