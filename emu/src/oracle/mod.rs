@@ -17,6 +17,8 @@ mod hinting;
 mod pages;
 mod records;
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
