@@ -300,7 +300,9 @@ impl Walk<'_> {
             && usize::from(block) != HIGHATOMIC
             && kind != HIGHATOMIC
         {
-            self.broken(LIST_FITS_PAGEBLOCK, Some(pfn), || format!("free block {pfn:#x} is on a list of type {kind} in a pageblock of type {block}"));
+            self.broken(LIST_FITS_PAGEBLOCK, Some(pfn), || {
+                format!("free block {pfn:#x} is on a list of type {kind} in a pageblock of type {block}")
+            });
         }
     }
 

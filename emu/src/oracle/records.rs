@@ -96,7 +96,16 @@ pub(crate) struct Records {
 impl Records {
     /// Returns the state before any migration.
     pub(crate) fn new() -> Self {
-        Self { migrating: false, tracking: false, unmerged: false, syncing: false, hand: None, pending: Vec::new(), epoch: 1, near_misses: 0 }
+        Self {
+            migrating: false,
+            tracking: false,
+            unmerged: false,
+            syncing: false,
+            hand: None,
+            pending: Vec::new(),
+            epoch: 1,
+            near_misses: 0,
+        }
     }
 
     /// A migration starts: nothing is sent.
