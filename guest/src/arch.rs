@@ -336,12 +336,12 @@ mod machine {
         fn lp_irq_stubs();
         fn lp_memset(to: u64, byte: u64, bytes: u64);
         fn lp_memcpy(to: u64, from: u64, bytes: u64);
-        static __image_end: u8;
+        static _end: u8;
     }
 
     /// First address behind the image, from the linker script.
     pub fn image_end() -> u64 {
-        (&raw const __image_end) as u64
+        (&raw const _end) as u64
     }
 
     /// The text of a static string's address and length, for an observer.
@@ -386,6 +386,7 @@ mod machine {
 
     // Every vCPU starts here with its index in RDI. The stack is the vCPU's own; SSE's control words are not what reset promises.
     global_asm!(
+        ".section .text.start, \"ax\"",
         ".globl _start",
         "_start:",
         "lea rax, [rdi + 1]",
@@ -400,6 +401,7 @@ mod machine {
         "sub rsp, 64",
         "call {main}",
         "ud2",
+        ".text",
         stacks = const data::BOOT_STACKS,
         main = sym crate::kernel::boot::kernel_main,
     );
@@ -452,6 +454,19 @@ mod machine {
         "movzx eax, sil",
         "mov rcx, 0x0101010101010101",
         "imul rax, rcx",
+        "5: cmp rdx, 64",
+        "jb 2f",
+        "mov [rdi], rax",
+        "mov [rdi + 8], rax",
+        "mov [rdi + 16], rax",
+        "mov [rdi + 24], rax",
+        "mov [rdi + 32], rax",
+        "mov [rdi + 40], rax",
+        "mov [rdi + 48], rax",
+        "mov [rdi + 56], rax",
+        "add rdi, 64",
+        "sub rdx, 64",
+        "jmp 5b",
         "2: cmp rdx, 8",
         "jb 3f",
         "mov [rdi], rax",

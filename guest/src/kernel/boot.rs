@@ -37,6 +37,8 @@ pub(crate) extern "C" fn kernel_main(cpu: u64) -> ! {
     if cpu == 0 {
         let boot = boot_info();
         init_shared(&boot);
+        // From here on this is an ordinary context, which may allocate memory for threads.
+        arch::irq_enable();
         workqueue::start_workers();
         sched::kthread_run(0, |_| crate::workload::start(), 0);
         arch::xchg64(crate::kernel::data::BOOTED, 1);

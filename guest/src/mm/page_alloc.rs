@@ -206,8 +206,7 @@ fn free_unref_page(pfn: Pfn, order: u32) {
     }
 }
 
-/// Frees a block of the memory that boot found. Linux: __free_pages_core(). Differs: not poisoned, memory is zero at boot and the
-/// whole of it would be written.
+/// Frees a block of the memory that boot found, which is zero. Linux: __free_pages_core().
 pub(crate) fn free_boot_block(pfn: Pfn, order: u32) {
     if globals::page_poisoning_enabled() {
         page::fill_block(pfn, order, PAGE_POISON);
