@@ -2,7 +2,7 @@
 //!
 //! One page per vCPU at [`crate::platform::MAILBOX`]: a ring of operations that the vCPU's task thread performs in order. The VMM
 //! writes an operation at `head % SLOTS`, then raises `head`, then [`crate::platform::vector::MAILBOX`]; the guest raises `tail`
-//! after each. The VMM's writes are not marked dirty: they stand for a user process whose input came with the image.
+//! after each. The VMM's writes are device writes like any other: they are marked dirty.
 
 /// Header of a mailbox page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -166,6 +166,11 @@ impl Migration {
         (self.run.pages_normal, self.run.pages_zero)
     }
 
+    /// Returns whether the engine has stopped the VM and not yet let go of it: `cont` is refused then (QEMU: RUN_STATE_FINISH_MIGRATE).
+    pub fn owns_vm(&self) -> bool {
+        self.run.stopped_vm && self.run.status.is_running()
+    }
+
     /// Returns how much may be left for the switchover, bytes.
     pub fn threshold(&self) -> u64 {
         self.thread.pace.threshold()
@@ -242,6 +247,48 @@ impl Migration {
             Actor::Destination => self.run.destination_next(view.destination),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
         }
+    }
+
+    /// Returns the move that an actor would make with the lock that it asks for, if that move shows an event that an order could name.
+    pub fn behind_lock(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Option<Move> {
+        let mut course = match actor {
+            Actor::Migration => self.thread.clone(),
+            Actor::MainLoop => self.bottom_half.clone(),
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => {
+                return None;
+            }
+        };
+        course.settle(&self.run, view, ctx);
+        let behind = course.ops.iter().find(|op| !matches!(op, Op::Lock(_)))?;
+        let kind = match behind {
+            Op::Notify(_) => EventKind::Notify,
+            Op::Act(action) => op::action_event(*action),
+            Op::Sync(SyncMove::Bitmap) => EventKind::BitmapSync,
+            Op::IterateBegin { .. } => EventKind::IterateBegin,
+            Op::StopVm => EventKind::VmStop,
+            Op::StartVm => EventKind::VmStart,
+            Op::LogStart => EventKind::LogStart,
+            Op::Lock(_)
+            | Op::Unlock(_)
+            | Op::Sync(_)
+            | Op::SetActive
+            | Op::Slice { .. }
+            | Op::IterateEnd
+            | Op::RateLimit { .. }
+            | Op::Sleep { .. }
+            | Op::Choose(_)
+            | Op::Pass
+            | Op::LockVmState { .. }
+            | Op::SetDevice
+            | Op::SaveDevice
+            | Op::WaitDestination
+            | Op::SetCompleted
+            | Op::SetFailing
+            | Op::Schedule
+            | Op::LogStop
+            | Op::SetFinal => return None,
+        };
+        Some(Move::plain(kind))
     }
 
     /// Makes an actor's next move, and returns its cost, nanoseconds.
