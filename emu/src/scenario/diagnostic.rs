@@ -41,7 +41,7 @@ pub struct Diagnostic {
     pub related: Vec<(Range<usize>, String)>,
     /// More to know: ranges, reasons, lists of what is accepted.
     pub notes: Vec<String>,
-    /// What could stand at the span instead.
+    /// What could stand at the span instead, letter for letter.
     pub suggestion: Option<String>,
 }
 
@@ -222,17 +222,27 @@ fn inside(text: &str, span: &Range<usize>) -> Range<usize> {
     start..floor(span.end).max(start)
 }
 
-/// Returns the candidate that comes nearest to a word, if one is near enough to be meant.
+/// Returns the candidate that comes nearest to a word, if one is near enough to be meant: few letters apart, or begun by the word. Candidates
+/// that differ in their numbers only are other things, not other spellings.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace('_', "-");
+    let without_digits = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
     let given = plain(word);
-    let allowed = (given.chars().count() / 3).max(1);
+    let allowed = match given.chars().count() {
+        0 | 1 => 0,
+        length => (length / 3).max(1),
+    };
+    let distance = |candidate: &str| {
+        let begun = given.len() >= 3 && plain(candidate).starts_with(&given);
+        if begun { 1 } else { strsim::damerau_levenshtein(&given, &plain(candidate)) }
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&given, &plain(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= allowed && *candidate != word)
+        .filter(|candidate| without_digits(word) != without_digits(candidate))
+        .map(|candidate| (distance(candidate), !plain(candidate).starts_with(given.chars().next().unwrap_or_default()), candidate))
+        .filter(|(distance, _, _)| *distance <= allowed)
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(_, _, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -244,6 +254,10 @@ mod tests {
         assert_eq!(nearest("hint.aply", ["hint.apply", "hint.pop"]), Some("hint.apply"));
         assert_eq!(nearest("Lost_Page", ["lost-page", "pass"]), Some("lost-page"));
         assert_eq!(nearest("zebra", ["hint.apply", "hint.pop"]), None);
+        assert_eq!(nearest("MB", ["B", "KiB", "MiB"]), Some("MiB"), "among equals, what begins alike");
+        assert_eq!(nearest("stats", ["stats-vq", "page-poison"]), Some("stats-vq"), "a beginning");
+        assert_eq!(nearest("vcpu2", ["vcpu0", "vcpu1"]), None, "another vCPU, not another spelling");
+        assert_eq!(nearest("Q", ["P"]), None, "another name, not another spelling");
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl<'d> Reader<'d> {
                 if !address.is_multiple_of(wire::platform::PAGE_SIZE) {
                     let near = format!("address {:#x}", address & !(wire::platform::PAGE_SIZE - 1));
                     let message = "the address is not that of a page's first byte";
-                    self.report(Diagnostic::error(value.span(), message).label("no multiple of 4 KiB").suggest(Some(near)));
+                    self.report(Diagnostic::error(self.inner(value), message).label("no multiple of 4 KiB").suggest(Some(near)));
                     return None;
                 }
                 self.frame(value, address >> wire::platform::PAGE_SHIFT)

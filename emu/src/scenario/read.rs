@@ -169,10 +169,15 @@ impl<'d> Reader<'d> {
         }
     }
 
+    /// Returns the place of a string value's content, without its quotes.
+    pub(super) fn inner(&self, value: &Value<'_>) -> Span<usize> {
+        self.part(value, 0..value.get_ref().as_str().map_or(0, str::len))
+    }
+
     /// Returns the place of a part of a string value: `part` counts bytes of the string's content. Escapes make it the whole value.
     pub(super) fn part(&self, value: &Value<'_>, part: Span<usize>) -> Span<usize> {
         let span = value.span();
-        let content = value.get_ref().as_str().unwrap_or_default();
+        let Some(content) = value.get_ref().as_str() else { return span };
         let plain = self.text.get(span.start + 1..span.end.saturating_sub(1)).is_some_and(|inner| inner == content);
         if plain { span.start + 1 + part.start..span.start + 1 + part.end } else { span }
     }
@@ -235,7 +240,7 @@ impl<'d> Reader<'d> {
             Some(number) if (range.min..=range.max).contains(&number) => Some(number),
             _ => {
                 let message = format!("`{key}` is out of range");
-                self.report(Diagnostic::error(value.span(), message).label(format!("{} to {}", range.min, range.max)).note(range.why));
+                self.report(Diagnostic::error(value.span(), message).label(range.describe(|number| number.to_string())).note(range.why));
                 None
             }
         }
@@ -250,7 +255,7 @@ impl<'d> Reader<'d> {
                 if !bytes.is_multiple_of(multiple) {
                     let message = format!("`{key}` is no multiple of {}", units::format(multiple, units::SIZES));
                     let near = units::format(bytes.next_multiple_of(multiple), units::SIZES);
-                    self.report(Diagnostic::error(value.span(), message).label("memory comes in pages").suggest(Some(near)));
+                    self.report(Diagnostic::error(self.inner(value), message).label("memory comes in pages").suggest(Some(near)));
                     return None;
                 }
                 Some(bytes)
@@ -260,7 +265,7 @@ impl<'d> Reader<'d> {
                 if !bytes.is_power_of_two() {
                     let near = units::format(bytes.next_power_of_two().min(range.max), units::SIZES);
                     let message = format!("`{key}` is no power of two");
-                    self.report(Diagnostic::error(value.span(), message).label("not a power of two").suggest(Some(near)));
+                    self.report(Diagnostic::error(self.inner(value), message).label("not a power of two").suggest(Some(near)));
                     return None;
                 }
                 Some(bytes)
@@ -298,11 +303,11 @@ impl<'d> Reader<'d> {
             return None;
         }
         let text = self.string(value)?;
-        let whole = value.span();
+        let whole = self.inner(value);
         let diagnostic = match units::parse(text, units) {
             Ok(number) if (range.min..=range.max).contains(&number) => return Some(number),
             Ok(_) | Err(UnitError::TooLarge) => {
-                let label = format!("{} to {}", units::format(range.min, units), units::format(range.max, units));
+                let label = range.describe(|number| units::format(number, units));
                 Diagnostic::error(whole, format!("`{key}` is out of range")).label(label).note(range.why)
             }
             Err(UnitError::NoNumber) => Diagnostic::error(whole, format!("`{key}` is no number with a unit"))
@@ -329,18 +334,18 @@ impl<'d> Reader<'d> {
     /// Returns the place in a key's set of words of the word that stands there.
     pub(super) fn word<T: Copy>(&mut self, fields: &Fields<'d>, key: &str, all: &[T]) -> Option<T> {
         let value = fields.get(key)?;
-        let Kind::Word(words) = fields.table.key(key).kind else { unreachable!("`{key}` is no word") };
-        self.word_of(value, key, &words()).map(|index| all[index])
+        let Kind::Word(noun, words) = fields.table.key(key).kind else { unreachable!("`{key}` is no word") };
+        self.word_of(value, noun, &words()).map(|index| all[index])
     }
 
     /// Returns the different words of a key's list, as in [`Reader::word`].
     pub(super) fn words<T: Copy>(&mut self, fields: &Fields<'d>, key: &str, all: &[T]) -> Option<Vec<T>> {
         let value = fields.get(key)?;
-        let Kind::Words(words) = fields.table.key(key).kind else { unreachable!("`{key}` is no list of words") };
+        let Kind::Words(noun, words) = fields.table.key(key).kind else { unreachable!("`{key}` is no list of words") };
         let words = words();
         let mut seen: Vec<(usize, Span<usize>)> = Vec::new();
         for element in self.list(value) {
-            let Some(index) = self.word_of(element, key, &words) else { continue };
+            let Some(index) = self.word_of(element, noun, &words) else { continue };
             match seen.iter().find(|(other, _)| *other == index).cloned() {
                 Some((_, first)) => {
                     let message = format!("`{}` stands twice in `{key}`", words[index].0);
@@ -352,12 +357,12 @@ impl<'d> Reader<'d> {
         Some(seen.into_iter().map(|(index, _)| all[index]).collect())
     }
 
-    fn word_of(&mut self, value: &'d Value<'d>, key: &str, words: &[Word]) -> Option<usize> {
+    fn word_of(&mut self, value: &'d Value<'d>, noun: &str, words: &[Word]) -> Option<usize> {
         let given = self.string(value)?;
         let index = words.iter().position(|(word, _)| *word == given);
         if index.is_none() {
             let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            self.unknown(value.span(), &format!("`{key}`"), given, &names);
+            self.unknown(self.inner(value), noun, given, &names);
         }
         index
     }

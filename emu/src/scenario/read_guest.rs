@@ -81,7 +81,7 @@ impl<'d> Reader<'d> {
             None => {
                 let names: Vec<String> = (0..self.vcpus).map(|index| format!("vcpu{index}")).collect();
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                self.unknown(value.span(), "vCPU", text, &names);
+                self.unknown(self.inner(value), "vCPU", text, &names);
                 None
             }
         }
@@ -188,7 +188,7 @@ impl<'d> Reader<'d> {
     fn block(&mut self, fields: &Fields<'d>, key: &str) -> Option<(String, u32)> {
         let value = fields.get(key)?;
         let name = self.string(value)?;
-        self.allocated_block(name, value.span()).map(|order| (name.to_owned(), order))
+        self.allocated_block(name, self.inner(value)).map(|order| (name.to_owned(), order))
     }
 
     /// Returns the largest order that an `alloc` gives to a name.
@@ -224,7 +224,7 @@ impl<'d> Reader<'d> {
                 None
             }
             None => {
-                self.unknown_allocation(name, value.span());
+                self.unknown_allocation(name, self.inner(value));
                 None
             }
         }

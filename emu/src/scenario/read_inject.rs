@@ -140,7 +140,8 @@ impl<'d> Reader<'d> {
             let message = if known { format!("`{text}` cannot do `{action}`") } else { format!("unknown actor `{text}`") };
             let suggestion = if known { None } else { nearest(text, names.iter().map(String::as_str)) };
             let label = if known { "does not fit" } else { "not known" };
-            self.report(Diagnostic::error(value.span(), message).label(label).note(format!("who can: {listed}")).suggest(suggestion));
+            let diagnostic = Diagnostic::error(self.inner(value), message).label(label).note(format!("who can: {listed}"));
+            self.report(diagnostic.suggest(suggestion));
         }
         found
     }
@@ -183,7 +184,7 @@ impl<'d> Reader<'d> {
     fn page_of(&mut self, fields: &Fields<'d>) -> Option<PageName> {
         let value = fields.get("page")?;
         let name = self.string(value)?;
-        self.known_page(name, value.span())
+        self.known_page(name, self.inner(value))
     }
 
     /// Notes a range of pages that leaves the memory, as far as that is known before the run.
@@ -194,7 +195,10 @@ impl<'d> Reader<'d> {
             Some(PageSpec::Hint { .. } | PageSpec::Allocation { .. }) | None => 0,
         };
         if count > frames - first {
-            let label = format!("{} pages from there to the end of memory", frames - first);
+            let label = match frames - first {
+                1 => "it is the last page of memory".to_owned(),
+                room => format!("memory ends {room} pages from there"),
+            };
             self.report(Diagnostic::error(fields.span_of("pages"), "the pages leave the guest's memory").label(label));
         }
     }
@@ -222,7 +226,7 @@ impl<'d> Reader<'d> {
             }
             _ => {
                 let names: Vec<&str> = vocabulary::COMMANDS.iter().map(|(name, _)| *name).collect();
-                self.unknown(value.span(), "command", text, &names);
+                self.unknown(self.inner(value), "command", text, &names);
                 None
             }
         }
@@ -321,15 +325,25 @@ impl<'d> Reader<'d> {
         let mut events = BTreeMap::new();
         for (name, span, entry) in self.entries(fields, "events") {
             if !EventKind::ALL.iter().any(|kind| kind.name() == name) {
-                let known = vocabulary::events();
-                let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-                self.unknown(span, "event", name, &known);
+                self.unknown_event_key(name, span);
+                continue;
             }
             let Some(entry) = self.fields(table_of(fields, "events"), entry) else { continue };
             let (min, max) = self.min_max(&entry);
             events.insert(name.to_owned(), CountExpect { min, max });
         }
         events
+    }
+
+    fn unknown_event_key(&mut self, name: &str, span: Span<usize>) {
+        let known = vocabulary::events();
+        let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        if known.iter().any(|event| event.split('.').next() == Some(name)) {
+            let diagnostic = Diagnostic::error(span, format!("`{name}` is the beginning of an event's name")).label("not an event");
+            self.report(diagnostic.note("a key with a dot needs quotes: \"hint.apply\" = { min = 1 }"));
+        } else {
+            self.unknown(span, "event", name, &known);
+        }
     }
 
     /// Returns the entries of a table whose keys are free, with the keys' places.
@@ -339,7 +353,11 @@ impl<'d> Reader<'d> {
             self.wrong_type(value, "a table");
             return Vec::new();
         };
-        in_order(entries).into_iter().map(|(name, value)| (name.get_ref().as_ref(), name.span(), value)).collect()
+        let bare = |span: Span<usize>| {
+            let quoted = self.text[span.clone()].starts_with(['"', '\'']) && span.len() >= 2;
+            if quoted { span.start + 1..span.end - 1 } else { span }
+        };
+        in_order(entries).into_iter().map(|(name, value)| (name.get_ref().as_ref(), bare(name.span()), value)).collect()
     }
 
     fn min_max(&mut self, fields: &Fields<'d>) -> (Option<u64>, Option<u64>) {

@@ -70,8 +70,8 @@ fn why(kind: &Kind) -> Option<String> {
         | Kind::Name
         | Kind::Flag
         | Kind::True
-        | Kind::Word(_)
-        | Kind::Words(_)
+        | Kind::Word(..)
+        | Kind::Words(..)
         | Kind::Vcpu
         | Kind::Actor
         | Kind::Page
@@ -108,8 +108,8 @@ fn kind(kind: &Kind) -> Value {
         Kind::Time(_) => quantity(TIMES),
         Kind::Rate(_) => quantity(RATES),
         Kind::RateOrUnlimited(_) => json!({ "anyOf": [{ "const": "unlimited" }, quantity(RATES)] }),
-        Kind::Word(all) => words(&all()),
-        Kind::Words(all) => json!({ "type": "array", "items": words(&all()), "uniqueItems": true }),
+        Kind::Word(_, all) => words(&all()),
+        Kind::Words(_, all) => json!({ "type": "array", "items": words(&all()), "uniqueItems": true }),
         Kind::Vcpu => json!({ "type": "string", "pattern": "^vcpu[0-9]$" }),
         Kind::Actor => json!({ "type": "string", "pattern": "^(vcpu[0-9]|dma|vhost|display|main-loop)$" }),
         Kind::Patterns => json!({ "anyOf": [pattern(), { "type": "array", "items": pattern() }] }),

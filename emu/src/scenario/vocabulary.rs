@@ -43,6 +43,17 @@ pub(super) struct Range {
     pub(super) why: &'static str,
 }
 
+impl Range {
+    /// Returns the range in words, each end written by `format`.
+    pub(super) fn describe(&self, format: impl Fn(u64) -> String) -> String {
+        if self.max == INTEGER_MAX {
+            format!("at least {}", format(self.min))
+        } else {
+            format!("{} to {}", format(self.min), format(self.max))
+        }
+    }
+}
+
 /// What a key's value is.
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -66,10 +77,10 @@ pub(super) enum Kind {
     Rate(Range),
     /// A rate, or "unlimited".
     RateOrUnlimited(Range),
-    /// One word of a set.
-    Word(fn() -> Vec<Word>),
-    /// A list of different words of a set.
-    Words(fn() -> Vec<Word>),
+    /// One word of a set, and what such a word is.
+    Word(&'static str, fn() -> Vec<Word>),
+    /// A list of different words of a set, and what such a word is.
+    Words(&'static str, fn() -> Vec<Word>),
     /// The name of a vCPU.
     Vcpu,
     /// Who makes an injection.
@@ -136,7 +147,7 @@ impl Table {
 /// TOML promises integers up to here.
 pub(super) const INTEGER_MAX: u64 = i64::MAX as u64;
 const TIME: Range = range(0, 86_400_000_000_000, "a run is a matter of seconds; a day is the limit");
-const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end there");
+const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
@@ -150,8 +161,8 @@ pub(super) static ROOT: Table = Table {
     title: "the file",
     keys: &[
         key("about", "What the scenario shows, in a sentence.", Kind::Text).required(),
-        key("witness", "Faults that must change the verdict when switched on.", Kind::Words(faults)).default("[]"),
-        key("faults", "Faults that are on in this scenario.", Kind::Words(faults)).default("[]"),
+        key("witness", "Faults that must change the verdict when switched on.", Kind::Words("fault", faults)).default("[]"),
+        key("faults", "Faults that are on in this scenario.", Kind::Words("fault", faults)).default("[]"),
         key("guest", "The guest: memory, vCPUs, driver, tasks.", Kind::Table(&GUEST)),
         key("host", "The host: device, dirty log.", Kind::Table(&HOST)),
         key("migration", "The migration's parameters.", Kind::Table(&MIGRATION)),
@@ -185,11 +196,11 @@ static GUEST: Table = Table {
         )
         .default("\"16 MiB\""),
         key("vcpus", "Number of vCPUs.", Kind::Integer(range(1, MAX_VCPUS as u64, "each has a mailbox page"))).default("2"),
-        key("driver", "Which interface the balloon driver speaks.", Kind::Word(drivers)).default("\"hint\""),
+        key("driver", "Which interface the balloon driver speaks.", Kind::Word("driver", drivers)).default("\"hint\""),
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
         key("init_on_free", "Freed pages are zeroed.", Kind::Flag).default("false"),
-        key("refuse", "Features that the driver refuses though they are offered.", Kind::Words(features)).default("[]"),
+        key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
 };
@@ -275,11 +286,11 @@ pub(super) static OPERATIONS: &[Table] = &[
 static HOST: Table = Table {
     title: "[host]",
     keys: &[
-        key("profile", "Whose device and policy.", Kind::Word(profiles)).default("\"qemu\""),
+        key("profile", "Whose device and policy.", Kind::Word("profile", profiles)).default("\"qemu\""),
         key(
             "dirty_log",
             "How guest writes are tracked; default: manual-clear for qemu, get-clears for firecracker.",
-            Kind::Word(dirty_logs),
+            Kind::Word("dirty log", dirty_logs),
         ),
         key(
             "chunk",
@@ -291,7 +302,7 @@ static HOST: Table = Table {
         key(
             "features",
             "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker.",
-            Kind::Words(features),
+            Kind::Words("feature", features),
         ),
         key(
             "hint_queue_size",
@@ -391,8 +402,8 @@ static ORDER: Table = Table { title: "[[order]]", keys: &[key("chain", "Events, 
 static EXPECT: Table = Table {
     title: "[expect]",
     keys: &[
-        key("verdict", "How the run ends.", Kind::Word(verdicts)).default("\"pass\""),
-        key("blame", "Whose fault a violation is.", Kind::Word(blames)),
+        key("verdict", "How the run ends.", Kind::Word("verdict", verdicts)).default("\"pass\""),
+        key("blame", "Whose fault a violation is.", Kind::Word("blame", blames)),
         key("sent", "About the sending of named pages.", Kind::PerPage(&SENT)),
         key("rounds", "Number of syncs.", Kind::Integer(ANY)),
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
@@ -464,8 +475,8 @@ pub(super) fn tables() -> Vec<&'static Table> {
                 | Kind::Time(_)
                 | Kind::Rate(_)
                 | Kind::RateOrUnlimited(_)
-                | Kind::Word(_)
-                | Kind::Words(_)
+                | Kind::Word(..)
+                | Kind::Words(..)
                 | Kind::Vcpu
                 | Kind::Actor
                 | Kind::Page
@@ -563,4 +574,95 @@ fn blames() -> Vec<Word> {
         Blame::Gap => "Both sides kept the rules.",
     };
     BLAMES.iter().map(|blame| (blame.name(), about(blame))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Diagnostics, parse};
+    use super::*;
+
+    /// No key takes a date.
+    const BAD: &str = "2026-01-01";
+
+    /// Returns a file that holds these lines in a table; `lines` are joined as the table's way of writing wants it.
+    fn file_with(title: &str, lines: &[String]) -> String {
+        let (open, close) = match title {
+            "the file" => ("", ""),
+            "`start`" => ("[migration]\nstart = {", "}"),
+            "`write`" => ("[[inject]]\nwrite = {", "}"),
+            "`clear_log`" => ("[[inject]]\nclear_log = {", "}"),
+            "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
+            "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
+            "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),
+            operation if operation.ends_with("operation") => ("[[guest.task]]\non = \"vcpu0\"\ndo = [{", "}]"),
+            header => return format!("{header}\n{}", lines.join("\n")),
+        };
+        let separator = if open.is_empty() { "\n" } else { ", " };
+        format!("{open}{}{close}", lines.join(separator))
+    }
+
+    fn places_of_bad_values(text: &str) -> Vec<usize> {
+        text.match_indices(BAD).map(|(at, _)| at).collect()
+    }
+
+    fn assert_each_is_noted(text: &str) {
+        let diagnostics: Diagnostics = parse("file.toml", text).expect_err("dates are bad");
+        let places = places_of_bad_values(text);
+        assert!(!places.is_empty());
+        for place in places {
+            let noted = diagnostics.list().iter().any(|diagnostic| diagnostic.span == (place..place + BAD.len()));
+            assert!(noted, "a key is not read:\n{text}\n{diagnostics}");
+        }
+    }
+
+    /// A key that the reader never asked for would be accepted and mean nothing: so each gets a value that nothing accepts.
+    #[test]
+    fn the_reader_reads_every_key() {
+        for table in tables() {
+            for key in table.keys {
+                let mut lines = vec![format!("{} = {BAD}", key.name)];
+                if table.title == "[[inject]]" && !ACTIONS.contains(&key.name) {
+                    lines.push("repeat_id = true".to_owned());
+                }
+                let verb = table.keys[0].name;
+                if table.title.ends_with("operation") && key.name != verb {
+                    lines.push(format!("{verb} = \"A\""));
+                }
+                assert_each_is_noted(&file_with(table.title, &lines));
+            }
+        }
+    }
+
+    #[test]
+    fn several_bad_keys_of_a_table_are_noted_together() {
+        for table in tables().into_iter().filter(|table| table.title != "[[inject]]") {
+            let lines: Vec<String> = table.keys.iter().map(|key| format!("{} = {BAD}", key.name)).collect();
+            assert_each_is_noted(&file_with(table.title, &lines));
+        }
+    }
+
+    #[test]
+    fn documented_defaults_are_what_holds_without_the_key() {
+        let about = "about = \"x\"\n";
+        let bare = parse("file.toml", about).expect("a scenario");
+        let mut checked = 0;
+        for table in [&ROOT, &GUEST, &HOST, &MIGRATION, &EXPECT, &COSTS, &LIMITS] {
+            for key in table.keys.iter().filter(|key| !key.default.is_empty()) {
+                let text = format!("{about}{}", file_with(table.title, &[format!("{} = {}", key.name, key.default)]));
+                assert_eq!(parse("file.toml", &text).unwrap_or_else(|problems| panic!("{problems}")), bare, "{text}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 30, "{checked}");
+    }
+
+    #[test]
+    fn a_table_has_no_key_twice() {
+        for table in tables() {
+            let mut names: Vec<&str> = table.keys.iter().map(|key| key.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), table.keys.len(), "{}", table.title);
+        }
+    }
 }
