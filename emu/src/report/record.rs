@@ -239,11 +239,8 @@ fn violations(outcome: &Outcome) -> Vec<ViolationRecord> {
 }
 
 fn waits(outcome: &Outcome) -> Vec<WaitRecord> {
-    let record = |wait: &crate::outcome::Wait| WaitRecord {
-        who: wait.who.clone(),
-        wants: wait.wants.clone(),
-        waits_for: wait.waits_for.clone(),
-    };
+    let record =
+        |wait: &crate::outcome::Wait| WaitRecord { who: wait.who.clone(), wants: wait.wants.clone(), waits_for: wait.waits_for.clone() };
     outcome.waits.iter().map(record).collect()
 }
 

@@ -113,11 +113,8 @@ pub(crate) fn pass() -> Outcome {
 pub(crate) fn crash() -> Outcome {
     let mut outcome = pass();
     outcome.verdict = Verdict::GuestCrash;
-    outcome.waits = vec![Wait {
-        who: "migration".to_string(),
-        wants: "free_page_lock".to_string(),
-        waits_for: "iothread, which holds it".to_string(),
-    }];
+    outcome.waits =
+        vec![Wait { who: "migration".to_string(), wants: "free_page_lock".to_string(), waits_for: "iothread, which holds it".to_string() }];
     outcome.crash = Some(GuestCrash {
         vcpu: 1,
         message: "panicked at balloon/hinting.rs: no block".to_string(),

@@ -85,10 +85,7 @@ fn pages(outcome: &Outcome) -> Vec<String> {
         let dest = page.destination_byte.map_or("-".to_string(), |byte| format!("{byte:02x}"));
         let equal = if page.equal { "yes" } else { "no" };
         let excused = page.excused.unwrap_or("-");
-        lines.push(format!(
-            "{:LABEL$}{name:<width$}  {frame:>10}  {:>5}  {source:>6}  {dest:>4}  {equal:<5}  {excused}",
-            "", page.sent
-        ));
+        lines.push(format!("{:LABEL$}{name:<width$}  {frame:>10}  {:>5}  {source:>6}  {dest:>4}  {equal:<5}  {excused}", "", page.sent));
     }
     lines
 }

@@ -233,8 +233,7 @@ mod tests {
 
     #[test]
     fn a_clear_is_shown_only_where_a_named_page_lies_in_it() {
-        let clear =
-            |first| sample::at(1, Actor::Migration, Event::DirtyClear { range: PageRange::new(Pfn(first), 64), cleared: 1 });
+        let clear = |first| sample::at(1, Actor::Migration, Event::DirtyClear { range: PageRange::new(Pfn(first), 64), cleared: 1 });
         let lines = of(vec![clear(0x100), clear(0x200)]);
         assert_eq!(lines.len(), 1, "{lines:#?}");
         assert!(lines[0].starts_with("      1 "), "{}", lines[0]);
