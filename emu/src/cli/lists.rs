@@ -9,17 +9,34 @@ use super::args::SchemaOf;
 use super::files::{create, find};
 use super::screen::Screen;
 use super::show::Line;
-use super::{Engine, Problem, Status, load};
+use super::{Engine, Problem, Status};
 use crate::report::{WIDTH, record, wrap};
 
-/// Reads scenarios without running them.
+/// Reads scenarios without running them. What is hardly meant is not as expected; what is no scenario is bad input.
 pub(super) fn lint(paths: &[PathBuf], engine: Engine, screen: &mut Screen<'_>) -> Status {
     let found = find(paths);
-    let mut problems: Vec<Problem> = found.problems.into_iter().map(Problem::plain).collect();
-    problems.extend(found.cases.iter().filter_map(|case| load(case, engine).err()));
-    problems.iter().for_each(|problem| screen.err(&problem.text));
-    screen.out(&format!("{} scenarios read, {} problems\n", found.cases.len(), problems.len()));
-    if problems.is_empty() { Status::AsExpected } else { Status::BadInput }
+    let mut status = Status::AsExpected;
+    let mut count = 0;
+    let mut tell = |problem: &Problem, bad: bool| {
+        screen.err(&problem.text);
+        count += 1;
+        status = status.max(if bad { Status::BadInput } else { Status::NotAsExpected });
+    };
+    for problem in found.problems {
+        tell(&Problem::plain(problem), true);
+    }
+    for case in &found.cases {
+        match case.read() {
+            Ok(text) => {
+                if let Some((problem, bad)) = (engine.lint)(&case.path.to_string_lossy(), &text) {
+                    tell(&problem, bad);
+                }
+            }
+            Err(problem) => tell(&Problem::plain(problem), true),
+        }
+    }
+    screen.out(&format!("{} scenarios read, {count} problems\n", found.cases.len()));
+    status
 }
 
 /// Writes a new scenario file.

@@ -13,6 +13,8 @@ mod pool;
 mod run;
 mod screen;
 mod show;
+#[cfg(test)]
+mod tests;
 
 pub use guard::{guarded, install as install_guard};
 pub use screen::Screen;
@@ -23,8 +25,8 @@ use clap::Parser;
 
 use crate::outcome::Outcome;
 use crate::report::github;
-use crate::scenario::model::Scenario;
-use crate::world::RunOptions;
+use crate::scenario::{self, Diagnostics, Scenario};
+use crate::world::{self, RunOptions};
 use args::{Arguments, Command, Format};
 use files::Case;
 
@@ -68,12 +70,36 @@ impl Status {
 pub struct Engine {
     /// Makes a scenario of a file's path and text.
     pub parse: fn(&str, &str) -> Result<Scenario, Problem>,
+    /// Returns what can be said against a file without running it, warnings included, and whether that keeps it from being a scenario.
+    pub lint: fn(&str, &str) -> Option<(Problem, bool)>,
     /// Runs a scenario.
     pub run: fn(&Scenario, &RunOptions) -> Outcome,
     /// Returns the JSON Schema of a scenario file.
     pub schema: fn() -> String,
     /// Returns the text of a new scenario of this name.
     pub template: fn(&str) -> String,
+}
+
+impl Engine {
+    /// Returns the crate's own.
+    pub fn new() -> Self {
+        Self {
+            parse: |path, text| scenario::parse(path, text).map_err(|diagnostics| Problem::of(&diagnostics)),
+            lint: |path, text| {
+                let diagnostics = scenario::lint(path, text);
+                (!diagnostics.is_empty()).then(|| (Problem::of(&diagnostics), diagnostics.has_errors()))
+            },
+            run: world::run,
+            schema: scenario::schema,
+            template: scenario::template,
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Whoever can ask to stop gets a function that does it.
@@ -101,6 +127,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Returns what is wrong with a scenario's text.
+    fn of(diagnostics: &Diagnostics) -> Self {
+        let annotations = diagnostics.records().iter().map(|record| record.github() + "\n").collect();
+        Self { text: diagnostics.render(true), annotations }
+    }
+
     /// Returns a problem that is one sentence.
     pub fn plain(sentence: String) -> Self {
         Self { text: format!("error: {sentence}\n"), annotations: Vec::new() }
@@ -150,7 +182,7 @@ fn refuse(problems: &[Problem], format: Format, screen: &mut Screen<'_>) -> Stat
     for problem in problems {
         screen.err(&problem.text);
         if format == Format::Github {
-            let general = || vec![github::error("", "bad input", problem.text.trim_end())];
+            let general = || vec![github::error(None, "bad input", problem.text.trim_end())];
             let annotations = if problem.annotations.is_empty() { general() } else { problem.annotations.clone() };
             annotations.iter().for_each(|annotation| screen.out(annotation));
         }

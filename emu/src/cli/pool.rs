@@ -103,23 +103,34 @@ fn one<J, T>(queue: &Queue<J>, work: fn(&J) -> T, sender: &Sender<Message<T>>) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
+    /// A job that ends only after another one has spoken, or speaks itself.
+    struct Turn {
+        number: usize,
+        hears: Option<Mutex<mpsc::Receiver<()>>>,
+        speaks: Option<Sender<()>>,
+    }
+
+    fn take_turn(turn: &Turn) -> usize {
+        if let Some(hears) = &turn.hears {
+            hears.lock().expect("one user").recv().expect("the other job speaks");
+        }
+        if let Some(speaks) = &turn.speaks {
+            speaks.send(()).expect("the other job listens");
+        }
+        turn.number
+    }
+
     #[test]
-    fn results_come_in_the_order_of_the_jobs() {
-        // The first job waits for the second one's word, so it cannot be the first to end.
+    fn results_come_in_the_order_of_the_jobs_though_the_second_ends_first() {
         let (sender, receiver) = mpsc::channel();
-        let jobs: Vec<(usize, Option<Sender<()>>, std::sync::Mutex<Option<mpsc::Receiver<()>>>)> =
-            vec![(0, None, std::sync::Mutex::new(Some(receiver))), (1, Some(sender), std::sync::Mutex::new(None))];
+        let first = Turn { number: 0, hears: Some(Mutex::new(receiver)), speaks: None };
+        let second = Turn { number: 1, hears: None, speaks: Some(sender) };
         let mut results = Vec::new();
-        let work = |job: &(usize, Option<Sender<()>>, std::sync::Mutex<Option<mpsc::Receiver<()>>>)| {
-            if let Some(receiver) = job.2.lock().expect("one user").take() {
-                receiver.recv().expect("the other job speaks");
-            }
-            job.1.iter().for_each(|sender| sender.send(()).expect("the other job listens"));
-            job.0
-        };
-        let end = run(jobs, 2, work, &mut |_| {}, |result| results.push(result));
+        let end = run(vec![first, second], 2, take_turn, &mut |_| {}, |result| results.push(result));
         assert_eq!((end, results), (End::Done, vec![0, 1]));
     }
 

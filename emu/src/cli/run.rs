@@ -163,7 +163,7 @@ impl Results<'_> {
         }
         self.totals.interrupted = interrupted;
         if let Some(path) = self.arguments.junit.as_ref().filter(|_| !interrupted) {
-            let xml = std::mem::take(&mut self.junit).to_xml();
+            let xml = std::mem::take(&mut self.junit).into_xml();
             self.write(path, &xml, screen);
         }
         screen.out(&show::summary(&self.totals, self.arguments.format));

@@ -109,11 +109,8 @@ pub(super) fn scenario(judgement: &Judgement, show: Show) -> String {
         Format::Github => {
             let mut text = human(judgement, show.detail);
             if !judgement.is_as_expected() {
-                text.push_str(&github::error(
-                    &judgement.ran.case.path.to_string_lossy(),
-                    "not as expected",
-                    &complaints(judgement).join("\n"),
-                ));
+                let file = judgement.ran.case.path.to_string_lossy();
+                text.push_str(&github::error(Some(&file), "not as expected", &complaints(judgement).join("\n")));
             }
             text
         }
@@ -206,7 +203,7 @@ pub(super) fn orphan(path: &str, format: Format) -> String {
     match format {
         Format::Human => line,
         Format::Json => Line::Orphan { path: path.to_string() }.to_json(),
-        Format::Github => format!("{line}{}", github::error(path, "not as expected", text)),
+        Format::Github => format!("{line}{}", github::error(Some(path), "not as expected", text)),
     }
 }
 
@@ -263,7 +260,7 @@ impl Junit {
     }
 
     /// Returns the XML.
-    pub(super) fn to_xml(self) -> String {
+    pub(super) fn into_xml(self) -> String {
         let mut report = Report::new("lostpage");
         report.add_test_suite(self.0);
         report.to_string().expect("strings and numbers always become XML")
