@@ -3,7 +3,7 @@
 //! Everything is resolved that can be without running: units are numbers, names are indices, defaults are filled in by profile. Page names
 //! stay symbolic ([`PageSpec`]), since "first page of hint 1" is known only once the guest has hinted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
@@ -43,6 +43,20 @@ pub struct Scenario {
     pub limits: Limits,
 }
 
+impl Scenario {
+    /// Returns the names of all allocations that tasks and injections make, in order: a name's index in [`wire::task::TaskOp`] is its rank.
+    pub fn allocation_names(&self) -> Vec<&str> {
+        let tasks = self.guest.tasks.iter().flat_map(|task| &task.operations);
+        let injected = self.injections.iter().filter_map(|injection| match &injection.action {
+            Action::Task(operation) => Some(operation),
+            Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
+        });
+        let names: BTreeSet<&str> = tasks.chain(injected).filter_map(Operation::allocated_name).collect();
+        assert!(names.len() <= wire::task::NAMES, "{} names, the guest's table holds {}", names.len(), wire::task::NAMES);
+        names.into_iter().collect()
+    }
+}
+
 /// The guest's side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
@@ -71,6 +85,18 @@ pub enum Driver {
     Hint,
 }
 
+impl Driver {
+    /// Every driver.
+    pub const ALL: &'static [Driver] = &[Driver::Hint];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Hint => "hint",
+        }
+    }
+}
+
 /// A list of operations on a vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -85,25 +111,66 @@ pub struct Task {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Allocates a block of this order.
-    Alloc { name: String, order: u8 },
+    Alloc {
+        /// The allocation.
+        name: String,
+        /// log2 of its pages.
+        order: u8,
+    },
     /// Frees it.
-    Free { name: String },
+    Free {
+        /// The allocation.
+        name: String,
+    },
     /// Stores 8 bytes: the byte, then a number unique in the scenario.
-    Write { name: String, page: u64, byte: u8 },
+    Write {
+        /// The allocation.
+        name: String,
+        /// Which page of it, from 0.
+        page: u64,
+        /// The byte.
+        byte: u8,
+    },
     /// Panics unless the first byte of the page is this.
-    Verify { name: String, page: u64, byte: u8 },
+    Verify {
+        /// The allocation.
+        name: String,
+        /// Which page of it, from 0.
+        page: u64,
+        /// The byte.
+        byte: u8,
+    },
     /// Allocates single pages and writes each.
-    Fill { name: String, pages: u64 },
+    Fill {
+        /// The allocation.
+        name: String,
+        /// How many.
+        pages: u64,
+    },
     /// Frees what `fill` allocated.
-    Release { name: String },
+    Release {
+        /// The allocation.
+        name: String,
+    },
     /// Runs the shrinkers.
-    Shrink { pages: u64 },
+    Shrink {
+        /// How many.
+        pages: u64,
+    },
     /// Runs the OOM notifiers.
     Oom,
     /// Sleeps.
-    Sleep { ns: u64 },
+    Sleep {
+        /// Nanoseconds.
+        ns: u64,
+    },
     /// Allocates, writes and frees at random.
-    Churn { times: u64, seed: u64 },
+    Churn {
+        /// How often.
+        times: u64,
+        /// Of the choices.
+        seed: u64,
+    },
     /// Removes the driver.
     Unbind,
     /// Probes the driver again.
@@ -113,9 +180,35 @@ pub enum Operation {
     /// Stores at address 0.
     NullStore,
     /// Stores at an address outside anything writable.
-    WildStore { address: u64 },
+    WildStore {
+        /// Where.
+        address: u64,
+    },
     /// Jumps to a data page.
     JumpToData,
+}
+
+impl Operation {
+    /// Returns the name that the operation gives to what it allocates.
+    pub fn allocated_name(&self) -> Option<&str> {
+        match self {
+            Operation::Alloc { name, .. } | Operation::Fill { name, .. } => Some(name),
+            Operation::Free { .. }
+            | Operation::Write { .. }
+            | Operation::Verify { .. }
+            | Operation::Release { .. }
+            | Operation::Shrink { .. }
+            | Operation::Oom
+            | Operation::Sleep { .. }
+            | Operation::Churn { .. }
+            | Operation::Unbind
+            | Operation::Bind
+            | Operation::Panic
+            | Operation::NullStore
+            | Operation::WildStore { .. }
+            | Operation::JumpToData => None,
+        }
+    }
 }
 
 /// The host's side.
@@ -141,6 +234,39 @@ pub struct Host {
     pub stats_interval_ns: u64,
 }
 
+impl Host {
+    /// Returns what a profile's users get without asking.
+    ///
+    /// QEMU: hw/virtio/virtio-balloon.c virtio_balloon_device_realize() for the queues; statistics are always offered, page poison by default,
+    /// hinting because it is what is tested here; the log is what KVM gives since Linux 5.7, with QEMU's `x-clear-bitmap-shift` of 18.
+    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone.
+    pub fn of_profile(profile: Profile) -> Self {
+        use wire::balloon::{feature, queue_size};
+        let (dirty_log, features, hint_queue_size, queue_size) = match profile {
+            Profile::Qemu => {
+                let features = feature::STATS_VQ | feature::FREE_PAGE_HINT | feature::PAGE_POISON;
+                (DirtyLog::ManualClear, features, queue_size::FREE_PAGE, queue_size::DEFAULT)
+            }
+            Profile::Firecracker => (DirtyLog::GetClears, feature::FREE_PAGE_HINT, 256, 256),
+        };
+        let initially_set = dirty_log == DirtyLog::ManualClear;
+        Self {
+            profile,
+            dirty_log,
+            chunk_shift: Self::CHUNK_SHIFT,
+            initially_set,
+            features,
+            hint_queue_size,
+            queue_size,
+            balloon_pages: 0,
+            stats_interval_ns: 0,
+        }
+    }
+
+    /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
+    pub const CHUNK_SHIFT: u8 = 18;
+}
+
 /// Whose device and policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
@@ -148,6 +274,19 @@ pub enum Profile {
     Qemu,
     /// A hint discards at once.
     Firecracker,
+}
+
+impl Profile {
+    /// Every profile.
+    pub const ALL: &'static [Profile] = &[Profile::Qemu, Profile::Firecracker];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Qemu => "qemu",
+            Profile::Firecracker => "firecracker",
+        }
+    }
 }
 
 /// How guest writes are tracked.
@@ -159,6 +298,66 @@ pub enum DirtyLog {
     GetClears,
     /// TCG: stores mark D, nothing else.
     Tcg,
+}
+
+impl DirtyLog {
+    /// Every way.
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Tcg];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            DirtyLog::ManualClear => "manual-clear",
+            DirtyLog::GetClears => "get-clears",
+            DirtyLog::Tcg => "tcg",
+        }
+    }
+}
+
+impl Default for Guest {
+    /// A guest of 16 MiB and two vCPUs with nothing to do.
+    fn default() -> Self {
+        Self {
+            ram_bytes: 16 << 20,
+            vcpus: 2,
+            driver: Driver::Hint,
+            features_refused: 0,
+            page_poison: false,
+            init_on_alloc: false,
+            init_on_free: false,
+            tasks: Vec::new(),
+        }
+    }
+}
+
+impl Default for Migration {
+    /// QEMU's parameters (migration/options.c) on a link of 1 GiB/s, from the moment that the driver is up.
+    fn default() -> Self {
+        let ready = Pattern::Event { kind: EventKind::GuestReady, page: None, nth: 1 };
+        Self {
+            start: Some(Trigger { after: vec![ready], ..Trigger::default() }),
+            bandwidth: 1 << 30,
+            max_bandwidth: 128 << 20,
+            downtime_limit_ns: 300_000_000,
+            zero_page_detection: true,
+            rounds_min: 1,
+        }
+    }
+}
+
+impl Default for Expect {
+    /// The run passes; all else is free.
+    fn default() -> Self {
+        Self {
+            verdict: Verdict::Pass,
+            blame: None,
+            sent: BTreeMap::new(),
+            rounds: None,
+            cmd_ids: None,
+            destination_cmd_id: None,
+            events: BTreeMap::new(),
+        }
+    }
 }
 
 /// The migration's parameters.
@@ -184,9 +383,19 @@ pub enum PageSpec {
     /// This page frame.
     Pfn(u64),
     /// A page of the n-th hinted block of the run (from 1).
-    Hint { hint: u32, page: PageOf },
+    Hint {
+        /// Which block, from 1.
+        hint: u32,
+        /// Which page of it.
+        page: PageOf,
+    },
     /// A page of a task's named allocation, from the moment that it is first allocated.
-    Allocation { name: String, page: PageOf },
+    Allocation {
+        /// The allocation.
+        name: String,
+        /// Which page of it.
+        page: PageOf,
+    },
 }
 
 /// Which page of a block.
@@ -232,7 +441,12 @@ pub enum Action {
     /// A monitor command.
     Monitor(Command),
     /// A second log user clears its pages (by display).
-    ClearLog { page: PageName, pages: u64 },
+    ClearLog {
+        /// The first page.
+        page: PageName,
+        /// How many.
+        pages: u64,
+    },
     /// A stray element on the hint queue that repeats the current id, as a duplicated or delayed buffer would be (by a vCPU).
     RepeatId,
 }
@@ -249,7 +463,10 @@ pub enum Command {
     /// `cont`.
     Cont,
     /// `balloon`: the new target, in 4 KiB pages taken from the guest.
-    Balloon { pages: u32 },
+    Balloon {
+        /// The target.
+        pages: u32,
+    },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
     /// The link breaks.
@@ -270,10 +487,17 @@ pub struct Trigger {
 }
 
 /// An event that a constraint speaks of: `kind`, `kind(P)`, `kind#2`, `inject[0]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pattern {
     /// The n-th event of a kind (from 1), on a page if one is named.
-    Event { kind: EventKind, page: Option<PageName>, nth: u32 },
+    Event {
+        /// The kind.
+        kind: EventKind,
+        /// The page, if one is named.
+        page: Option<PageName>,
+        /// Which of them, from 1.
+        nth: u32,
+    },
     /// An injection of this scenario.
     Injection(usize),
 }

@@ -1,0 +1,320 @@
+//! Random scenarios for property tests: every value that the model allows and a file can say.
+
+use std::collections::BTreeMap;
+
+use host::event::{Actor, EventKind};
+use host::fault::Fault;
+use host::step::Costs;
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
+
+use super::model::*;
+use super::pattern::is_about_pages;
+use super::vocabulary::{BLAMES, FEATURES, INTEGER_MAX};
+use crate::outcome::Verdict;
+
+/// Allocations of random scenarios with the order that each has.
+const BLOCKS: [(&str, u8); 3] = [("A", 0), ("B", 3), ("C", 10)];
+const LIST: &str = "W";
+const PAGE_NAMES: [&str; 3] = ["P", "Q", "long-name_3"];
+
+/// Returns a strategy for scenarios that [`super::parse`] accepts when they are written by [`super::to_toml`].
+pub fn arb_scenario() -> impl Strategy<Value = Scenario> {
+    let pages = btree_map(select(&PAGE_NAMES[..]).prop_map(str::to_owned), page_spec(), 0..=PAGE_NAMES.len());
+    (guest(), pages, 0..=3usize)
+        .prop_flat_map(|(guest, pages, injections)| {
+            let names: Vec<PageName> = pages.keys().cloned().collect();
+            let injection = injection(guest.vcpus, names.clone());
+            let parts = (
+                about(),
+                subsequence(Fault::ALL, 0..=2),
+                subsequence(Fault::ALL, 0..=2),
+                host(),
+                migration(names.clone()),
+                vec(injection, injections),
+                vec(vec(pattern(names.clone()), 2..4), 0..2),
+                expect(names),
+                costs(),
+                limits(),
+            );
+            (Just(guest), Just(pages), parts)
+        })
+        .prop_map(|(guest, pages, (about, witness, faults, host, migration, injections, chains, expect, costs, limits))| {
+            let orders = chains.into_iter().map(|chain| Order { chain: in_order(chain) }).filter(|order| order.chain.len() > 1).collect();
+            let mut scenario =
+                Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits };
+            make_consistent(&mut scenario);
+            scenario
+        })
+}
+
+/// Puts patterns in an order that every chain can share: that of the patterns themselves, with the model's own order of events of a kind.
+fn in_order(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
+    patterns.sort();
+    patterns.dedup();
+    patterns
+}
+
+/// Brings names and sizes that were drawn apart into agreement. Whatever is mentioned exists, and all orders follow the order of patterns.
+fn make_consistent(scenario: &mut Scenario) {
+    let allocations = BLOCKS.map(|(name, order)| Operation::Alloc { name: name.to_owned(), order });
+    let fill = Operation::Fill { name: LIST.to_owned(), pages: 16 };
+    let mut first = vec![fill];
+    first.extend(allocations);
+    match scenario.guest.tasks.first_mut() {
+        Some(task) => first.into_iter().for_each(|operation| task.operations.insert(0, operation)),
+        None => scenario.guest.tasks.push(Task { vcpu: 0, operations: first }),
+    }
+    let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
+    for spec in scenario.pages.values_mut() {
+        if let PageSpec::Pfn(pfn) = spec {
+            // Ranges of pages start there, too, and are at most this long.
+            *pfn %= ram_pages - RANGE_PAGES_MAX;
+        }
+    }
+    for (index, injection) in scenario.injections.iter_mut().enumerate() {
+        injection.name = injection.name.take().map(|name| format!("{name}{index}"));
+    }
+    // Patterns that speak of injections stand where they cannot close a circle: behind all events that the injection precedes none of.
+    if let Some(last) = scenario.injections.iter().position(|injection| injection.before.is_empty()) {
+        scenario.orders.iter_mut().for_each(|order| order.chain.push(Pattern::Injection(last)));
+        if let Some(start) = &mut scenario.migration.start {
+            start.after.push(Pattern::Injection(last));
+        }
+    }
+}
+
+/// Longest range of pages that an injection writes or clears.
+const RANGE_PAGES_MAX: u64 = 64;
+
+fn about() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z ]{0,30}x", "\\PC{0,12}x\\PC{0,12}"]
+}
+
+fn time_ns() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 0..1_000_000u64, (0..86_400u64).prop_map(|seconds| seconds * 1_000_000_000)]
+}
+
+fn features() -> impl Strategy<Value = u64> {
+    subsequence(FEATURES, 0..=FEATURES.len()).prop_map(|list| list.iter().fold(0, |all, (_, bit, _)| all | bit))
+}
+
+fn guest() -> impl Strategy<Value = Guest> {
+    let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (ram, 1..=4u8, features(), flags).prop_flat_map(|(ram_bytes, vcpus, features_refused, (page_poison, init_on_alloc, init_on_free))| {
+        let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
+        tasks.prop_map(move |tasks| Guest {
+            ram_bytes,
+            vcpus,
+            driver: Driver::Hint,
+            features_refused,
+            page_poison,
+            init_on_alloc,
+            init_on_free,
+            tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
+        })
+    })
+}
+
+/// A block's name, one of its pages, and a byte.
+fn place() -> impl Strategy<Value = (String, u64, u8)> {
+    (select(&BLOCKS[..]), any::<u64>(), any::<u8>()).prop_map(|((name, order), page, byte)| (name.to_owned(), page % (1 << order), byte))
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let pages = 1..=RAM_BYTES_MIN / PAGE_SIZE;
+    prop_oneof![
+        select(&BLOCKS[..]).prop_map(|(name, order)| Operation::Alloc { name: name.to_owned(), order }),
+        place().prop_map(|(name, _, _)| Operation::Free { name }),
+        place().prop_map(|(name, page, byte)| Operation::Write { name, page, byte }),
+        place().prop_map(|(name, page, byte)| Operation::Verify { name, page, byte }),
+        pages.clone().prop_map(|pages| Operation::Fill { name: LIST.to_owned(), pages }),
+        Just(Operation::Release { name: LIST.to_owned() }),
+        pages.prop_map(|pages| Operation::Shrink { pages }),
+        Just(Operation::Oom),
+        time_ns().prop_map(|ns| Operation::Sleep { ns }),
+        (1..=1_000_000u64, 0..=INTEGER_MAX).prop_map(|(times, seed)| Operation::Churn { times, seed }),
+        Just(Operation::Unbind),
+        Just(Operation::Bind),
+        Just(Operation::Panic),
+        Just(Operation::NullStore),
+        (RAM_BYTES_MAX..=INTEGER_MAX).prop_map(|address| Operation::WildStore { address }),
+        Just(Operation::JumpToData),
+    ]
+}
+
+fn host() -> impl Strategy<Value = Host> {
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
+    let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
+    (select(Profile::ALL), log, features(), queues, balloon, time_ns()).prop_map(
+        |(profile, (dirty_log, chunk_shift, initially_set), features, (hint_queue_size, queue_size), balloon_pages, stats_interval_ns)| {
+            let manual = dirty_log == DirtyLog::ManualClear;
+            Host {
+                profile,
+                dirty_log,
+                chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
+                initially_set: manual && initially_set,
+                features,
+                hint_queue_size,
+                queue_size,
+                balloon_pages,
+                stats_interval_ns,
+            }
+        },
+    )
+}
+
+fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
+    let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
+    let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
+    (start, rates, 1..=2_000_000_000_000u64, any::<bool>(), 1..=1_000_000u32).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, zero_page_detection, rounds_min)| Migration {
+            start,
+            bandwidth,
+            max_bandwidth,
+            downtime_limit_ns,
+            zero_page_detection,
+            rounds_min,
+        },
+    )
+}
+
+fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
+    prop_oneof![Just(PageOf::Last), (0..pages).prop_map(PageOf::Index)]
+}
+
+fn page_spec() -> impl Strategy<Value = PageSpec> {
+    let allocation = select(&BLOCKS[..])
+        .prop_flat_map(|(name, order)| page_of(1 << order).prop_map(move |page| PageSpec::Allocation { name: name.to_owned(), page }));
+    prop_oneof![
+        any::<u64>().prop_map(PageSpec::Pfn),
+        (1..=u32::MAX, page_of(1 << wire::balloon::HINT_BLOCK_ORDER)).prop_map(|(hint, page)| PageSpec::Hint { hint, page }),
+        allocation,
+    ]
+}
+
+/// An event. Kinds are drawn without pages or with, never both, so that sorted patterns keep the order that events of a kind have.
+fn pattern(pages: Vec<PageName>) -> impl Strategy<Value = Pattern> {
+    (select(EventKind::ALL), any::<prop::sample::Index>(), 1..5u32).prop_map(move |(kind, index, nth)| {
+        let page = (is_about_pages(kind) && !pages.is_empty()).then(|| index.get(&pages).clone());
+        Pattern::Event { kind, page, nth }
+    })
+}
+
+fn trigger(pages: Vec<PageName>) -> impl Strategy<Value = Trigger> {
+    (option::of(time_ns()), vec(pattern(pages), 0..3), time_ns(), 0..1000u64).prop_map(|(at_ns, after, delay_ns, delay_insns)| {
+        // Delays count from events.
+        let (delay_ns, delay_insns) = if after.is_empty() { (0, 0) } else { (delay_ns, delay_insns) };
+        Trigger { at_ns, after, delay_ns, delay_insns }
+    })
+}
+
+fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
+    let vcpu = (0..vcpus).prop_map(Actor::Vcpu).boxed();
+    let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
+    let command = prop_oneof![
+        select(vec![Command::Migrate, Command::Cancel, Command::Stop, Command::Cont, Command::ResetDevice, Command::BreakLink]),
+        balloon.prop_map(|pages| Command::Balloon { pages }),
+    ];
+    let without_page = prop_oneof![
+        (operation().prop_map(Action::Task), vcpu.clone()),
+        (command.prop_map(Action::Monitor), Just(Actor::MainLoop)),
+        (Just(Action::RepeatId), vcpu.clone()),
+    ];
+    if pages.is_empty() {
+        return without_page.boxed();
+    }
+    let device = select(vec![Actor::Dma, Actor::Vhost]);
+    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<u8>());
+    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, byte), pages, by)| {
+        let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
+        (Action::Write { page, offset, byte, pages }, by)
+    });
+    let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
+    prop_oneof![without_page, write, clear].boxed()
+}
+
+fn injection(vcpus: u8, pages: Vec<PageName>) -> impl Strategy<Value = Injection> {
+    (option::of("[a-z_][a-zA-Z0-9_-]{0,6}"), action(vcpus, pages.clone()), trigger(pages.clone()), vec(pattern(pages), 0..2)).prop_map(
+        |(name, (action, by), trigger, before)| {
+            let delay_insns = if let Actor::Vcpu(_) = by { trigger.delay_insns } else { 0 };
+            let last = trigger.after.iter().max().cloned();
+            // An injection stands between its events: keep those of `before` that come later in the order of patterns.
+            let before = before.into_iter().filter(|pattern| last.as_ref().is_none_or(|last| last < pattern)).collect();
+            Injection { name, action, by, trigger: Trigger { delay_insns, ..trigger }, before }
+        },
+    )
+}
+
+fn counts() -> impl Strategy<Value = (Option<u64>, Option<u64>)> {
+    (option::of(0..100u64), option::of(1..100u64)).prop_map(|(min, max)| match (min, max) {
+        (Some(min), Some(max)) => (Some(min.min(max)), Some(min.max(max))),
+        other => other,
+    })
+}
+
+fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
+    let sent: BoxedStrategy<BTreeMap<PageName, SentExpect>> = if pages.is_empty() {
+        Just(BTreeMap::new()).boxed()
+    } else {
+        let facts = (option::of(any::<u8>()), counts()).prop_map(|(last, (min, max))| SentExpect { last, min, max });
+        btree_map(select(pages), facts, 0..3).boxed()
+    };
+    let events = btree_map(
+        select(EventKind::ALL).prop_map(|kind| kind.name().to_owned()),
+        counts().prop_map(|(min, max)| CountExpect { min, max }),
+        0..3,
+    );
+    let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events)| Expect {
+            verdict,
+            blame: blame.filter(|_| verdict != Verdict::Pass),
+            sent,
+            rounds,
+            cmd_ids,
+            destination_cmd_id,
+            events,
+        },
+    )
+}
+
+fn costs() -> impl Strategy<Value = Costs> {
+    let cost = || 0..=1_000_000_000u64;
+    let guest = (cost(), cost(), cost(), cost());
+    let host = (cost(), cost(), cost(), cost(), cost(), cost(), cost());
+    let drawn = (guest, host).prop_map(
+        |(
+            (guest_step_ns, exit_ns, tracked_store_ns, irq_ns),
+            (lock_ns, element_ns, sync_word_ns, clear_ns, page_ns, state_ns, vm_stop_ns),
+        )| {
+            Costs {
+                guest_step_ns,
+                exit_ns,
+                tracked_store_ns,
+                irq_ns,
+                lock_ns,
+                element_ns,
+                sync_word_ns,
+                clear_ns,
+                page_ns,
+                state_ns,
+                vm_stop_ns,
+            }
+        },
+    );
+    prop_oneof![Just(Costs::default()), drawn]
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (1..=86_400_000_000_000u64, 1..=INTEGER_MAX, 1..=INTEGER_MAX).prop_map(|(time_ns, steps, step_insns)| Limits {
+        time_ns,
+        steps,
+        step_insns,
+    })
+}

@@ -1,0 +1,135 @@
+//! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
+
+use host::step::Costs;
+use wire::platform::PAGE_SIZE;
+
+use super::diagnostic::Diagnostic;
+use super::model::{DirtyLog, Host, Limits, Migration, Profile, Trigger};
+use super::read::{Fields, Reader, Value};
+use super::read_guest::table_of;
+use super::vocabulary;
+
+impl<'d> Reader<'d> {
+    /// Reads `[host]`; needs the guest's memory.
+    pub(super) fn host(&mut self, root: &Fields<'d>) -> Host {
+        let qemu = Host::of_profile(Profile::Qemu);
+        let Some(fields) = root.get("host").and_then(|value| self.fields(table_of(root, "host"), value)) else { return qemu };
+        let default = Host::of_profile(self.word(&fields, "profile", Profile::ALL).unwrap_or(qemu.profile));
+        let dirty_log = self.word(&fields, "dirty_log", DirtyLog::ALL).unwrap_or(default.dirty_log);
+        let queue_size = |size: Option<u64>, default| size.map_or(default, |size| u16::try_from(size).expect("the range ends at 1024"));
+        let host = Host {
+            profile: default.profile,
+            dirty_log,
+            chunk_shift: self.chunk_shift(&fields).unwrap_or(default.chunk_shift),
+            initially_set: self.flag(&fields, "initially_set").unwrap_or(dirty_log == DirtyLog::ManualClear),
+            features: self.feature_bits(&fields, "features").unwrap_or(default.features),
+            hint_queue_size: queue_size(self.integer(&fields, "hint_queue_size"), default.hint_queue_size),
+            queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
+            balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
+            stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+        };
+        if dirty_log != DirtyLog::ManualClear {
+            self.only_with_manual_clear(&fields, dirty_log);
+        }
+        host
+    }
+
+    fn only_with_manual_clear(&mut self, fields: &Fields<'d>, dirty_log: DirtyLog) {
+        for key in ["chunk", "initially_set"] {
+            let Some(span) = fields.key_span(key) else { continue };
+            let message = format!("`{key}` needs dirty_log = \"manual-clear\"");
+            let mut diagnostic = Diagnostic::error(span, message).label(format!("has no meaning with {}", dirty_log.name()));
+            diagnostic = match fields.get("dirty_log") {
+                Some(log) => diagnostic.related(log.span(), "the log is this"),
+                None => diagnostic.note("the log comes from the profile"),
+            };
+            self.report(diagnostic);
+        }
+    }
+
+    /// Pages per chunk as a power of two.
+    fn chunk_shift(&mut self, fields: &Fields<'d>) -> Option<u8> {
+        let bytes = self.size(fields, "chunk")?;
+        let shift = u8::try_from((bytes / PAGE_SIZE).ilog2()).expect("a logarithm of 64 bits");
+        assert!((6..=31).contains(&shift), "the key's range gives 6..=31, not {shift}");
+        Some(shift)
+    }
+
+    /// The balloon's size in 4 KiB pages, checked against the guest's memory.
+    pub(super) fn balloon_pages(&mut self, fields: &Fields<'d>) -> Option<u32> {
+        let bytes = self.size(fields, "balloon")?;
+        let bytes = self.check_in_ram(fields, "balloon", bytes)?;
+        Some(u32::try_from(bytes / PAGE_SIZE).expect("memory ends far below"))
+    }
+
+    /// Reads `[migration]`.
+    pub(super) fn migration(&mut self, root: &Fields<'d>) -> Migration {
+        let default = Migration::default();
+        let Some(fields) = root.get("migration").and_then(|value| self.fields(table_of(root, "migration"), value)) else { return default };
+        let start = fields.get("start").and_then(|value| self.start(&fields, value));
+        Migration {
+            start: start.unwrap_or(default.start),
+            bandwidth: self.rate(&fields, "bandwidth").unwrap_or(default.bandwidth),
+            max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
+            downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
+            zero_page_detection: self.flag(&fields, "zero_pages").unwrap_or(default.zero_page_detection),
+            rounds_min: self
+                .integer(&fields, "rounds_min")
+                .map_or(default.rounds_min, |rounds| u32::try_from(rounds).expect("the range ends below")),
+        }
+    }
+
+    /// Returns when the migration starts: `Some(None)` for never.
+    fn start(&mut self, fields: &Fields<'d>, value: &'d Value<'d>) -> Option<Option<Trigger>> {
+        if value.get_ref().is_table() {
+            let fields = self.fields(&vocabulary::START, value)?;
+            return Some(Some(self.trigger(&fields).0));
+        }
+        match value.get_ref().as_str() {
+            Some("never") => Some(None),
+            Some(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {
+                let vocabulary::Kind::Time(range) = vocabulary::START.key("at").kind else { unreachable!("`at` is a time") };
+                let at_ns = self.quantity(value, "start", super::units::TIMES, range)?;
+                Some(Some(Trigger { at_ns: Some(at_ns), ..Trigger::default() }))
+            }
+            Some(_) => self.pattern(value).map(|pattern| Some(Trigger { after: vec![pattern], ..Trigger::default() })),
+            None => {
+                let expected = "an event, a time, \"never\", or a table with after, at and delay";
+                assert_eq!(fields.table.key("start").name, "start");
+                self.wrong_type(value, expected);
+                None
+            }
+        }
+    }
+
+    /// Reads `[costs]`.
+    pub(super) fn costs(&mut self, root: &Fields<'d>) -> Costs {
+        let default = Costs::default();
+        let Some(fields) = root.get("costs").and_then(|value| self.fields(table_of(root, "costs"), value)) else { return default };
+        let mut cost = |key, default| self.time(&fields, key).unwrap_or(default);
+        Costs {
+            guest_step_ns: cost("guest_step", default.guest_step_ns),
+            exit_ns: cost("exit", default.exit_ns),
+            tracked_store_ns: cost("tracked_store", default.tracked_store_ns),
+            irq_ns: cost("irq", default.irq_ns),
+            lock_ns: cost("lock", default.lock_ns),
+            element_ns: cost("element", default.element_ns),
+            sync_word_ns: cost("sync_word", default.sync_word_ns),
+            clear_ns: cost("clear", default.clear_ns),
+            page_ns: cost("page", default.page_ns),
+            state_ns: cost("state", default.state_ns),
+            vm_stop_ns: cost("vm_stop", default.vm_stop_ns),
+        }
+    }
+
+    /// Reads `[limits]`.
+    pub(super) fn limits(&mut self, root: &Fields<'d>) -> Limits {
+        let default = Limits::default();
+        let Some(fields) = root.get("limits").and_then(|value| self.fields(table_of(root, "limits"), value)) else { return default };
+        Limits {
+            time_ns: self.time(&fields, "time").unwrap_or(default.time_ns),
+            steps: self.integer(&fields, "steps").unwrap_or(default.steps),
+            step_insns: self.integer(&fields, "step_insns").unwrap_or(default.step_insns),
+        }
+    }
+}

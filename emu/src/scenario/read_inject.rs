@@ -1,0 +1,373 @@
+//! Reads what the scenario does and asks for: `[pages]`, `[[inject]]`, `[[order]]`, `[expect]`.
+
+use std::collections::BTreeMap;
+use std::ops::Range as Span;
+
+use host::event::{Actor, EventKind};
+use wire::platform::PAGE_SHIFT;
+
+use super::contradiction::Edge;
+use super::diagnostic::{Diagnostic, nearest};
+use super::model::{Action, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Trigger};
+use super::read::{Fields, Reader, Value, in_order};
+use super::read_guest::table_of;
+use super::vocabulary::{self, Kind};
+use crate::outcome::Verdict;
+
+impl<'d> Reader<'d> {
+    /// Reads `[pages]`.
+    pub(super) fn pages(&mut self, root: &Fields<'d>) -> BTreeMap<PageName, PageSpec> {
+        let Some(value) = root.get("pages") else { return BTreeMap::new() };
+        let Some(entries) = value.get_ref().as_table() else {
+            self.wrong_type(value, "a table");
+            return BTreeMap::new();
+        };
+        let mut pages = BTreeMap::new();
+        for (name, spec) in in_order(entries) {
+            if let Some(spec) = self.page_spec(spec) {
+                pages.insert(name.get_ref().as_ref().to_owned(), spec);
+            }
+        }
+        pages
+    }
+
+    /// Reads `[[inject]]`; needs the pages, to know where a write ends.
+    pub(super) fn injections(&mut self, root: &Fields<'d>, pages: &BTreeMap<PageName, PageSpec>) -> Vec<Injection> {
+        let Some(value) = root.get("inject") else { return Vec::new() };
+        let table = table_of(root, "inject");
+        let mut injections = Vec::new();
+        for (index, element) in self.list(value).into_iter().enumerate() {
+            let Some(fields) = self.fields(table, element) else { continue };
+            injections.extend(self.injection(&fields, index, pages));
+        }
+        injections
+    }
+
+    fn injection(&mut self, fields: &Fields<'d>, index: usize, pages: &BTreeMap<PageName, PageSpec>) -> Option<Injection> {
+        let name = fields.get("name").map(|value| self.injection_name(value));
+        let (trigger, after) = self.trigger(fields);
+        let delay_insns = self.integer(fields, "delay_insns").unwrap_or(0);
+        let before = self.patterns(fields, "before");
+        for (pattern, span) in after {
+            self.edges.push(Edge { from: pattern, to: Pattern::Injection(index), span });
+        }
+        for (pattern, span) in &before {
+            self.edges.push(Edge { from: Pattern::Injection(index), to: pattern.clone(), span: span.clone() });
+        }
+        let key = self.action_key(fields)?;
+        let by = self.actor(fields, key);
+        let action = self.action(fields, key, pages, by);
+        self.check_delays(fields, by);
+        let trigger = Trigger { delay_insns, ..trigger };
+        let before = before.into_iter().map(|(pattern, _)| pattern).collect();
+        Some(Injection { name: name.flatten(), action: action?, by: by?, trigger, before })
+    }
+
+    fn injection_name(&mut self, value: &'d Value<'d>) -> Option<String> {
+        let text = self.string(value)?;
+        if EventKind::ALL.iter().any(|kind| kind.name() == text) {
+            let message = format!("`{text}` is an event's name");
+            self.report(Diagnostic::error(value.span(), message).label("choose another"));
+            return None;
+        }
+        self.new_name(text, value.span(), "an injection")
+    }
+
+    /// Returns the trigger without its count of instructions, and its events with their places.
+    pub(super) fn trigger(&mut self, fields: &Fields<'d>) -> (Trigger, Vec<(Pattern, Span<usize>)>) {
+        let after = self.patterns(fields, "after");
+        let at_ns = self.time(fields, "at");
+        let delay_ns = self.time(fields, "delay").unwrap_or(0);
+        for key in ["delay", "delay_insns"] {
+            let Some(span) = fields.key_span(key).filter(|_| fields.table.has(key)) else { continue };
+            if fields.get("after").is_none() {
+                let message = format!("`{key}` needs `after`");
+                self.report(Diagnostic::error(span, message).label("behind which event?").note("it counts from the last event of `after`"));
+            }
+        }
+        let events = after.iter().map(|(pattern, _)| pattern.clone()).collect();
+        (Trigger { at_ns, after: events, delay_ns, delay_insns: 0 }, after)
+    }
+
+    /// Returns the key of an injection's only action.
+    fn action_key(&mut self, fields: &Fields<'d>) -> Option<&'static str> {
+        let mut given: Vec<(&'static str, Span<usize>)> =
+            vocabulary::ACTIONS.iter().filter_map(|key| fields.key_span(key).map(|span| (*key, span))).collect();
+        given.sort_by_key(|(_, span)| span.start);
+        match given.as_slice() {
+            [(key, _)] => Some(key),
+            [] => {
+                let actions: Vec<String> = vocabulary::ACTIONS.iter().map(|key| format!("`{key}`")).collect();
+                let message = format!("an injection needs one of {}", actions.join(", "));
+                self.report(Diagnostic::error(fields.span.clone(), message).label("does nothing"));
+                None
+            }
+            [(first, first_span), (second, second_span), ..] => {
+                let message = format!("one injection does one thing, not `{first}` and `{second}`");
+                let diagnostic = Diagnostic::error(second_span.clone(), message).label("a second one");
+                self.report(diagnostic.related(first_span.clone(), "the first").note("write two [[inject]] tables"));
+                None
+            }
+        }
+    }
+
+    /// Returns who makes an action.
+    fn actor(&mut self, fields: &Fields<'d>, action: &str) -> Option<Actor> {
+        let vcpus = (0..self.vcpus).map(Actor::Vcpu);
+        let fitting: Vec<Actor> = match action {
+            "write" => vcpus.chain([Actor::Dma, Actor::Vhost]).collect(),
+            "task" | "repeat_id" => vcpus.collect(),
+            "monitor" => vec![Actor::MainLoop],
+            "clear_log" => vec![Actor::Display],
+            _ => unreachable!("`{action}` is no action"),
+        };
+        let names: Vec<String> = fitting.iter().map(Actor::to_string).collect();
+        let listed = names.join(", ");
+        let Some(value) = fields.get("by") else {
+            if let [only @ (Actor::MainLoop | Actor::Display)] = fitting.as_slice() {
+                return Some(*only);
+            }
+            let message = format!("`{action}` needs `by`");
+            let span = fields.key_span(action).unwrap_or_else(|| fields.span.clone());
+            self.report(Diagnostic::error(span, message).label("by whom?").note(format!("who can: {listed}")));
+            return None;
+        };
+        let text = self.string(value)?;
+        let found = names.iter().position(|name| name == text).map(|index| fitting[index]);
+        if found.is_none() {
+            let everybody = ["dma", "vhost", "display", "main-loop"];
+            let known = everybody.contains(&text) || (0..self.vcpus).any(|vcpu| Actor::Vcpu(vcpu).to_string() == text);
+            let message = if known { format!("`{text}` cannot do `{action}`") } else { format!("unknown actor `{text}`") };
+            let suggestion = if known { None } else { nearest(text, names.iter().map(String::as_str)) };
+            let label = if known { "does not fit" } else { "not known" };
+            let diagnostic = Diagnostic::error(self.inner(value), message).label(label).note(format!("who can: {listed}"));
+            self.report(diagnostic.suggest(suggestion));
+        }
+        found
+    }
+
+    fn action(&mut self, fields: &Fields<'d>, key: &str, pages: &BTreeMap<PageName, PageSpec>, by: Option<Actor>) -> Option<Action> {
+        let value = fields.get(key)?;
+        match key {
+            "write" => {
+                let write = self.fields(table_of(fields, key), value)?;
+                let page = self.page_of(&write);
+                let byte = self.integer(&write, "byte").map(|byte| u8::try_from(byte).expect("the range ends at 255"));
+                let offset = self.integer(&write, "offset").unwrap_or(0);
+                let count = self.integer(&write, "pages").unwrap_or(1);
+                if let (Some(Actor::Vcpu(_)), 2..) = (by, count) {
+                    let diagnostic = Diagnostic::error(write.span_of("pages"), "a vCPU's store writes one page").label("more than one");
+                    self.report(diagnostic.note("writes over several pages are made by dma or vhost"));
+                }
+                let page = page?;
+                self.check_end(&write, &page, count, pages);
+                Some(Action::Write { page, offset, byte: byte?, pages: count })
+            }
+            "task" => self.operation(value).map(Action::Task),
+            "monitor" => self.command(value).map(Action::Monitor),
+            "clear_log" => {
+                let clear = self.fields(table_of(fields, key), value)?;
+                let page = self.page_of(&clear);
+                let count = self.integer(&clear, "pages").unwrap_or(1);
+                let page = page?;
+                self.check_end(&clear, &page, count, pages);
+                Some(Action::ClearLog { page, pages: count })
+            }
+            "repeat_id" => {
+                self.only_true(fields, key);
+                Some(Action::RepeatId)
+            }
+            _ => unreachable!("`{key}` is no action"),
+        }
+    }
+
+    fn page_of(&mut self, fields: &Fields<'d>) -> Option<PageName> {
+        let value = fields.get("page")?;
+        let name = self.string(value)?;
+        self.known_page(name, self.inner(value))
+    }
+
+    /// Notes a range of pages that leaves the memory, as far as that is known before the run.
+    fn check_end(&mut self, fields: &Fields<'d>, page: &str, count: u64, pages: &BTreeMap<PageName, PageSpec>) {
+        let frames = self.ram_bytes >> PAGE_SHIFT;
+        let first = match pages.get(page) {
+            Some(PageSpec::Pfn(first)) => *first,
+            Some(PageSpec::Hint { .. } | PageSpec::Allocation { .. }) | None => 0,
+        };
+        if count > frames - first {
+            let label = match frames - first {
+                1 => "it is the last page of memory".to_owned(),
+                room => format!("memory ends {room} pages from there"),
+            };
+            self.report(Diagnostic::error(fields.span_of("pages"), "the pages leave the guest's memory").label(label));
+        }
+    }
+
+    fn command(&mut self, value: &'d Value<'d>) -> Option<Command> {
+        if value.get_ref().is_table() {
+            let fields = self.fields(&vocabulary::BALLOON, value)?;
+            return self.balloon_pages(&fields).map(|pages| Command::Balloon { pages });
+        }
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong_type(value, "a command, or { balloon = \"4 MiB\" }");
+            return None;
+        };
+        match text {
+            "migrate" => Some(Command::Migrate),
+            "cancel" => Some(Command::Cancel),
+            "stop" => Some(Command::Stop),
+            "cont" => Some(Command::Cont),
+            "reset-device" => Some(Command::ResetDevice),
+            "break-link" => Some(Command::BreakLink),
+            "balloon" => {
+                let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");
+                self.report(diagnostic.suggest(Some("{ balloon = \"4 MiB\" }")));
+                None
+            }
+            _ => {
+                let names: Vec<&str> = vocabulary::COMMANDS.iter().map(|(name, _)| *name).collect();
+                self.unknown(self.inner(value), "command", text, &names);
+                None
+            }
+        }
+    }
+
+    fn check_delays(&mut self, fields: &Fields<'d>, by: Option<Actor>) {
+        if let (Some(span), Some(Actor::Dma | Actor::Vhost | Actor::Display | Actor::MainLoop)) = (fields.key_span("delay_insns"), by) {
+            let diagnostic = Diagnostic::error(span, "`delay_insns` counts a vCPU's instructions").label("no vCPU makes this injection");
+            self.report(diagnostic.note("use `delay` for time"));
+        }
+    }
+
+    /// Reads `[[order]]`.
+    pub(super) fn orders(&mut self, root: &Fields<'d>) -> Vec<Order> {
+        let Some(value) = root.get("order") else { return Vec::new() };
+        let table = table_of(root, "order");
+        let mut orders = Vec::new();
+        for element in self.list(value) {
+            let Some(fields) = self.fields(table, element) else { continue };
+            orders.extend(fields.get("chain").and_then(|chain| self.chain(chain)));
+        }
+        orders
+    }
+
+    fn chain(&mut self, value: &'d Value<'d>) -> Option<Order> {
+        let elements = self.list(value);
+        if elements.len() < 2 && value.get_ref().is_array() {
+            let message = "a chain needs two events";
+            self.report(Diagnostic::error(value.span(), message).label(format!("{} here", elements.len())));
+            return None;
+        }
+        let count = elements.len();
+        let chain: Vec<(Pattern, Span<usize>)> =
+            elements.into_iter().filter_map(|element| self.pattern(element).map(|pattern| (pattern, element.span()))).collect();
+        if chain.len() < count {
+            return None;
+        }
+        for pair in chain.windows(2) {
+            let [(from, first), (to, second)] = pair else { unreachable!("windows of two") };
+            self.edges.push(Edge { from: from.clone(), to: to.clone(), span: first.start..second.end });
+        }
+        let chain: Vec<Pattern> = chain.into_iter().map(|(pattern, _)| pattern).collect();
+        (chain.len() > 1).then_some(Order { chain })
+    }
+
+    /// Reads `[expect]`.
+    pub(super) fn expect(&mut self, root: &Fields<'d>) -> Expect {
+        let default = Expect::default();
+        let Some(fields) = root.get("expect").and_then(|value| self.fields(table_of(root, "expect"), value)) else { return default };
+        let id = |id: u64| u32::try_from(id).expect("the range ends at 32 bits");
+        let verdict = self.word(&fields, "verdict", Verdict::ALL).unwrap_or(default.verdict);
+        let blame = self.word(&fields, "blame", vocabulary::BLAMES);
+        if let (Some(blame), Verdict::Pass) = (blame, verdict) {
+            let message = format!("nobody is to blame for a run that passes, not the {}", blame.name());
+            let diagnostic = Diagnostic::error(fields.span_of("blame"), message).label("who is blamed");
+            self.report(match fields.get("verdict") {
+                Some(verdict) => diagnostic.related(verdict.span(), "for this"),
+                None => diagnostic.note("without `verdict`, the run is to pass"),
+            });
+        }
+        Expect {
+            verdict,
+            blame,
+            sent: self.sent(&fields),
+            rounds: self.integer(&fields, "rounds"),
+            cmd_ids: self.cmd_ids(&fields),
+            destination_cmd_id: self.integer(&fields, "destination_cmd_id").map(id),
+            events: self.event_counts(&fields),
+        }
+    }
+
+    fn cmd_ids(&mut self, fields: &Fields<'d>) -> Option<Vec<u32>> {
+        let value = fields.get("cmd_ids")?;
+        let Kind::Integers(range) = fields.table.key("cmd_ids").kind else { unreachable!("a list of integers") };
+        let ids = self.list(value).into_iter().filter_map(|element| self.integer_in(element, "cmd_ids", range));
+        Some(ids.map(|id| u32::try_from(id).expect("the range ends at 32 bits")).collect())
+    }
+
+    fn sent(&mut self, fields: &Fields<'d>) -> BTreeMap<PageName, SentExpect> {
+        let mut sent = BTreeMap::new();
+        for (name, span, entry) in self.entries(fields, "sent") {
+            let page = self.known_page(name, span);
+            let Some(entry) = self.fields(table_of(fields, "sent"), entry) else { continue };
+            let last = self.integer(&entry, "last").map(|byte| u8::try_from(byte).expect("the range ends at 255"));
+            let (min, max) = self.min_max(&entry);
+            if let (Some(_), Some(0)) = (last, max) {
+                let diagnostic = Diagnostic::error(entry.span_of("last"), "a page that is never sent has no last copy");
+                self.report(diagnostic.label("what its last copy holds").related(entry.span_of("max"), "never sent"));
+            }
+            sent.extend(page.map(|page| (page, SentExpect { last, min, max })));
+        }
+        sent
+    }
+
+    fn event_counts(&mut self, fields: &Fields<'d>) -> BTreeMap<String, CountExpect> {
+        let mut events = BTreeMap::new();
+        for (name, span, entry) in self.entries(fields, "events") {
+            if !EventKind::ALL.iter().any(|kind| kind.name() == name) {
+                self.unknown_event_key(name, span);
+                continue;
+            }
+            let Some(entry) = self.fields(table_of(fields, "events"), entry) else { continue };
+            let (min, max) = self.min_max(&entry);
+            events.insert(name.to_owned(), CountExpect { min, max });
+        }
+        events
+    }
+
+    fn unknown_event_key(&mut self, name: &str, span: Span<usize>) {
+        let known = vocabulary::events();
+        let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        if known.iter().any(|event| event.split('.').next() == Some(name)) {
+            let diagnostic = Diagnostic::error(span, format!("`{name}` is the beginning of an event's name")).label("not an event");
+            self.report(diagnostic.note("a key with a dot needs quotes: \"hint.apply\" = { min = 1 }"));
+        } else {
+            self.unknown(span, "event", name, &known);
+        }
+    }
+
+    /// Returns the entries of a table whose keys are free, with the keys' places.
+    fn entries(&mut self, fields: &Fields<'d>, key: &str) -> Vec<(&'d str, Span<usize>, &'d Value<'d>)> {
+        let Some(value) = fields.get(key) else { return Vec::new() };
+        let Some(entries) = value.get_ref().as_table() else {
+            self.wrong_type(value, "a table");
+            return Vec::new();
+        };
+        let bare = |span: Span<usize>| {
+            let quoted = self.text[span.clone()].starts_with(['"', '\'']) && span.len() >= 2;
+            if quoted { span.start + 1..span.end - 1 } else { span }
+        };
+        in_order(entries).into_iter().map(|(name, value)| (name.get_ref().as_ref(), bare(name.span()), value)).collect()
+    }
+
+    fn min_max(&mut self, fields: &Fields<'d>) -> (Option<u64>, Option<u64>) {
+        let (min, max) = (self.integer(fields, "min"), self.integer(fields, "max"));
+        if let (Some(least), Some(most)) = (min, max)
+            && least > most
+        {
+            let diagnostic = Diagnostic::error(fields.span_of("max"), "`max` is below `min`").label(format!("at most {most}"));
+            self.report(diagnostic.related(fields.span_of("min"), format!("at least {least}")));
+        }
+        (min, max)
+    }
+}

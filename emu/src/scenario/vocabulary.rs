@@ -1,0 +1,668 @@
+//! The language of scenario files in one table: every key with its meaning, its type, its range and the reason for it.
+//!
+//! The reader takes types and ranges from here and refuses what does not stand here; the JSON Schema is written from here. So neither can
+//! know a key that the other does not.
+
+use host::event::EventKind;
+use host::fault::Fault;
+use wire::balloon::feature;
+use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
+
+use super::model::{DirtyLog, Driver, Profile};
+use crate::outcome::{Blame, Verdict};
+
+/// A table of the file.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// How messages call it.
+    pub(super) title: &'static str,
+    /// Its keys, in the order of writing.
+    pub(super) keys: &'static [Key],
+}
+
+/// A key of a table.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// Its meaning, in a sentence; shown by editors.
+    pub(super) about: &'static str,
+    pub(super) required: bool,
+    /// What holds without it, as TOML; empty when that is nothing, or depends on other keys.
+    pub(super) default: &'static str,
+    pub(super) kind: Kind,
+}
+
+/// A word of a closed set, and its meaning.
+pub(super) type Word = (&'static str, &'static str);
+
+/// Smallest and largest value, and the reason for them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range {
+    pub(super) min: u64,
+    pub(super) max: u64,
+    pub(super) why: &'static str,
+}
+
+impl Range {
+    /// Returns the range in words, each end written by `format`.
+    pub(super) fn describe(&self, format: impl Fn(u64) -> String) -> String {
+        if self.max == INTEGER_MAX {
+            format!("at least {}", format(self.min))
+        } else {
+            format!("{} to {}", format(self.min), format(self.max))
+        }
+    }
+}
+
+/// What a key's value is.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// A text that is not empty.
+    Text,
+    /// A new name.
+    Name,
+    Flag,
+    /// `true`, and nothing else.
+    True,
+    Integer(Range),
+    /// An integer that is a power of two.
+    PowerOfTwo(Range),
+    /// A list of integers.
+    Integers(Range),
+    /// A size with a unit; a multiple of the number.
+    Size(Range, u64),
+    /// A size with a unit; a power of two.
+    SizePowerOfTwo(Range),
+    Time(Range),
+    Rate(Range),
+    /// A rate, or "unlimited".
+    RateOrUnlimited(Range),
+    /// One word of a set, and what such a word is.
+    Word(&'static str, fn() -> Vec<Word>),
+    /// A list of different words of a set, and what such a word is.
+    Words(&'static str, fn() -> Vec<Word>),
+    /// The name of a vCPU.
+    Vcpu,
+    /// Who makes an injection.
+    Actor,
+    /// A name of `[pages]`.
+    Page,
+    /// The name of an allocation, new or known.
+    Allocation,
+    /// An event pattern or a list of them.
+    Patterns,
+    /// Two or more event patterns.
+    Chain,
+    Table(&'static Table),
+    Tables(&'static Table),
+    /// One of [`OPERATIONS`].
+    Operation,
+    /// A list of [`OPERATIONS`].
+    Operations,
+    /// A monitor command.
+    Command,
+    /// When the migration starts.
+    Start,
+    /// Names with their page specifications.
+    Pages,
+    /// A table for each of some named pages.
+    PerPage(&'static Table),
+    /// A table for each of some events.
+    PerEvent(&'static Table),
+}
+
+const fn key(name: &'static str, about: &'static str, kind: Kind) -> Key {
+    Key { name, about, required: false, default: "", kind }
+}
+
+impl Key {
+    const fn required(self) -> Self {
+        Self { required: true, ..self }
+    }
+
+    const fn default(self, default: &'static str) -> Self {
+        Self { default, ..self }
+    }
+}
+
+const fn range(min: u64, max: u64, why: &'static str) -> Range {
+    Range { min, max, why }
+}
+
+impl Table {
+    /// Returns the key of that name.
+    ///
+    /// # Panics
+    /// When there is none: a reader asks for what the language does not have.
+    pub(super) fn key(&self, name: &str) -> &'static Key {
+        self.keys.iter().find(|key| key.name == name).unwrap_or_else(|| panic!("{} has no key `{name}`", self.title))
+    }
+
+    /// Returns whether a key of that name exists.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.keys.iter().any(|key| key.name == name)
+    }
+}
+
+/// TOML promises integers up to here.
+pub(super) const INTEGER_MAX: u64 = i64::MAX as u64;
+const TIME: Range = range(0, 86_400_000_000_000, "a run is a matter of seconds; a day is the limit");
+const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
+const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
+const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
+const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const BYTE: Range = range(0, 255, "it is a byte");
+const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
+const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
+const AMOUNT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "at least a page, and no memory is larger");
+
+/// The whole file.
+pub(super) static ROOT: Table = Table {
+    title: "the file",
+    keys: &[
+        key("about", "What the scenario shows, in a sentence.", Kind::Text).required(),
+        key("witness", "Faults that must change the verdict when switched on.", Kind::Words("fault", faults)).default("[]"),
+        key("faults", "Faults that are on in this scenario.", Kind::Words("fault", faults)).default("[]"),
+        key("guest", "The guest: memory, vCPUs, driver, tasks.", Kind::Table(&GUEST)),
+        key("host", "The host: device, dirty log.", Kind::Table(&HOST)),
+        key("migration", "The migration's parameters.", Kind::Table(&MIGRATION)),
+        key(
+            "pages",
+            "Names for pages: \"first page of hint 1\", \"page 7 of hint 1\" (from 0), \"pfn 0x800\", \"address 0x800000\", \"last page of A\".",
+            Kind::Pages,
+        ),
+        key("inject", "Something that the scenario does at a chosen moment.", Kind::Tables(&INJECT)),
+        key("order", "Events that must come in this order.", Kind::Tables(&ORDER)),
+        key("expect", "What must come out.", Kind::Table(&EXPECT)),
+        key("costs", "What moves cost in virtual time.", Kind::Table(&COSTS)),
+        key("limits", "When the run is given up.", Kind::Table(&LIMITS)),
+    ],
+};
+
+static GUEST: Table = Table {
+    title: "[guest]",
+    keys: &[
+        key(
+            "ram",
+            "Memory.",
+            Kind::Size(
+                range(
+                    RAM_BYTES_MIN,
+                    RAM_BYTES_MAX,
+                    "the image, its memory map and one free block of the largest order must fit, and MMIO lies above",
+                ),
+                PAGE_SIZE,
+            ),
+        )
+        .default("\"16 MiB\""),
+        key("vcpus", "Number of vCPUs.", Kind::Integer(range(1, MAX_VCPUS as u64, "each has a mailbox page"))).default("2"),
+        key("driver", "Which interface the balloon driver speaks.", Kind::Word("driver", drivers)).default("\"hint\""),
+        key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
+        key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
+        key("init_on_free", "Freed pages are zeroed.", Kind::Flag).default("false"),
+        key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
+        key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
+    ],
+};
+
+static TASK: Table = Table {
+    title: "[[guest.task]]",
+    keys: &[key("on", "The vCPU.", Kind::Vcpu).required(), key("do", "Its operations, in order.", Kind::Operations).required()],
+};
+
+/// The operations of tasks; each table's first key is the operation's name.
+pub(super) static OPERATIONS: &[Table] = &[
+    Table {
+        title: "an `alloc` operation",
+        keys: &[
+            key("alloc", "Allocates a block and gives it this name.", Kind::Allocation).required(),
+            key(
+                "order",
+                "log2 of the block's pages.",
+                Kind::Integer(range(0, wire::layout::MAX_PAGE_ORDER as u64, "the buddy allocator has no larger blocks")),
+            )
+            .default("0"),
+        ],
+    },
+    Table { title: "a `free` operation", keys: &[key("free", "Frees an allocated block.", Kind::Allocation).required()] },
+    Table {
+        title: "a `write` operation",
+        keys: &[
+            key(
+                "write",
+                "Stores 8 bytes at the start of a page of an allocated block: the byte, then a number unique in the scenario.",
+                Kind::Allocation,
+            )
+            .required(),
+            key("byte", "First byte stored.", Kind::Integer(BYTE)).required(),
+            key("page", "Which page of the block, from 0.", Kind::Integer(ANY)).default("0"),
+        ],
+    },
+    Table {
+        title: "a `verify` operation",
+        keys: &[
+            key("verify", "Panics unless a page of an allocated block starts with the byte.", Kind::Allocation).required(),
+            key("byte", "First byte expected.", Kind::Integer(BYTE)).required(),
+            key("page", "Which page of the block, from 0.", Kind::Integer(ANY)).default("0"),
+        ],
+    },
+    Table {
+        title: "a `fill` operation",
+        keys: &[
+            key("fill", "Allocates single pages, writes each, and keeps them under this name.", Kind::Allocation).required(),
+            key("size", "How much.", Kind::Size(AMOUNT, PAGE_SIZE)).required(),
+        ],
+    },
+    Table { title: "a `release` operation", keys: &[key("release", "Frees what `fill` allocated.", Kind::Allocation).required()] },
+    Table {
+        title: "a `shrink` operation",
+        keys: &[key("shrink", "Runs the shrinkers for this much.", Kind::Size(AMOUNT, PAGE_SIZE)).required()],
+    },
+    Table { title: "an `oom` operation", keys: &[key("oom", "Runs the OOM notifiers.", Kind::True).required()] },
+    Table { title: "a `sleep` operation", keys: &[key("sleep", "Sleeps this long.", Kind::Time(TIME)).required()] },
+    Table {
+        title: "a `churn` operation",
+        keys: &[
+            key(
+                "churn",
+                "Allocates, writes and frees at random, this many times.",
+                Kind::Integer(range(1, 1_000_000, "more exceed any run's limits")),
+            )
+            .required(),
+            key("seed", "Seed of the choices.", Kind::Integer(ANY)).default("0"),
+        ],
+    },
+    Table { title: "an `unbind` operation", keys: &[key("unbind", "Removes the driver.", Kind::True).required()] },
+    Table { title: "a `bind` operation", keys: &[key("bind", "Probes the driver again.", Kind::True).required()] },
+    Table { title: "a `panic` operation", keys: &[key("panic", "Panics.", Kind::True).required()] },
+    Table { title: "a `null_store` operation", keys: &[key("null_store", "Stores at address 0.", Kind::True).required()] },
+    Table {
+        title: "a `wild_store` operation",
+        keys: &[key("wild_store", "Stores at this address, outside anything writable.", Kind::Integer(ANY)).required()],
+    },
+    Table { title: "a `jump_to_data` operation", keys: &[key("jump_to_data", "Jumps to a data page.", Kind::True).required()] },
+];
+
+static HOST: Table = Table {
+    title: "[host]",
+    keys: &[
+        key("profile", "Whose device and policy.", Kind::Word("profile", profiles)).default("\"qemu\""),
+        key(
+            "dirty_log",
+            "How guest writes are tracked; default: manual-clear for qemu, get-clears for firecracker.",
+            Kind::Word("dirty log", dirty_logs),
+        ),
+        key(
+            "chunk",
+            "Memory per CLEAR (only with manual-clear).",
+            Kind::SizePowerOfTwo(range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two")),
+        )
+        .default("\"1 GiB\""),
+        key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
+        key(
+            "features",
+            "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker.",
+            Kind::Words("feature", features),
+        ),
+        key(
+            "hint_queue_size",
+            "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.",
+            Kind::PowerOfTwo(range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024")),
+        ),
+        key(
+            "queue_size",
+            "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.",
+            Kind::PowerOfTwo(range(1, 1024, "QEMU's queues end at 1024")),
+        ),
+        key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
+            .default("\"0 MiB\""),
+        key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+    ],
+};
+
+static MIGRATION: Table = Table {
+    title: "[migration]",
+    keys: &[
+        key("start", "When the first migration starts: an event, a time, \"never\" (only by an injection), or a table.", Kind::Start)
+            .default("\"guest.ready\""),
+        key("bandwidth", "Speed of the link.", Kind::Rate(RATE)).default("\"1 GiB/s\""),
+        key("max_bandwidth", "QEMU's max-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"128 MiB/s\""),
+        key(
+            "downtime_limit",
+            "QEMU's downtime-limit.",
+            Kind::Time(range(1, 2_000_000_000_000, "with none the last round never comes, and QEMU takes at most 2000 s")),
+        )
+        .default("\"300 ms\""),
+        key("zero_pages", "Zero pages are found and sent as a 9-byte record.", Kind::Flag).default("true"),
+        key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
+            .default("1"),
+    ],
+};
+
+/// `migration.start` written as a table.
+pub(super) static START: Table = Table {
+    title: "`start`",
+    keys: &[
+        key("after", "Not before these events.", Kind::Patterns).default("[]"),
+        key("at", "Not before this virtual time.", Kind::Time(TIME)),
+        key("delay", "That long behind the last of the events.", Kind::Time(TIME)).default("\"0 ns\""),
+    ],
+};
+
+static INJECT: Table = Table {
+    title: "[[inject]]",
+    keys: &[
+        key("name", "A name for order chains; `inject[i]` always works.", Kind::Name),
+        key("write", "Stores to a named page.", Kind::Table(&WRITE)),
+        key("task", "Makes a vCPU's task thread do an operation.", Kind::Operation),
+        key("monitor", "Gives a monitor command.", Kind::Command),
+        key("clear_log", "Another user of the dirty log clears its pages.", Kind::Table(&CLEAR_LOG)),
+        key("repeat_id", "A stray element on the hint queue repeats the current command id.", Kind::True),
+        key("by", "Who: a vCPU, dma or vhost for `write`, a vCPU for `task` and `repeat_id`.", Kind::Actor),
+        key("at", "Not before this virtual time.", Kind::Time(TIME)),
+        key("after", "Not before these events.", Kind::Patterns).default("[]"),
+        key("before", "These events may not happen before it.", Kind::Patterns).default("[]"),
+        key("delay", "That long behind the last event of `after`.", Kind::Time(TIME)).default("\"0 ns\""),
+        key("delay_insns", "That many instructions of the vCPU behind the last event of `after`.", Kind::Integer(ANY)).default("0"),
+    ],
+};
+
+/// The keys of `[[inject]]` of which there is exactly one.
+pub(super) const ACTIONS: &[&str] = &["write", "task", "monitor", "clear_log", "repeat_id"];
+
+static WRITE: Table = Table {
+    title: "`write`",
+    keys: &[
+        key("page", "The page.", Kind::Page).required(),
+        key("byte", "First byte stored; a number unique in the scenario follows.", Kind::Integer(BYTE)).required(),
+        key("offset", "Byte offset in the page.", Kind::Integer(range(0, PAGE_SIZE - 8, "the store's 8 bytes must stay in the page")))
+            .default("0"),
+        key("pages", "Pages written, one store in each (dma and vhost).", Kind::Integer(PAGES)).default("1"),
+    ],
+};
+
+static CLEAR_LOG: Table = Table {
+    title: "`clear_log`",
+    keys: &[key("page", "The first page.", Kind::Page).required(), key("pages", "How many pages.", Kind::Integer(PAGES)).default("1")],
+};
+
+/// A monitor command that is a table.
+pub(super) static BALLOON: Table = Table {
+    title: "a monitor command",
+    keys: &[key(
+        "balloon",
+        "Sets the balloon's target: how much the guest is to give.",
+        Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE),
+    )
+    .required()],
+};
+
+static ORDER: Table = Table { title: "[[order]]", keys: &[key("chain", "Events, each before the next.", Kind::Chain).required()] };
+
+static EXPECT: Table = Table {
+    title: "[expect]",
+    keys: &[
+        key("verdict", "How the run ends.", Kind::Word("verdict", verdicts)).default("\"pass\""),
+        key("blame", "Whose fault a violation is.", Kind::Word("blame", blames)),
+        key("sent", "About the sending of named pages.", Kind::PerPage(&SENT)),
+        key("rounds", "Number of syncs.", Kind::Integer(ANY)),
+        key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
+        key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
+        key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+    ],
+};
+
+static SENT: Table = Table {
+    title: "`sent`",
+    keys: &[
+        key("last", "First byte of the page's last copy at the destination.", Kind::Integer(BYTE)),
+        key("min", "Fewest times sent.", Kind::Integer(ANY)),
+        key("max", "Most times sent.", Kind::Integer(ANY)),
+    ],
+};
+
+static TIMES: Table =
+    Table { title: "`events`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static COSTS: Table = Table {
+    title: "[costs]",
+    keys: &[
+        key("guest_step", "A tracepoint: the instructions since the last one.", Kind::Time(COST)).default("\"100 ns\""),
+        key("exit", "An exit to the VMM and back.", Kind::Time(COST)).default("\"1500 ns\""),
+        key("tracked_store", "First store to a write-protected page.", Kind::Time(COST)).default("\"1 us\""),
+        key("irq", "Entering an interrupt handler.", Kind::Time(COST)).default("\"500 ns\""),
+        key("lock", "Taking or releasing a host lock.", Kind::Time(COST)).default("\"50 ns\""),
+        key("element", "Host work on one queue element.", Kind::Time(COST)).default("\"1 us\""),
+        key("sync_word", "Copying or merging one 64-page word of a dirty bitmap.", Kind::Time(COST)).default("\"2 ns\""),
+        key("clear", "A CLEAR call.", Kind::Time(COST)).default("\"2 us\""),
+        key("page", "Finding and reading a page to send.", Kind::Time(COST)).default("\"250 ns\""),
+        key("state", "Telling a notifier, changing a state.", Kind::Time(COST)).default("\"1 us\""),
+        key("vm_stop", "Stopping or starting the VM.", Kind::Time(COST)).default("\"50 us\""),
+    ],
+};
+
+static LIMITS: Table = Table {
+    title: "[limits]",
+    keys: &[
+        key("time", "Virtual time.", Kind::Time(range(1, TIME.max, TIME.why))).default("\"60 s\""),
+        key("steps", "Steps of all actors.", Kind::Integer(COUNT)).default("20000000"),
+        key("step_insns", "Guest instructions between two of a vCPU's events.", Kind::Integer(COUNT)).default("50000000"),
+    ],
+};
+
+/// Returns every table of the language, each once, from the file inwards.
+pub(super) fn tables() -> Vec<&'static Table> {
+    let mut all: Vec<&'static Table> = vec![&ROOT];
+    let mut done = 0;
+    while done < all.len() {
+        for key in all[done].keys {
+            match key.kind {
+                Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table) => all.push(table),
+                Kind::Start => all.push(&START),
+                Kind::Command => all.push(&BALLOON),
+                // An injected task's operations are the tasks'.
+                Kind::Operations => all.extend(OPERATIONS),
+                Kind::Operation
+                | Kind::Text
+                | Kind::Name
+                | Kind::Flag
+                | Kind::True
+                | Kind::Integer(_)
+                | Kind::PowerOfTwo(_)
+                | Kind::Integers(_)
+                | Kind::Size(..)
+                | Kind::SizePowerOfTwo(_)
+                | Kind::Time(_)
+                | Kind::Rate(_)
+                | Kind::RateOrUnlimited(_)
+                | Kind::Word(..)
+                | Kind::Words(..)
+                | Kind::Vcpu
+                | Kind::Actor
+                | Kind::Page
+                | Kind::Allocation
+                | Kind::Patterns
+                | Kind::Chain
+                | Kind::Pages => {}
+            }
+        }
+        done += 1;
+    }
+    all
+}
+
+/// Feature bits by name.
+pub(super) const FEATURES: &[(&str, u64, &str)] = &[
+    ("must-tell-host", feature::MUST_TELL_HOST, "The host wants to be told before a page is taken back."),
+    ("stats-vq", feature::STATS_VQ, "A queue for memory statistics exists."),
+    ("deflate-on-oom", feature::DEFLATE_ON_OOM, "The guest may take pages back when it is out of memory."),
+    ("free-page-hint", feature::FREE_PAGE_HINT, "A queue for free page hints exists."),
+    ("page-poison", feature::PAGE_POISON, "The guest tells what it writes into free pages."),
+    ("page-reporting", feature::PAGE_REPORTING, "A queue for free page reports exists."),
+    ("hint-wait-on-ack", feature::HINT_WAIT_ON_ACK, "The driver waits for a hint's used buffer (proposal of January 2026)."),
+];
+
+/// Monitor commands that are a word.
+pub(super) const COMMANDS: &[Word] = &[
+    ("migrate", "Starts a migration."),
+    ("cancel", "Cancels the migration."),
+    ("stop", "Stops the VM."),
+    ("cont", "Lets the VM run on."),
+    ("reset-device", "Resets the balloon device alone."),
+    ("break-link", "Breaks the link to the destination."),
+];
+
+/// Whom a violation may be blamed on.
+pub(super) const BLAMES: &[Blame] = &[Blame::Host, Blame::Guest, Blame::Gap];
+
+fn features() -> Vec<Word> {
+    FEATURES.iter().map(|(name, _, about)| (*name, *about)).collect()
+}
+
+fn faults() -> Vec<Word> {
+    Fault::ALL.iter().map(|fault| (fault.name(), fault.mechanism())).collect()
+}
+
+/// Returns all events by name.
+pub(super) fn events() -> Vec<Word> {
+    EventKind::ALL.iter().map(|kind| (kind.name(), kind.about().trim())).collect()
+}
+
+fn drivers() -> Vec<Word> {
+    let about = |driver: &Driver| match driver {
+        Driver::Hint => "The merged driver of Linux 6.12.",
+    };
+    Driver::ALL.iter().map(|driver| (driver.name(), about(driver))).collect()
+}
+
+fn profiles() -> Vec<Word> {
+    let about = |profile: &Profile| match profile {
+        Profile::Qemu => "A hint clears bits.",
+        Profile::Firecracker => "A hint discards at once.",
+    };
+    Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
+}
+
+fn dirty_logs() -> Vec<Word> {
+    let about = |log: &DirtyLog| match log {
+        DirtyLog::ManualClear => "KVM with manual clear: GET copies, CLEAR clears and write-protects.",
+        DirtyLog::GetClears => "KVM without it: GET copies, clears and write-protects.",
+        DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
+    };
+    DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()
+}
+
+fn verdicts() -> Vec<Word> {
+    let about = |verdict: &Verdict| match verdict {
+        Verdict::GuestCrash => "The guest panicked, or touched what it must not.",
+        Verdict::LostPage => "A page's last write did not arrive.",
+        Verdict::BrokenRule => "A rule was broken, though no page is lost.",
+        Verdict::Leak => "Guest memory did not come back.",
+        Verdict::OverSend => "A page was sent that the host knew it need not send.",
+        Verdict::Deadlock => "Actors wait for each other in a circle.",
+        Verdict::Unreachable => "The order that the scenario asks for cannot come about.",
+        Verdict::Stall => "Nothing ended the run before its limits.",
+        Verdict::Pass => "All is well.",
+    };
+    Verdict::ALL.iter().map(|verdict| (verdict.name(), about(verdict))).collect()
+}
+
+fn blames() -> Vec<Word> {
+    let about = |blame: &Blame| match blame {
+        Blame::Host => "The host dropped what it was told.",
+        Blame::Guest => "The guest used a page before the device had consumed its hint.",
+        Blame::Gap => "Both sides kept the rules.",
+    };
+    BLAMES.iter().map(|blame| (blame.name(), about(blame))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Diagnostics, parse};
+    use super::*;
+
+    /// No key takes a date.
+    const BAD: &str = "2026-01-01";
+
+    /// Returns a file that holds these lines in a table; `lines` are joined as the table's way of writing wants it.
+    fn file_with(title: &str, lines: &[String]) -> String {
+        let (open, close) = match title {
+            "the file" => ("", ""),
+            "`start`" => ("[migration]\nstart = {", "}"),
+            "`write`" => ("[[inject]]\nwrite = {", "}"),
+            "`clear_log`" => ("[[inject]]\nclear_log = {", "}"),
+            "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
+            "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
+            "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),
+            operation if operation.ends_with("operation") => ("[[guest.task]]\non = \"vcpu0\"\ndo = [{", "}]"),
+            header => return format!("{header}\n{}", lines.join("\n")),
+        };
+        let separator = if open.is_empty() { "\n" } else { ", " };
+        format!("{open}{}{close}", lines.join(separator))
+    }
+
+    fn places_of_bad_values(text: &str) -> Vec<usize> {
+        text.match_indices(BAD).map(|(at, _)| at).collect()
+    }
+
+    fn assert_each_is_noted(text: &str) {
+        let diagnostics: Diagnostics = parse("file.toml", text).expect_err("dates are bad");
+        let places = places_of_bad_values(text);
+        assert!(!places.is_empty());
+        for place in places {
+            let noted = diagnostics.list().iter().any(|diagnostic| diagnostic.span == (place..place + BAD.len()));
+            assert!(noted, "a key is not read:\n{text}\n{diagnostics}");
+        }
+    }
+
+    /// A key that the reader never asked for would be accepted and mean nothing: so each gets a value that nothing accepts.
+    #[test]
+    fn the_reader_reads_every_key() {
+        for table in tables() {
+            for key in table.keys {
+                let mut lines = vec![format!("{} = {BAD}", key.name)];
+                if table.title == "[[inject]]" && !ACTIONS.contains(&key.name) {
+                    lines.push("repeat_id = true".to_owned());
+                }
+                let verb = table.keys[0].name;
+                if table.title.ends_with("operation") && key.name != verb {
+                    lines.push(format!("{verb} = \"A\""));
+                }
+                assert_each_is_noted(&file_with(table.title, &lines));
+            }
+        }
+    }
+
+    #[test]
+    fn several_bad_keys_of_a_table_are_noted_together() {
+        for table in tables().into_iter().filter(|table| table.title != "[[inject]]") {
+            let lines: Vec<String> = table.keys.iter().map(|key| format!("{} = {BAD}", key.name)).collect();
+            assert_each_is_noted(&file_with(table.title, &lines));
+        }
+    }
+
+    #[test]
+    fn documented_defaults_are_what_holds_without_the_key() {
+        let about = "about = \"x\"\n";
+        let bare = parse("file.toml", about).expect("a scenario");
+        let mut checked = 0;
+        for table in [&ROOT, &GUEST, &HOST, &MIGRATION, &EXPECT, &COSTS, &LIMITS] {
+            for key in table.keys.iter().filter(|key| !key.default.is_empty()) {
+                let text = format!("{about}{}", file_with(table.title, &[format!("{} = {}", key.name, key.default)]));
+                assert_eq!(parse("file.toml", &text).unwrap_or_else(|problems| panic!("{problems}")), bare, "{text}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 30, "{checked}");
+    }
+
+    #[test]
+    fn a_table_has_no_key_twice() {
+        for table in tables() {
+            let mut names: Vec<&str> = table.keys.iter().map(|key| key.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), table.keys.len(), "{}", table.title);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Writes a scenario as a file: what [`super::parse`] reads back into the same values. What equals a default is left out, so that a file made
+//! by a search says only what it is about.
+
+use std::fmt::{Display, Write};
+
+use host::event::Actor;
+use host::fault::Fault;
+use host::step::Costs;
+use wire::platform::PAGE_SIZE;
+
+use super::model::{
+    Action, Command, DirtyLog, Expect, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern, Scenario, Task, Trigger,
+};
+use super::units::{self, RATES, SIZES, TIMES};
+use super::vocabulary::FEATURES;
+
+/// Returns a scenario file's text.
+pub fn to_toml(scenario: &Scenario) -> String {
+    let Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits } = scenario;
+    let mut out = Lines::default();
+    out.key("about", quoted(about));
+    out.unless(witness.is_empty(), "witness", || fault_list(witness));
+    out.unless(faults.is_empty(), "faults", || fault_list(faults));
+    write_guest(&mut out, guest);
+    write_host(&mut out, host);
+    write_migration(&mut out, migration);
+    if !pages.is_empty() {
+        out.header("[pages]");
+        for (name, spec) in pages {
+            out.key(name, quoted(&spec.to_string()));
+        }
+    }
+    injections.iter().for_each(|injection| write_injection(&mut out, injection));
+    for Order { chain } in orders {
+        out.header("[[order]]");
+        out.key("chain", list(chain.iter().map(|pattern| quoted(&pattern.to_string()))));
+    }
+    write_expect(&mut out, expect);
+    write_costs(&mut out, costs);
+    write_limits(&mut out, limits);
+    out.text
+}
+
+/// The file so far. A header is written with its first key only.
+#[derive(Debug, Default)]
+struct Lines {
+    text: String,
+    header: Option<&'static str>,
+}
+
+impl Lines {
+    /// Begins a table that is left out when it gets no key.
+    fn table(&mut self, header: &'static str) {
+        self.header = Some(header);
+    }
+
+    /// Begins a table.
+    fn header(&mut self, header: &'static str) {
+        self.table(header);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if let Some(header) = self.header.take() {
+            self.line(&format!("\n{header}"));
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    fn key(&mut self, key: &str, value: impl Display) {
+        self.flush();
+        self.line(&format!("{key} = {value}"));
+    }
+
+    /// Writes a key unless its value goes without saying.
+    fn unless<T: Display>(&mut self, default: bool, key: &str, value: impl FnOnce() -> T) {
+        if !default {
+            self.key(key, value());
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list<T: Display>(elements: impl IntoIterator<Item = T>) -> String {
+    let elements: Vec<String> = elements.into_iter().map(|element| element.to_string()).collect();
+    format!("[{}]", elements.join(", "))
+}
+
+fn fault_list(faults: &[Fault]) -> String {
+    list(faults.iter().map(|fault| quoted(fault.name())))
+}
+
+fn feature_list(bits: u64) -> String {
+    let known = FEATURES.iter().fold(0, |all, (_, bit, _)| all | bit);
+    assert_eq!(bits & !known, 0, "a feature bit without a name");
+    list(FEATURES.iter().filter(|(_, bit, _)| bits & bit != 0).map(|(name, _, _)| quoted(name)))
+}
+
+fn size(bytes: u64) -> String {
+    quoted(&units::format(bytes, SIZES))
+}
+
+fn time(ns: u64) -> String {
+    quoted(&units::format(ns, TIMES))
+}
+
+fn rate(bytes_per_second: u64) -> String {
+    quoted(&units::format(bytes_per_second, RATES))
+}
+
+fn patterns(patterns: &[Pattern]) -> String {
+    match patterns {
+        [one] => quoted(&one.to_string()),
+        many => list(many.iter().map(|pattern| quoted(&pattern.to_string()))),
+    }
+}
+
+fn write_guest(out: &mut Lines, guest: &Guest) {
+    let default = Guest::default();
+    let Guest { ram_bytes, vcpus, driver, features_refused, page_poison, init_on_alloc, init_on_free, tasks } = guest;
+    out.table("[guest]");
+    out.unless(*ram_bytes == default.ram_bytes, "ram", || size(*ram_bytes));
+    out.unless(*vcpus == default.vcpus, "vcpus", || vcpus);
+    out.unless(*driver == default.driver, "driver", || quoted(driver.name()));
+    out.unless(*page_poison == default.page_poison, "page_poison", || page_poison);
+    out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
+    out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
+    out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused));
+    for Task { vcpu, operations } in tasks {
+        out.header("[[guest.task]]");
+        out.key("on", quoted(&Actor::Vcpu(*vcpu).to_string()));
+        let mut lines = String::from("[\n");
+        for operation in operations {
+            writeln!(lines, "  {},", operation_table(operation)).expect("writing to a string");
+        }
+        lines.push(']');
+        out.key("do", lines);
+    }
+}
+
+fn operation_table(operation: &Operation) -> String {
+    let body = match operation {
+        Operation::Alloc { name, order } => format!("alloc = {}, order = {order}", quoted(name)),
+        Operation::Free { name } => format!("free = {}", quoted(name)),
+        Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}, page = {page}", quoted(name)),
+        Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}, page = {page}", quoted(name)),
+        Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
+        Operation::Release { name } => format!("release = {}", quoted(name)),
+        Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
+        Operation::Oom => "oom = true".to_owned(),
+        Operation::Sleep { ns } => format!("sleep = {}", time(*ns)),
+        Operation::Churn { times, seed } => format!("churn = {times}, seed = {seed}"),
+        Operation::Unbind => "unbind = true".to_owned(),
+        Operation::Bind => "bind = true".to_owned(),
+        Operation::Panic => "panic = true".to_owned(),
+        Operation::NullStore => "null_store = true".to_owned(),
+        Operation::WildStore { address } => format!("wild_store = {address:#x}"),
+        Operation::JumpToData => "jump_to_data = true".to_owned(),
+    };
+    format!("{{ {body} }}")
+}
+
+fn write_host(out: &mut Lines, host: &Host) {
+    let default = Host::of_profile(host.profile);
+    let Host { profile, dirty_log, chunk_shift, initially_set, features, hint_queue_size, queue_size, balloon_pages, stats_interval_ns } =
+        host;
+    let manual = *dirty_log == DirtyLog::ManualClear;
+    out.table("[host]");
+    out.unless(*profile == super::model::Profile::Qemu, "profile", || quoted(profile.name()));
+    out.unless(*dirty_log == default.dirty_log, "dirty_log", || quoted(dirty_log.name()));
+    out.unless(!manual || *chunk_shift == default.chunk_shift, "chunk", || size(PAGE_SIZE << chunk_shift));
+    out.unless(!manual || *initially_set, "initially_set", || initially_set);
+    out.unless(*features == default.features, "features", || feature_list(*features));
+    out.unless(*hint_queue_size == default.hint_queue_size, "hint_queue_size", || hint_queue_size);
+    out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
+    out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
+    out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+}
+
+fn write_migration(out: &mut Lines, migration: &Migration) {
+    let default = Migration::default();
+    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min } = migration;
+    out.table("[migration]");
+    out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
+    out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
+    let limit = || if *max_bandwidth == 0 { quoted("unlimited") } else { rate(*max_bandwidth) };
+    out.unless(*max_bandwidth == default.max_bandwidth, "max_bandwidth", limit);
+    out.unless(*downtime_limit_ns == default.downtime_limit_ns, "downtime_limit", || time(*downtime_limit_ns));
+    out.unless(*zero_page_detection == default.zero_page_detection, "zero_pages", || zero_page_detection);
+    out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
+}
+
+fn start_value(trigger: &Trigger) -> String {
+    let Trigger { at_ns, after, delay_ns, delay_insns } = trigger;
+    assert_eq!(*delay_insns, 0, "no vCPU starts a migration");
+    match (at_ns, after.as_slice(), delay_ns) {
+        (Some(at_ns), [], 0) => time(*at_ns),
+        (None, [one], 0) => quoted(&one.to_string()),
+        _ => {
+            let mut parts = Vec::new();
+            parts.extend((!after.is_empty()).then(|| format!("after = {}", patterns(after))));
+            parts.extend(at_ns.map(|at_ns| format!("at = {}", time(at_ns))));
+            parts.extend((*delay_ns > 0).then(|| format!("delay = {}", time(*delay_ns))));
+            format!("{{ {} }}", parts.join(", "))
+        }
+    }
+}
+
+fn write_injection(out: &mut Lines, injection: &Injection) {
+    let Injection { name, action, by, trigger, before } = injection;
+    let Trigger { at_ns, after, delay_ns, delay_insns } = trigger;
+    out.header("[[inject]]");
+    if let Some(name) = name {
+        out.key("name", quoted(name));
+    }
+    match action {
+        Action::Write { page, offset, byte, pages } => {
+            let offset = if *offset == 0 { String::new() } else { format!(", offset = {offset}") };
+            let pages = if *pages == 1 { String::new() } else { format!(", pages = {pages}") };
+            out.key("write", format!("{{ page = {}, byte = {byte:#04x}{offset}{pages} }}", quoted(page)));
+        }
+        Action::Task(operation) => out.key("task", operation_table(operation)),
+        Action::Monitor(command) => out.key("monitor", command_value(*command)),
+        Action::ClearLog { page, pages } => out.key("clear_log", format!("{{ page = {}, pages = {pages} }}", quoted(page))),
+        Action::RepeatId => out.key("repeat_id", true),
+    }
+    let implied = matches!(action, Action::Monitor(_) | Action::ClearLog { .. });
+    out.unless(implied, "by", || quoted(&by.to_string()));
+    if let Some(at_ns) = at_ns {
+        out.key("at", time(*at_ns));
+    }
+    out.unless(after.is_empty(), "after", || patterns(after));
+    out.unless(before.is_empty(), "before", || patterns(before));
+    out.unless(*delay_ns == 0, "delay", || time(*delay_ns));
+    out.unless(*delay_insns == 0, "delay_insns", || delay_insns);
+}
+
+fn command_value(command: Command) -> String {
+    match command {
+        Command::Migrate => quoted("migrate"),
+        Command::Cancel => quoted("cancel"),
+        Command::Stop => quoted("stop"),
+        Command::Cont => quoted("cont"),
+        Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
+        Command::ResetDevice => quoted("reset-device"),
+        Command::BreakLink => quoted("break-link"),
+    }
+}
+
+fn write_expect(out: &mut Lines, expect: &Expect) {
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events } = expect;
+    out.header("[expect]");
+    out.key("verdict", quoted(verdict.name()));
+    if let Some(blame) = blame {
+        out.key("blame", quoted(blame.name()));
+    }
+    if let Some(rounds) = rounds {
+        out.key("rounds", rounds);
+    }
+    if let Some(ids) = cmd_ids {
+        out.key("cmd_ids", list(ids.iter().map(|id| format!("{id:#x}"))));
+    }
+    if let Some(id) = destination_cmd_id {
+        out.key("destination_cmd_id", format!("{id:#x}"));
+    }
+    if !sent.is_empty() {
+        out.header("[expect.sent]");
+        for (page, facts) in sent {
+            let last = facts.last.map(|byte| format!("last = {byte:#04x}"));
+            out.key(page, braces(&[last, facts.min.map(|min| format!("min = {min}")), facts.max.map(|max| format!("max = {max}"))]));
+        }
+    }
+    if !events.is_empty() {
+        out.header("[expect.events]");
+        for (event, count) in events {
+            out.key(&quoted(event), braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))]));
+        }
+    }
+}
+
+fn braces(parts: &[Option<String>]) -> String {
+    let parts: Vec<&str> = parts.iter().flatten().map(String::as_str).collect();
+    format!("{{ {} }}", parts.join(", "))
+}
+
+fn write_costs(out: &mut Lines, costs: &Costs) {
+    let Costs {
+        guest_step_ns,
+        exit_ns,
+        tracked_store_ns,
+        irq_ns,
+        lock_ns,
+        element_ns,
+        sync_word_ns,
+        clear_ns,
+        page_ns,
+        state_ns,
+        vm_stop_ns,
+    } = costs;
+    let default = Costs::default();
+    out.table("[costs]");
+    out.unless(*guest_step_ns == default.guest_step_ns, "guest_step", || time(*guest_step_ns));
+    out.unless(*exit_ns == default.exit_ns, "exit", || time(*exit_ns));
+    out.unless(*tracked_store_ns == default.tracked_store_ns, "tracked_store", || time(*tracked_store_ns));
+    out.unless(*irq_ns == default.irq_ns, "irq", || time(*irq_ns));
+    out.unless(*lock_ns == default.lock_ns, "lock", || time(*lock_ns));
+    out.unless(*element_ns == default.element_ns, "element", || time(*element_ns));
+    out.unless(*sync_word_ns == default.sync_word_ns, "sync_word", || time(*sync_word_ns));
+    out.unless(*clear_ns == default.clear_ns, "clear", || time(*clear_ns));
+    out.unless(*page_ns == default.page_ns, "page", || time(*page_ns));
+    out.unless(*state_ns == default.state_ns, "state", || time(*state_ns));
+    out.unless(*vm_stop_ns == default.vm_stop_ns, "vm_stop", || time(*vm_stop_ns));
+}
+
+fn write_limits(out: &mut Lines, limits: &Limits) {
+    let Limits { time_ns, steps, step_insns } = limits;
+    let default = Limits::default();
+    out.table("[limits]");
+    out.unless(*time_ns == default.time_ns, "time", || time(*time_ns));
+    out.unless(*steps == default.steps, "steps", || steps);
+    out.unless(*step_insns == default.step_insns, "step_insns", || step_insns);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{arbitrary::arb_scenario, lint, parse};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(scenario in arb_scenario()) {
+            let text = to_toml(&scenario);
+            match parse("scenario.toml", &text) {
+                Ok(read) => prop_assert_eq!(read, scenario),
+                Err(diagnostics) => prop_assert!(false, "{}\n{}", diagnostics, text),
+            }
+        }
+    }
+
+    #[test]
+    fn a_scenario_of_defaults_is_written_in_few_words() {
+        let scenario = parse("scenario.toml", "about = \"nothing\"").expect("a scenario");
+        assert_eq!(to_toml(&scenario), "about = \"nothing\"\n\n[expect]\nverdict = \"pass\"\n");
+        assert!(lint("scenario.toml", &to_toml(&scenario)).is_empty());
+    }
+}
