@@ -1,1 +1,91 @@
-//! Reports.
+//! From an outcome to bytes, and back to a comparison.
+//!
+//! The data's way: an [`Outcome`] and what it came from (a [`Subject`]) become text ([`text`], whose last part is the [`timeline`], whose
+//! words are in [`words`]), a JSON record ([`record`]) or annotations ([`github`]). Texts are kept as [`snapshot`]s; records are compared by
+//! [`diff`]. Nothing here reads a file, a clock or the environment: the bytes depend on the outcome alone.
+
+pub mod diff;
+pub mod github;
+pub mod record;
+pub mod snapshot;
+pub mod text;
+pub mod timeline;
+pub mod words;
+
+use host::fault::Fault;
+
+use crate::outcome::Outcome;
+
+/// Columns of a terminal line that no line of a report exceeds.
+pub const WIDTH: usize = 120;
+
+/// What an outcome came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The scenario's path, from `scenarios/` on where it lies in such a folder.
+    pub name: String,
+    /// The scenario's `about`.
+    pub about: String,
+    /// Faults that were switched on, the scenario's own and others, in the order of the registry.
+    pub faults: Vec<Fault>,
+}
+
+/// How much of the trace a text shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What a snapshot holds: named pages and the protocol; runs of other pages in one line; no locks, kicks, interrupts.
+    Summary,
+    /// Every event.
+    Full,
+}
+
+/// Returns virtual nanoseconds as microseconds with three decimals, the unit of all reports.
+pub fn micros(ns: u64) -> String {
+    format!("{}.{:03}", ns / 1_000, ns % 1_000)
+}
+
+/// Breaks a text at spaces into lines of at most `width` columns; a longer word stands alone. Line ends in the text are kept.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    assert!(width > 0, "no column to write in");
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for word in paragraph.split_whitespace() {
+            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+                lines.push(std::mem::take(&mut line));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// Returns the sum of pages that the last migration sent, data and zero.
+pub fn pages_sent(outcome: &Outcome) -> u64 {
+    outcome.facts.pages_normal + outcome.facts.pages_zero
+}
+
+#[cfg(test)]
+pub(crate) mod sample;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn microseconds_keep_every_nanosecond() {
+        assert_eq!(micros(0), "0.000");
+        assert_eq!(micros(1_002_003), "1002.003");
+    }
+
+    #[test]
+    fn a_text_is_wrapped_at_its_width_and_a_long_word_stays_whole() {
+        assert_eq!(wrap("a bb ccc", 4), ["a bb", "ccc"]);
+        assert_eq!(wrap("toolong a", 3), ["toolong", "a"]);
+        assert_eq!(wrap("one\ntwo", 10), ["one", "two"]);
+    }
+}

@@ -1,0 +1,187 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use host::fault::Fault;
+
+/// Tests whether live migration with free page hinting loses a page.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "lostpage", version, after_help = super::STATUS_HELP, max_term_width = 100)]
+pub(super) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub(super) enum Command {
+    /// Run scenarios and compare what comes out with what their files and snapshots say.
+    Run(RunArguments),
+    /// Read scenarios without running them.
+    Lint {
+        /// Scenario files, or folders of them.
+        #[arg(default_value = super::SCENARIOS)]
+        paths: Vec<PathBuf>,
+    },
+    /// Write a new scenario file that passes, to be changed.
+    New {
+        /// Its name, such as `hinting/write-after-pop`.
+        name: String,
+        /// The folder it goes into.
+        #[arg(long, default_value = "scenarios/pass")]
+        dir: PathBuf,
+    },
+    /// Print a JSON Schema.
+    Schema {
+        /// Of what.
+        #[arg(value_enum, default_value = "scenario")]
+        of: SchemaOf,
+    },
+    /// Compare two runs. Exit status 0: equal; 1: different.
+    Diff {
+        /// A scenario file (.toml, is run) or a saved outcome (.json).
+        a: PathBuf,
+        /// The other.
+        b: PathBuf,
+    },
+    /// List the faults that can be switched on.
+    Faults,
+    /// List the events that scenarios and timelines speak of.
+    Events,
+}
+
+/// `lostpage run`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct RunArguments {
+    /// Scenario files, or folders of them.
+    #[arg(default_value = super::SCENARIOS)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Keep the reports of runs that ended as expected as their snapshots.
+    #[arg(long, conflicts_with_all = ["no_snapshot", "faults"])]
+    pub(super) bless: bool,
+    /// Leave snapshots alone.
+    #[arg(long)]
+    pub(super) no_snapshot: bool,
+    /// Do not check that each scenario's witnesses change its verdict.
+    #[arg(long)]
+    pub(super) no_witness: bool,
+    /// Switch a fault on, beside the scenario's own; snapshots and witnesses are left alone then. May be repeated.
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
+    pub(super) faults: Vec<Fault>,
+    /// How to print results.
+    #[arg(long, value_enum, default_value = "human")]
+    pub(super) format: Format,
+    /// Print each run's report, as its snapshot holds it.
+    #[arg(long, conflicts_with = "trace")]
+    pub(super) report: bool,
+    /// Print each run's report with every event.
+    #[arg(long)]
+    pub(super) trace: bool,
+    /// Write a JUnit report.
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    /// Write each run's outcome with every event as a JSON file, for `diff`.
+    #[arg(long, value_name = "DIR")]
+    pub(super) save_outcome: Option<PathBuf>,
+    /// Run this many scenarios at a time [default: one per processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
+    /// Run the K-th of N parts of the scenarios, 1 ≤ K ≤ N. A scenario's part depends on its path alone.
+    #[arg(long, value_name = "K/N")]
+    pub(super) shard: Option<Shard>,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Lines for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+    /// Lines for people, and annotations that GitHub Actions shows on files.
+    Github,
+}
+
+/// What a schema is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SchemaOf {
+    /// A scenario file.
+    Scenario,
+    /// A saved outcome.
+    Outcome,
+    /// A line of `run --format json`.
+    Run,
+}
+
+/// A part of all scenarios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shard {
+    /// Which, from 1.
+    pub(super) number: u64,
+    /// Of how many.
+    pub(super) count: u64,
+}
+
+impl Shard {
+    /// Returns whether a scenario of this name belongs to the part.
+    pub(super) fn has(self, name: &str) -> bool {
+        assert!(1 <= self.number && self.number <= self.count, "shard {}/{}", self.number, self.count);
+        xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % self.count == self.number - 1
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
+        match parts {
+            Some((number, count)) if 1 <= number && number <= count => Ok(Self { number, count }),
+            Some(_) | None => Err("expected K/N with 1 ≤ K ≤ N".to_string()),
+        }
+    }
+}
+
+fn fault_parser() -> impl TypedValueParser<Value = Fault> {
+    PossibleValuesParser::new(Fault::ALL.iter().map(|fault| fault.name()))
+        .map(|name| Fault::from_name(&name).expect("one of the possible values"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_scenario_is_in_exactly_one_shard() {
+        for name in (0..100).map(|n| format!("scenarios/pass/{n}.toml")) {
+            let shards = (1..=3).filter(|number| Shard { number: *number, count: 3 }.has(&name));
+            assert_eq!(shards.count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_shard_outside_its_count_is_refused() {
+        assert_eq!("2/3".parse(), Ok(Shard { number: 2, count: 3 }));
+        for text in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
+            assert!(text.parse::<Shard>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_fault_is_refused_with_a_suggestion() {
+        let error = Arguments::try_parse_from(["lostpage", "run", "--fault", "hint-stop-skiped"]).expect_err("no such fault");
+        assert!(error.to_string().contains("hint-stop-skipped"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}
