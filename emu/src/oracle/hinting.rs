@@ -8,6 +8,8 @@ use host::event::{CmdId, HintElement, PageRange, Pfn};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Round {
     Stop,
+    /// Stopped by the driver's own sign. In profile firecracker the request still stands, and the driver may start again.
+    Paused(CmdId),
     Requested(CmdId),
     Start(CmdId),
     /// START, though it was not requested.
@@ -23,6 +25,8 @@ pub(crate) struct Device {
     round: Round,
     /// Elements popped and not returned: head, and pages if it holds some.
     popped: Vec<(u16, Option<PageRange>)>,
+    /// Heads that were in the device's hand when the driver reset it: they may still be returned, and need not be.
+    forgotten: Vec<u16>,
     /// The epoch in which the round was opened: pages written in an earlier one were merged before it.
     epoch: u32,
     /// Another log user merged K since the round was opened.
@@ -32,7 +36,7 @@ pub(crate) struct Device {
 impl Device {
     /// Returns a device without a round.
     pub(crate) fn new() -> Self {
-        Self { round: Round::Stop, popped: Vec::new(), epoch: 0, merged_since: false }
+        Self { round: Round::Stop, popped: Vec::new(), forgotten: Vec::new(), epoch: 0, merged_since: false }
     }
 
     /// A new id stands in the configuration.
@@ -44,7 +48,7 @@ impl Device {
 
     /// The device says that hints count. Returns whether it had asked for that.
     pub(crate) fn start(&mut self, id: CmdId) -> bool {
-        let asked = self.round == Round::Requested(id);
+        let asked = self.round == Round::Requested(id) || self.round == Round::Paused(id);
         self.round = if asked { Round::Start(id) } else { Round::Uncalled(id) };
         asked
     }
@@ -52,6 +56,14 @@ impl Device {
     /// The round is over.
     pub(crate) fn stop(&mut self) {
         self.round = Round::Stop;
+    }
+
+    /// The driver said that the round is over.
+    pub(crate) fn stop_by_driver(&mut self) {
+        self.round = match self.round {
+            Round::Start(id) => Round::Paused(id),
+            Round::Uncalled(_) | Round::Stale(_) | Round::Paused(_) | Round::Requested(_) | Round::Stop | Round::Done => Round::Stop,
+        };
     }
 
     /// The hinted pages may be used again.
@@ -64,11 +76,13 @@ impl Device {
         self.round == Round::Done
     }
 
-    /// D was merged into B: a round that is still open should not be.
+    /// D was merged into B: a round that is still open should not be, and one that paused is over.
     pub(crate) fn synced(&mut self) {
-        if let Round::Start(id) = self.round {
-            self.round = Round::Stale(id);
-        }
+        self.round = match self.round {
+            Round::Start(id) => Round::Stale(id),
+            Round::Paused(_) => Round::Stop,
+            other @ (Round::Stop | Round::Requested(_) | Round::Uncalled(_) | Round::Stale(_) | Round::Done) => other,
+        };
     }
 
     /// S was merged into D by somebody else than a sync.
@@ -84,7 +98,7 @@ impl Device {
             Round::Uncalled(open) => Some(format!("round {open} was started without a request")),
             Round::Stale(open) => Some(format!("a sync has come since round {open} started")),
             Round::Requested(open) => Some(format!("the device has requested {open} and not started it")),
-            Round::Stop => Some("the device is in STOP".into()),
+            Round::Stop | Round::Paused(_) => Some("the device is in STOP".into()),
             Round::Done => Some("the device is in DONE".into()),
         }
     }
@@ -110,9 +124,10 @@ impl Device {
 
     /// The device returned an element. Returns whether it held it.
     pub(crate) fn push(&mut self, head: u16) -> bool {
-        let before = self.popped.len();
+        let before = self.popped.len() + self.forgotten.len();
         self.popped.retain(|(held, _)| *held != head);
-        self.popped.len() < before
+        self.forgotten.retain(|held| *held != head);
+        self.popped.len() + self.forgotten.len() < before
     }
 
     /// Returns a head that was taken and not returned.
@@ -125,9 +140,9 @@ impl Device {
         self.popped.iter().any(|(_, range)| range.is_some_and(|range| pfn.0.checked_sub(range.first.0).is_some_and(|n| n < range.count)))
     }
 
-    /// The driver reset the device: the queue is gone, with all that was taken from it.
+    /// The driver reset the device: the queue is gone. An element in the device's hand may still be on its way to be returned.
     pub(crate) fn reset_queue(&mut self) {
-        self.popped.clear();
+        self.forgotten = self.popped.drain(..).map(|(head, _)| head).collect();
     }
 }
 
@@ -147,6 +162,29 @@ mod tests {
         assert!(device.why_not(CmdId(7)).is_some());
         device.synced();
         assert!(device.why_not(CmdId(8)).is_some());
+    }
+
+    #[test]
+    fn a_driver_may_go_on_after_its_own_stop_until_the_next_sync() {
+        let mut device = Device::new();
+        device.request(CmdId(2), 1);
+        assert!(device.start(CmdId(2)));
+        device.stop_by_driver();
+        assert!(device.why_not(CmdId(2)).is_some());
+        assert!(device.start(CmdId(2)));
+        device.stop_by_driver();
+        device.synced();
+        assert!(!device.start(CmdId(2)));
+    }
+
+    #[test]
+    fn an_element_in_hand_at_a_reset_may_be_returned_or_not() {
+        let mut device = Device::new();
+        device.pop(3, &HintElement::Id(CmdId(2)));
+        device.reset_queue();
+        assert_eq!(device.held_head(), None);
+        assert!(device.push(3));
+        assert!(!device.push(3));
     }
 
     #[test]

@@ -49,7 +49,6 @@ impl Oracle {
 
     pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {
         self.counter.sync();
-        self.records.drop_hand(&mut self.pages, None);
         self.records.end_sync();
         self.device.synced();
         self.look_everywhere(index, Cause::SyncDropped, world);
@@ -63,7 +62,7 @@ impl Oracle {
         }
     }
 
-    pub(super) fn migration_state(&mut self, to: MigrationStatus) {
+    pub(super) fn migration_state(&mut self, index: usize, to: MigrationStatus, world: &dyn Observed) {
         self.counter.migration_state(to);
         match to {
             MigrationStatus::Setup => self.records.start_migration(&mut self.pages),
@@ -72,8 +71,9 @@ impl Oracle {
             | MigrationStatus::Failing
             | MigrationStatus::Failed
             | MigrationStatus::None => self.records.end_migration(),
-            // The claim holds until the destination starts, which may come after the word.
-            MigrationStatus::Active | MigrationStatus::Device | MigrationStatus::Completed => {}
+            // The destination of a VM that was paused does not start: it is compared now.
+            MigrationStatus::Completed if self.records.migrating => self.compare(index, world),
+            MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::Device => {}
         }
     }
 
@@ -158,7 +158,7 @@ impl Oracle {
                 beyond = beyond.or(Some(pfn));
             } else if in_round && page.has(flag::HINT_EXPOSED) {
                 page.flags |= flag::HINTED;
-                if self.device.merged_before_round(page.write_epoch) && !self.records.holds(pfn) && self.records.migrating {
+                if self.device.merged_before_round(page.write_epoch) && !self.records.holds(pfn) {
                     page.flags |= flag::NEED_NOT_SEND;
                 }
             }
@@ -223,9 +223,8 @@ impl Oracle {
     }
 
     /// Compares all pages, and says which are lost. From here the source's memory may go its own way.
-    pub(super) fn destination_start(&mut self, index: usize, at_ns: u64, world: &dyn Observed) {
-        self.counter.destination_start(at_ns);
-        self.records.drop_hand(&mut self.pages, None);
+    pub(super) fn compare(&mut self, index: usize, world: &dyn Observed) {
+        self.records.drop_hand(&mut self.pages);
         let mut losses: Vec<Loss> = Vec::new();
         for (pfn, page) in self.pages.iter() {
             if page.dropped || world.destination_equals(pfn) || self.is_only_input(pfn, world) {

@@ -203,16 +203,16 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, Cause::ClearedUnmerged, world);
             }
             Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
-            Event::IterateEnd { sent: _ } => {
-                self.records.drop_hand(&mut self.pages, None);
-                self.count_bitmap(index, world);
-            }
+            Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
-            Event::MigrationState { from: _, to } => self.migration_state(*to),
+            Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
             Event::Notify { reason, vm_running: _ } => self.counter.notify(*reason),
             Event::VmStop => self.counter.vm_stop(stamped.at_ns),
             Event::DstDevice { id } => self.counter.destination_device(*id),
-            Event::DstStart => self.destination_start(index, stamped.at_ns, world),
+            Event::DstStart => {
+                self.counter.destination_start(stamped.at_ns);
+                self.compare(index, world);
+            }
             Event::GuestHint { range, number: _ } => {
                 self.counter.hint();
                 self.expose(*range, flag::HINT_EXPOSED | flag::EVER_HINTED);
@@ -229,7 +229,7 @@ impl Oracle {
             Event::HintStart { id } => self.hint_start(index, *id),
             Event::HintStop { from: _ } => {
                 self.counter.hint_stop(stamped.actor);
-                self.device.stop();
+                if stamped.actor == Actor::Iothread { self.device.stop_by_driver() } else { self.device.stop() }
             }
             Event::HintDone { from: _ } => {
                 self.counter.announce(CmdId(wire::balloon::CMD_ID_DONE));

@@ -159,7 +159,7 @@ impl Records {
 
     /// The sender took a page from B.
     pub(crate) fn take(&mut self, pages: &mut Pages, pfn: Pfn, index: usize) {
-        self.drop_hand(pages, Some(pfn));
+        self.drop_hand(pages);
         self.hand = Some((pfn, TraceIndex::new(index)));
     }
 
@@ -170,13 +170,9 @@ impl Records {
         }
     }
 
-    /// The sender's hand must be empty, but for `except`: a page still in it was dropped, and counts as not sent.
-    pub(crate) fn drop_hand(&mut self, pages: &mut Pages, except: Option<Pfn>) {
-        let Some((pfn, taken)) = self.hand else { return };
-        if except == Some(pfn) {
-            return;
-        }
-        self.hand = None;
+    /// The sender's hand must be empty: a page still in it was dropped, and counts as not sent.
+    pub(crate) fn drop_hand(&mut self, pages: &mut Pages) {
+        let Some((pfn, taken)) = self.hand.take() else { return };
         if let Some(page) = pages.get_mut(pfn) {
             page.sent_version = Page::NOT_SENT;
             page.cause = Some(Cause::SenderDropped);

@@ -38,10 +38,10 @@ pub const UNSENT_WRITE_IS_RECORDED: &str = "unsent-write-is-recorded";
 /// Misses: a page written within the guest's step that announces it. Cannot alarm falsely while the guest announces what it exposes.
 pub const DISCARDED_PAGE_WAS_GIVEN_UP: &str = "discarded-page-was-given-up";
 
-/// The device enters START only from REQUESTED, with the id that it requested.
+/// The device enters START only from REQUESTED, with the id that it requested, or again after the driver's own stop, before the next sync.
 ///
 /// Source: QEMU: hw/virtio/virtio-balloon.c get_free_page_hints(), fixed in 5.1 (20a4da0f23).
-/// Misses: a start that is right by chance. Cannot alarm falsely: only the device's own announcements are compared.
+/// Misses: a second start after the driver's own stop, which QEMU ignores and Firecracker takes; no harm comes of it in the same round. Cannot alarm falsely: only the device's own announcements are compared.
 pub const HINT_START_WAS_REQUESTED: &str = "hint-start-was-requested";
 
 /// A hint is applied only from a popped element, while the device is in START with that id, and no sync has come since it started.

@@ -330,6 +330,95 @@ fn a_page_that_the_sender_drops_is_doomed_where_it_was_taken() {
 }
 
 #[test]
+fn a_page_in_the_senders_hand_is_recorded_there() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.guest_start();
+    bench.hint(block(16));
+    bench.pop();
+    bench.take(p(16));
+    bench.emit(Actor::Migration, Event::BitmapTake { pfn: p(16) });
+    bench.emit(Actor::Display, Event::DirtyClear { range: block(16), cleared: 0 });
+    // The hint comes too late to save the sending.
+    bench.pop();
+    bench.emit(Actor::Migration, Event::RamRead { pfn: p(16), zero: false });
+    bench.emit(Actor::Migration, Event::RamSend { pfn: p(16), zero: false, round: 1 });
+    bench.host.there[16] = Some(bench.host.ram.page(p(16)));
+    bench.complete();
+    let findings = bench.finish();
+    assert_eq!(findings.violations, []);
+    assert_eq!(findings.near_misses, 0);
+}
+
+#[test]
+fn a_log_that_stops_too_early_dooms_what_it_held() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.send_all();
+    let write = bench.write(p(9), CPU);
+    bench.host.k[9] = false;
+    let stop = bench.emit(Actor::Migration, Event::LogStop);
+    bench.complete();
+    let loss = loss(bench);
+    assert_eq!((loss.write, loss.doom, loss.blame), (Some(write), Some(stop), Blame::Host));
+}
+
+#[test]
+fn a_paused_vm_is_compared_when_its_migration_completes() {
+    for lost in [false, true] {
+        let mut bench = Bench::new(Log::ManualClear);
+        bench.host.running = false;
+        bench.migrate();
+        bench.send_all();
+        if lost {
+            bench.host.there[30] = None;
+        }
+        let (from, to) = (MigrationStatus::Device, MigrationStatus::Completed);
+        let end = bench.emit(Actor::Migration, Event::MigrationState { from, to });
+        let violations = bench.finish().violations;
+        assert_eq!(violations.first().map(|v| (v.page, v.doom)), lost.then_some((Some(p(30)), Some(end))));
+    }
+}
+
+#[test]
+fn blocks_that_stay_hinted_are_a_leak_unless_the_migration_goes_on_or_the_vm_has_left() {
+    let held = |bench: &Bench| {
+        let info = wire::platform::KERNEL_INFO;
+        let field = std::mem::offset_of!(wire::layout::KernelInfo, num_free_page_blocks) as u64;
+        bench.host.ram.write_unlogged(info, &wire::layout::KernelInfo::MAGIC.to_le_bytes());
+        bench.host.ram.write_unlogged(info + field, &(info + 0x800).to_le_bytes());
+        bench.host.ram.write_unlogged(info + 0x800, &3_u64.to_le_bytes());
+    };
+    let blame = |bench: Bench| {
+        held(&bench);
+        let findings = bench.finish();
+        assert_eq!(findings.facts.held_blocks, 3);
+        findings.violations.iter().find(|v| v.verdict == Verdict::Leak).map(|v| (v.rule, v.blame))
+    };
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    assert_eq!(blame(bench), None, "the migration goes on");
+
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.cancel();
+    assert_eq!(blame(bench), Some((rules::HINTED_PAGES_COME_HOME, Blame::Guest)));
+
+    // hint-no-done.
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.round = HintStatus::Done;
+    bench.cancel();
+    assert_eq!(blame(bench), Some((rules::HINTED_PAGES_COME_HOME, Blame::Host)));
+
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    held(&bench);
+    bench.complete();
+    assert_eq!(blame(bench), None, "the VM has left");
+}
+
+#[test]
 fn a_destination_that_starts_too_early_or_holds_other_bytes_is_caught() {
     let mut bench = Bench::new(Log::ManualClear);
     bench.migrate();
