@@ -155,6 +155,8 @@ impl BalloonDevice {
     }
 }
 
+/// Differs by profile firecracker: there is no notifier; whoever takes the snapshot starts and ends rounds through the API, and the
+/// migration engine stands for them here.
 impl PrecopyNotifier for BalloonDevice {
     /// QEMU: virtio_balloon_free_page_hint_notify(), and the tests that _stop() and _done() make before they take the lock.
     fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &Ctx<'_>) -> Option<NotifyPlan> {

@@ -28,7 +28,7 @@ impl Stats {
     }
 
     /// Returns the buffer, which the host keeps no longer.
-    pub(super) fn take(&mut self) -> Option<Element> {
+    fn take(&mut self) -> Option<Element> {
         self.poll_at_ns = None;
         self.held.take()
     }

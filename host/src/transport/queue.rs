@@ -257,13 +257,6 @@ impl VirtQueue {
         Some(Used { head: element.head, len })
     }
 
-    /// Gives the last popped element back to the available ring. QEMU: virtqueue_unpop().
-    pub fn unpop(&mut self, element: Element) {
-        assert!(self.inuse > 0, "element {} was not popped", element.head);
-        self.inuse -= 1;
-        self.state.next_avail = self.state.next_avail.wrapping_sub(1);
-    }
-
     /// Asks the guest to kick, or not to. QEMU: virtio_queue_set_notification(): the available ring is not looked at again.
     /// Differs: QEMU writes the flag each time; a write that changes nothing is left out, lest it count as a write.
     pub fn set_notification(&mut self, enable: bool, ram: &GuestRam) {
@@ -453,16 +446,6 @@ mod tests {
         let mut queue = queue(&ram);
         driver(&ram).avail().idx().store(SIZE + 1);
         assert_eq!(queue.pop(&ram), Err(QueueError::AvailIndex));
-    }
-
-    #[test]
-    fn an_element_given_back_is_popped_again() {
-        let ram = ram();
-        let mut queue = queue(&ram);
-        expose(&ram, &[(0x2000, 4, 0, 0)], &[0]);
-        let element = queue.pop(&ram).expect("well formed").expect("one");
-        queue.unpop(element.clone());
-        assert_eq!(queue.pop(&ram), Ok(Some(element)));
     }
 
     #[test]

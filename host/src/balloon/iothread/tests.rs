@@ -296,6 +296,7 @@ fn firecracker_ignores_ranges_of_another_id_and_goes_on_with_the_right_one() {
     rig.notify(PrecopyReason::AfterBitmapSync, true);
     rig.send(&[Buf::Word(2)]);
     rig.send(&[Buf::Word(2)]);
+    assert_eq!(rig.device.hint_status(), HintStatus::Start, "a repeated id changes nothing");
     rig.send(&[Buf::Word(7)]);
     rig.take_events();
     rig.send(&[Buf::pages(0x300, 1)]);
