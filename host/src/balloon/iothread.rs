@@ -185,6 +185,26 @@ impl BalloonDevice {
         }
     }
 
+    /// Returns the move that the thread would make with the lock that [`BalloonDevice::iothread_next`] asks for.
+    pub fn iothread_behind_lock(&self, sink_running: bool, ctx: &Ctx<'_>) -> Option<Move> {
+        match &self.state.iothread.phase {
+            Phase::Asleep | Phase::Polling | Phase::Parked => match self.peek_part(ctx.ram) {
+                Ok(Some(part)) => Some(Move::of(&Event::HintPop { head: 0, element: part })),
+                Ok(None) | Err(_) => None,
+            },
+            Phase::Working(chain) => match self.action(chain, sink_running, ctx) {
+                (Action::LockBitmap, next, _) => Some(Move::on(EventKind::HintApply, Chain { next, ..chain.clone() }.pages())),
+                _ => None,
+            },
+            Phase::Locked { .. }
+            | Phase::Announcing(_)
+            | Phase::Clearing(_)
+            | Phase::Cleared(_)
+            | Phase::Returned(_)
+            | Phase::Raising(_) => None,
+        }
+    }
+
     /// Makes the iothread's next move, and returns its cost, nanoseconds.
     ///
     /// # Panics
