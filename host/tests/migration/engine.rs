@@ -224,6 +224,18 @@ fn a_paused_vm_migrates_without_rounds_of_hints_and_nobody_starts() {
     assert_eq!(world.lost(), []);
 }
 
+#[test]
+fn a_paused_vm_stays_paused_when_its_migration_fails_in_the_switchover() {
+    let mut world = World::new(MANUAL, 64);
+    world.state.vm.running = false;
+    world.start(fast());
+    world.run_until(|event| matches!(event, Event::MigrationState { to: MigrationStatus::Device, .. }));
+    assert!(world.fail());
+    world.run();
+    assert_eq!(world.state.migration.status(), MigrationStatus::Failed);
+    assert!(!world.state.vm.running && !milestones(&world).contains(&"vm.start".to_owned()));
+}
+
 /// Cancels or breaks before every single step of a migration; each time all must end, and a second migration must arrive whole.
 fn end_anywhere(end: impl Fn(&mut World) -> bool, expected: MigrationStatus) {
     let mut hits = 0;
