@@ -167,7 +167,10 @@ impl Accelerator {
                 assert!(new, "page {pfn} was write-protected although set in K");
                 self.wp.clear(pfn);
             }
-            LogMode::Tcg => d.mark(PageRange::page(pfn)),
+            LogMode::Tcg => {
+                assert!(d.tracking(), "stores are logged while D drops marks");
+                d.mark(PageRange::page(pfn));
+            }
         }
         Some(level)
     }

@@ -7,6 +7,6 @@
 pub mod accel;
 pub mod bitmap;
 pub mod physmem;
-pub mod vhost;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod vhost;

@@ -1,7 +1,7 @@
 //! What an actor of the engine has before it: the list of its moves, and the choices that extend it.
 //!
 //! Choices are made when their move is due, not before, since a hint, a cancel or the clock may change them until then; they cost no time
-//! and show no event. [`Course::settle`] makes them until a real move (or a wait) stands in front, on a copy when it is only asked for.
+//! and show no event. `Course::settle` makes them until a real move (or a wait) stands in front, on a copy when it is only asked for.
 
 use std::collections::VecDeque;
 
@@ -91,7 +91,9 @@ impl Course {
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
     fn iteration(&self, run: &Run) -> VecDeque<Op> {
         match run.status {
-            MigrationStatus::Active | MigrationStatus::Device if run.link_down => VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)]),
+            MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
+                VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
+            }
             MigrationStatus::Active => {
                 let pending = pending_bytes(run);
                 if pending <= self.threshold(run) { op::round_end() } else { op::iterate() }

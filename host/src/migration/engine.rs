@@ -14,12 +14,12 @@
 //!                 Cancelled              Failed        a new start works from here
 //! ```
 
-use crate::destination::{Destination, DestinationStatus};
+use crate::destination::Destination;
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::bitmap::WORD_PAGES;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::vhost::VhostLog;
-use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PageRange, PrecopyReason};
+use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
 use crate::fault::Fault;
 use crate::migration::course::Course;
 use crate::migration::notifier::PrecopyNotifier;
@@ -27,7 +27,7 @@ use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
-use crate::migration::wire::{Content, DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
+use crate::migration::wire::{DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
 use crate::step::{Ctx, Move, Next};
 
 /// Whether the source's vCPUs run (QEMU: runstate_is_running()).
@@ -58,13 +58,7 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// Returns what [`Migration::next`] needs of them.
     pub fn view(&self) -> View<'_> {
-        View {
-            accel: self.accel,
-            vhost: self.vhost,
-            destination: self.destination,
-            vm: *self.vm,
-            vcpus_in_store: self.vcpus_in_store,
-        }
+        View { accel: self.accel, vhost: self.vhost, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
     }
 }
 
@@ -239,7 +233,7 @@ impl Migration {
         hit
     }
 
-    /// Returns what an actor would do next.
+    /// Returns what an actor would do next, at its own time `ctx.now_ns`. A [`Next::Sleep`] is over once that time has come.
     pub fn next(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Next {
         match actor {
             Actor::Migration => self.announce(&self.thread, view, ctx),
@@ -626,44 +620,6 @@ impl Run {
         parts.vhost.log_stop();
         parts.accel.log_stop(ctx);
         ctx.costs.state_ns
-    }
-
-    /// QEMU: qemu_loadvm_state_main(), process_incoming_migration_bh().
-    fn destination_next(&self, destination: &Destination) -> Next {
-        match self.wire.front() {
-            Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
-            Some(Record::Device { .. }) => Next::Do(Move::plain(EventKind::DstDevice)),
-            None if self.healthy() && destination.status() == DestinationStatus::Loaded => Next::Do(Move::plain(EventKind::DstStart)),
-            None => Next::Idle,
-        }
-    }
-
-    fn destination_step(&mut self, destination: &mut Destination, ctx: &mut Ctx<'_>) -> u64 {
-        match self.wire.pop() {
-            Some(Record::Page { pfn, content }) => {
-                ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
-                match content {
-                    Content::Zero => destination.place_zero(pfn),
-                    Content::Data(bytes) => destination.place_data(pfn, &bytes),
-                }
-                ctx.costs.page_ns / 2
-            }
-            Some(Record::Device { id, start }) => {
-                ctx.emit(Event::DstDevice { id });
-                destination.load_device(id);
-                if !start {
-                    destination.finish(false);
-                    self.destination_done = true;
-                }
-                ctx.costs.state_ns
-            }
-            None => {
-                destination.finish(true);
-                self.destination_done = true;
-                ctx.emit(Event::DstStart);
-                ctx.costs.vm_stop_ns
-            }
-        }
     }
 }
 

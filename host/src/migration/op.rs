@@ -157,13 +157,7 @@ pub(crate) fn finish() -> VecDeque<Op> {
 
 /// The main loop's part (QEMU: migration_cleanup_bh(), qemu_savevm_state_cleanup()).
 pub(crate) fn cleanup() -> VecDeque<Op> {
-    VecDeque::from([
-        Op::Lock(LockId::Bql),
-        Op::Notify(PrecopyReason::Cleanup),
-        Op::LogStop,
-        Op::SetFinal,
-        Op::Unlock(LockId::Bql),
-    ])
+    VecDeque::from([Op::Lock(LockId::Bql), Op::Notify(PrecopyReason::Cleanup), Op::LogStop, Op::SetFinal, Op::Unlock(LockId::Bql)])
 }
 
 /// Returns the first event of the notifier's action.

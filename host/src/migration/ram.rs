@@ -222,12 +222,8 @@ mod tests {
         }
     }
 
-    const MODES: [LogMode; 4] = [
-        LogMode::ManualClear { initially_set: true },
-        LogMode::ManualClear { initially_set: false },
-        LogMode::GetClears,
-        LogMode::Tcg,
-    ];
+    const MODES: [LogMode; 4] =
+        [LogMode::ManualClear { initially_set: true }, LogMode::ManualClear { initially_set: false }, LogMode::GetClears, LogMode::Tcg];
 
     /// The measured matrix of late hints: whether a write behind the last sync is in B after the next one.
     fn survives(mode: LogMode, write_first: bool, chunk_cleared: bool) -> bool {
@@ -267,6 +263,22 @@ mod tests {
         stack.hint(70, 1);
         stack.sync();
         assert!(!stack.ram.b().test(Pfn(70)));
+    }
+
+    /// A row that the measured matrix has not: the chunk is cleared behind the write and before the hint, by a neighbour's sending.
+    #[test]
+    fn a_neighbours_clear_between_write_and_hint_takes_the_write_along() {
+        for mode in MODES {
+            let mut stack = Stack::new(mode, 256, 6, &[]);
+            stack.write(70);
+            if stack.ram.take_chunk(Pfn(64)) && stack.accel.has_clear() {
+                stack.accel.clear(stack.ram.chunk(Pfn(64)), &mut stack.desk.ctx());
+            }
+            stack.ram.take(Pfn(64));
+            stack.hint(70, 1);
+            stack.sync();
+            assert_eq!(stack.ram.b().test(Pfn(70)), mode != MODES[0], "{mode:?}");
+        }
     }
 
     #[test]

@@ -135,16 +135,11 @@ impl Run {
         }
     }
 
-    /// Makes the slice's next move if it is one of the plain ones, [`PageMove::Page`].
+    /// Makes the slice's next move if it is one of the plain ones, `PageMove::Page`.
     pub(crate) fn page_step_plain(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> Option<u64> {
         match self.page_move(pace, last, parts.accel, ctx.watch) {
             PageMove::Page(pfn) => Some(self.whole_page(pfn, last, parts, ctx)),
-            PageMove::End
-            | PageMove::Wait
-            | PageMove::Clear { .. }
-            | PageMove::Take(_)
-            | PageMove::Read(_)
-            | PageMove::Send(_) => None,
+            PageMove::End | PageMove::Wait | PageMove::Clear { .. } | PageMove::Take(_) | PageMove::Read(_) | PageMove::Send(_) => None,
         }
     }
 
