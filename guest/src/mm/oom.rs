@@ -18,6 +18,17 @@ const TABLE: u64 = data::OOM_NOTIFIERS + 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OomNotifier(u64);
 
+impl OomNotifier {
+    /// The one whose slot is at `addr`.
+    pub const fn at(addr: u64) -> OomNotifier {
+        OomNotifier(addr)
+    }
+    /// Address of the slot, for a driver that keeps it in its structure.
+    pub const fn addr(self) -> u64 {
+        self.0
+    }
+}
+
 /// Guards the table and lets one thread at a time run the chain. Linux: oom_lock.
 fn chain_lock() -> Mutex {
     Mutex::at(data::OOM_NOTIFIERS, debug::lock::OOM)

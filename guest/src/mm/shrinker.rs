@@ -27,6 +27,17 @@ pub const SHRINK_STOP: u64 = u64::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shrinker(u64);
 
+impl Shrinker {
+    /// The one whose slot is at `addr`.
+    pub const fn at(addr: u64) -> Shrinker {
+        Shrinker(addr)
+    }
+    /// Address of the slot, for a driver that keeps it in its structure.
+    pub const fn addr(self) -> u64 {
+        self.0
+    }
+}
+
 /// Guards the table. Linux: shrinker_mutex.
 fn table_lock() -> Mutex {
     Mutex::at(data::SHRINKERS, debug::lock::SHRINKER)
