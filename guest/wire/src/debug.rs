@@ -110,6 +110,8 @@ pub mod lock {
     pub const SHRINKER: u64 = 13;
     /// The chain of OOM notifiers, a mutex.
     pub const OOM: u64 = 14;
+    /// A vCPU's timers.
+    pub const TIMER: u64 = 15;
     /// Names in order of the numbers above, from 1.
     pub const NAMES: &[&str] = &[
         "zone_lock",
@@ -126,6 +128,7 @@ pub mod lock {
         "workqueue_lock",
         "shrinker_mutex",
         "oom_lock",
+        "timer_lock",
     ];
 }
 
