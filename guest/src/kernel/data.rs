@@ -73,6 +73,8 @@ layout! {@at KERNEL_DATA;
     SHRINKERS: 64 + 4 * 32,
     /// OOM notifiers, `oom::NOTIFIER_BYTES` each, and their lock.
     OOM_NOTIFIERS: 64 + 4 * 32,
+    /// The reporting device and its batch, see `mm::page_reporting`.
+    PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
     /// Stands for the balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
 }
