@@ -9,6 +9,8 @@
 #![cfg_attr(image, no_std)]
 
 pub mod arch;
+pub mod balloon;
 pub mod kernel;
 pub mod mm;
+pub mod virtio;
 pub mod workload;
