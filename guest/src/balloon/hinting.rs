@@ -63,7 +63,8 @@ fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<()
     Ok(())
 }
 
-/// Opens a round under the id that the device wants. Linux: send_cmd_id_start().
+/// Opens a round under the id that the device wants. The id is stored where the start of the round before lies: a device that has not
+/// read that one yet will read this one, twice. So does Linux. Linux: send_cmd_id_start().
 fn send_cmd_id_start(vb: VirtioBalloon) -> Result<(), Errno> {
     drained_free_page_vq(vb);
     let id = virtio_balloon_cmd_id_received(vb);

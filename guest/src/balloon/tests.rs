@@ -8,7 +8,7 @@ use wire::debug;
 use wire::layout::KernelInfo;
 use wire::platform::{KERNEL_INFO, boot_flag, vector};
 use wire::virtio::mmio as reg;
-use wire::virtio::{feature as transport, status};
+use wire::virtio::{feature as transport, isr, status};
 
 use crate::arch;
 use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
@@ -20,9 +20,9 @@ use crate::mm::stats::si_meminfo;
 use crate::mm::{Gfp, alloc_pages, free_pages, oom, shrinker};
 use crate::virtio::Errno;
 use crate::virtio::bus;
-use crate::virtio::device::VirtioDevice;
+use crate::virtio::device::{VirtioDevice, virtio_config_changed};
 use crate::virtio::ring::Virtqueue;
-use crate::virtio::testing::{Device, change_config, machine};
+use crate::virtio::testing::{ACKNOWLEDGED, Device, change_config, machine};
 
 const RAM_BYTES: u64 = 32 << 20;
 const ALL: u64 = feature::MUST_TELL_HOST | feature::STATS_VQ | feature::FREE_PAGE_HINT;
@@ -198,6 +198,47 @@ fn a_hint_round_is_start_hints_stop() {
     assert_eq!(traced(debug::HINT), hinted);
 }
 
+/// The tracepoints of these codes, in order, each with its first argument.
+fn traced_in_order(codes: &[u32]) -> Vec<(u32, u64)> {
+    arch::take_traces().into_iter().map(|trace| (trace.0, trace.1)).filter(|trace| codes.contains(&trace.0)).collect()
+}
+
+#[test]
+fn a_block_is_exposed_and_kicked_before_the_shrinker_can_find_it() {
+    let (_device, _) = probed(ALL, 0);
+    arch::take_traces();
+    let vb = VirtioBalloon::at(VirtioDevice::the().private().get());
+    hinting::get_free_page_and_send(vb).expect("a block");
+    let order = traced_in_order(&[debug::HINT, debug::VQ_ADD, debug::KICK, debug::LOCK]);
+    let codes: Vec<u32> = order.iter().map(|trace| trace.0).collect();
+    assert_eq!(codes[codes.len() - 4..], [debug::HINT, debug::VQ_ADD, debug::KICK, debug::LOCK]);
+    assert_eq!(order.last(), Some(&(debug::LOCK, debug::lock::FREE_PAGE_LIST)));
+}
+
+#[test]
+fn a_page_is_freed_only_after_the_device_has_answered() {
+    let (device, _) = probed(ALL, 0);
+    change_config(&device, config::NUM_PAGES, 1);
+    run_works();
+    arch::take_traces();
+    change_config(&device, config::NUM_PAGES, 0);
+    run_works();
+    let order = traced_in_order(&[debug::DEFLATE, debug::VQ_ADD, debug::VQ_GET, debug::FREE, debug::ACTUAL]);
+    let codes: Vec<u32> = order.iter().map(|trace| trace.0).collect();
+    assert_eq!(codes[..5], [debug::DEFLATE, debug::VQ_ADD, debug::VQ_GET, debug::FREE, debug::ACTUAL]);
+}
+
+#[test]
+fn a_new_round_rewrites_the_start_id_that_an_old_round_still_exposes() {
+    let (device, _) = hinted(true);
+    change_config(&device, config::FREE_PAGE_HINT_CMD_ID, ROUND + 1);
+    run_works();
+    let first = &device.borrow_mut().drain_taken(FREE_PAGE_VQ)[0];
+    let (addr, len, _) = first.buffers[0];
+    assert_eq!((first.bytes.as_slice(), len), (ROUND.to_le_bytes().as_slice(), 4), "what the device saw at the kick");
+    assert_eq!(arch::read32(addr), ROUND + 1, "what a slower device will see in the same buffer");
+}
+
 #[test]
 fn an_interrupt_without_a_new_id_starts_no_round() {
     let (device, _) = hinted(false);
@@ -329,10 +370,50 @@ fn removing_gives_everything_back_and_binding_works_again() {
 }
 
 #[test]
-fn a_change_during_probe_is_kept_for_later() {
+fn a_target_that_stood_before_the_probe_is_followed() {
     let device = machine(RAM_BYTES, ALL, 0);
     device.borrow_mut().config[0] = 10;
     bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, 0).expect("probe");
     run_works();
-    assert_eq!(device.borrow().config[1], 10, "the target stood before the driver came");
+    assert_eq!(device.borrow().config[1], 10);
+}
+
+#[test]
+fn a_change_while_no_driver_listens_is_kept_for_the_next() {
+    let (device, vb) = probed(ALL, 0);
+    bus::unbind(&VIRTIO_BALLOON_DRIVER).expect("bound");
+    device.borrow_mut().config[2] = ROUND;
+    virtio_config_changed(vb.device());
+    bus::bind(&VIRTIO_BALLOON_DRIVER, 0).expect("unbound");
+    run_works();
+    assert!(VirtioBalloon::at(VirtioDevice::the().private().get()).num_free_page_blocks().get() > 0);
+}
+
+#[test]
+fn the_interrupt_is_acknowledged_before_it_is_processed() {
+    let (device, _) = probed(ALL, 0);
+    arch::take_traces();
+    change_config(&device, config::NUM_PAGES, 1);
+    let traces = arch::take_traces();
+    let acknowledged = traces.iter().position(|trace| trace.0 == ACKNOWLEDGED).expect("an acknowledgement");
+    let config_lock = (debug::LOCK, debug::lock::CONFIG);
+    let processed = traces.iter().position(|trace| (trace.0, trace.1) == config_lock).expect("the driver hears of it");
+    assert!(acknowledged < processed);
+    assert_eq!(traces[acknowledged].1 & u64::from(isr::CONFIG_CHANGE), u64::from(isr::CONFIG_CHANGE));
+}
+
+#[test]
+fn a_refused_feature_is_not_accepted() {
+    let device = machine(RAM_BYTES, ALL, 0);
+    bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, feature::FREE_PAGE_HINT).expect("probe");
+    let vb = VirtioBalloon::at(VirtioDevice::the().private().get());
+    assert_eq!(vb.device().features().get() & ALL, ALL & !feature::FREE_PAGE_HINT);
+    assert_eq!(device.borrow().live_queues(), [0, 1, 2]);
+}
+
+#[test]
+fn another_device_is_left_alone() {
+    let device = machine(RAM_BYTES, ALL, 0);
+    assert_eq!(bus::device_attach(1, &VIRTIO_BALLOON_DRIVER, 0), Err(Errno::NoDev));
+    assert!(device.borrow().writes.is_empty());
 }

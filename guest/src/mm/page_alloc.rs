@@ -14,7 +14,7 @@ use crate::mm::page::{self, Page, Pfn};
 use crate::mm::stats::{self, Event};
 use crate::mm::watermark::zone_watermark_ok;
 use crate::mm::zone::{PAGEBLOCK_PAGES, Zone, pageblock_type};
-use crate::mm::{globals, pcp, reclaim};
+use crate::mm::{globals, page_reporting, pcp, reclaim};
 
 /// What freed pages are filled with. Linux: PAGE_POISON.
 pub const PAGE_POISON: u8 = 0xaa;
@@ -22,9 +22,9 @@ pub const PAGE_POISON: u8 = 0xaa;
 /// Where a freed block goes on its list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FreeTo {
-    /// First, or last when it is likely to merge soon.
+    /// First, or last when it is likely to merge soon; page reporting is told.
     Auto,
-    /// Last. Linux: FPI_TO_TAIL.
+    /// Last, and nobody is told. Linux: FPI_TO_TAIL | FPI_SKIP_REPORT_NOTIFY.
     Tail,
 }
 
@@ -162,9 +162,11 @@ fn check_new_page(page: Page) {
 /// Linux: __kernel_unpoison_pages().
 fn check_poison(pfn: Pfn, order: u32) {
     let word = u64::from_ne_bytes([PAGE_POISON; 8]);
-    for addr in (pfn.addr()..pfn.addr() + (PAGE_SIZE << order)).step_by(8) {
-        let found = arch::read64(addr);
-        assert!(found == word, "pagealloc: memory corruption: {found:#x} at {addr:#x}");
+    // A line at a time: a block of the largest order has half a million words.
+    for line in (pfn.addr()..pfn.addr() + (PAGE_SIZE << order)).step_by(64) {
+        let words = [0, 8, 16, 24, 32, 40, 48, 56].map(|at| arch::read64(line + at) ^ word);
+        let differs = words.into_iter().fold(0, |all, word| all | word);
+        assert!(differs == 0, "pagealloc: memory corruption in the 64 bytes at {line:#x}: {words:#x?} from the pattern");
     }
 }
 
@@ -254,6 +256,10 @@ pub(crate) fn free_one_locked(zone: Zone, pfn: Pfn, order: u32, migratetype: Mig
     };
     page.set_buddy(order);
     zone.add_to_free_list(page, order, migratetype, tail);
+    match to {
+        FreeTo::Auto => page_reporting::notify_free(order),
+        FreeTo::Tail => {}
+    }
 }
 
 /// The buddy of a block, if it is free as a whole. Linux: find_buddy_page_pfn().

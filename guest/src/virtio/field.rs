@@ -1,7 +1,7 @@
 //! Typed fields of structures that live at guest addresses.
 //!
 //! Driver state is reached from interrupts and from several vCPUs at once, as in Linux, where it is plain memory. So it is plain memory
-//! here: a structure is its address, [`record!`] gives it one method for each field, and a [`Field`] is one load or one store.
+//! here: a structure is its address, `record!` gives it one method for each field, and a [`Field`] is one load or one store.
 
 use core::marker::PhantomData;
 

@@ -58,7 +58,7 @@ record! {
         free_head: u32,
         /// Descriptors that are free.
         num_free: u32,
-        /// Buffers exposed since the last [`Virtqueue::kick_prepare`].
+        /// Buffers exposed since the device was last told.
         num_added: u32,
         /// 1 once either side broke the protocol; then every operation fails.
         broken: u32,

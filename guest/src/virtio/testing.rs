@@ -13,6 +13,9 @@ use wire::vring;
 use crate::arch::{self, MmioAccess};
 use crate::kernel::{boot, irq};
 
+/// A tracepoint of the device's own: it was told that these causes are acknowledged.
+pub(crate) const ACKNOWLEDGED: u32 = 1000;
+
 /// A chain that the device took: queue, head, and buffers as address, length, flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chain {
@@ -127,7 +130,10 @@ impl Device {
             reg::DEVICE_FEATURES_SEL => self.sel[0] = value,
             reg::DRIVER_FEATURES_SEL => self.sel[1] = value,
             reg::QUEUE_SEL => self.selected = value.into(),
-            reg::INTERRUPT_ACK => self.isr &= !value,
+            reg::INTERRUPT_ACK => {
+                self.isr &= !value;
+                arch::trace(ACKNOWLEDGED, value.into(), 0);
+            }
             reg::STATUS => {
                 self.status = value;
                 if value == 0 {

@@ -99,3 +99,6 @@ fn perform_next(mailbox: Mailbox) {
     ops::perform(&mailbox.read(tail));
     mailbox.set_tail(tail.wrapping_add(1));
 }
+
+#[cfg(test)]
+mod tests;
