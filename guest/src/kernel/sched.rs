@@ -12,11 +12,12 @@ use crate::kernel::lock::SpinLock;
 use crate::kernel::{data, irq, list, timer};
 use crate::mm;
 
-/// Bytes of a run queue: lock, list head, list of sleepers, count of switches.
+/// Bytes of a run queue: lock, list head, list of timers and its lock, count of switches.
 pub const RQ_BYTES: u64 = 64;
 const RQ_LIST: u64 = 8;
-const RQ_SLEEPERS: u64 = 24;
+const RQ_TIMERS: u64 = 24;
 const RQ_SWITCHES: u64 = 40;
+const RQ_TIMER_LOCK: u64 = 48;
 
 const STACK_CANARY: u64 = 0x57ac_6e9d;
 const T_CANARY: u64 = 0;
@@ -26,11 +27,10 @@ const T_ON_RQ: u64 = 24;
 const T_RSP: u64 = 32;
 const T_RUN_NODE: u64 = 40;
 const T_WAIT_NODE: u64 = 56;
-const T_WAKE_AT: u64 = 72;
-const T_SLEEP_NODE: u64 = 80;
-const T_FUNC: u64 = 96;
-const T_ARG: u64 = 104;
-const T_WAITING: u64 = 112;
+const T_WAITING: u64 = 72;
+const T_FUNC: u64 = 80;
+const T_ARG: u64 = 88;
+const T_TIMER: u64 = 96;
 
 /// Whether a thread may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +56,6 @@ impl Thread {
     fn of_run_node(node: u64) -> Thread {
         Thread(node - T_RUN_NODE)
     }
-    /// The thread whose sleep node is `node`.
-    pub(crate) fn of_sleep_node(node: u64) -> Thread {
-        Thread(node - T_SLEEP_NODE)
-    }
     /// Address of the structure.
     pub fn addr(self) -> u64 {
         self.0
@@ -78,14 +74,13 @@ impl Thread {
     pub(crate) fn set_waiting(self, waiting: bool) {
         write64(self.0 + T_WAITING, u64::from(waiting));
     }
-    pub(crate) fn sleep_node(self) -> u64 {
-        self.0 + T_SLEEP_NODE
+    /// The thread of an address that [`Thread::addr`] gave.
+    pub(crate) fn at(addr: u64) -> Thread {
+        Thread(addr)
     }
-    pub(crate) fn wake_at_ns(self) -> u64 {
-        read64(self.0 + T_WAKE_AT)
-    }
-    pub(crate) fn set_wake_at_ns(self, at: u64) {
-        write64(self.0 + T_WAKE_AT, at);
+    /// The timer that ends a sleep.
+    pub(crate) fn timer(self) -> timer::Timer {
+        timer::Timer::at(self.0 + T_TIMER)
     }
     fn is_idle(self) -> bool {
         self.0 == idle_thread(self.cpu()).0
@@ -131,9 +126,10 @@ impl RunQueue {
     }
 }
 
-/// The list of this vCPU's sleepers, by the time they want to be woken; used with interrupts disabled on its own vCPU only.
-pub(crate) fn sleepers(cpu: u64) -> u64 {
-    RunQueue::of(cpu).0 + RQ_SLEEPERS
+/// The list of a vCPU's timers, by deadline, and its lock.
+pub(crate) fn timers(cpu: u64) -> (u64, SpinLock) {
+    let rq = RunQueue::of(cpu);
+    (rq.0 + RQ_TIMERS, SpinLock::at(rq.0 + RQ_TIMER_LOCK, wire::debug::lock::TIMER))
 }
 
 /// The thread that runs. Linux: current.
@@ -165,7 +161,9 @@ pub(crate) fn init(cpus: u64) {
         let rq = RunQueue::of(cpu);
         rq.lock().init();
         list::init_list_head(rq.list());
-        list::init_list_head(sleepers(cpu));
+        let (timers, lock) = timers(cpu);
+        list::init_list_head(timers);
+        lock.init();
     }
     irq::register_handler(vector::RESCHEDULE, |_| {});
     timer::init();

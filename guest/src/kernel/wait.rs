@@ -1,7 +1,6 @@
 //! Wait queues, by address. Linux: kernel/sched/wait.c.
 //!
-//! Layout: a spin lock's word, then the list of waiting threads. The lock is named a run queue's to the observer: it is the scheduler's
-//! own, and nests outside run queues.
+//! Layout: a spin lock's word, then the list of waiting threads. The lock nests outside run queues.
 
 use crate::arch;
 use crate::kernel::list;
@@ -22,7 +21,7 @@ impl WaitQueue {
     }
 
     fn lock(self) -> SpinLock {
-        SpinLock::at(self.0, wire::debug::lock::RUN_QUEUE)
+        SpinLock::at(self.0, wire::debug::lock::WAIT_QUEUE)
     }
     fn list(self) -> u64 {
         self.0 + SpinLock::BYTES

@@ -38,7 +38,7 @@ impl Workqueue {
         data::WORKQUEUES + self.index() * WQ_BYTES
     }
     fn lock(self) -> SpinLock {
-        SpinLock::at(self.addr(), debug::lock::RUN_QUEUE)
+        SpinLock::at(self.addr(), debug::lock::WORKQUEUE)
     }
     fn list(self) -> u64 {
         self.addr() + WQ_LIST

@@ -7,10 +7,14 @@
 //! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
 
 pub mod balloon_compaction;
+#[cfg(test)]
+mod behaviour_tests;
 pub(crate) mod fallback;
 pub mod gfp;
 pub mod globals;
 mod init;
+#[cfg(test)]
+mod model_tests;
 pub mod oom;
 pub mod page;
 pub mod page_alloc;

@@ -29,9 +29,9 @@ impl OomNotifier {
     }
 }
 
-/// Guards the table and lets one thread at a time run the chain. Linux: oom_lock. Named a run queue's to the observer.
+/// Guards the table and lets one thread at a time run the chain. Linux: oom_lock.
 fn chain_lock() -> Mutex {
-    Mutex::at(data::OOM_NOTIFIERS, debug::lock::RUN_QUEUE)
+    Mutex::at(data::OOM_NOTIFIERS, debug::lock::OOM)
 }
 
 /// Registers `func(ctx, 0)`, which returns the pages that it freed; higher priorities run first. `None` when the table is full.

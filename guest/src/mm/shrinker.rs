@@ -38,9 +38,9 @@ impl Shrinker {
     }
 }
 
-/// Guards the table. Linux: shrinker_mutex. Named a run queue's to the observer: no driver lock nests outside it.
+/// Guards the table. Linux: shrinker_mutex.
 fn table_lock() -> Mutex {
-    Mutex::at(data::SHRINKERS, debug::lock::RUN_QUEUE)
+    Mutex::at(data::SHRINKERS, debug::lock::SHRINKER)
 }
 
 /// Registers `count(ctx, 0)`, the pages that could be freed, and `scan(ctx, pages)`, which frees and returns pages freed or
