@@ -70,9 +70,11 @@ layout! {@at KERNEL_DATA;
     /// Event counters, a u64 each, see `mm::stats`.
     VM_EVENTS: 16 * 8,
     /// Shrinkers, `shrinker::SHRINKER_BYTES` each, and their lock.
-    SHRINKERS: 64 + 4 * 32,
+    SHRINKERS: 64 + 4 * 64,
     /// OOM notifiers, `oom::NOTIFIER_BYTES` each, and their lock.
     OOM_NOTIFIERS: 64 + 4 * 32,
+    /// The reporting device and its batch, see `mm::page_reporting`.
+    PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
     /// Stands for the balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
 }

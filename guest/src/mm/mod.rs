@@ -2,7 +2,7 @@
 //!
 //! * [`page`] the memory map, [`zone`] the free lists, [`page_alloc`] the buddy allocator, [`pcp`] the per-CPU lists before it
 //! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
-//! * [`balloon_compaction`]: pages that a balloon owns
+//! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of
 //!
 //! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
 
@@ -18,6 +18,7 @@ mod model_tests;
 pub mod oom;
 pub mod page;
 pub mod page_alloc;
+pub mod page_reporting;
 pub mod pcp;
 pub mod reclaim;
 pub mod shrinker;

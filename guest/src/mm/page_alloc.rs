@@ -14,7 +14,7 @@ use crate::mm::page::{self, Page, Pfn};
 use crate::mm::stats::{self, Event};
 use crate::mm::watermark::zone_watermark_ok;
 use crate::mm::zone::{PAGEBLOCK_PAGES, Zone, pageblock_type};
-use crate::mm::{globals, pcp, reclaim};
+use crate::mm::{globals, page_reporting, pcp, reclaim};
 
 /// What freed pages are filled with. Linux: PAGE_POISON.
 pub const PAGE_POISON: u8 = 0xaa;
@@ -22,9 +22,9 @@ pub const PAGE_POISON: u8 = 0xaa;
 /// Where a freed block goes on its list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FreeTo {
-    /// First, or last when it is likely to merge soon.
+    /// First, or last when it is likely to merge soon; page reporting is told.
     Auto,
-    /// Last. Linux: FPI_TO_TAIL.
+    /// Last, and nobody is told. Linux: FPI_TO_TAIL | FPI_SKIP_REPORT_NOTIFY.
     Tail,
 }
 
@@ -256,6 +256,10 @@ pub(crate) fn free_one_locked(zone: Zone, pfn: Pfn, order: u32, migratetype: Mig
     };
     page.set_buddy(order);
     zone.add_to_free_list(page, order, migratetype, tail);
+    match to {
+        FreeTo::Auto => page_reporting::notify_free(order),
+        FreeTo::Tail => {}
+    }
 }
 
 /// The buddy of a block, if it is free as a whole. Linux: find_buddy_page_pfn().

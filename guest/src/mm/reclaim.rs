@@ -8,7 +8,9 @@ use crate::mm::page::Page;
 use crate::mm::page_alloc::get_page_from_freelist;
 use crate::mm::pcp::{self, COSTLY_ORDER};
 use crate::mm::stats::{self, Event};
-use crate::mm::{oom, shrinker};
+use crate::mm::watermark::zone_watermark_ok;
+use crate::mm::zone::Zone;
+use crate::mm::{globals, oom, shrinker};
 
 /// First priority of a reclaim: 1/4096 of what there is. Linux: DEF_PRIORITY.
 const DEF_PRIORITY: u32 = 12;
@@ -37,21 +39,29 @@ pub(crate) fn alloc_slowpath(gfp: Gfp, order: u32) -> Option<Page> {
             return None;
         }
         without_progress = if freed > 0 { 0 } else { without_progress + 1 };
-        if freed > 0 && without_progress <= MAX_RECLAIM_RETRIES {
+        if without_progress <= MAX_RECLAIM_RETRIES && should_reclaim_retry(order, flags) {
             continue;
         }
-        // Nothing to reclaim: more rounds of the same would only repeat it.
+        // Before anything drastic: perhaps somebody else freed a lot meanwhile.
         if let Some(page) = get_page_from_freelist(gfp, order, AllocFlags { watermark: Watermark::High, ..AllocFlags::FAST }) {
             return Some(page);
         }
         if order > COSTLY_ORDER || gfp.contains(Gfp::RETRY_MAYFAIL) || oom::out_of_memory() == 0 {
             return None;
         }
+        without_progress = 0;
     }
 }
 
+/// Whether some zone has enough now, so that the allocation failed only by a race. Linux: should_reclaim_retry(), without pages that
+/// reclaim could still free.
+fn should_reclaim_retry(order: u32, flags: AllocFlags) -> bool {
+    let class = globals::nr_zones() - 1;
+    Zone::all().any(|zone| zone_watermark_ok(zone, order, zone.watermark(Watermark::Min), class, flags))
+}
+
 /// Tries again, then once more with what was hidden on the per-CPU lists and in the high-atomic reserve. Linux: __alloc_pages_direct_reclaim().
-/// Differs: also when nothing was reclaimed; Linux drains then too, in compaction.
+/// Differs: also when nothing was reclaimed; what then hides on other vCPUs' lists comes back through kswapd and the periodic drain in Linux.
 fn retry_after_reclaim(gfp: Gfp, order: u32, flags: AllocFlags) -> Option<Page> {
     get_page_from_freelist(gfp, order, flags).or_else(|| {
         unreserve_highatomic_pageblock(gfp.migratetype());

@@ -1,19 +1,22 @@
 //! Callbacks that give memory back when it is short. Linux: mm/shrinker.c.
 //!
-//! Differs: a table of four under a mutex; one node, no cgroups.
+//! Differs: a table of four instead of a list; one node, no cgroups.
 
 use wire::debug;
 
 use crate::arch::{self, read64, write64};
 use crate::kernel::data;
 use crate::kernel::mutex::Mutex;
+use crate::kernel::wait::{WaitQueue, wait_event};
 
 const SLOTS: u64 = 4;
-const SHRINKER_BYTES: u64 = 32;
+const SHRINKER_BYTES: u64 = 64;
 const S_COUNT: u64 = 0;
 const S_SCAN: u64 = 8;
 const S_CTX: u64 = 16;
 const S_DEFERRED: u64 = 24;
+/// u64: 0 while not registered, 1, and one more for each reclaimer that runs it.
+const S_REFS: u64 = 32;
 const TABLE: u64 = data::SHRINKERS + 64;
 
 /// Pages asked of a shrinker at a time. Linux: SHRINK_BATCH.
@@ -38,21 +41,27 @@ impl Shrinker {
     }
 }
 
-/// Guards the table. Linux: shrinker_mutex.
+/// Guards the table's slots; reclaimers do not take it. Linux: shrinker_mutex.
 fn table_lock() -> Mutex {
     Mutex::at(data::SHRINKERS, debug::lock::SHRINKER)
 }
 
+/// Who unregisters waits here until nobody runs the shrinker any more.
+fn done() -> WaitQueue {
+    WaitQueue::at(data::SHRINKERS + Mutex::BYTES)
+}
+
 /// Registers `count(ctx, 0)`, the pages that could be freed, and `scan(ctx, pages)`, which frees and returns pages freed or
-/// [`SHRINK_STOP`]; `None` when the table is full. Linux: shrinker_alloc(), shrinker_register().
+/// [`SHRINK_STOP`]; `None` when the table is full. Several reclaimers may run both at a time. Linux: shrinker_alloc(), shrinker_register().
 pub fn register_shrinker(count: fn(u64, u64) -> u64, scan: fn(u64, u64) -> u64, ctx: u64) -> Option<Shrinker> {
     table_lock().lock();
-    let slot = (0..SLOTS).map(|index| TABLE + index * SHRINKER_BYTES).find(|slot| read64(slot + S_COUNT) == 0);
+    let slot = slots().find(|slot| read64(slot + S_COUNT) == 0);
     if let Some(slot) = slot {
+        write64(slot + S_COUNT, count as usize as u64);
         write64(slot + S_SCAN, scan as usize as u64);
         write64(slot + S_CTX, ctx);
         write64(slot + S_DEFERRED, 0);
-        write64(slot + S_COUNT, count as usize as u64);
+        arch::xchg64(slot + S_REFS, 1);
     }
     table_lock().unlock();
     slot.map(Shrinker)
@@ -60,10 +69,37 @@ pub fn register_shrinker(count: fn(u64, u64) -> u64, scan: fn(u64, u64) -> u64, 
 
 /// Forgets a shrinker; it does not run any more when this returns. Linux: shrinker_free().
 pub fn unregister_shrinker(shrinker: Shrinker) {
+    let refs = shrinker.0 + S_REFS;
+    assert!(read64(refs) != 0, "shrinker is not registered");
+    put(shrinker.0);
+    wait_event(done(), || read64(refs) == 0);
     table_lock().lock();
-    assert!(read64(shrinker.0 + S_COUNT) != 0, "shrinker is not registered");
     write64(shrinker.0 + S_COUNT, 0);
     table_lock().unlock();
+}
+
+fn slots() -> impl Iterator<Item = u64> {
+    (0..SLOTS).map(|index| TABLE + index * SHRINKER_BYTES)
+}
+
+/// Takes a reference, unless the shrinker is being unregistered. Linux: shrinker_try_get().
+fn try_get(slot: u64) -> bool {
+    let mut refs = read64(slot + S_REFS);
+    while refs != 0 {
+        let found = arch::cmpxchg64(slot + S_REFS, refs, refs + 1);
+        if found == refs {
+            return true;
+        }
+        refs = found;
+    }
+    false
+}
+
+/// Drops a reference. Linux: shrinker_put().
+fn put(slot: u64) {
+    if arch::fetch_add64(slot + S_REFS, u64::MAX) == 1 {
+        done().wake_up();
+    }
 }
 
 /// Asks a shrinker for `pages` pages, with the tracepoint. Linux: shrinker.scan_objects().
@@ -112,20 +148,22 @@ pub fn shrink_pages(pages: u64) -> u64 {
 }
 
 fn for_each(mut run: impl FnMut(u64) -> u64) -> u64 {
-    // A try, as in Linux before 6.4: shrinkers of a reclaimer that comes second are left to the first.
-    if !table_lock().try_lock() {
-        return 0;
+    let mut freed = 0;
+    for slot in slots() {
+        if try_get(slot) {
+            freed += run(slot);
+            put(slot);
+        }
     }
-    let slots = (0..SLOTS).map(|index| TABLE + index * SHRINKER_BYTES).filter(|slot| read64(slot + S_COUNT) != 0);
-    let freed = slots.map(&mut run).sum();
-    table_lock().unlock();
     freed
 }
 
 /// Makes the table empty.
 pub(crate) fn init() {
     table_lock().init();
-    for index in 0..SLOTS {
-        write64(TABLE + index * SHRINKER_BYTES + S_COUNT, 0);
+    done().init();
+    for slot in slots() {
+        write64(slot + S_COUNT, 0);
+        write64(slot + S_REFS, 0);
     }
 }
