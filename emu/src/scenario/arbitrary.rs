@@ -13,7 +13,8 @@ use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::model::*;
 use super::pattern::is_about_pages;
-use super::vocabulary::{BLAMES, FEATURES, INTEGER_MAX};
+use super::vocabulary::INTEGER_MAX;
+use super::words::{BLAMES, FEATURES};
 use crate::outcome::Verdict;
 
 /// Allocations of random scenarios with the order that each has.
