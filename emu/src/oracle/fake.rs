@@ -35,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) c: Bits,
     pub(crate) n: u64,
     pub(crate) logging: bool,
+    pub(crate) wire: BTreeSet<Pfn>,
     pub(crate) there: Vec<Option<[u8; PAGE_SIZE as usize]>>,
     pub(crate) status: MigrationStatus,
     pub(crate) running: bool,
@@ -54,8 +55,8 @@ impl Observed for Host {
         };
         bits[pfn.0 as usize]
     }
-    fn on_wire(&self, _pfn: Pfn) -> bool {
-        false
+    fn on_wire(&self, pfn: Pfn) -> bool {
+        self.wire.contains(&pfn)
     }
     fn logging(&self) -> bool {
         self.logging
@@ -116,6 +117,7 @@ impl Bench {
             c: none(),
             n: 0,
             logging: false,
+            wire: BTreeSet::new(),
             there: vec![None; PAGES as usize],
             status: MigrationStatus::None,
             running: true,
