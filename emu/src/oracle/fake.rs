@@ -91,6 +91,8 @@ pub(crate) struct Bench {
     pub(crate) queue: VecDeque<(u16, HintElement)>,
     pub(crate) round: HintStatus,
     pub(crate) id: CmdId,
+    /// All of K is set when logging starts (KVM_DIRTY_LOG_INITIALLY_SET; manual clear only).
+    pub(crate) initially_set: bool,
     heads: u16,
     writes: u64,
 }
@@ -124,8 +126,18 @@ impl Bench {
         };
         let oracle = Oracle::new(OracleOptions { pages: PAGES, vcpus: 1, ram_bytes });
         let (queue, round) = (VecDeque::new(), HintStatus::Stop);
-        let mut bench =
-            Self { host, oracle, trace: Vec::new(), log, queue, round, id: CmdId(wire::balloon::CMD_ID_MIN), heads: 0, writes: 0 };
+        let mut bench = Self {
+            host,
+            oracle,
+            trace: Vec::new(),
+            log,
+            queue,
+            round,
+            id: CmdId(wire::balloon::CMD_ID_MIN),
+            initially_set: false,
+            heads: 0,
+            writes: 0,
+        };
         for pfn in (0..PAGES).map(Pfn) {
             bench.store(pfn, Actor::Vcpu(0));
         }
@@ -184,6 +196,9 @@ impl Bench {
         self.host.there = vec![None; PAGES as usize];
         for level in [&mut self.host.k, &mut self.host.s, &mut self.host.d, &mut self.host.v] {
             *level = none();
+        }
+        if self.initially_set && self.log == Log::ManualClear {
+            self.host.k = vec![true; PAGES as usize];
         }
         self.host.logging = true;
         self.emit(Actor::Migration, Event::LogStart);

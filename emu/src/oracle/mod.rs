@@ -161,7 +161,8 @@ impl Oracle {
 
     /// Takes note of a write. `trace_index` is the event that shows it, if one does.
     ///
-    /// Of a guest's stores the first counts, until the host looks at the page again (reads, sends, syncs or hints it).
+    /// Of a guest's stores to a page the first counts, until somebody looks at the page again: the host reads, sends or hints it, GET or a
+    /// sync takes its mark, or the guest announces it as a hint, a report or for the balloon.
     pub fn on_write(&mut self, pfn: Pfn, by: Actor, at_ns: u64, trace_index: Option<usize>) {
         let epoch = self.records.epoch;
         if let Some(page) = self.pages.get_mut(pfn) {
