@@ -35,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) c: Bits,
     pub(crate) n: u64,
     pub(crate) logging: bool,
+    pub(crate) wire: BTreeSet<Pfn>,
     pub(crate) there: Vec<Option<[u8; PAGE_SIZE as usize]>>,
     pub(crate) status: MigrationStatus,
     pub(crate) running: bool,
@@ -54,8 +55,8 @@ impl Observed for Host {
         };
         bits[pfn.0 as usize]
     }
-    fn on_wire(&self, _pfn: Pfn) -> bool {
-        false
+    fn on_wire(&self, pfn: Pfn) -> bool {
+        self.wire.contains(&pfn)
     }
     fn logging(&self) -> bool {
         self.logging
@@ -90,6 +91,8 @@ pub(crate) struct Bench {
     pub(crate) queue: VecDeque<(u16, HintElement)>,
     pub(crate) round: HintStatus,
     pub(crate) id: CmdId,
+    /// All of K is set when logging starts (KVM_DIRTY_LOG_INITIALLY_SET; manual clear only).
+    pub(crate) initially_set: bool,
     heads: u16,
     writes: u64,
 }
@@ -116,14 +119,25 @@ impl Bench {
             c: none(),
             n: 0,
             logging: false,
+            wire: BTreeSet::new(),
             there: vec![None; PAGES as usize],
             status: MigrationStatus::None,
             running: true,
         };
         let oracle = Oracle::new(OracleOptions { pages: PAGES, vcpus: 1, ram_bytes });
         let (queue, round) = (VecDeque::new(), HintStatus::Stop);
-        let mut bench =
-            Self { host, oracle, trace: Vec::new(), log, queue, round, id: CmdId(wire::balloon::CMD_ID_MIN), heads: 0, writes: 0 };
+        let mut bench = Self {
+            host,
+            oracle,
+            trace: Vec::new(),
+            log,
+            queue,
+            round,
+            id: CmdId(wire::balloon::CMD_ID_MIN),
+            initially_set: false,
+            heads: 0,
+            writes: 0,
+        };
         for pfn in (0..PAGES).map(Pfn) {
             bench.store(pfn, Actor::Vcpu(0));
         }
@@ -182,6 +196,9 @@ impl Bench {
         self.host.there = vec![None; PAGES as usize];
         for level in [&mut self.host.k, &mut self.host.s, &mut self.host.d, &mut self.host.v] {
             *level = none();
+        }
+        if self.initially_set && self.log == Log::ManualClear {
+            self.host.k = vec![true; PAGES as usize];
         }
         self.host.logging = true;
         self.emit(Actor::Migration, Event::LogStart);

@@ -175,13 +175,12 @@ impl Oracle {
     }
 
     pub(super) fn look_after_hint(&mut self, index: usize, range: PageRange, in_round: bool, world: &dyn Observed) {
-        let applied = self.pages.frames(range);
         for frame in self.pages.frames(widened(range)) {
             let pfn = Pfn(frame);
             let page = self.pages.get(pfn).expect("cut to RAM");
             let cause = if !in_round {
                 Cause::HintOutsideRound
-            } else if !applied.contains(&frame) || !self.device.holds_page(pfn) {
+            } else if !self.device.holds_page(pfn) {
                 Cause::HintBeyondElement
             } else if page.has(flag::EVER_HINTED) {
                 Cause::EarlyReuse
@@ -233,7 +232,7 @@ impl Oracle {
                 self.excused.insert(pfn, excuse);
             } else {
                 self.lost.push(pfn);
-                let loss = Loss::new(page, pfn, index, self.records.recorded(pfn, world));
+                let loss = Loss::new(page, pfn, index, self.records.recorded(pfn, world), world);
                 match losses.last_mut() {
                     Some(last) if last.continues(&loss) => last.range.count += 1,
                     _ => losses.push(loss),

@@ -4,7 +4,7 @@ use host::event::{Actor, PageRange, Pfn};
 
 use super::pages::{Page, TraceIndex};
 use super::records::Cause;
-use super::rules;
+use super::{Observed, rules};
 use crate::outcome::{Verdict, Violation};
 
 /// A page lost in the way of its neighbours is told with them.
@@ -21,9 +21,10 @@ pub(crate) struct Loss {
 
 impl Loss {
     /// Returns what is known of a page that differs; `recorded` is whether its record stands to the end.
-    pub(crate) fn new(page: &Page, pfn: Pfn, index: usize, recorded: bool) -> Self {
+    pub(crate) fn new(page: &Page, pfn: Pfn, index: usize, recorded: bool, world: &dyn Observed) -> Self {
         let (doom, write, cause) = match page.cause {
             Some(cause) => (page.doom.get().unwrap_or(index), page.doomed_write, cause),
+            None if page.sent_version == page.version && world.on_wire(pfn) => (index, page.write, Cause::OnWire),
             None if page.sent_version == page.version => (index, page.write, Cause::OtherBytes),
             None if recorded => (index, page.write, Cause::LeftBehind),
             None => (index, page.write, Cause::SyncDropped),

@@ -3,10 +3,10 @@
 //! It sees events, writes, and read-only observations ([`Observed`]); never the private state of vCPU, device or migration. What it holds true
 //! stands in [`rules`], with sources; the guest's own rules in [`guest_mm`]. Main type: [`Oracle`]; at the end it becomes [`Findings`].
 //!
-//! Every page has a version, raised by every write whoever made it ([`pages`]). From a migration's first sync on, each event that can remove
-//! a record of dirtiness makes the oracle look whether the pages concerned still owe a write and have it recorded ([`records`]); the first
+//! Every page has a version, raised by every write whoever made it (`pages`). From a migration's first sync on, each event that can remove
+//! a record of dirtiness makes the oracle look whether the pages concerned still owe a write and have it recorded (`records`); the first
 //! event after which one does not is the step that doomed the page. When the destination starts, bytes are compared, and what
-//! differs without excuse is lost. Hints are judged by the device's own announcements ([`hinting`]).
+//! differs without excuse is lost. Hints are judged by the device's own announcements (`hinting`).
 
 pub mod guest_mm;
 pub mod rules;
@@ -161,7 +161,8 @@ impl Oracle {
 
     /// Takes note of a write. `trace_index` is the event that shows it, if one does.
     ///
-    /// Of a guest's stores the first counts, until the host looks at the page again (reads, sends, syncs or hints it).
+    /// Of a guest's stores to a page the first counts, until somebody looks at the page again: the host reads, sends or hints it, GET or a
+    /// sync takes its mark, or the guest announces it as a hint, a report or for the balloon.
     pub fn on_write(&mut self, pfn: Pfn, by: Actor, at_ns: u64, trace_index: Option<usize>) {
         let epoch = self.records.epoch;
         if let Some(page) = self.pages.get_mut(pfn) {

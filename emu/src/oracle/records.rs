@@ -26,12 +26,16 @@ pub(crate) enum Cause {
     SyncDropped,
     /// The write was not recorded when it was made.
     Unmarked,
+    /// The write was made while nothing was logged.
+    Unlogged,
     /// The sender took the page and did not send it.
     SenderDropped,
     /// Logging ended.
     LogStopped,
     /// The destination started while the record still stood.
     LeftBehind,
+    /// The page was sent after the write, and had not arrived when the destination started.
+    OnWire,
     /// The page was sent after the write, but other bytes stand at the destination.
     OtherBytes,
 }
@@ -47,9 +51,11 @@ impl Cause {
             | Cause::ClearedUnmerged
             | Cause::SyncDropped
             | Cause::Unmarked
+            | Cause::Unlogged
             | Cause::SenderDropped
             | Cause::LogStopped
             | Cause::LeftBehind
+            | Cause::OnWire
             | Cause::OtherBytes => Blame::Host,
         }
     }
@@ -64,9 +70,11 @@ impl Cause {
             Cause::ClearedUnmerged => "its mark was cleared before it was merged",
             Cause::SyncDropped => "no record of it was left after the sync",
             Cause::Unmarked => "the write was not recorded",
+            Cause::Unlogged => "the write was made while nothing was logged",
             Cause::SenderDropped => "the sender took it and did not send it",
             Cause::LogStopped => "logging ended before it was merged",
             Cause::LeftBehind => "it was still recorded as unsent when the destination started",
+            Cause::OnWire => "it was still on the wire when the destination started",
             Cause::OtherBytes => "it was sent, but other bytes stand there",
         }
     }
@@ -112,7 +120,7 @@ impl Records {
     pub(crate) fn start_migration(&mut self, pages: &mut Pages) {
         let all = pages.all();
         pages.slice_mut(all).iter_mut().for_each(Page::start_migration);
-        *self = Self { migrating: true, epoch: self.epoch, near_misses: self.near_misses, ..Self::new() };
+        self.migrating = true;
     }
 
     /// The migration ends: nothing is claimed any more.
@@ -220,10 +228,11 @@ impl Records {
         if self.pending.is_empty() {
             return;
         }
+        let cause = if world.logging() { Cause::Unmarked } else { Cause::Unlogged };
         let mut written = std::mem::take(&mut self.pending);
         for pfn in written.drain(..) {
             let write = pages.get(pfn).and_then(|page| page.write.get()).unwrap_or(index);
-            self.look(pages, pfn, TraceIndex::new(write), Cause::Unmarked, world);
+            self.look(pages, pfn, TraceIndex::new(write), cause, world);
         }
         self.pending = written;
     }

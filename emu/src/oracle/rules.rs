@@ -27,7 +27,7 @@ pub const DESTINATION_EQUALS_SOURCE: &str = "destination-equals-source";
 ///
 /// Misses: nothing that ends in a loss, though the step named may be the destination's start when a record still stood there.
 /// A record in K beside a bit in S that is already merged counts, because the next GET finds it if no CLEAR comes first; the CLEAR
-/// is then the step that is named.
+/// is then the step that is named. That K is cleared only where S was set is no rule of its own: where breaking it matters, it is this one.
 pub const UNSENT_WRITE_IS_RECORDED: &str = "unsent-write-is-recorded";
 
 /// The host drops the contents only of pages that the guest has given up and not written since.
