@@ -201,7 +201,6 @@ impl World<'_> {
         self.vcpus[cpu].interrupts.insert(vector::MAILBOX);
         let page = PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT));
         self.vmm.d.mark(page);
-        self.wrote_range(page, Actor::Injector);
     }
 
     /// Returns an operation as the guest reads it.

@@ -80,6 +80,7 @@ impl Course {
         match choice {
             Choice::Iteration => self.push_front(self.iteration(run)),
             Choice::Switchover => self.push_front(self.switchover(run)),
+            Choice::Setup => self.push_front([Op::Sleep { until_ns: ctx.now_ns + ctx.costs.setup_ns }]),
             Choice::Pause => self.pause(run, ctx.now_ns),
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
@@ -113,7 +114,7 @@ impl Course {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
         let synced_enough = run.ram().syncs() >= run.options.rounds_min;
-        if synced_enough && pending_bytes(run) <= self.threshold(run) { op::switchover() } else { op::iterate() }
+        if synced_enough && pending_bytes(run) <= self.threshold(run) { op::switchover(run.options.complete_before_sync) } else { op::iterate() }
     }
 
     /// QEMU: migration_rate_limit().
