@@ -311,6 +311,16 @@ fn a_hint_queue_of_one_entry_fails_the_probe() {
 }
 
 #[test]
+fn a_report_queue_that_is_too_small_fails_the_probe_and_leaves_nothing_registered() {
+    let device = machine(RAM_BYTES, ALL | feature::DEFLATE_ON_OOM | feature::PAGE_REPORTING, 0);
+    device.borrow_mut().sizes[FREE_PAGE_VQ as usize + 1] = 16;
+    let free = free_pages_now();
+    assert_eq!(bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, 0), Err(Errno::NoSpc));
+    assert_eq!((free_pages_now(), shrinker::shrink_pages(1), oom::out_of_memory()), (free, 0, 0));
+    assert!(traced(debug::SHRINK).is_empty());
+}
+
+#[test]
 fn the_shrinker_takes_blocks_whatever_the_device_has_used() {
     let (device, vb) = hinted(true);
     let blocks = vb.num_free_page_blocks().get();

@@ -100,7 +100,7 @@ pub mod lock {
     pub const RUN_QUEUE: u64 = 8;
     /// The task table.
     pub const TASKS: u64 = 9;
-    /// A virtqueue: Linux has none here, the driver's own locks serialise it. Kept for shared bookkeeping.
+    /// virtio-mmio's lock over its list of queues, taken by the interrupt. A virtqueue itself has none: the driver's own locks serialise it.
     pub const VQ: u64 = 10;
     /// A wait queue; nests outside run queues.
     pub const WAIT_QUEUE: u64 = 11;
