@@ -304,6 +304,9 @@ fn virtballoon_changed(vdev: u64) {
 /// Tears the driver down. Linux: virtballoon_remove().
 fn virtballoon_remove(vdev: VirtioDevice) {
     let vb = balloon_of(vdev.addr());
+    if vb.has_feature(feature::PAGE_REPORTING) {
+        reporting::unregister();
+    }
     unregister_features(vb);
     vb.stop_update_spinlock().lock_irq();
     vb.stop_update().set(1);
