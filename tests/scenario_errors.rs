@@ -1,7 +1,7 @@
 //! What a user is told about a scenario file that is none: one snapshot for each kind of mistake, and properties that hold for any text.
 
 use emu::scenario::arbitrary::arb_scenario;
-use emu::scenario::{Diagnostics, Severity, lint, parse, to_toml};
+use emu::scenario::{Diagnostics, Severity, lint, parse, schema, template, to_toml};
 use proptest::prelude::*;
 
 /// What is wrong with a file, as it is printed; fails when nothing is.
@@ -175,6 +175,48 @@ const WORDS: &[&str] = &[
     "\"\"\"",
     "'",
 ];
+
+/// What an editor's TOML server says of a text: whether it fits the schema.
+fn fits_schema(validator: &jsonschema::Validator, text: &str) -> bool {
+    toml::from_str(text).is_ok_and(|document: serde_json::Value| validator.is_valid(&document))
+}
+
+fn validator() -> jsonschema::Validator {
+    let schema = serde_json::from_str(&schema()).expect("the schema is JSON");
+    jsonschema::draft202012::meta::validate(&schema).expect("the schema is one");
+    jsonschema::draft202012::new(&schema).expect("the schema can be used")
+}
+
+#[test]
+fn an_editor_marks_what_the_reader_refuses() {
+    let validator = validator();
+    assert!(fits_schema(&validator, &template("new")));
+    for bad in [
+        "about = \"x\"\nzebra = 1",
+        "witness = []",
+        "about = \"x\"\n[guest]\nram = \"16 MB\"",
+        "about = \"x\"\n[guest]\nvcpus = 5",
+        "about = \"x\"\n[expect]\nverdict = \"lost\"",
+        "about = \"x\"\n[expect.events]\n\"hint.aply\" = {}",
+        "about = \"x\"\n[[inject]]\nmonitor = \"stop\"\nrepeat_id = true",
+        "about = \"x\"\n[[order]]\nchain = [\"hint.apply\"]",
+        "about = \"x\"\n[[guest.task]]\non = \"vcpu0\"\ndo = [{ oom = true, order = 1 }]",
+        "about = \"x\"\n[pages]\nP = \"fourth page of hint 1\"",
+        "about = \"x\"\n[host]\nhint_queue_size = 1000",
+    ] {
+        assert!(parse("bad.toml", bad).is_err(), "{bad}");
+        assert!(!fits_schema(&validator, bad), "{bad}");
+    }
+}
+
+#[test]
+fn an_editor_accepts_every_scenario() {
+    let validator = validator();
+    proptest!(|(scenario in arb_scenario())| {
+        let text = to_toml(&scenario);
+        prop_assert!(fits_schema(&validator, &text), "{}", text);
+    });
+}
 
 proptest! {
     #[test]

@@ -1,1 +1,701 @@
-//! vcpu
+//! The vCPUs: guest machine code, executed to the instruction.
+//!
+//! [`Machine`] is what the world uses. Below it this file, the only one that names Unicorn, wraps two engines: the *fast* one counts
+//! instructions per translated block and stops before the block that would pass the limit, the *slow* one counts them one by one and runs the
+//! rest. All vCPUs of a machine share the pair; each has a saved context of its own. Both engines run with a virtual TLB whose misses ask
+//! [`pages`]: that is the dirty log, the traps and the faults in one place, and no access is missed, whatever instruction makes it.
+//!
+//! Rules that the engine's behaviour dictates, each found the hard way: an engine has its hooks from the start and is always started with
+//! `until` 0 and no count (both are baked into translated code); it is stopped from block and instruction hooks or by a refused translation,
+//! never from outside (that repeats a store); data is never executable (that makes every store slow); raw context bytes are never compared.
+#![expect(unsafe_code, reason = "Unicorn is a C library, and it shares the guest's RAM with this process")]
+
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use unicorn_engine::{
+    Arch, ControlType, HookType, MemType, Mode, Prot, RegisterX86, TlbEntry, TlbType, X86CpuModel, X86Insn, uc_close, uc_context,
+    uc_context_alloc, uc_context_free, uc_context_reg_read, uc_context_restore, uc_context_save, uc_context_size, uc_ctl, uc_emu_start,
+    uc_emu_stop, uc_engine, uc_error, uc_hook, uc_hook_add, uc_mem_map_ptr, uc_mem_unmap, uc_open, uc_reg_read, uc_reg_write,
+};
+
+mod decode;
+mod machine;
+mod pages;
+mod regs;
+mod snapshot;
+
+pub use machine::{Context, CpuSnapshot, Exit, Fault, FaultKind, Machine, Run};
+pub use regs::{RFLAGS_IF, Regs};
+pub use snapshot::RamSnapshot;
+
+use crate::image::Image;
+use decode::Text;
+use host::memory::GuestRam;
+use pages::{Access, Pages, Refusal, Rights};
+use regs::{Reg, WideReg};
+use wire::platform::PAGE_SIZE;
+
+/// The engine that counts blocks.
+const FAST: usize = 0;
+/// The engine that counts instructions.
+const SLOW: usize = 1;
+/// Where, in the engines' physical memory, the page lies that stands in for a device's registers: above all RAM and devices.
+const SCRATCH: u64 = 1 << 32;
+/// Room for translated code, bytes, for each engine.
+const TCG_BUFFER_BYTES: [u32; 2] = [16 << 20, 8 << 20];
+/// How many idle pairs of engines a thread keeps.
+const POOL_MAX: usize = 4;
+
+/// A tracepoint that was said; `rets` instructions until its vCPU stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tracepoint {
+    code: u32,
+    a: u64,
+    b: u64,
+    /// The `ret` behind the `out` is still to be executed.
+    ret_follows: bool,
+}
+
+/// Why an engine stopped of our own will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// The next block or instruction would pass the limit.
+    Limit,
+    /// The next block, of so many instructions, must be stepped.
+    Stepped(u64),
+    /// A tracepoint is behind us.
+    Trace,
+}
+
+/// An access that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refused {
+    page: u64,
+    access: Access,
+    refusal: Refusal,
+}
+
+/// Why an engine returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Returned {
+    /// A hook stopped it.
+    Stopped(Stop),
+    /// `hlt` was executed.
+    Halted,
+    /// An access was refused; the instruction was not executed.
+    Refused(Refused),
+    /// An exception or software interrupt.
+    Exception(u8),
+}
+
+/// What the hooks of a pair of engines work on.
+struct Hooks {
+    pages: Pages,
+    text: Text,
+    /// Instructions begun since the engine was started.
+    insns: u64,
+    /// Instructions that may be begun.
+    limit: u64,
+    /// The block (fast) or instruction (slow) that was begun last.
+    last_pc: u64,
+    last_insns: u64,
+    last_bytes: u64,
+    stop: Option<Stop>,
+    trace: Option<Tracepoint>,
+    exception: Option<u8>,
+    refused: Option<Refused>,
+    /// This page is the scratch page for the next instruction.
+    scratch: Option<u64>,
+    /// Memory is being unmapped: the engine looks every page up once more.
+    detaching: bool,
+}
+
+/// A page on its own.
+#[repr(C, align(4096))]
+struct AlignedPage([u8; PAGE_SIZE as usize]);
+
+/// The fast and the slow engine over one text. Idle ones keep their translated code.
+struct Engines {
+    uc: [NonNull<uc_engine>; 2],
+    hooks: NonNull<Hooks>,
+    /// The text that the engines execute: a copy that outlives the RAM of one machine, so that translated code stays valid.
+    code: Vec<AlignedPage>,
+    code_first: u64,
+    scratch: Box<AlignedPage>,
+    /// A vCPU after reset.
+    reset: Blob,
+    /// Size of the attached RAM, bytes; 0 when idle.
+    ram_bytes: u64,
+}
+
+/// A saved context as the engine lays it out: a header, then the CPU's registers. Plain bytes without pointers, but opaque.
+#[derive(Clone)]
+struct Blob(Vec<u128>);
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob(rip={:#x})", self.read(Reg::Rip))
+    }
+}
+
+fn ok(error: uc_error) {
+    assert!(error == uc_error::OK, "the engine refused a call: {error:?}");
+}
+
+fn control(kind: ControlType) -> ControlType {
+    ControlType(kind.0 | ControlType::IO_WRITE.0)
+}
+
+impl Engines {
+    /// Returns engines over the image's text, this thread's idle ones if there are any.
+    fn take(image: &Image) -> Engines {
+        let (first, code) = code_pages(image);
+        let idle = POOL.with_borrow_mut(|pool| {
+            let index = pool.iter().position(|idle| idle.code_first == first && same_bytes(&idle.code, &code))?;
+            Some(pool.swap_remove(index))
+        });
+        idle.unwrap_or_else(|| Engines::open(first, code))
+    }
+
+    fn open(code_first: u64, code: Vec<AlignedPage>) -> Engines {
+        let bytes: Vec<u8> = code.iter().flat_map(|page| page.0).collect();
+        let text_pages = code_first / PAGE_SIZE..code_first / PAGE_SIZE + code.len() as u64;
+        let hooks = Hooks {
+            pages: Pages::new(text_pages.end, text_pages),
+            text: Text::new(code_first, &bytes),
+            insns: 0,
+            limit: 0,
+            last_pc: 0,
+            last_insns: 0,
+            last_bytes: 0,
+            stop: None,
+            trace: None,
+            exception: None,
+            refused: None,
+            scratch: None,
+            detaching: false,
+        };
+        let hooks = NonNull::from(Box::leak(Box::new(hooks)));
+        let scratch = Box::new(AlignedPage([0; PAGE_SIZE as usize]));
+        let uc = [open_engine(TCG_BUFFER_BYTES[FAST]), open_engine(TCG_BUFFER_BYTES[SLOW])];
+        for (index, uc) in uc.into_iter().enumerate() {
+            map(uc, code_first, code.len() as u64 * PAGE_SIZE, Prot::READ | Prot::EXEC, code.as_ptr().cast_mut().cast());
+            map(uc, SCRATCH, PAGE_SIZE, Prot::READ | Prot::WRITE, ptr::from_ref(&*scratch).cast_mut().cast());
+            add_hooks(uc, index, hooks);
+        }
+        let mut engines = Engines { uc, hooks, code, code_first, scratch, reset: Blob(Vec::new()), ram_bytes: 0 };
+        engines.write(FAST, Reg::Mxcsr, 0x1f80);
+        engines.write(FAST, Reg::Fpcw, 0x37f);
+        engines.reset = engines.blob(FAST);
+        engines
+    }
+
+    /// What the hooks work on.
+    fn hooks(&mut self) -> &mut Hooks {
+        // SAFETY: allocated in `open`, freed in `drop`; the hooks themselves use it only while `start`, `attach` or `detach` runs,
+        // which hold `&mut self`.
+        unsafe { self.hooks.as_mut() }
+    }
+
+    /// As [`Engines::hooks`], to read.
+    fn hooks_ref(&self) -> &Hooks {
+        // SAFETY: as in `hooks`; nothing writes while `&self` is held.
+        unsafe { self.hooks.as_ref() }
+    }
+
+    /// Gives the engines a machine's RAM. It must be detached before the RAM is freed.
+    fn attach(&mut self, ram: &GuestRam) {
+        assert_eq!(self.ram_bytes, 0, "engines have RAM already");
+        let code_end = self.code_first + self.code.len() as u64 * PAGE_SIZE;
+        assert!(code_end <= ram.bytes(), "text ends at {code_end:#x}, RAM at {:#x}", ram.bytes());
+        self.ram_bytes = ram.bytes();
+        for (first, end) in self.data_ranges() {
+            for uc in self.uc {
+                // SAFETY: the range lies in RAM, by the assertion above.
+                let host = unsafe { ram.host_address().add(first as usize) };
+                map(uc, first, end - first, Prot::READ | Prot::WRITE, host);
+            }
+        }
+        let text = self.code_first / PAGE_SIZE..code_end / PAGE_SIZE;
+        self.hooks().pages = Pages::new(ram.pages(), text);
+        for engine in [FAST, SLOW] {
+            self.hooks().pages.make_stale(engine);
+        }
+    }
+
+    /// Takes the RAM away again.
+    fn detach(&mut self) {
+        self.hooks().detaching = true;
+        for (first, end) in self.data_ranges() {
+            for uc in self.uc {
+                // SAFETY: `attach` mapped this range; the engine is not running.
+                ok(unsafe { uc_mem_unmap(uc.as_ptr(), first, end - first) });
+            }
+        }
+        self.hooks().detaching = false;
+        self.flush(FAST);
+        self.flush(SLOW);
+        self.ram_bytes = 0;
+    }
+
+    /// RAM around text.
+    fn data_ranges(&self) -> Vec<(u64, u64)> {
+        let code_end = self.code_first + self.code.len() as u64 * PAGE_SIZE;
+        [(0, self.code_first), (code_end, self.ram_bytes)].into_iter().filter(|(first, end)| first < end).collect()
+    }
+
+    /// Forgets what an engine's TLB holds.
+    fn flush(&mut self, engine: usize) {
+        // SAFETY: the engine lives and is not running.
+        ok(unsafe { uc_ctl(self.uc[engine].as_ptr(), control(ControlType::TLB_FLUSH)) });
+    }
+
+    /// Runs an engine from its own RIP until a hook stops it, or the guest does. Returns the instructions that were executed.
+    fn start(&mut self, engine: usize, limit: u64) -> (Returned, u64) {
+        let rip = self.read(engine, Reg::Rip);
+        let hooks = self.hooks();
+        (hooks.insns, hooks.limit) = (0, limit);
+        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (0, 0, 0);
+        (hooks.stop, hooks.exception, hooks.refused) = (None, None, None);
+        // SAFETY: the engine lives; its hooks' data is not borrowed while it runs.
+        let error = unsafe { uc_emu_start(self.uc[engine].as_ptr(), rip, 0, 0, 0) };
+        let returned = self.returned(error);
+        let insns = self.executed(engine, returned);
+        (returned, insns)
+    }
+
+    fn returned(&self, error: uc_error) -> Returned {
+        let hooks = self.hooks_ref();
+        match (error, hooks.exception, hooks.refused, hooks.stop) {
+            (uc_error::OK, Some(vector), _, _) => Returned::Exception(vector),
+            (uc_error::INSN_INVALID, _, _, _) => Returned::Exception(6),
+            (uc_error::EXCEPTION, _, Some(refused), _) => Returned::Refused(refused),
+            (uc_error::OK, None, _, Some(stop)) => Returned::Stopped(stop),
+            (uc_error::OK, None, _, None) => Returned::Halted,
+            (error, exception, refused, stop) => {
+                panic!("the engine ended with {error:?}, exception {exception:?}, refused {refused:?}, stop {stop:?}")
+            }
+        }
+    }
+
+    /// How many instructions were executed: what was begun, less what the block or instruction begun last left undone.
+    fn executed(&self, engine: usize, returned: Returned) -> u64 {
+        let hooks = self.hooks_ref();
+        match returned {
+            Returned::Stopped(_) | Returned::Halted => return hooks.insns,
+            Returned::Refused(Refused { access: Access::Fetch, .. }) => return hooks.insns,
+            Returned::Refused(_) | Returned::Exception(_) => {}
+        }
+        let done_bytes = self.read(engine, Reg::Rip).wrapping_sub(hooks.last_pc);
+        if done_bytes >= hooks.last_bytes {
+            return hooks.insns;
+        }
+        hooks.insns - hooks.last_insns + hooks.text.insns(hooks.last_pc, done_bytes)
+    }
+
+    /// Saves an engine's context.
+    fn save(&self, engine: usize, blob: &mut Blob) {
+        // SAFETY: a blob has the size and the header of a context of this engine's model.
+        ok(unsafe { uc_context_save(self.uc[engine].as_ptr(), blob.0.as_mut_ptr().cast()) });
+    }
+
+    /// Loads a context into an engine.
+    fn load(&self, engine: usize, blob: &Blob) {
+        // SAFETY: as in `save`; the engine only reads it.
+        ok(unsafe { uc_context_restore(self.uc[engine].as_ptr(), blob.0.as_ptr().cast_mut().cast()) });
+    }
+
+    /// Returns an engine's context as a new blob.
+    fn blob(&self, engine: usize) -> Blob {
+        let uc = self.uc[engine].as_ptr();
+        let mut context: *mut uc_context = ptr::null_mut();
+        // SAFETY: the engine lives; the context is of the size that it says, and is freed here.
+        unsafe {
+            ok(uc_context_alloc(uc, &raw mut context));
+            ok(uc_context_save(uc, context));
+            let bytes = uc_context_size(uc);
+            let mut blob = Blob(vec![0; bytes.div_ceil(size_of::<u128>())]);
+            ptr::copy_nonoverlapping(context.cast::<u8>(), blob.0.as_mut_ptr().cast(), bytes);
+            ok(uc_context_free(context));
+            blob
+        }
+    }
+
+    fn read(&self, engine: usize, reg: Reg) -> u64 {
+        let mut value = 0u64;
+        // SAFETY: no register of `Reg` is wider than 8 bytes.
+        ok(unsafe { uc_reg_read(self.uc[engine].as_ptr(), engine_reg(reg), (&raw mut value).cast()) });
+        value
+    }
+
+    fn write(&mut self, engine: usize, reg: Reg, value: u64) {
+        // SAFETY: no register of `Reg` is wider than 8 bytes.
+        ok(unsafe { uc_reg_write(self.uc[engine].as_ptr(), engine_reg(reg), (&raw const value).cast()) });
+    }
+
+    fn read_wide(&self, engine: usize, reg: WideReg) -> [u64; 3] {
+        let mut value = [0u64; 3];
+        // SAFETY: no register of `WideReg` is wider than 24 bytes.
+        ok(unsafe { uc_reg_read(self.uc[engine].as_ptr(), engine_wide_reg(reg), value.as_mut_ptr().cast()) });
+        value
+    }
+
+    /// Fills the page that stands in for a device's registers.
+    fn set_scratch(&mut self, offset: u64, bytes: &[u8]) {
+        let first = self.scratch.0.as_mut_ptr();
+        assert!(offset as usize + bytes.len() <= self.scratch.0.len(), "a device access across pages");
+        // SAFETY: in bounds by the assertion; the engine that maps the page is not running.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), first.add(offset as usize), bytes.len()) };
+    }
+}
+
+impl Drop for Engines {
+    fn drop(&mut self) {
+        for uc in self.uc {
+            // SAFETY: opened in `open`, closed once; its memory (RAM, text, scratch) still stands.
+            ok(unsafe { uc_close(uc.as_ptr()) });
+        }
+        // SAFETY: leaked in `open`; the engines that used it are closed.
+        drop(unsafe { Box::from_raw(self.hooks.as_ptr()) });
+    }
+}
+
+impl Blob {
+    fn read(&self, reg: Reg) -> u64 {
+        let mut value = 0u64;
+        // SAFETY: a blob has the layout of a context, and reading a register does not write to it; `value` is wide enough.
+        ok(unsafe { uc_context_reg_read(self.0.as_ptr().cast_mut().cast(), engine_reg(reg), (&raw mut value).cast()) });
+        value
+    }
+
+    fn read_wide(&self, reg: WideReg) -> [u64; 3] {
+        let mut value = [0u64; 3];
+        // SAFETY: as in `read`.
+        ok(unsafe { uc_context_reg_read(self.0.as_ptr().cast_mut().cast(), engine_wide_reg(reg), value.as_mut_ptr().cast()) });
+        value
+    }
+
+    /// Makes the vCPU forget that it had an exception: the engine never does, and would report a second one as a double fault.
+    fn forget_exception(&mut self) {
+        let offset = old_exception_offset();
+        // SAFETY: the offset was found inside a context of the same model.
+        unsafe { self.0.as_mut_ptr().cast::<u8>().add(offset).cast::<i32>().write_unaligned(-1) };
+    }
+}
+
+thread_local! {
+    static POOL: RefCell<Vec<Engines>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A machine's engines. Dropped, they lose their RAM and wait, with all the code they have translated, for the next machine of this thread.
+struct Lease(Option<Engines>);
+
+impl Lease {
+    fn new(image: &Image, ram: &GuestRam) -> Lease {
+        let mut engines = Engines::take(image);
+        engines.attach(ram);
+        Lease(Some(engines))
+    }
+}
+
+impl Deref for Lease {
+    type Target = Engines;
+
+    fn deref(&self) -> &Engines {
+        self.0.as_ref().expect("engines until dropped")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Engines {
+        self.0.as_mut().expect("engines until dropped")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(mut engines) = self.0.take() else { return };
+        engines.detach();
+        // The pool is gone when a machine is dropped while its thread ends; then the engines are closed here.
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.len() == POOL_MAX {
+                pool.remove(0);
+            }
+            pool.push(engines);
+        });
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engines").field("pages", &self.hooks_ref().pages).finish_non_exhaustive()
+    }
+}
+
+/// Copies a page into RAM. The caller holds the machine, so that no guest code runs meanwhile.
+fn copy_to_ram(ram: &GuestRam, address: u64, bytes: &[u8]) {
+    assert!(address + bytes.len() as u64 <= ram.bytes(), "{} bytes at {address:#x} leave RAM", bytes.len());
+    // SAFETY: in bounds by the assertion; worlds run on one thread, so nobody else accesses the RAM now.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), ram.host_address().add(address as usize), bytes.len()) };
+}
+
+/// Copies RAM out.
+fn copy_from_ram(ram: &GuestRam, address: u64, bytes: &mut [u8]) {
+    assert!(address + bytes.len() as u64 <= ram.bytes(), "{} bytes at {address:#x} leave RAM", bytes.len());
+    // SAFETY: as in `copy_to_ram`.
+    unsafe { ptr::copy_nonoverlapping(ram.host_address().add(address as usize), bytes.as_mut_ptr(), bytes.len()) };
+}
+
+fn code_pages(image: &Image) -> (u64, Vec<AlignedPage>) {
+    let text = image.text();
+    let page = |bytes: &[u8]| {
+        let mut page = AlignedPage([0; PAGE_SIZE as usize]);
+        page.0[..bytes.len()].copy_from_slice(bytes);
+        page
+    };
+    (text.address, text.bytes.chunks(PAGE_SIZE as usize).map(page).collect())
+}
+
+fn same_bytes(a: &[AlignedPage], b: &[AlignedPage]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0)
+}
+
+/// Opens an engine whose model has neither random numbers nor AVX.
+fn open_engine(tcg_buffer_bytes: u32) -> NonNull<uc_engine> {
+    let mut uc = ptr::null_mut();
+    // SAFETY: plain calls in the order that the engine asks for: model and buffer before first use.
+    unsafe {
+        ok(uc_open(Arch::X86, Mode::MODE_64, &raw mut uc));
+        ok(uc_ctl(uc, control(ControlType::CPU_MODEL), X86CpuModel::SANDYBRIDGE as c_int));
+        ok(uc_ctl(uc, control(ControlType::TCG_BUFFER_SIZE), tcg_buffer_bytes));
+        ok(uc_ctl(uc, control(ControlType::TLB_TYPE), TlbType::VIRTUAL as c_int));
+    }
+    NonNull::new(uc).expect("an opened engine")
+}
+
+fn map(uc: NonNull<uc_engine>, address: u64, bytes: u64, prot: Prot, host: *mut u8) {
+    // SAFETY: the callers give memory of that size which outlives the mapping.
+    ok(unsafe { uc_mem_map_ptr(uc.as_ptr(), address, bytes, prot.0, host.cast()) });
+}
+
+fn add_hooks(uc: NonNull<uc_engine>, engine: usize, hooks: NonNull<Hooks>) {
+    let add = |kind: HookType, callback: *mut c_void, insn: c_int| {
+        let mut handle: uc_hook = Default::default();
+        // SAFETY: each callback has the signature that its kind asks for, and `hooks` outlives the engine.
+        // Bounds 1 to 0 mean every address.
+        ok(unsafe { uc_hook_add(uc.as_ptr(), &raw mut handle, kind.0 as c_int, callback, hooks.as_ptr().cast(), 1u64, 0u64, insn) });
+    };
+    if engine == FAST {
+        add(HookType::BLOCK, on_block as *mut c_void, 0);
+        add(HookType::TLB_FILL, on_fill::<FAST> as *mut c_void, 0);
+    } else {
+        add(HookType::CODE, on_insn as *mut c_void, 0);
+        add(HookType::TLB_FILL, on_fill::<SLOW> as *mut c_void, 0);
+    }
+    add(HookType::INTR, on_exception as *mut c_void, 0);
+    add(HookType::INSN, on_out as *mut c_void, X86Insn::OUT as c_int);
+    add(HookType::INSN, on_in as *mut c_void, X86Insn::IN as c_int);
+    add(HookType::INSN, on_rdtsc as *mut c_void, X86Insn::RDTSC as c_int);
+    add(HookType::INSN, on_rdtsc as *mut c_void, X86Insn::RDTSCP as c_int);
+}
+
+/// A block is about to run.
+extern "C" fn on_block(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c_void) {
+    // SAFETY: `data` is the hooks' data, which nobody else uses while the engine runs.
+    let hooks = unsafe { &mut *data.cast::<Hooks>() };
+    let block = hooks.text.block(address, bytes);
+    let insns = u64::from(block.insns);
+    let stop = if hooks.trace.is_some() {
+        Stop::Trace
+    } else if block.stepped {
+        Stop::Stepped(insns)
+    } else if hooks.insns + insns > hooks.limit {
+        Stop::Limit
+    } else {
+        hooks.insns += insns;
+        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (address, insns, u64::from(bytes));
+        return;
+    };
+    hooks.stop = Some(stop);
+    // SAFETY: stopping from a block hook is exact: the block does not run.
+    ok(unsafe { uc_emu_stop(uc) });
+}
+
+/// An instruction is about to run.
+extern "C" fn on_insn(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c_void) {
+    // SAFETY: as in `on_block`.
+    let hooks = unsafe { &mut *data.cast::<Hooks>() };
+    let stop = match &mut hooks.trace {
+        Some(Tracepoint { ret_follows: false, .. }) => Some(Stop::Trace),
+        _ if hooks.insns >= hooks.limit => Some(Stop::Limit),
+        Some(tracepoint) => {
+            tracepoint.ret_follows = false;
+            None
+        }
+        None => None,
+    };
+    let Some(stop) = stop else {
+        hooks.insns += 1;
+        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (address, 1, u64::from(bytes));
+        return;
+    };
+    hooks.stop = Some(stop);
+    // SAFETY: stopping from an instruction hook is exact: the instruction does not run.
+    ok(unsafe { uc_emu_stop(uc) });
+}
+
+/// An engine has no translation for an access.
+extern "C" fn on_fill<const ENGINE: usize>(
+    _uc: *mut uc_engine,
+    address: u64,
+    kind: MemType,
+    entry: *mut TlbEntry,
+    data: *mut c_void,
+) -> bool {
+    // SAFETY: as in `on_block`.
+    let hooks = unsafe { &mut *data.cast::<Hooks>() };
+    let page = address / PAGE_SIZE;
+    let access = match kind {
+        MemType::WRITE => Access::Write,
+        MemType::FETCH => Access::Fetch,
+        _ => Access::Read,
+    };
+    let (physical, rights) = if hooks.detaching {
+        (address, Rights::ReadExecute)
+    } else if hooks.scratch == Some(page) && access == Access::Read {
+        (SCRATCH, Rights::Read)
+    } else {
+        match hooks.pages.fill(ENGINE, page, access) {
+            Ok(rights) => (address, rights),
+            Err(refusal) => {
+                hooks.refused = Some(Refused { page, access, refusal });
+                return false;
+            }
+        }
+    };
+    let perms = match rights {
+        Rights::Read => Prot::READ,
+        Rights::ReadWrite => Prot::READ | Prot::WRITE,
+        Rights::ReadExecute => Prot::READ | Prot::EXEC,
+    };
+    // SAFETY: the engine gives room for one entry.
+    unsafe { entry.write(TlbEntry { paddr: physical, perms }) };
+    true
+}
+
+/// An exception, or `int`.
+extern "C" fn on_exception(uc: *mut uc_engine, vector: u32, data: *mut c_void) {
+    // SAFETY: as in `on_block`.
+    let hooks = unsafe { &mut *data.cast::<Hooks>() };
+    hooks.exception = Some(u8::try_from(vector).expect("a vector"));
+    // SAFETY: the engine is between two instructions here.
+    ok(unsafe { uc_emu_stop(uc) });
+}
+
+/// `out`: a tracepoint, or nothing.
+extern "C" fn on_out(uc: *mut uc_engine, port: u32, bytes: c_int, value: u32, data: *mut c_void) {
+    if port != u32::from(wire::debug::PORT) || bytes != 4 {
+        return;
+    }
+    let read = |reg: Reg| {
+        let mut value = 0u64;
+        // SAFETY: the registers are in memory while a port is accessed; none here is wider than 8 bytes.
+        ok(unsafe { uc_reg_read(uc, engine_reg(reg), (&raw mut value).cast()) });
+        value
+    };
+    // SAFETY: as in `on_block`.
+    let hooks = unsafe { &mut *data.cast::<Hooks>() };
+    if let Some(ret_follows) = hooks.text.tracepoint(read(Reg::Rip)) {
+        hooks.trace = Some(Tracepoint { code: value, a: read(Reg::Rdi), b: read(Reg::Rsi), ret_follows });
+    }
+}
+
+/// `in`: no device answers.
+extern "C" fn on_in(_uc: *mut uc_engine, _port: u32, _bytes: c_int, _data: *mut c_void) -> u32 {
+    u32::MAX
+}
+
+/// `rdtsc`: the machine's clock is elsewhere, and the host's must not show. Reads as zero.
+extern "C" fn on_rdtsc(uc: *mut uc_engine, _data: *mut c_void) -> c_int {
+    let zero = 0u64;
+    for reg in [Reg::Rax, Reg::Rdx] {
+        // SAFETY: neither register is wider than 8 bytes.
+        ok(unsafe { uc_reg_write(uc, engine_reg(reg), (&raw const zero).cast()) });
+    }
+    1
+}
+
+/// Where in a context the engine remembers the last exception. Found once, as the only word that a deliberate division by zero turns from
+/// -1 into its vector; contexts are opaque.
+fn old_exception_offset() -> usize {
+    static OFFSET: OnceLock<usize> = OnceLock::new();
+    *OFFSET.get_or_init(|| {
+        // div ecx
+        let mut engines = Engines::open(PAGE_SIZE, code_pages(&Image::from_code(PAGE_SIZE, &[0xf7, 0xf1])).1);
+        engines.write(FAST, Reg::Rip, PAGE_SIZE);
+        let before = engines.blob(FAST);
+        let (returned, _) = engines.start(FAST, PAGE_SIZE);
+        assert_eq!(returned, Returned::Exception(0));
+        let after = engines.blob(FAST);
+        let word = |blob: &Blob, index: usize| (blob.0[index / 4] >> (index % 4 * 32)) as u32 as i32;
+        let mut changed = (0..before.0.len() * 4).filter(|index| word(&before, *index) == -1 && word(&after, *index) == 0);
+        let index = changed.next().expect("the engine remembers an exception");
+        assert_eq!(changed.next(), None, "two words look like the remembered exception");
+        index * 4
+    })
+}
+
+fn engine_reg(reg: Reg) -> c_int {
+    let register = match reg {
+        Reg::Rax => RegisterX86::RAX,
+        Reg::Rbx => RegisterX86::RBX,
+        Reg::Rcx => RegisterX86::RCX,
+        Reg::Rdx => RegisterX86::RDX,
+        Reg::Rsi => RegisterX86::RSI,
+        Reg::Rdi => RegisterX86::RDI,
+        Reg::Rbp => RegisterX86::RBP,
+        Reg::Rsp => RegisterX86::RSP,
+        Reg::R8 => RegisterX86::R8,
+        Reg::R9 => RegisterX86::R9,
+        Reg::R10 => RegisterX86::R10,
+        Reg::R11 => RegisterX86::R11,
+        Reg::R12 => RegisterX86::R12,
+        Reg::R13 => RegisterX86::R13,
+        Reg::R14 => RegisterX86::R14,
+        Reg::R15 => RegisterX86::R15,
+        Reg::Rip => RegisterX86::RIP,
+        Reg::Rflags => RegisterX86::EFLAGS,
+        Reg::Cs => RegisterX86::CS,
+        Reg::Ss => RegisterX86::SS,
+        Reg::Ds => RegisterX86::DS,
+        Reg::Es => RegisterX86::ES,
+        Reg::Fs => RegisterX86::FS,
+        Reg::Gs => RegisterX86::GS,
+        Reg::FsBase => RegisterX86::FS_BASE,
+        Reg::GsBase => RegisterX86::GS_BASE,
+        Reg::Cr0 => RegisterX86::CR0,
+        Reg::Cr2 => RegisterX86::CR2,
+        Reg::Cr3 => RegisterX86::CR3,
+        Reg::Cr4 => RegisterX86::CR4,
+        Reg::Mxcsr => RegisterX86::MXCSR,
+        Reg::Fpcw => RegisterX86::FPCW,
+        Reg::Fpsw => RegisterX86::FPSW,
+        Reg::Fptag => RegisterX86::FPTAG,
+    };
+    register as c_int
+}
+
+fn engine_wide_reg(reg: WideReg) -> c_int {
+    match reg {
+        WideReg::Xmm(index) => RegisterX86::XMM0 as c_int + c_int::from(index),
+        WideReg::St(index) => RegisterX86::ST0 as c_int + c_int::from(index),
+        WideReg::Idtr => RegisterX86::IDTR as c_int,
+        WideReg::Gdtr => RegisterX86::GDTR as c_int,
+    }
+}

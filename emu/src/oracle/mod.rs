@@ -1,1 +1,310 @@
-//! The oracle.
+//! The oracle: folds events into violations and facts.
+//!
+//! It sees events, writes, and read-only observations ([`Observed`]); never the private state of vCPU, device or migration. What it holds true
+//! stands in [`rules`], with sources; the guest's own rules in [`guest_mm`]. Main type: [`Oracle`]; at the end it becomes [`Findings`].
+//!
+//! Every page has a version, raised by every write whoever made it (`pages`). From a migration's first sync on, each event that can remove
+//! a record of dirtiness makes the oracle look whether the pages concerned still owe a write and have it recorded (`records`); the first
+//! event after which one does not is the step that doomed the page. When the destination starts, bytes are compared, and what
+//! differs without excuse is lost. Hints are judged by the device's own announcements (`hinting`).
+
+pub mod guest_mm;
+pub mod rules;
+
+mod facts;
+#[cfg(test)]
+mod fake;
+mod heads;
+mod hinting;
+mod judge;
+mod loss;
+mod pages;
+mod records;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use host::event::{Actor, CmdId, Event, Level, MigrationStatus, Pfn, Stamped};
+use host::memory::GuestRam;
+use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
+
+use crate::outcome::{Blame, Facts, PageFacts, Violation};
+use facts::Counter;
+use heads::Heads;
+use hinting::Device;
+use pages::{Pages, TraceIndex, flag, widened};
+use records::{Cause, Records};
+use rules::Violations;
+
+/// What the oracle may ask of a world. All answers are of the moment at which the step that emitted the event is complete.
+pub trait Observed {
+    /// Returns the source's memory.
+    fn ram(&self) -> &GuestRam;
+    /// Returns whether the page's bit is set at this level.
+    fn recorded(&self, level: Level, pfn: Pfn) -> bool;
+    /// Returns whether a copy of the page is sent and not yet placed.
+    fn on_wire(&self, pfn: Pfn) -> bool;
+    /// Returns whether guest writes are logged.
+    fn logging(&self) -> bool;
+    /// Returns N, the pages that the engine counts as unsent.
+    fn remaining(&self) -> u64;
+    /// Returns the number of bits in B.
+    fn bitmap_count(&self) -> u64;
+    /// Returns the page at the destination; `None` when it never arrived.
+    fn destination_page(&self, pfn: Pfn) -> Option<[u8; PAGE_SIZE as usize]>;
+    /// Returns whether the page arrived and equals the source's.
+    fn destination_equals(&self, pfn: Pfn) -> bool;
+    /// Returns the status of the last migration.
+    fn migration_status(&self) -> MigrationStatus;
+    /// Returns whether the source VM runs.
+    fn vm_running(&self) -> bool;
+}
+
+/// What the oracle must know of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OracleOptions {
+    /// Pages of RAM.
+    pub pages: u64,
+    /// Number of vCPUs: that many task mailboxes are in use.
+    pub vcpus: u8,
+    /// Size of RAM, bytes.
+    pub ram_bytes: u64,
+}
+
+/// How the run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct End {
+    /// Virtual time, nanoseconds.
+    pub time_ns: u64,
+    /// Guest instructions, by vCPU.
+    pub insns: Vec<u64>,
+    /// Steps of all actors.
+    pub steps: u64,
+    /// Nobody had anything left to do: what should have come home has come.
+    pub at_rest: bool,
+}
+
+/// Folds events into violations and facts.
+#[derive(Debug, Clone)]
+pub struct Oracle {
+    options: OracleOptions,
+    pages: Pages,
+    records: Records,
+    device: Device,
+    heads: Heads,
+    counter: Counter,
+    violations: Violations,
+    lost: Vec<Pfn>,
+    excused: BTreeMap<Pfn, &'static str>,
+}
+
+/// What the oracle found.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    /// Broken rules, in the order of discovery.
+    pub violations: Vec<Violation>,
+    /// Numbers.
+    pub facts: Facts,
+    /// Pages that were lost, each, in order: violations name the first of a run of pages.
+    pub lost: Vec<Pfn>,
+    /// Pages that differed when the destination started, rightly, and why.
+    pub excused: BTreeMap<Pfn, &'static str>,
+    /// Writes whose last record was lost, and which arrived all the same with a later one.
+    pub near_misses: u64,
+    pages: Pages,
+}
+
+impl Findings {
+    /// Returns what became of a page (of a name that never got one, when `None`).
+    pub fn page(&self, pfn: Option<Pfn>, world: &dyn Observed) -> PageFacts {
+        let known = pfn.and_then(|pfn| self.pages.get(pfn).map(|page| (pfn, page)));
+        let Some((pfn, page)) = known else {
+            return PageFacts { pfn, sent: 0, source_byte: 0, destination_byte: None, equal: false, excused: None };
+        };
+        PageFacts {
+            pfn: Some(pfn),
+            sent: u64::from(page.sent),
+            source_byte: world.ram().page(pfn)[0],
+            destination_byte: world.destination_page(pfn).map(|bytes| bytes[0]),
+            equal: world.destination_equals(pfn),
+            excused: page.excuse(),
+        }
+    }
+}
+
+impl Oracle {
+    /// Returns an oracle that has seen nothing.
+    ///
+    /// # Panics
+    /// When the options contradict each other.
+    pub fn new(options: OracleOptions) -> Self {
+        assert_eq!(options.pages << PAGE_SHIFT, options.ram_bytes);
+        assert!(usize::from(options.vcpus) <= MAX_VCPUS);
+        Self {
+            options,
+            pages: Pages::new(options.pages),
+            records: Records::new(),
+            device: Device::new(),
+            heads: Heads::default(),
+            counter: Counter::new(options.pages),
+            violations: Violations::default(),
+            lost: Vec::new(),
+            excused: BTreeMap::new(),
+        }
+    }
+
+    /// Returns whether a rule is broken so far.
+    pub fn is_content(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    /// Takes note of a write. `trace_index` is the event that shows it, if one does.
+    ///
+    /// Of a guest's stores to a page the first counts, until somebody looks at the page again: the host reads, sends or hints it, GET or a
+    /// sync takes its mark, or the guest announces it as a hint, a report or for the balloon.
+    pub fn on_write(&mut self, pfn: Pfn, by: Actor, at_ns: u64, trace_index: Option<usize>) {
+        let epoch = self.records.epoch;
+        if let Some(page) = self.pages.get_mut(pfn) {
+            page.write(by, at_ns, trace_index.map_or(TraceIndex::NONE, TraceIndex::new), epoch);
+            self.records.wrote(pfn);
+        }
+    }
+
+    /// Takes note of an event, once the step that emitted it is complete.
+    pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
+        self.records.settle(&mut self.pages, index, world);
+        match &stamped.event {
+            Event::RamPage { pfn, zero, round: _ } => {
+                self.read(*pfn);
+                self.send(index, *pfn, *zero);
+            }
+            Event::BitmapTake { pfn } => self.records.take(&mut self.pages, *pfn, index),
+            Event::RamRead { pfn, zero: _ } => self.read(*pfn),
+            Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
+            Event::DirtyMark { pfn, level: _ } => {
+                self.records.look(&mut self.pages, *pfn, TraceIndex::new(index), Cause::Unmarked, world);
+            }
+            Event::DirtyGet { pages: _ } => {
+                self.records.get();
+                if stamped.actor != Actor::Display {
+                    self.records.begin_sync();
+                }
+                self.look_everywhere(index, Cause::SyncDropped, world);
+            }
+            Event::DirtyMerge { pages: _ } => {
+                self.records.merge();
+                if stamped.actor == Actor::Display {
+                    self.device.merged();
+                }
+                self.look_everywhere(index, Cause::SyncDropped, world);
+            }
+            Event::VhostMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
+            Event::DirtyClear { range, cleared: _ } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, Cause::ClearedUnmerged, world);
+            }
+            Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
+            Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
+            Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
+            Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
+            Event::Notify { reason, vm_running: _ } => self.counter.notify(*reason),
+            Event::VmStop => self.counter.vm_stop(stamped.at_ns),
+            Event::DstDevice { id } => self.counter.destination_device(*id),
+            Event::DstStart => {
+                self.counter.destination_start(stamped.at_ns);
+                self.compare(index, world);
+            }
+            Event::GuestHint { range, number: _ } => {
+                self.counter.hint();
+                self.expose(*range, flag::HINT_EXPOSED | flag::EVER_HINTED);
+            }
+            Event::GuestReport { range } => self.expose(*range, flag::REPORT_EXPOSED),
+            Event::GuestInflate { pfn } | Event::BalloonInflate { pfn } => self.inflate(*pfn),
+            Event::GuestDeflate { pfn } | Event::BalloonDeflate { pfn } => self.deflate(*pfn),
+            Event::BalloonReport { range } => self.report_taken(*range),
+            Event::HostDiscard { range } => self.host_discard(index, *range),
+            Event::HintRequest { id } => {
+                self.counter.announce(*id);
+                self.device.request(*id, self.records.epoch);
+            }
+            Event::HintStart { id } => self.hint_start(index, *id),
+            Event::HintStop { from: _ } => {
+                self.counter.hint_stop(stamped.actor);
+                if stamped.actor == Actor::Iothread { self.device.stop_by_driver() } else { self.device.stop() }
+            }
+            Event::HintDone { from: _ } => {
+                self.counter.announce(CmdId(wire::balloon::CMD_ID_DONE));
+                self.device.done();
+            }
+            Event::HintPop { head, element } => self.device.pop(*head, element),
+            Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintPush { head, len: _ } => self.hint_push(index, *head),
+            Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
+            Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
+            Event::DeviceStatus { status } => self.device_status(*status),
+            // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.
+            Event::GuestReady
+            | Event::GuestAlloc { .. }
+            | Event::GuestFree { .. }
+            | Event::GuestAllocFail { .. }
+            | Event::GuestWrite { .. }
+            | Event::GuestReclaim { .. }
+            | Event::GuestReturn { .. }
+            | Event::GuestCmdId { .. }
+            | Event::GuestStart { .. }
+            | Event::GuestStop
+            | Event::GuestKick { .. }
+            | Event::GuestIrq { .. }
+            | Event::GuestLock { .. }
+            | Event::GuestUnlock { .. }
+            | Event::GuestActual { .. }
+            | Event::GuestShrink { .. }
+            | Event::GuestOom
+            | Event::GuestTask { .. }
+            | Event::GuestTaskDone { .. }
+            | Event::GuestNamed { .. }
+            | Event::GuestWork { .. }
+            | Event::GuestWorkDone { .. }
+            | Event::GuestWarn { .. }
+            | Event::GuestCrash { .. }
+            | Event::DeviceIrq { .. }
+            | Event::DeviceBroken { .. }
+            | Event::ConfigCmdId { .. }
+            | Event::HintIgnore { .. }
+            | Event::BalloonStats { .. }
+            | Event::LogStart
+            | Event::AfterSync
+            | Event::IterateBegin { .. }
+            | Event::RateLimit { .. }
+            | Event::Pass { .. }
+            | Event::DstPlace { .. }
+            | Event::VmStart
+            | Event::LinkDown
+            | Event::Monitor { .. }
+            | Event::DmaWrite { .. }
+            | Event::VhostWrite { .. }
+            | Event::LockTake { .. }
+            | Event::LockRelease { .. }
+            | Event::Inject { .. } => {}
+        }
+    }
+
+    /// Ends the run.
+    pub fn finish(mut self, world: &dyn Observed, end: End) -> Findings {
+        let held = guest_mm::held_blocks(world.ram()).unwrap_or(0);
+        if end.at_rest {
+            self.leak(held, world);
+            if let Some(head) = self.device.held_head() {
+                self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, None, Blame::Host, || format!("head {head} was never returned"));
+            }
+        }
+        Findings {
+            violations: self.violations.finish(),
+            facts: self.counter.finish(end, held),
+            lost: self.lost,
+            excused: self.excused,
+            near_misses: self.records.near_misses,
+            pages: self.pages,
+        }
+    }
+}

@@ -13,7 +13,8 @@ use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::model::*;
 use super::pattern::is_about_pages;
-use super::vocabulary::{BLAMES, FEATURES, INTEGER_MAX};
+use super::vocabulary::INTEGER_MAX;
+use super::words::{BLAMES, FEATURES};
 use crate::outcome::Verdict;
 
 /// Allocations of random scenarios with the order that each has.
@@ -172,7 +173,7 @@ fn host() -> impl Strategy<Value = Host> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, any::<bool>(), 1..=1_000_000u32).prop_map(
+    (start, rates, 1..=2_000_000_000_000u64, any::<bool>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
         |(start, (bandwidth, max_bandwidth), downtime_limit_ns, zero_page_detection, rounds_min)| Migration {
             start,
             bandwidth,

@@ -18,6 +18,7 @@ mod schema;
 mod template;
 mod units;
 mod vocabulary;
+mod words;
 mod write;
 
 #[cfg(any(test, feature = "arbitrary"))]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::diagnostic::Diagnostic;
 use super::read::{Reader, Value, in_order, integer_of};
@@ -80,10 +80,8 @@ fn tables<'d>(value: Option<&'d Value<'d>>) -> Vec<&'d DeTable<'d>> {
 
 /// Returns the elements of an array, `None` for each that is no table, so that indices stay.
 fn tables_or_blanks<'d>(value: Option<&'d Value<'d>>) -> Vec<Option<&'d DeTable<'d>>> {
-    match value.map(|value| value.get_ref()) {
-        Some(DeValue::Array(array)) => array.iter().map(|element| element.get_ref().as_table()).collect(),
-        _ => Vec::new(),
-    }
+    let array = value.and_then(|value| value.get_ref().as_array());
+    array.map(|array| array.iter().map(|element| element.get_ref().as_table()).collect()).unwrap_or_default()
 }
 
 /// Returns whether a text may be a name: a letter or underscore, then letters, digits, underscores and hyphens.

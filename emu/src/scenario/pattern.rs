@@ -9,7 +9,7 @@ use host::event::EventKind;
 use super::diagnostic::Diagnostic;
 use super::model::{PageOf, PageSpec, Pattern};
 use super::read::{Fields, Reader, Value};
-use super::vocabulary;
+use super::words;
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,7 +187,7 @@ impl<'d> Reader<'d> {
         }
         let Some(kind) = EventKind::ALL.iter().copied().find(|kind| kind.name() == base) else {
             let named: Vec<&str> = self.names.injections.iter().flatten().map(|(name, _)| *name).collect();
-            let events = vocabulary::events();
+            let events = words::events();
             let known: Vec<&str> = events.iter().map(|(name, _)| *name).chain(named).collect();
             self.unknown(base_span, "event", base, &known);
             return None;

@@ -109,13 +109,11 @@ impl<'d> Reader<'d> {
 
     /// Returns a table's fields after noting keys that it should not have, and keys that it lacks.
     pub(super) fn fields(&mut self, table: &'static Table, value: &'d Value<'d>) -> Option<Fields<'d>> {
-        match value.get_ref() {
-            DeValue::Table(entries) => Some(self.checked(table, entries, value.span())),
-            _ => {
-                self.wrong_type(value, "a table");
-                None
-            }
-        }
+        let Some(entries) = value.get_ref().as_table() else {
+            self.wrong_type(value, "a table");
+            return None;
+        };
+        Some(self.checked(table, entries, value.span()))
     }
 
     fn checked(&mut self, table: &'static Table, entries: &'d DeTable<'d>, span: Span<usize>) -> Fields<'d> {
@@ -160,13 +158,11 @@ impl<'d> Reader<'d> {
 
     /// Returns the elements of a value that must be an array.
     pub(super) fn list(&mut self, value: &'d Value<'d>) -> Vec<&'d Value<'d>> {
-        match value.get_ref() {
-            DeValue::Array(array) => array.iter().collect(),
-            _ => {
-                self.wrong_type(value, "an array");
-                Vec::new()
-            }
-        }
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(value, "an array");
+            return Vec::new();
+        };
+        array.iter().collect()
     }
 
     /// Returns the place of a string value's content, without its quotes.
@@ -214,20 +210,16 @@ impl<'d> Reader<'d> {
     /// Returns an integer of a key's range.
     pub(super) fn integer(&mut self, fields: &Fields<'d>, key: &str) -> Option<u64> {
         let value = fields.get(key)?;
-        match fields.table.key(key).kind {
-            Kind::Integer(range) => self.integer_in(value, key, range),
-            Kind::PowerOfTwo(range) => {
-                let number = self.integer_in(value, key, range)?;
-                if !number.is_power_of_two() {
-                    let message = format!("`{key}` is a power of two, {number} is none");
-                    let near = number.next_power_of_two().min(range.max);
-                    self.report(Diagnostic::error(value.span(), message).label("not a power of two").suggest(Some(near.to_string())));
-                    return None;
-                }
-                Some(number)
-            }
-            _ => unreachable!("`{key}` is no integer"),
+        let kind = &fields.table.key(key).kind;
+        let (Kind::Integer(range) | Kind::PowerOfTwo(range)) = kind else { unreachable!("`{key}` is no integer") };
+        let number = self.integer_in(value, key, *range)?;
+        if matches!(kind, Kind::PowerOfTwo(_)) && !number.is_power_of_two() {
+            let message = format!("`{key}` is a power of two, {number} is none");
+            let near = number.next_power_of_two().min(range.max);
+            self.report(Diagnostic::error(value.span(), message).label("not a power of two").suggest(Some(near.to_string())));
+            return None;
         }
+        Some(number)
     }
 
     /// Returns an integer of a range.
@@ -249,49 +241,39 @@ impl<'d> Reader<'d> {
     /// Returns a size in bytes.
     pub(super) fn size(&mut self, fields: &Fields<'d>, key: &str) -> Option<u64> {
         let value = fields.get(key)?;
-        match fields.table.key(key).kind {
-            Kind::Size(range, multiple) => {
-                let bytes = self.quantity(value, key, units::SIZES, range)?;
-                if !bytes.is_multiple_of(multiple) {
-                    let message = format!("`{key}` is no multiple of {}", units::format(multiple, units::SIZES));
-                    let near = units::format(bytes.next_multiple_of(multiple), units::SIZES);
-                    self.report(Diagnostic::error(self.inner(value), message).label("memory comes in pages").suggest(Some(near)));
-                    return None;
-                }
-                Some(bytes)
-            }
-            Kind::SizePowerOfTwo(range) => {
-                let bytes = self.quantity(value, key, units::SIZES, range)?;
-                if !bytes.is_power_of_two() {
-                    let near = units::format(bytes.next_power_of_two().min(range.max), units::SIZES);
-                    let message = format!("`{key}` is no power of two");
-                    self.report(Diagnostic::error(self.inner(value), message).label("not a power of two").suggest(Some(near)));
-                    return None;
-                }
-                Some(bytes)
-            }
-            _ => unreachable!("`{key}` is no size"),
+        let kind = &fields.table.key(key).kind;
+        let (Kind::Size(range, _) | Kind::SizePowerOfTwo(range)) = kind else { unreachable!("`{key}` is no size") };
+        let bytes = self.quantity(value, key, units::SIZES, *range)?;
+        let near = if let Kind::Size(_, multiple) = kind { bytes.next_multiple_of(*multiple) } else { bytes.next_power_of_two() };
+        if near == bytes {
+            return Some(bytes);
         }
+        let (message, label) = if let Kind::Size(_, multiple) = kind {
+            (format!("`{key}` is no multiple of {}", units::format(*multiple, units::SIZES)), "memory comes in pages")
+        } else {
+            (format!("`{key}` is no power of two"), "not a power of two")
+        };
+        let near = units::format(near.min(range.max), units::SIZES);
+        self.report(Diagnostic::error(self.inner(value), message).label(label).suggest(Some(near)));
+        None
     }
 
     /// Returns a time in nanoseconds.
     pub(super) fn time(&mut self, fields: &Fields<'d>, key: &str) -> Option<u64> {
         let value = fields.get(key)?;
-        match fields.table.key(key).kind {
-            Kind::Time(range) => self.quantity(value, key, units::TIMES, range),
-            _ => unreachable!("`{key}` is no time"),
-        }
+        let Kind::Time(range) = fields.table.key(key).kind else { unreachable!("`{key}` is no time") };
+        self.quantity(value, key, units::TIMES, range)
     }
 
     /// Returns a rate in bytes per second; 0 for "unlimited".
     pub(super) fn rate(&mut self, fields: &Fields<'d>, key: &str) -> Option<u64> {
         let value = fields.get(key)?;
-        match fields.table.key(key).kind {
-            Kind::Rate(range) => self.quantity(value, key, units::RATES, range),
-            Kind::RateOrUnlimited(_) if value.get_ref().as_str() == Some("unlimited") => Some(0),
-            Kind::RateOrUnlimited(range) => self.quantity(value, key, units::RATES, range),
-            _ => unreachable!("`{key}` is no rate"),
+        let kind = &fields.table.key(key).kind;
+        let (Kind::Rate(range) | Kind::RateOrUnlimited(range)) = kind else { unreachable!("`{key}` is no rate") };
+        if matches!(kind, Kind::RateOrUnlimited(_)) && value.get_ref().as_str() == Some("unlimited") {
+            return Some(0);
         }
+        self.quantity(value, key, units::RATES, *range)
     }
 
     /// Returns a number with a unit, in the smallest unit.

@@ -9,6 +9,7 @@ use super::diagnostic::{Diagnostic, nearest};
 use super::model::{Driver, Guest, Operation, Task};
 use super::read::{Fields, Reader, Value, in_order};
 use super::vocabulary::{self, Table};
+use super::words;
 
 impl<'d> Reader<'d> {
     /// Reads `[guest]`. Memory and vCPUs are known to the reader afterwards.
@@ -31,7 +32,7 @@ impl<'d> Reader<'d> {
 
     /// Returns the bits of a list of features.
     pub(super) fn feature_bits(&mut self, fields: &Fields<'d>, key: &str) -> Option<u64> {
-        let bits: Vec<u64> = vocabulary::FEATURES.iter().map(|(_, bit, _)| *bit).collect();
+        let bits: Vec<u64> = words::FEATURES.iter().map(|(_, bit, _)| *bit).collect();
         self.words(fields, key, &bits).map(|given| given.into_iter().fold(0, |all, bit| all | bit))
     }
 
@@ -288,8 +289,8 @@ fn bare_operation(verb: &str) -> Operation {
 /// Returns what the language says of a key that holds a table, or tables.
 pub(super) fn table_of(fields: &Fields<'_>, key: &str) -> &'static Table {
     use vocabulary::Kind;
-    match fields.table.key(key).kind {
-        Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table) => table,
-        _ => unreachable!("`{key}` holds no table"),
-    }
+    let (Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table)) = fields.table.key(key).kind else {
+        unreachable!("`{key}` holds no table")
+    };
+    table
 }

@@ -12,6 +12,7 @@ use super::model::{Action, Command, CountExpect, Expect, Injection, Order, PageN
 use super::read::{Fields, Reader, Value, in_order};
 use super::read_guest::table_of;
 use super::vocabulary::{self, Kind};
+use super::words;
 use crate::outcome::Verdict;
 
 impl<'d> Reader<'d> {
@@ -225,7 +226,7 @@ impl<'d> Reader<'d> {
                 None
             }
             _ => {
-                let names: Vec<&str> = vocabulary::COMMANDS.iter().map(|(name, _)| *name).collect();
+                let names: Vec<&str> = words::COMMANDS.iter().map(|(name, _)| *name).collect();
                 self.unknown(self.inner(value), "command", text, &names);
                 None
             }
@@ -278,7 +279,7 @@ impl<'d> Reader<'d> {
         let Some(fields) = root.get("expect").and_then(|value| self.fields(table_of(root, "expect"), value)) else { return default };
         let id = |id: u64| u32::try_from(id).expect("the range ends at 32 bits");
         let verdict = self.word(&fields, "verdict", Verdict::ALL).unwrap_or(default.verdict);
-        let blame = self.word(&fields, "blame", vocabulary::BLAMES);
+        let blame = self.word(&fields, "blame", words::BLAMES);
         if let (Some(blame), Verdict::Pass) = (blame, verdict) {
             let message = format!("nobody is to blame for a run that passes, not the {}", blame.name());
             let diagnostic = Diagnostic::error(fields.span_of("blame"), message).label("who is blamed");
@@ -336,7 +337,7 @@ impl<'d> Reader<'d> {
     }
 
     fn unknown_event_key(&mut self, name: &str, span: Span<usize>) {
-        let known = vocabulary::events();
+        let known = words::events();
         let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
         if known.iter().any(|event| event.split('.').next() == Some(name)) {
             let diagnostic = Diagnostic::error(span, format!("`{name}` is the beginning of an event's name")).label("not an event");

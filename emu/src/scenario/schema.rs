@@ -4,7 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use super::units::{self, RATES, SIZES, TIMES};
-use super::vocabulary::{self, ACTIONS, BALLOON, COMMANDS, Key, Kind, OPERATIONS, ROOT, Range, START, Table, Word};
+use super::vocabulary::{ACTIONS, BALLOON, Key, Kind, OPERATIONS, ROOT, Range, START, Table, Word};
+use super::words::{self, COMMANDS};
 
 /// Returns the schema as JSON text.
 pub fn schema() -> String {
@@ -108,8 +109,8 @@ fn kind(kind: &Kind) -> Value {
         Kind::Time(_) => quantity(TIMES),
         Kind::Rate(_) => quantity(RATES),
         Kind::RateOrUnlimited(_) => json!({ "anyOf": [{ "const": "unlimited" }, quantity(RATES)] }),
-        Kind::Word(_, all) => words(&all()),
-        Kind::Words(_, all) => json!({ "type": "array", "items": words(&all()), "uniqueItems": true }),
+        Kind::Word(_, all) => word_set(&all()),
+        Kind::Words(_, all) => json!({ "type": "array", "items": word_set(&all()), "uniqueItems": true }),
         Kind::Vcpu => json!({ "type": "string", "pattern": "^vcpu[0-9]$" }),
         Kind::Actor => json!({ "type": "string", "pattern": "^(vcpu[0-9]|dma|vhost|display|main-loop)$" }),
         Kind::Patterns => json!({ "anyOf": [pattern(), { "type": "array", "items": pattern() }] }),
@@ -118,7 +119,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::Tables(inner) => json!({ "type": "array", "items": table(inner) }),
         Kind::Operation => operation(),
         Kind::Operations => json!({ "type": "array", "items": operation(), "minItems": 1 }),
-        Kind::Command => json!({ "anyOf": [words(COMMANDS), table(&BALLOON)] }),
+        Kind::Command => json!({ "anyOf": [word_set(COMMANDS), table(&BALLOON)] }),
         Kind::Start => json!({ "anyOf": [{ "const": "never" }, quantity(TIMES), pattern(), table(&START)] }),
         Kind::Pages => {
             let block = "(hint [0-9]+|hint 0x[0-9a-fA-F]+|[A-Za-z_][A-Za-z0-9_-]*)";
@@ -130,7 +131,7 @@ fn kind(kind: &Kind) -> Value {
         }
         Kind::PerPage(inner) => json!({ "type": "object", "propertyNames": { "pattern": NAME }, "additionalProperties": table(inner) }),
         Kind::PerEvent(inner) => {
-            json!({ "type": "object", "propertyNames": words(&vocabulary::events()), "additionalProperties": table(inner) })
+            json!({ "type": "object", "propertyNames": word_set(&words::events()), "additionalProperties": table(inner) })
         }
     }
 }
@@ -141,7 +142,7 @@ fn quantity(units: &[(&str, u64)]) -> Value {
 }
 
 /// A closed set; `x-taplo` is how that server shows what each word means.
-fn words(words: &[Word]) -> Value {
+fn word_set(words: &[Word]) -> Value {
     let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
     let about: Vec<&str> = words.iter().map(|(_, about)| *about).collect();
     json!({ "enum": names, "x-taplo": { "docs": { "enumValues": about } } })
@@ -149,9 +150,9 @@ fn words(words: &[Word]) -> Value {
 
 /// An event pattern: an event, with a page and a number if wanted, or an injection.
 fn pattern() -> Value {
-    let events: Vec<String> = vocabulary::events().iter().map(|(name, _)| name.replace('.', "\\.")).collect();
+    let events: Vec<String> = words::events().iter().map(|(name, _)| name.replace('.', "\\.")).collect();
     let event = format!("^({})(\\([A-Za-z_][A-Za-z0-9_-]*\\))?(#(0x[0-9a-fA-F]+|[0-9]+))?$", events.join("|"));
-    json!({ "anyOf": [words(&vocabulary::events()), { "type": "string", "pattern": event }, { "type": "string", "pattern": "^inject\\[[0-9]+\\]$" }, { "type": "string", "pattern": NAME }] })
+    json!({ "anyOf": [word_set(&words::events()), { "type": "string", "pattern": event }, { "type": "string", "pattern": "^inject\\[[0-9]+\\]$" }, { "type": "string", "pattern": NAME }] })
 }
 
 fn operation() -> Value {
@@ -161,6 +162,7 @@ fn operation() -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vocabulary;
     use super::*;
 
     /// Counts, for each set of properties of the schema, how often it stands there.

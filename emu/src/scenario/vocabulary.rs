@@ -3,13 +3,9 @@
 //! The reader takes types and ranges from here and refuses what does not stand here; the JSON Schema is written from here. So neither can
 //! know a key that the other does not.
 
-use host::event::EventKind;
-use host::fault::Fault;
-use wire::balloon::feature;
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::model::{DirtyLog, Driver, Profile};
-use crate::outcome::{Blame, Verdict};
+use super::words::{blames, dirty_logs, drivers, faults, features, profiles, verdicts};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -489,91 +485,6 @@ pub(super) fn tables() -> Vec<&'static Table> {
         done += 1;
     }
     all
-}
-
-/// Feature bits by name.
-pub(super) const FEATURES: &[(&str, u64, &str)] = &[
-    ("must-tell-host", feature::MUST_TELL_HOST, "The host wants to be told before a page is taken back."),
-    ("stats-vq", feature::STATS_VQ, "A queue for memory statistics exists."),
-    ("deflate-on-oom", feature::DEFLATE_ON_OOM, "The guest may take pages back when it is out of memory."),
-    ("free-page-hint", feature::FREE_PAGE_HINT, "A queue for free page hints exists."),
-    ("page-poison", feature::PAGE_POISON, "The guest tells what it writes into free pages."),
-    ("page-reporting", feature::PAGE_REPORTING, "A queue for free page reports exists."),
-    ("hint-wait-on-ack", feature::HINT_WAIT_ON_ACK, "The driver waits for a hint's used buffer (proposal of January 2026)."),
-];
-
-/// Monitor commands that are a word.
-pub(super) const COMMANDS: &[Word] = &[
-    ("migrate", "Starts a migration."),
-    ("cancel", "Cancels the migration."),
-    ("stop", "Stops the VM."),
-    ("cont", "Lets the VM run on."),
-    ("reset-device", "Resets the balloon device alone."),
-    ("break-link", "Breaks the link to the destination."),
-];
-
-/// Whom a violation may be blamed on.
-pub(super) const BLAMES: &[Blame] = &[Blame::Host, Blame::Guest, Blame::Gap];
-
-fn features() -> Vec<Word> {
-    FEATURES.iter().map(|(name, _, about)| (*name, *about)).collect()
-}
-
-fn faults() -> Vec<Word> {
-    Fault::ALL.iter().map(|fault| (fault.name(), fault.mechanism())).collect()
-}
-
-/// Returns all events by name.
-pub(super) fn events() -> Vec<Word> {
-    EventKind::ALL.iter().map(|kind| (kind.name(), kind.about().trim())).collect()
-}
-
-fn drivers() -> Vec<Word> {
-    let about = |driver: &Driver| match driver {
-        Driver::Hint => "The merged driver of Linux 6.12.",
-    };
-    Driver::ALL.iter().map(|driver| (driver.name(), about(driver))).collect()
-}
-
-fn profiles() -> Vec<Word> {
-    let about = |profile: &Profile| match profile {
-        Profile::Qemu => "A hint clears bits.",
-        Profile::Firecracker => "A hint discards at once.",
-    };
-    Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
-}
-
-fn dirty_logs() -> Vec<Word> {
-    let about = |log: &DirtyLog| match log {
-        DirtyLog::ManualClear => "KVM with manual clear: GET copies, CLEAR clears and write-protects.",
-        DirtyLog::GetClears => "KVM without it: GET copies, clears and write-protects.",
-        DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
-    };
-    DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()
-}
-
-fn verdicts() -> Vec<Word> {
-    let about = |verdict: &Verdict| match verdict {
-        Verdict::GuestCrash => "The guest panicked, or touched what it must not.",
-        Verdict::LostPage => "A page's last write did not arrive.",
-        Verdict::BrokenRule => "A rule was broken, though no page is lost.",
-        Verdict::Leak => "Guest memory did not come back.",
-        Verdict::OverSend => "A page was sent that the host knew it need not send.",
-        Verdict::Deadlock => "Actors wait for each other in a circle.",
-        Verdict::Unreachable => "The order that the scenario asks for cannot come about.",
-        Verdict::Stall => "Nothing ended the run before its limits.",
-        Verdict::Pass => "All is well.",
-    };
-    Verdict::ALL.iter().map(|verdict| (verdict.name(), about(verdict))).collect()
-}
-
-fn blames() -> Vec<Word> {
-    let about = |blame: &Blame| match blame {
-        Blame::Host => "The host dropped what it was told.",
-        Blame::Guest => "The guest used a page before the device had consumed its hint.",
-        Blame::Gap => "Both sides kept the rules.",
-    };
-    BLAMES.iter().map(|blame| (blame.name(), about(blame))).collect()
 }
 
 #[cfg(test)]

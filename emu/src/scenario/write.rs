@@ -12,7 +12,7 @@ use super::model::{
     Action, Command, DirtyLog, Expect, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern, Scenario, Task, Trigger,
 };
 use super::units::{self, RATES, SIZES, TIMES};
-use super::vocabulary::FEATURES;
+use super::words::FEATURES;
 
 /// Returns a scenario file's text.
 pub fn to_toml(scenario: &Scenario) -> String {

@@ -1,16 +1,442 @@
 //! The world: guest, host, clock, schedule and injector, stepping until the run ends.
+//!
+//! Each actor has a virtual time of its own, the moment from which it can move. A step asks every actor what it would do next, holds back
+//! those whose move an order constraint forbids, and lets the one with the smallest time move; ties go by the order of [`ORDER`]. What the
+//! move emits goes to the trace, to the constraints and to the oracle, in that order. There is no other source of order: the same scenario
+//! gives the same bytes.
 
-use crate::outcome::Outcome;
-use crate::scenario::model::Scenario;
+mod end;
+pub mod gates;
+mod guest;
+mod inject;
+mod observe;
+mod pages;
+mod setup;
+pub mod tracepoint;
+
+use std::mem::offset_of;
+use std::sync::Arc;
+
+use host::event::{Actor, Event, EventKind, LockId, PageRange, Pfn, Stamped};
+use host::fault::{Fault, Faults};
+use host::lock::Locks;
+use host::memory::GuestRam;
+use host::step::{Ctx, Move, Next, Watch};
+use host::vmm::Vmm;
+use wire::layout::KernelInfo;
+use wire::platform::KERNEL_INFO;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::image::Image;
+use crate::oracle::Oracle;
+use crate::outcome::{GuestCrash, Outcome};
+use crate::scenario::model::{Pattern, Scenario};
+use crate::vcpu::Machine;
+use crate::world::gates::Gates;
+use crate::world::guest::Vcpu;
+use crate::world::inject::InjectionState;
+use crate::world::observe::Observation;
+use crate::world::pages::NamedPages;
 
 /// How to run a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RunOptions {
     /// Faults switched on beside the scenario's own.
-    pub faults: Vec<host::fault::Fault>,
+    pub faults: Vec<Fault>,
 }
 
 /// Runs a scenario to its end.
-pub fn run(_scenario: &Scenario, _options: &RunOptions) -> Outcome {
-    unimplemented!("the world is being built")
+pub fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
+    let mut world = World::new(scenario, options);
+    let end = world.run_to_end();
+    world.finish(end)
+}
+
+/// Host actors in the order in which ties are broken; the injector comes before them all, the vCPUs next.
+const HOST_ORDER: [Actor; 4] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration];
+
+/// Unwatched pages that the migration thread may send between two looks at the schedule.
+const BULK_PAGES_MAX: u64 = 4096;
+
+/// Whether an actor can move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// Now; the move's first event, if it announces one.
+    Ready(Option<Move>),
+    /// At this virtual time, nanoseconds.
+    At(u64),
+    /// Once this lock is free; the move takes it.
+    Lock(LockId),
+    /// Once a guest lock is free, and somebody else has to free it.
+    GuestLock(u32),
+    /// Once this has happened.
+    Gate(Pattern),
+    /// When another actor gives it something to do.
+    Idle,
+}
+
+/// Why the stepping ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nobody can move.
+    Quiet,
+    /// The guest is dead.
+    Crash,
+    /// A limit of the scenario was reached.
+    Limit,
+}
+
+/// What is due at the injector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// The migration's start.
+    Start,
+    /// An injection.
+    Injection(usize),
+}
+
+/// A whole run's state.
+pub(crate) struct World<'s> {
+    scenario: &'s Scenario,
+    faults: Faults,
+    image: &'static Image,
+    ram: Arc<GuestRam>,
+    machine: Machine,
+    vcpus: Vec<Vcpu>,
+    vmm: Vmm,
+    locks: Locks,
+    watch: Watch,
+    gates: Gates,
+    pages: NamedPages,
+    /// Names of the tasks' allocations; the index is what the guest sees.
+    allocations: Vec<String>,
+    injections: Vec<InjectionState>,
+    start: Option<InjectionState>,
+    oracle: Oracle,
+    trace: Vec<Stamped>,
+    digest: Xxh3,
+    /// Virtual time of each actor: vCPUs first, then [`HOST_ORDER`].
+    times_ns: Vec<u64>,
+    now_ns: u64,
+    steps: u64,
+    /// The guest's driver is up.
+    ready: bool,
+    /// Hints so far.
+    hints: u32,
+    /// Unique values given out so far.
+    writes: u64,
+    /// Task operations numbered so far.
+    tasks: u64,
+    crash: Option<GuestCrash>,
+}
+
+impl World<'_> {
+    /// Steps until nobody can move, the guest is dead, or a limit is reached.
+    fn run_to_end(&mut self) -> End {
+        loop {
+            if self.crash.is_some() {
+                return End::Crash;
+            }
+            if self.steps >= self.scenario.limits.steps || self.now_ns >= self.scenario.limits.time_ns {
+                return End::Limit;
+            }
+            if !self.step() {
+                return End::Quiet;
+            }
+        }
+    }
+
+    /// Lets the next actor move; `false` when nobody can.
+    fn step(&mut self) -> bool {
+        self.arm_injections();
+        let Some(choice) = self.choose() else { return false };
+        self.now_ns = choice.at_ns;
+        self.steps += 1;
+        match choice.who {
+            Who::Injector(Due::Start) => {
+                self.start = Some(InjectionState::Fired);
+                self.vmm.monitor.push(host::vmm::Command::Migrate);
+            }
+            Who::Injector(Due::Injection(index)) => {
+                self.fire(index);
+            }
+            Who::Vcpu(cpu) => {
+                let cost = self.vcpu_step(cpu);
+                self.times_ns[cpu] = self.now_ns + cost;
+            }
+            Who::Host(index) => {
+                let cost = self.host_step(index, choice.others_ns);
+                let slot = self.vcpus.len() + index;
+                self.times_ns[slot] = self.now_ns + cost;
+            }
+        }
+        true
+    }
+
+    /// Picks who moves: the smallest time, then the fixed order.
+    fn choose(&mut self) -> Option<Choice> {
+        let mut best: Option<Choice> = None;
+        let mut others_ns = u64::MAX;
+        let mut only_timers = true;
+        let mut consider = |at_ns: u64, who: Who| match &mut best {
+            Some(choice) if choice.at_ns <= at_ns => others_ns = others_ns.min(at_ns),
+            _ => {
+                if let Some(beaten) = best.replace(Choice { at_ns, who, others_ns: u64::MAX }) {
+                    others_ns = others_ns.min(beaten.at_ns);
+                }
+            }
+        };
+        if let Some((at_ns, due)) = self.injector_due() {
+            only_timers = false;
+            consider(at_ns.max(self.now_ns), Who::Injector(due));
+        }
+        for slot in 0..self.vcpus.len() + HOST_ORDER.len() {
+            let (readiness, who) = match slot.checked_sub(self.vcpus.len()) {
+                None => (self.vcpu_next(slot), Who::Vcpu(slot)),
+                Some(index) => (self.host_next(index), Who::Host(index)),
+            };
+            match self.gated(slot, readiness) {
+                Readiness::Ready(_) => {
+                    only_timers = false;
+                    consider(self.times_ns[slot], who);
+                }
+                Readiness::Lock(lock) if self.locks.holder(lock).is_none() => {
+                    only_timers = false;
+                    consider(self.times_ns[slot], who);
+                }
+                Readiness::At(at_ns) => {
+                    only_timers &= who == Who::Host(MAIN_LOOP);
+                    consider(self.times_ns[slot].max(at_ns), who);
+                }
+                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::Gate(_) | Readiness::Idle => {
+                    // Who waits is not in the past when it goes on.
+                    self.times_ns[slot] = self.times_ns[slot].max(self.now_ns);
+                }
+            }
+        }
+        // A host that polls statistics for ever is no reason to go on.
+        if only_timers && !self.vmm.migration.status().is_running() {
+            return None;
+        }
+        best.map(|choice| Choice { others_ns, ..choice })
+    }
+
+    /// Holds a move back that a constraint forbids for now. A move behind a lock is held back before the lock: a thread that is late is
+    /// late with its hands empty.
+    fn gated(&self, slot: usize, readiness: Readiness) -> Readiness {
+        let what = match &readiness {
+            Readiness::Ready(what) => *what,
+            Readiness::Lock(_) => self.behind_lock(slot),
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Gate(_) | Readiness::Idle => None,
+        };
+        match what.and_then(|what| self.gates.holds(what, &self.pages.frames)) {
+            Some(pattern) => Readiness::Gate(pattern.clone()),
+            None => readiness,
+        }
+    }
+
+    fn behind_lock(&self, slot: usize) -> Option<Move> {
+        if self.gates.is_empty() {
+            return None;
+        }
+        match slot.checked_sub(self.vcpus.len()) {
+            None => self.vcpu_behind_lock(slot),
+            Some(index) => self.asking(index, |vmm, ctx| vmm.behind_lock(HOST_ORDER[index], ctx)),
+        }
+    }
+
+    fn injector_due(&self) -> Option<(u64, Due)> {
+        let start = match self.start {
+            Some(InjectionState::Armed { at_ns, .. }) => Some((at_ns, Due::Start)),
+            Some(InjectionState::Waiting | InjectionState::Fired) | None => None,
+        };
+        let injection = match self.injector_next() {
+            (Readiness::At(at_ns), Some(index)) => Some((at_ns, Due::Injection(index))),
+            _ => None,
+        };
+        match (start, injection) {
+            (Some(start), Some(injection)) => Some(if injection.0 < start.0 { injection } else { start }),
+            (start, injection) => start.or(injection),
+        }
+    }
+
+    fn host_next(&self, index: usize) -> Readiness {
+        let in_store = self.vcpus_in_store();
+        match self.asking(index, |vmm, ctx| vmm.next(HOST_ORDER[index], in_store, ctx)) {
+            Next::Do(what) => Readiness::Ready(Some(what)),
+            Next::Lock(lock) => Readiness::Lock(lock),
+            Next::Sleep(at_ns) => Readiness::At(at_ns),
+            Next::Idle => Readiness::Idle,
+        }
+    }
+
+    /// Asks the host a question on behalf of one of its actors, without changing anything.
+    fn asking<R>(&self, index: usize, ask: impl FnOnce(&Vmm, &Ctx<'_>) -> R) -> R {
+        let mut events = Vec::new();
+        let mut locks = self.locks.clone();
+        let ctx = Ctx {
+            actor: HOST_ORDER[index],
+            now_ns: self.now_ns,
+            ram: &self.ram,
+            locks: &mut locks,
+            faults: &self.faults,
+            costs: &self.scenario.costs,
+            watch: &self.watch,
+            events: &mut events,
+        };
+        ask(&self.vmm, &ctx)
+    }
+
+    fn host_step(&mut self, index: usize, until_ns: u64) -> u64 {
+        let actor = HOST_ORDER[index];
+        let in_store = self.vcpus_in_store();
+        let bulk = actor == Actor::Migration && !self.gates.looks_at(EventKind::RamPage);
+        let cost = self.with_ctx(actor, |vmm, ctx| match bulk {
+            true => vmm.step_bulk(in_store, until_ns, BULK_PAGES_MAX, ctx),
+            false => vmm.step(actor, in_store, ctx),
+        });
+        self.protect();
+        self.raise_interrupts();
+        cost
+    }
+
+    /// Runs a host function as an actor, and takes in what it emitted and wrote.
+    fn with_ctx<R>(&mut self, actor: Actor, run: impl FnOnce(&mut Vmm, &mut Ctx<'_>) -> R) -> R {
+        let mut events = Vec::new();
+        let mut ctx = Ctx {
+            actor,
+            now_ns: self.now_ns,
+            ram: &self.ram,
+            locks: &mut self.locks,
+            faults: &self.faults,
+            costs: &self.scenario.costs,
+            watch: &self.watch,
+            events: &mut events,
+        };
+        let result = run(&mut self.vmm, &mut ctx);
+        let written = self.ram.drain_writes();
+        if !written.is_empty() {
+            self.vmm.d.mark_device_write(&written, &self.faults);
+            for range in written {
+                self.wrote_range(range, actor);
+            }
+        }
+        for stamped in events {
+            self.absorb(stamped);
+        }
+        self.raise_interrupts();
+        result
+    }
+
+    /// Records an event of an actor, now.
+    fn emit(&mut self, actor: Actor, event: Event) {
+        self.absorb(Stamped { at_ns: self.now_ns, actor, event });
+    }
+
+    /// Records an event that is itself a write to memory, just made.
+    fn emit_write(&mut self, actor: Actor, event: Event) {
+        self.emit(actor, event);
+    }
+
+    fn absorb(&mut self, stamped: Stamped) {
+        self.observe_for_writes(&stamped.event);
+        digest_event(&mut self.digest, &stamped);
+        self.gates.happened(&stamped.event, &self.pages.frames);
+        self.ready |= stamped.event == Event::GuestReady;
+        let index = self.trace.len();
+        let view = Observation { ram: &self.ram, vmm: &self.vmm };
+        self.oracle.on_event(index, &stamped, &view);
+        self.trace.push(stamped);
+    }
+
+    /// Watches pages for writes from here on that the host has just looked at: only so is a page's version exact.
+    fn observe_for_writes(&mut self, event: &Event) {
+        match event {
+            Event::RamPage { pfn, .. } | Event::RamRead { pfn, .. } => self.machine.arm(PageRange::page(*pfn)),
+            Event::GuestHint { range, .. } | Event::HintApply { range, .. } => self.machine.arm(*range),
+            Event::BitmapSync { .. } => self.machine.arm(PageRange::new(Pfn(0), self.ram.pages())),
+            _ => {}
+        }
+    }
+
+    /// Makes vCPUs fault again on pages that were write-protected.
+    fn protect(&mut self) {
+        for range in self.vmm.accel.take_protected() {
+            self.machine.arm(range);
+        }
+    }
+
+    /// Delivers the device's interrupts to vCPU 0.
+    fn raise_interrupts(&mut self) {
+        if self.vmm.balloon.take_irq() {
+            self.vcpus[0].interrupts.insert(wire::platform::vector::VIRTIO);
+        }
+    }
+
+    /// Tells the oracle of a write.
+    fn wrote(&mut self, pfn: Pfn, by: Actor, index: Option<usize>) {
+        self.oracle.on_write(pfn, by, self.now_ns, index);
+    }
+
+    fn wrote_range(&mut self, range: PageRange, by: Actor) {
+        let index = self.trace.len().checked_sub(1);
+        for pfn in range.pages() {
+            self.wrote(pfn, by, index);
+        }
+    }
+
+    /// Learns the frames of names from what is about to happen, and watches them.
+    fn learn_pages(&mut self, event: &Event) {
+        for (_, pfn) in self.pages.learn(event, self.scenario, &self.allocations) {
+            self.watch_page(pfn);
+        }
+    }
+
+    fn watch_page(&mut self, pfn: Pfn) {
+        self.watch.0.insert(pfn);
+        self.machine.trap(pfn, true);
+    }
+
+    /// Returns a field of what the guest published of itself.
+    fn kernel_info(&self, field: usize) -> u64 {
+        let magic = self.ram.read_u64(KERNEL_INFO + offset_of!(KernelInfo, magic) as u64);
+        assert_eq!(magic, KernelInfo::MAGIC, "the guest has booted");
+        self.ram.read_u64(KERNEL_INFO + field as u64)
+    }
+}
+
+/// Index of the main loop in [`HOST_ORDER`].
+const MAIN_LOOP: usize = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Injector(Due),
+    Vcpu(usize),
+    Host(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Choice {
+    at_ns: u64,
+    who: Who,
+    /// Smallest time of the others that could move.
+    others_ns: u64,
+}
+
+/// Folds an event into the digest by its values, never by its text or its place in memory.
+fn digest_event(digest: &mut Xxh3, stamped: &Stamped) {
+    use std::hash::{Hash, Hasher};
+    struct Fold<'a>(&'a mut Xxh3);
+    impl Hasher for Fold<'_> {
+        fn finish(&self) -> u64 {
+            self.0.digest()
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+    }
+    let mut fold = Fold(digest);
+    stamped.at_ns.hash(&mut fold);
+    stamped.actor.hash(&mut fold);
+    stamped.event.hash(&mut fold);
 }

@@ -95,6 +95,14 @@ pub mod stat {
     pub const OOM_KILL: u16 = 10;
     /// Allocations that had to wait for reclaim.
     pub const ALLOC_STALL: u16 = 11;
+    /// Pages scanned in the background.
+    pub const ASYNC_SCAN: u16 = 12;
+    /// Pages scanned by those who allocate.
+    pub const DIRECT_SCAN: u16 = 13;
+    /// Pages reclaimed in the background.
+    pub const ASYNC_RECLAIM: u16 = 14;
+    /// Pages reclaimed by those who allocate.
+    pub const DIRECT_RECLAIM: u16 = 15;
     /// Size of a record, bytes.
     pub const RECORD_BYTES: usize = 10;
 }

@@ -100,8 +100,18 @@ pub mod lock {
     pub const RUN_QUEUE: u64 = 8;
     /// The task table.
     pub const TASKS: u64 = 9;
-    /// A virtqueue: Linux has none here, the driver's own locks serialise it. Kept for shared bookkeeping.
+    /// virtio-mmio's lock over its list of queues, taken by the interrupt. A virtqueue itself has none: the driver's own locks serialise it.
     pub const VQ: u64 = 10;
+    /// A wait queue; nests outside run queues.
+    pub const WAIT_QUEUE: u64 = 11;
+    /// A workqueue; nests outside nothing.
+    pub const WORKQUEUE: u64 = 12;
+    /// The table of shrinkers, a mutex.
+    pub const SHRINKER: u64 = 13;
+    /// The chain of OOM notifiers, a mutex.
+    pub const OOM: u64 = 14;
+    /// A vCPU's timers.
+    pub const TIMER: u64 = 15;
     /// Names in order of the numbers above, from 1.
     pub const NAMES: &[&str] = &[
         "zone_lock",
@@ -114,6 +124,11 @@ pub mod lock {
         "rq_lock",
         "tasks_lock",
         "vq_lock",
+        "wait_queue_lock",
+        "workqueue_lock",
+        "shrinker_mutex",
+        "oom_lock",
+        "timer_lock",
     ];
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One page per vCPU at [`crate::platform::MAILBOX`]: a ring of operations that the vCPU's task thread performs in order. The VMM
 //! writes an operation at `head % SLOTS`, then raises `head`, then [`crate::platform::vector::MAILBOX`]; the guest raises `tail`
-//! after each. The VMM's writes are not marked dirty: they stand for a user process whose input came with the image.
+//! after each. The VMM's writes are device writes like any other: they are marked dirty.
 
 /// Header of a mailbox page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub mod op {
     pub const OOM: u32 = 7;
     /// Sleeps `a` nanoseconds.
     pub const SLEEP: u32 = 8;
-    /// Loads the 8 bytes at byte offset `a` of `name`; panics when they are not `b`.
+    /// Loads the byte at byte offset `a` of `name`; panics when it is not the low byte of `b`.
     pub const VERIFY: u32 = 9;
     /// `a` times: allocates a page of order 0..3, writes it, frees an older one; `b` seeds the choice. Leaves nothing allocated.
     pub const CHURN: u32 = 10;
@@ -72,6 +72,8 @@ pub mod op {
     pub const UNBIND: u32 = 11;
     /// Probes the driver again.
     pub const BIND: u32 = 12;
+    /// Exposes the active command id once more, as a duplicated start buffer: a driver that misbehaves.
+    pub const REPEAT_START: u32 = 13;
     /// `panic()`.
     pub const PANIC: u32 = 32;
     /// Stores 8 bytes at address 0.

@@ -1,1 +1,20 @@
-//! The balloon device.
+//! The balloon device (VIRTIO 1.2 §5.5): inflate, deflate, statistics, free page hints, free page reports.
+//!
+//! Behaviour is QEMU's, hw/virtio/virtio-balloon.c, or Firecracker's, src/vmm/src/devices/virtio/balloon/device.rs, by [`Profile`].
+//! [`device`] is the device and its registers. [`hinting`] is the state of free page hinting and what migration does to it; [`iothread`]
+//! consumes the hint queue. [`main_loop`] serves the other queues with [`inflate`], [`stats`] and [`reporting`].
+
+pub mod device;
+pub mod hinting;
+pub mod inflate;
+pub mod iothread;
+pub mod main_loop;
+pub mod reporting;
+pub mod stats;
+
+#[cfg(test)]
+mod ring_tests;
+#[cfg(test)]
+mod testing;
+
+pub use device::{BalloonDevice, BalloonOptions, Profile};

@@ -1,1 +1,12 @@
-//! Dirty tracking: K, S, D and V.
+//! Dirty tracking: who wrote a page since it was last looked at.
+//!
+//! Four records stand here, each an object of its own, since real losses hide between them: [`accel::Accelerator`] keeps K (the accelerator's
+//! log with its write protection) and S (the copy that GET makes), [`physmem::DirtyMemory`] is D, [`vhost::VhostLog`] is V. What is still to
+//! be sent (B) belongs to [`crate::migration::ram`]. All are [`bitmap::DirtyBitmap`]s, one bit per 4 KiB page.
+
+pub mod accel;
+pub mod bitmap;
+pub mod physmem;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod vhost;

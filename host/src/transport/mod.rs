@@ -1,1 +1,10 @@
-//! The virtio-mmio transport.
+//! The virtio transport: a virtio-mmio v2 register file and split virtqueues as a device sees them.
+//!
+//! [`mmio`] is what a vCPU reads and writes (VIRTIO 1.2 §4.2.2); [`queue`] is what the device's threads work on, over rings that the guest's
+//! machine code fills. Behaviour beyond the specification is QEMU's: hw/virtio/virtio-mmio.c, hw/virtio/virtio.c.
+
+pub mod mmio;
+pub mod queue;
+
+pub use mmio::{TransportOptions, VirtioMmio, Written};
+pub use queue::{Element, QueueError, Segment, Used, VirtQueue};

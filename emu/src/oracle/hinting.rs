@@ -1,0 +1,198 @@
+//! The hinting device as its announcements show it: which round is open, and which elements it holds.
+//!
+//! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_free_page_start(), _stop(), _done(), get_free_page_hints().
+
+use host::event::{CmdId, HintElement, PageRange, Pfn};
+
+/// The device's state, with what makes a START wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    Stop,
+    /// Stopped by the driver's own sign. In profile firecracker the request still stands, and the driver may start again.
+    Paused(CmdId),
+    Requested(CmdId),
+    Start(CmdId),
+    /// START, though it was not requested.
+    Uncalled(CmdId),
+    /// START, though a sync has come since.
+    Stale(CmdId),
+    Done,
+}
+
+/// The device as announced.
+#[derive(Debug, Clone)]
+pub(crate) struct Device {
+    round: Round,
+    /// Elements popped and not returned: head, and pages if it holds some.
+    popped: Vec<(u16, Option<PageRange>)>,
+    /// Heads that were in the device's hand when the driver reset it: they may still be returned, and need not be.
+    forgotten: Vec<u16>,
+    /// The epoch in which the round was opened: pages written in an earlier one were merged before it.
+    epoch: u32,
+    /// Another log user merged K since the round was opened.
+    merged_since: bool,
+}
+
+impl Device {
+    /// Returns a device without a round.
+    pub(crate) fn new() -> Self {
+        Self { round: Round::Stop, popped: Vec::new(), forgotten: Vec::new(), epoch: 0, merged_since: false }
+    }
+
+    /// A new id stands in the configuration.
+    pub(crate) fn request(&mut self, id: CmdId, epoch: u32) {
+        self.round = Round::Requested(id);
+        self.epoch = epoch;
+        self.merged_since = false;
+    }
+
+    /// The device says that hints count. Returns whether it had asked for that.
+    pub(crate) fn start(&mut self, id: CmdId) -> bool {
+        let asked = self.round == Round::Requested(id) || self.round == Round::Paused(id);
+        self.round = if asked { Round::Start(id) } else { Round::Uncalled(id) };
+        asked
+    }
+
+    /// The round is over.
+    pub(crate) fn stop(&mut self) {
+        self.round = Round::Stop;
+    }
+
+    /// The driver said that the round is over.
+    pub(crate) fn stop_by_driver(&mut self) {
+        self.round = match self.round {
+            Round::Start(id) => Round::Paused(id),
+            Round::Uncalled(_) | Round::Stale(_) | Round::Paused(_) | Round::Requested(_) | Round::Stop | Round::Done => Round::Stop,
+        };
+    }
+
+    /// The hinted pages may be used again.
+    pub(crate) fn done(&mut self) {
+        self.round = Round::Done;
+    }
+
+    /// Returns whether the device has said DONE last.
+    pub(crate) fn is_done(&self) -> bool {
+        self.round == Round::Done
+    }
+
+    /// D was merged into B: a round that is still open should not be, and one that paused is over.
+    pub(crate) fn synced(&mut self) {
+        self.round = match self.round {
+            Round::Start(id) => Round::Stale(id),
+            Round::Paused(_) => Round::Stop,
+            other @ (Round::Stop | Round::Requested(_) | Round::Uncalled(_) | Round::Stale(_) | Round::Done) => other,
+        };
+    }
+
+    /// S was merged into D by somebody else than a sync.
+    pub(crate) fn merged(&mut self) {
+        self.merged_since = true;
+    }
+
+    /// Returns why a hint of this id may not be applied now.
+    pub(crate) fn why_not(&self, id: CmdId) -> Option<String> {
+        match self.round {
+            Round::Start(open) if open == id => None,
+            Round::Start(open) => Some(format!("the round is {open}")),
+            Round::Uncalled(open) => Some(format!("round {open} was started without a request")),
+            Round::Stale(open) => Some(format!("a sync has come since round {open} started")),
+            Round::Requested(open) => Some(format!("the device has requested {open} and not started it")),
+            Round::Stop | Round::Paused(_) => Some("the device is in STOP".into()),
+            Round::Done => Some("the device is in DONE".into()),
+        }
+    }
+
+    /// Returns whether hints may be applied now, whatever their id.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.round, Round::Start(_))
+    }
+
+    /// Returns whether a page last written in that epoch was merged before the round, so that a hint makes its sending needless.
+    pub(crate) fn merged_before_round(&self, write_epoch: u32) -> bool {
+        write_epoch < self.epoch && !self.merged_since
+    }
+
+    /// The device took an element (or, for a head that it holds, a further part of it).
+    pub(crate) fn pop(&mut self, head: u16, element: &HintElement) {
+        let range = match element {
+            HintElement::Pages(range) => Some(*range),
+            HintElement::Id(_) | HintElement::Malformed(_) => None,
+        };
+        self.popped.push((head, range));
+    }
+
+    /// The device returned an element. Returns whether it held it.
+    pub(crate) fn push(&mut self, head: u16) -> bool {
+        let before = self.popped.len() + self.forgotten.len();
+        self.popped.retain(|(held, _)| *held != head);
+        self.forgotten.retain(|held| *held != head);
+        self.popped.len() + self.forgotten.len() < before
+    }
+
+    /// Returns a head that was taken and not returned.
+    pub(crate) fn held_head(&self) -> Option<u16> {
+        self.popped.first().map(|(head, _)| *head)
+    }
+
+    /// Returns whether an element that the device holds contains the page.
+    pub(crate) fn holds_page(&self, pfn: Pfn) -> bool {
+        self.popped.iter().any(|(_, range)| range.is_some_and(|range| pfn.0.checked_sub(range.first.0).is_some_and(|n| n < range.count)))
+    }
+
+    /// The driver reset the device: the queue is gone. An element in the device's hand may still be on its way to be returned.
+    pub(crate) fn reset_queue(&mut self) {
+        self.forgotten = self.popped.drain(..).map(|(head, _)| head).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_requested_round_without_a_sync_takes_hints() {
+        let mut device = Device::new();
+        assert!(!device.start(CmdId(7)), "nothing was requested");
+        assert!(device.why_not(CmdId(7)).is_some());
+        device.request(CmdId(8), 1);
+        assert!(device.why_not(CmdId(8)).is_some());
+        assert!(device.start(CmdId(8)));
+        assert_eq!(device.why_not(CmdId(8)), None);
+        assert!(device.why_not(CmdId(7)).is_some());
+        device.synced();
+        assert!(device.why_not(CmdId(8)).is_some());
+    }
+
+    #[test]
+    fn a_driver_may_go_on_after_its_own_stop_until_the_next_sync() {
+        let mut device = Device::new();
+        device.request(CmdId(2), 1);
+        assert!(device.start(CmdId(2)));
+        device.stop_by_driver();
+        assert!(device.why_not(CmdId(2)).is_some());
+        assert!(device.start(CmdId(2)));
+        device.stop_by_driver();
+        device.synced();
+        assert!(!device.start(CmdId(2)));
+    }
+
+    #[test]
+    fn an_element_in_hand_at_a_reset_may_be_returned_or_not() {
+        let mut device = Device::new();
+        device.pop(3, &HintElement::Id(CmdId(2)));
+        device.reset_queue();
+        assert_eq!(device.held_head(), None);
+        assert!(device.push(3));
+        assert!(!device.push(3));
+    }
+
+    #[test]
+    fn an_element_is_returned_once() {
+        let mut device = Device::new();
+        device.pop(3, &HintElement::Pages(PageRange::new(Pfn(u64::MAX), 2)));
+        assert!(device.holds_page(Pfn(u64::MAX)) && !device.holds_page(Pfn(0)));
+        assert!(device.push(3));
+        assert!(!device.push(3));
+    }
+}

@@ -1,0 +1,239 @@
+//! Where the unsent writes stand, and which event removed the last record of one.
+//!
+//! QEMU: migration/ram.c migration_bitmap_sync_precopy(), migration_bitmap_clear_dirty(). The records themselves are asked of the world;
+//! kept here is only what no bitmap shows: whether S will still be merged, and which page is in the sender's hand.
+
+use host::event::{Level, PageRange, Pfn};
+
+use super::Observed;
+use super::pages::{Page, Pages, TraceIndex};
+use crate::outcome::Blame;
+
+/// Why the last record of a write is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The guest wrote the page after it had announced its hint, and the device applied the hint rightly.
+    EarlyReuse,
+    /// A hint was applied outside its round.
+    HintOutsideRound,
+    /// A hint cleared a page that its element does not hold.
+    HintBeyondElement,
+    /// The device applied what it popped in its round, but the guest never announced the page.
+    HintUnannounced,
+    /// K was cleared for a page that was not merged.
+    ClearedUnmerged,
+    /// A sync dropped it, or never had it.
+    SyncDropped,
+    /// The write was not recorded when it was made.
+    Unmarked,
+    /// The write was made while nothing was logged.
+    Unlogged,
+    /// The sender took the page and did not send it.
+    SenderDropped,
+    /// Logging ended.
+    LogStopped,
+    /// The destination started while the record still stood.
+    LeftBehind,
+    /// The page was sent after the write, and had not arrived when the destination started.
+    OnWire,
+    /// The page was sent after the write, but other bytes stand at the destination.
+    OtherBytes,
+}
+
+impl Cause {
+    /// Returns whose fault it is.
+    pub(crate) fn blame(self) -> Blame {
+        match self {
+            Cause::EarlyReuse => Blame::Guest,
+            Cause::HintUnannounced => Blame::Gap,
+            Cause::HintOutsideRound
+            | Cause::HintBeyondElement
+            | Cause::ClearedUnmerged
+            | Cause::SyncDropped
+            | Cause::Unmarked
+            | Cause::Unlogged
+            | Cause::SenderDropped
+            | Cause::LogStopped
+            | Cause::LeftBehind
+            | Cause::OnWire
+            | Cause::OtherBytes => Blame::Host,
+        }
+    }
+
+    /// Returns the reason as the end of a sentence.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Cause::EarlyReuse => "the guest wrote it after announcing it as a hint, before the device applied the hint",
+            Cause::HintOutsideRound => "a hint was applied outside its round",
+            Cause::HintBeyondElement => "a hint cleared more than its element holds",
+            Cause::HintUnannounced => "the device applied a hint that the guest had not announced",
+            Cause::ClearedUnmerged => "its mark was cleared before it was merged",
+            Cause::SyncDropped => "no record of it was left after the sync",
+            Cause::Unmarked => "the write was not recorded",
+            Cause::Unlogged => "the write was made while nothing was logged",
+            Cause::SenderDropped => "the sender took it and did not send it",
+            Cause::LogStopped => "logging ended before it was merged",
+            Cause::LeftBehind => "it was still recorded as unsent when the destination started",
+            Cause::OnWire => "it was still on the wire when the destination started",
+            Cause::OtherBytes => "it was sent, but other bytes stand there",
+        }
+    }
+}
+
+/// What no bitmap shows.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    /// A migration is under way (from SETUP to its end or the destination's start).
+    pub(crate) migrating: bool,
+    /// Its first sync is over: each unsent write must be recorded from here.
+    tracking: bool,
+    /// GET has filled S and the merge has not come: S counts.
+    unmerged: bool,
+    /// Between a sync's announcement and its end.
+    syncing: bool,
+    /// The page that the sender took from B and has not put on the wire, and when it took it.
+    hand: Option<(Pfn, TraceIndex)>,
+    /// Written since the last event; looked at once the writing step is complete.
+    pending: Vec<Pfn>,
+    /// Number of syncs begun. A write's epoch tells whether a sync began after it.
+    pub(crate) epoch: u32,
+    /// Writes whose last record was lost, and which went out all the same with a later one.
+    pub(crate) near_misses: u64,
+}
+
+impl Records {
+    /// Returns the state before any migration.
+    pub(crate) fn new() -> Self {
+        Self {
+            migrating: false,
+            tracking: false,
+            unmerged: false,
+            syncing: false,
+            hand: None,
+            pending: Vec::new(),
+            epoch: 1,
+            near_misses: 0,
+        }
+    }
+
+    /// A migration starts: nothing is sent.
+    pub(crate) fn start_migration(&mut self, pages: &mut Pages) {
+        let all = pages.all();
+        pages.slice_mut(all).iter_mut().for_each(Page::start_migration);
+        self.migrating = true;
+    }
+
+    /// The migration ends: nothing is claimed any more.
+    pub(crate) fn end_migration(&mut self) {
+        *self = Self { epoch: self.epoch, near_misses: self.near_misses, ..Self::new() };
+    }
+
+    /// A page was written; its record is looked for after the step.
+    pub(crate) fn wrote(&mut self, pfn: Pfn) {
+        if self.tracking {
+            self.pending.push(pfn);
+        }
+    }
+
+    /// A sync begins: what is written from here may be found by the next one only.
+    pub(crate) fn begin_sync(&mut self) {
+        if !self.syncing {
+            self.epoch += 1;
+            self.syncing = true;
+        }
+    }
+
+    /// K was copied to S.
+    pub(crate) fn get(&mut self) {
+        self.unmerged = true;
+    }
+
+    /// S was merged into D: it counts no more.
+    pub(crate) fn merge(&mut self) {
+        self.unmerged = false;
+    }
+
+    /// D was merged into B: the sync is over, and from a migration's first one on every unsent write must be recorded.
+    pub(crate) fn end_sync(&mut self) {
+        self.begin_sync();
+        self.syncing = false;
+        self.tracking = self.migrating;
+    }
+
+    /// Returns whether the page is in the sender's hand.
+    pub(crate) fn holds(&self, pfn: Pfn) -> bool {
+        self.hand.is_some_and(|(held, _)| held == pfn)
+    }
+
+    /// The sender took a page from B.
+    pub(crate) fn take(&mut self, pages: &mut Pages, pfn: Pfn, index: usize) {
+        self.drop_hand(pages);
+        self.hand = Some((pfn, TraceIndex::new(index)));
+    }
+
+    /// The sender put a page on the wire.
+    pub(crate) fn sent(&mut self, pfn: Pfn) {
+        if self.holds(pfn) {
+            self.hand = None;
+        }
+    }
+
+    /// The sender's hand must be empty: a page still in it was dropped, and counts as not sent.
+    pub(crate) fn drop_hand(&mut self, pages: &mut Pages) {
+        let Some((pfn, taken)) = self.hand.take() else { return };
+        if let Some(page) = pages.get_mut(pfn) {
+            page.sent_version = Page::NOT_SENT;
+            page.cause = Some(Cause::SenderDropped);
+            page.doom = taken;
+            page.doomed_write = page.write;
+        }
+    }
+
+    /// Returns whether the last write of the page stands where the engine will look.
+    pub(crate) fn recorded(&self, pfn: Pfn, world: &dyn Observed) -> bool {
+        world.recorded(Level::B, pfn)
+            || world.recorded(Level::K, pfn)
+            || world.recorded(Level::D, pfn)
+            || world.recorded(Level::V, pfn)
+            || (self.unmerged && world.recorded(Level::S, pfn))
+            || self.holds(pfn)
+    }
+
+    /// Looks at one page after an event that may have removed its last record.
+    pub(crate) fn look(&mut self, pages: &mut Pages, pfn: Pfn, index: TraceIndex, cause: Cause, world: &dyn Observed) {
+        if !self.tracking {
+            return;
+        }
+        let Some(page) = pages.get_mut(pfn) else { return };
+        if !page.owes() || self.recorded(pfn, world) {
+            self.near_misses += u64::from(page.cause.take().is_some());
+        } else if page.cause.is_none() {
+            page.cause = Some(cause);
+            page.doom = index;
+            page.doomed_write = page.write;
+        }
+    }
+
+    /// Looks at the pages of a range.
+    pub(crate) fn look_range(&mut self, pages: &mut Pages, range: PageRange, index: usize, cause: Cause, world: &dyn Observed) {
+        if self.tracking {
+            for frame in pages.frames(range) {
+                self.look(pages, Pfn(frame), TraceIndex::new(index), cause, world);
+            }
+        }
+    }
+
+    /// Looks at the pages written since the last event. A write that stands nowhere once its step is complete was doomed by itself.
+    pub(crate) fn settle(&mut self, pages: &mut Pages, index: usize, world: &dyn Observed) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let cause = if world.logging() { Cause::Unmarked } else { Cause::Unlogged };
+        let mut written = std::mem::take(&mut self.pending);
+        for pfn in written.drain(..) {
+            let write = pages.get(pfn).and_then(|page| page.write.get()).unwrap_or(index);
+            self.look(pages, pfn, TraceIndex::new(write), cause, world);
+        }
+        self.pending = written;
+    }
+}

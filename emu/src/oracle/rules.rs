@@ -1,0 +1,116 @@
+//! The rules by name: what each says, where it comes from, what it can miss, and why it does not cry wolf.
+//!
+//! A rule's name stands in [`crate::outcome::Violation::rule`], in reports and in snapshots.
+
+use std::collections::BTreeMap;
+
+use crate::outcome::Violation;
+
+/// When the destination starts, every page of RAM has the source's bytes, unless it is excused.
+///
+/// Excused is a page that the guest has given up and not written since: hinted, and the hint applied while the device was in START of its own
+/// id, in this migration; or held by the balloon, or deflated in this migration; or reported and the report taken in this migration.
+/// "Written" means by a vCPU, by DMA or by a vhost backend. Source: the definition of live migration; VIRTIO 1.2 §5.5.6.5 for the excuse
+/// (C34: a hinted page's contents are uninitialised), QEMU: migration/ram.c qemu_guest_free_page_hint().
+///
+/// Misses: a difference in an excused page that the guest reads without having written it; a write of the VMM's own into a page that
+/// the guest has given up. Cannot alarm falsely: it compares bytes of a stopped VM. The task mailboxes are compared without the
+/// words that the scenario writes: those are input, not memory of the guest.
+pub const DESTINATION_EQUALS_SOURCE: &str = "destination-equals-source";
+
+/// Each write that was not yet sent stands in a record that will be looked at: K, D, V or B, in S between GET and merge, or in the
+/// sender's hand between the take from B and the wire.
+///
+/// Source: QEMU's layering, migration/ram.c migration_bitmap_sync(), migration_bitmap_clear_dirty(). This rule finds the step that doomed a
+/// page; it speaks up only through [`DESTINATION_EQUALS_SOURCE`], when the page really differs, since a later write may carry the lost
+/// one along. Looked at after each event that can remove a record, from a migration's first sync to the destination's start.
+///
+/// Misses: nothing that ends in a loss, though the step named may be the destination's start when a record still stood there.
+/// A record in K beside a bit in S that is already merged counts, because the next GET finds it if no CLEAR comes first; the CLEAR
+/// is then the step that is named. That K is cleared only where S was set is no rule of its own: where breaking it matters, it is this one.
+pub const UNSENT_WRITE_IS_RECORDED: &str = "unsent-write-is-recorded";
+
+/// The host drops the contents only of pages that the guest has given up and not written since.
+///
+/// Source: VIRTIO 1.2 §5.5.6.5 (C40: the device may modify a hinted page only if the guest has not since the id was issued), Firecracker:
+/// docs/ballooning.md. A page counts as given up from the announcement of its hint, report or inflation.
+///
+/// Misses: a page written within the guest's step that announces it. Cannot alarm falsely while the guest announces what it exposes.
+pub const DISCARDED_PAGE_WAS_GIVEN_UP: &str = "discarded-page-was-given-up";
+
+/// The device enters START only from REQUESTED, with the id that it requested, or again after the driver's own stop, before the next sync.
+///
+/// Source: QEMU: hw/virtio/virtio-balloon.c get_free_page_hints(), fixed in 5.1 (20a4da0f23).
+/// Misses: a second start after the driver's own stop, which QEMU ignores and Firecracker takes; no harm comes of it in the same round. Cannot alarm falsely: only the device's own announcements are compared.
+pub const HINT_START_WAS_REQUESTED: &str = "hint-start-was-requested";
+
+/// A hint is applied only from a popped element, while the device is in START with that id, and no sync has come since it started.
+///
+/// Source: VIRTIO 1.2 §5.5.6.5 (C37, C39); QEMU: virtio_balloon_free_page_stop() before each sync.
+/// Misses: a hint that the guest exposed under an older id, when it is popped after the newer one: a queue in order excludes that.
+/// Cannot alarm falsely: a correct device leaves START before a sync, and starts only what it requested.
+pub const HINT_APPLIED_UNDER_ITS_ID: &str = "hint-applied-under-its-id";
+
+/// N, the number of pages to send, is the number of bits in B.
+///
+/// Source: QEMU: migration/ram.c `migration_dirty_pages`. Looked at after each sync, each slice and each hint, so it misses a drift that is
+/// undone in between. Cannot alarm falsely: the engine changes both in one step.
+pub const N_EQUALS_POPCOUNT: &str = "n-equals-popcount";
+
+/// A head that the device took from the hint queue is returned, and returned once; and the guest collects each buffer once.
+///
+/// Source: VIRTIO 1.2 §2.7.8, §2.7.14. Forgotten when the driver resets the device. Misses: heads of other queues on the device's side.
+pub const POPPED_HEAD_IS_RETURNED_ONCE: &str = "popped-head-is-returned-once";
+
+/// A page that the host knew it need not send is not sent.
+///
+/// That is a page hinted in START of its own id, and not written since before the sync that opened the round, by anybody.
+/// Source: QEMU 3143577d6a. Misses: pages written in the sync itself, and rounds in which another log user merged K (its GET leaves old
+/// bits in D); both may be sent by a correct host, too. Cannot alarm falsely: everything that was recorded before the sync has been merged
+/// into B, and the hint cleared B and the chunk's K.
+pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
+
+/// When the guest runs on after a migration, or after DONE, it holds no hinted block once it is at rest.
+///
+/// Source: VIRTIO 1.2 §5.5.6.5 (C36, C42); QEMU dd8eeb9671. Looked at when the run ends at rest, with a running VM and no migration under way.
+/// The host's fault when it has not said DONE, else the guest's.
+pub const HINTED_PAGES_COME_HOME: &str = "hinted-pages-come-home";
+
+/// Violations of one rule that are listed.
+const LISTED_MAX: usize = 16;
+
+/// Violations in the order of discovery. Of each rule the first 16 are listed and the rest is counted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Violations {
+    list: Vec<Violation>,
+    counts: BTreeMap<&'static str, usize>,
+}
+
+impl Violations {
+    /// Adds a violation; `make` writes it down only if it is listed.
+    pub(crate) fn add(&mut self, rule: &'static str, make: impl FnOnce() -> Violation) {
+        let count = self.counts.entry(rule).or_default();
+        *count += 1;
+        if *count <= LISTED_MAX {
+            let violation = make();
+            assert_eq!(violation.rule, rule);
+            self.list.push(violation);
+        }
+    }
+
+    /// Returns the violations; the last one listed of a rule says how many more there were.
+    pub(crate) fn finish(mut self) -> Vec<Violation> {
+        for (rule, count) in self.counts {
+            if count > LISTED_MAX {
+                let last = self.list.iter_mut().rev().find(|violation| violation.rule == rule).expect("listed before counted");
+                last.what.push_str(&format!("; and {} more of this rule", count - LISTED_MAX));
+            }
+        }
+        self.list
+    }
+
+    /// Returns whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}

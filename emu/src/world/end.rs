@@ -1,0 +1,238 @@
+//! How a run ended: verdict, waits, and what the scenario expected.
+
+use std::collections::BTreeMap;
+
+use host::event::{Actor, Event, LockId};
+
+use crate::oracle::End as OracleEnd;
+use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Wait};
+use crate::scenario::model::{CountExpect, Scenario, SentExpect};
+use crate::world::gates::pattern_text;
+use crate::world::inject::InjectionState;
+use crate::world::observe::Observation;
+use crate::world::{End, HOST_ORDER, Readiness, World};
+
+impl World<'_> {
+    /// Judges a finished run.
+    pub(super) fn finish(self, end: End) -> Outcome {
+        let waits = self.waits(end);
+        let cycle = self.lock_cycle();
+        let stuck = self.vmm.migration.status().is_running() || end == End::Limit;
+        let unfired = self.unfired();
+        let view = Observation { ram: &self.ram, vmm: &self.vmm };
+        let at_rest = end == End::Quiet && cycle.is_empty() && waits.is_empty();
+        let insns = self.vcpus.iter().map(|vcpu| vcpu.insns).collect();
+        let findings = self.oracle.finish(&view, OracleEnd { time_ns: self.now_ns, insns, steps: self.steps, at_rest });
+        let pages = self.scenario.pages.keys().map(|name| {
+            let pfn = self.pages.frames.get(name).copied();
+            (name.clone(), findings.page(pfn, &view))
+        });
+        let pages: BTreeMap<String, PageFacts> = pages.collect();
+        let (violations, facts) = (findings.violations, findings.facts);
+        let gated = waits.iter().any(|wait| wait.gate);
+        let ended = if self.crash.is_some() {
+            Verdict::GuestCrash
+        } else if !cycle.is_empty() {
+            Verdict::Deadlock
+        } else if gated || unfired {
+            Verdict::Unreachable
+        } else if stuck {
+            Verdict::Stall
+        } else {
+            Verdict::Pass
+        };
+        let verdict = violations.iter().map(|violation| violation.verdict).chain([ended]).min().expect("at least one");
+        let waits = if cycle.is_empty() { waits.into_iter().map(|open| open.wait).collect() } else { cycle };
+        let mut outcome = Outcome {
+            verdict,
+            waits: if verdict == Verdict::Pass { Vec::new() } else { waits },
+            violations,
+            crash: self.crash,
+            pages,
+            facts,
+            trace: self.trace,
+            digest: self.digest.digest128(),
+            unexpected: Vec::new(),
+        };
+        outcome.unexpected = unexpected(self.scenario, &outcome);
+        outcome
+    }
+
+    fn unfired(&self) -> bool {
+        self.injections.iter().any(|state| *state != InjectionState::Fired)
+    }
+
+    /// Returns who waits for what at the end.
+    fn waits(&self, end: End) -> Vec<Open> {
+        let mut waits = Vec::new();
+        if end == End::Crash {
+            return waits;
+        }
+        for (index, state) in self.injections.iter().enumerate() {
+            if *state != InjectionState::Fired {
+                waits.push(self.injection_wait(index));
+            }
+        }
+        for slot in 0..self.vcpus.len() + HOST_ORDER.len() {
+            let (readiness, actor) = match slot.checked_sub(self.vcpus.len()) {
+                None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),
+                Some(index) => (self.host_next(index), HOST_ORDER[index]),
+            };
+            let wants = match &readiness {
+                Readiness::Ready(Some(what)) => self.move_text(*what),
+                Readiness::Lock(lock) => format!("lock {}", lock.name()),
+                Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(*lock)),
+                Readiness::Ready(None) | Readiness::At(_) | Readiness::Gate(_) | Readiness::Idle => String::new(),
+            };
+            let (waits_for, gate) = match self.gated(slot, readiness) {
+                Readiness::Gate(pattern) => (pattern_text(&pattern, self.scenario), true),
+                Readiness::Lock(lock) => match self.locks.holder(lock) {
+                    Some(holder) => (format!("{holder}, who holds {}", lock.name()), false),
+                    None => continue,
+                },
+                Readiness::GuestLock(lock) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
+                Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle => continue,
+            };
+            waits.push(Open { gate, wait: Wait { who: actor.to_string(), wants, waits_for } });
+        }
+        waits
+    }
+
+    fn injection_wait(&self, index: usize) -> Open {
+        let injection = &self.scenario.injections[index];
+        let who = pattern_text(&crate::scenario::model::Pattern::Injection(index), self.scenario);
+        let missing = injection.trigger.after.iter().find(|pattern| !self.gates.has_happened(pattern));
+        let held = missing.or_else(|| self.gates.holds_injection(index));
+        let waits_for = match (held, self.injections[index]) {
+            (Some(pattern), _) => format!("{}, which never happened", pattern_text(pattern, self.scenario)),
+            (None, InjectionState::Armed { .. }) if !self.vmm.vm.running => format!("{}, but the VM is stopped", injection.by),
+            (None, InjectionState::Armed { .. }) => format!("{} to be where it can be done, or its page to be known", injection.by),
+            (None, InjectionState::Waiting | InjectionState::Fired) => "its time".to_owned(),
+        };
+        Open { gate: true, wait: Wait { who, wants: "fire".to_owned(), waits_for } }
+    }
+
+    fn move_text(&self, what: host::step::Move) -> String {
+        match what.range {
+            Some(range) => format!("{} {range}", what.kind.name()),
+            None => what.kind.name().to_owned(),
+        }
+    }
+
+    /// Returns a circle of actors that wait for each other's host locks.
+    fn lock_cycle(&self) -> Vec<Wait> {
+        let wanted = |actor: Actor| -> Option<LockId> {
+            let readiness = match actor {
+                Actor::Vcpu(cpu) => self.vcpu_next(usize::from(cpu)),
+                _ => self.host_next(HOST_ORDER.iter().position(|host| *host == actor)?),
+            };
+            match readiness {
+                Readiness::Lock(lock) => Some(lock),
+                _ => None,
+            }
+        };
+        let actors = (0..self.vcpus.len()).map(|cpu| Actor::Vcpu(cpu as u8)).chain(HOST_ORDER);
+        for start in actors {
+            let mut chain = vec![start];
+            let mut at = start;
+            while let Some(holder) = wanted(at).and_then(|lock| self.locks.holder(lock)) {
+                if holder == start {
+                    return chain
+                        .into_iter()
+                        .map(|actor| {
+                            let lock = wanted(actor).expect("it waits");
+                            let holder = self.locks.holder(lock).expect("it is held");
+                            let waits_for = format!("{holder}, who holds {}", lock.name());
+                            Wait { who: actor.to_string(), wants: format!("lock {}", lock.name()), waits_for }
+                        })
+                        .collect();
+                }
+                if chain.contains(&holder) {
+                    break;
+                }
+                chain.push(holder);
+                at = holder;
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// A wait, and whether it is a constraint's.
+struct Open {
+    gate: bool,
+    wait: Wait,
+}
+
+fn guest_lock_name(lock: u32) -> &'static str {
+    wire::debug::lock::NAMES.get((lock as usize).wrapping_sub(1)).copied().unwrap_or("?")
+}
+
+/// Returns what differs from the scenario's expectations, a sentence each.
+fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
+    let expect = &scenario.expect;
+    let mut differs = Vec::new();
+    if outcome.verdict != expect.verdict {
+        differs.push(format!("verdict is {}, expected {}", outcome.verdict.name(), expect.verdict.name()));
+    }
+    if let Some(blame) = expect.blame {
+        let found = outcome.violations.iter().find(|violation| violation.verdict == outcome.verdict).map(|violation| violation.blame);
+        if found != Some(blame) {
+            let found = found.map_or("nobody", |blame| blame.name());
+            differs.push(format!("blame is on {found}, expected {}", blame.name()));
+        }
+    }
+    for (name, sent) in &expect.sent {
+        differs.extend(unexpected_sent(name, sent, &outcome.pages[name]));
+    }
+    let Facts { rounds, cmd_ids, destination_cmd_id, .. } = &outcome.facts;
+    if expect.rounds.is_some_and(|expected| expected != *rounds) {
+        differs.push(format!("{rounds} rounds, expected {}", expect.rounds.expect("checked")));
+    }
+    if let Some(expected) = &expect.cmd_ids {
+        let found: Vec<u32> = cmd_ids.iter().map(|id| id.0).collect();
+        if found != *expected {
+            differs.push(format!("command ids are {found:x?}, expected {expected:x?}"));
+        }
+    }
+    if let Some(expected) = expect.destination_cmd_id {
+        let found = destination_cmd_id.map(|id| id.0);
+        if found != Some(expected) {
+            differs.push(format!("the destination's command id is {found:x?}, expected {expected:x}"));
+        }
+    }
+    for (name, count) in &expect.events {
+        differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));
+    }
+    differs
+}
+
+fn unexpected_sent(name: &str, expect: &SentExpect, page: &PageFacts) -> Vec<String> {
+    let mut differs = Vec::new();
+    if page.pfn.is_none() {
+        differs.push(format!("page {name} never came to be"));
+    }
+    if let Some(last) = expect.last
+        && page.destination_byte != Some(last)
+    {
+        let found = page.destination_byte.map_or("nothing".to_owned(), |byte| format!("{byte:#04x}"));
+        differs.push(format!("page {name} arrived as {found}, expected {last:#04x}"));
+    }
+    if expect.min.is_some_and(|min| page.sent < min) {
+        differs.push(format!("page {name} was sent {} times, expected at least {}", page.sent, expect.min.expect("checked")));
+    }
+    if expect.max.is_some_and(|max| page.sent > max) {
+        differs.push(format!("page {name} was sent {} times, expected at most {}", page.sent, expect.max.expect("checked")));
+    }
+    differs
+}
+
+fn unexpected_count<'e>(name: &str, expect: CountExpect, events: impl Iterator<Item = &'e Event>) -> Option<String> {
+    let count = events.filter(|event| event.kind().name() == name).count() as u64;
+    let low = expect.min.is_some_and(|min| count < min);
+    let high = expect.max.is_some_and(|max| count > max);
+    (low || high).then(|| {
+        let bound = if low { format!("at least {}", expect.min.expect("checked")) } else { format!("at most {}", expect.max.expect("checked")) };
+        format!("{name} happened {count} times, expected {bound}")
+    })
+}

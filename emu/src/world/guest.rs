@@ -1,0 +1,494 @@
+//! The guest's vCPUs as actors: what each is about to do, and its exits.
+//!
+//! A vCPU runs guest code until it says something (a tracepoint), touches a device, is about to store to a named page, or halts. What it is
+//! about to do then is its [`Pending`] move; the move is made when the schedule picks the vCPU again, so that other actors can come first.
+
+use std::collections::BTreeSet;
+
+use host::event::{Actor, Event, LockId, PageRange, Pfn};
+use host::dirty::accel::LogMode;
+use host::step::Move;
+use wire::platform::{self, lapic, vector};
+
+use crate::outcome::GuestCrash;
+use crate::vcpu::{Context, Exit, FaultKind};
+use crate::world::tracepoint::{self, Tracepoint};
+use crate::world::{Readiness, World};
+
+/// What a vCPU will do when it moves next.
+#[derive(Debug, Clone)]
+pub(super) enum Pending {
+    /// Go on with guest code; nothing is announced.
+    Run,
+    /// The event is about to happen, or has just happened and is not told yet.
+    Announced(Event),
+    /// Try a guest lock again; worth it once the word is 0.
+    Spin {
+        /// Which lock.
+        lock: u32,
+        /// Address of its word.
+        address: u64,
+    },
+    /// Store to a named page.
+    Store {
+        /// First byte.
+        address: u64,
+        /// Bytes.
+        len: u8,
+        /// The store is recorded, but not made yet.
+        marked: bool,
+    },
+    /// Access the device's registers, once the locks are taken.
+    Device {
+        /// The access.
+        access: Access,
+        /// How many of the locks it needs are taken.
+        taken: usize,
+    },
+    /// Nothing, until an interrupt comes.
+    Halted,
+    /// Nothing, ever.
+    Dead,
+}
+
+/// An access to a device register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Access {
+    /// Offset in the device's window.
+    pub(super) offset: u64,
+    /// Bytes.
+    pub(super) len: u8,
+    /// The value written; `None` for a read.
+    pub(super) write: Option<u64>,
+}
+
+/// An injected store on its way: what the vCPU did before.
+#[derive(Debug, Clone)]
+pub(super) struct Frame {
+    context: Context,
+    resume: Pending,
+}
+
+/// A vCPU, but for its registers.
+#[derive(Debug, Clone)]
+pub(super) struct Vcpu {
+    /// What it does next.
+    pub(super) pending: Pending,
+    /// Interrupts that wait to be taken.
+    pub(super) interrupts: BTreeSet<u8>,
+    /// When its timer fires.
+    pub(super) timer_ns: Option<u64>,
+    icr_high: u32,
+    clock_latch: u32,
+    /// An injected store, if one is under way.
+    pub(super) frame: Option<Frame>,
+    /// Guest instructions executed.
+    pub(super) insns: u64,
+    /// The vCPU stops exactly there for an injection.
+    pub(super) stop_at_insns: Option<u64>,
+}
+
+impl Vcpu {
+    /// Returns a vCPU at its first instruction.
+    pub(super) fn new() -> Self {
+        Self {
+            pending: Pending::Run,
+            interrupts: BTreeSet::new(),
+            timer_ns: None,
+            icr_high: 0,
+            clock_latch: 0,
+            frame: None,
+            insns: 0,
+            stop_at_insns: None,
+        }
+    }
+
+    /// Returns whether the vCPU is in guest code, at an instruction boundary: there a store can be put in.
+    pub(super) fn at_boundary(&self) -> bool {
+        match self.pending {
+            Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Halted => self.frame.is_none(),
+            Pending::Store { marked, .. } => !marked && self.frame.is_none(),
+            Pending::Device { .. } | Pending::Dead => false,
+        }
+    }
+}
+
+impl World<'_> {
+    /// Returns what the vCPU would do next.
+    pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
+        let vcpu = &self.vcpus[cpu];
+        if !self.vmm.vm.running && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
+            return Readiness::Idle;
+        }
+        if vcpu.stop_at_insns == Some(vcpu.insns) {
+            return Readiness::Idle;
+        }
+        match &vcpu.pending {
+            Pending::Run => Readiness::Ready(None),
+            Pending::Announced(event) => Readiness::Ready(Some(Move::of(event))),
+            Pending::Spin { lock, address } => {
+                let free = self.ram.read_u32(*address) == 0;
+                if free || self.can_interrupt(cpu) { Readiness::Ready(None) } else { Readiness::GuestLock(*lock) }
+            }
+            Pending::Store { address, marked, .. } => Readiness::Ready(Some(self.store_move(*address, *marked))),
+            Pending::Device { access, taken } => match self.device_locks(*access).get(*taken) {
+                Some(lock) => Readiness::Lock(*lock),
+                None => Readiness::Ready(self.device_move(*access)),
+            },
+            Pending::Halted if self.can_interrupt(cpu) => Readiness::Ready(None),
+            Pending::Halted => vcpu.timer_ns.map_or(Readiness::Idle, Readiness::At),
+            Pending::Dead => Readiness::Idle,
+        }
+    }
+
+    /// Returns whether some vCPU has recorded a store and not made it yet (QEMU waits for it after a sync).
+    pub(super) fn vcpus_in_store(&self) -> bool {
+        self.vcpus.iter().any(|vcpu| matches!(vcpu.pending, Pending::Store { marked: true, .. }))
+    }
+
+    /// Returns what the vCPU would do with the locks that it asks for.
+    pub(super) fn vcpu_behind_lock(&self, cpu: usize) -> Option<Move> {
+        match &self.vcpus[cpu].pending {
+            Pending::Device { access, .. } => self.device_move(*access),
+            Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Store { .. } | Pending::Halted | Pending::Dead => None,
+        }
+    }
+
+    fn can_interrupt(&self, cpu: usize) -> bool {
+        let vcpu = &self.vcpus[cpu];
+        vcpu.frame.is_none() && !vcpu.interrupts.is_empty() && self.machine.can_interrupt(cpu)
+    }
+
+    /// Makes the vCPU's move, and returns its cost in nanoseconds.
+    pub(super) fn vcpu_step(&mut self, cpu: usize) -> u64 {
+        let pending = std::mem::replace(&mut self.vcpus[cpu].pending, Pending::Run);
+        match pending {
+            Pending::Run | Pending::Spin { .. } => self.vcpu_run(cpu),
+            Pending::Announced(event) => {
+                self.emit(Actor::Vcpu(cpu as u8), event);
+                self.vcpu_run(cpu)
+            }
+            Pending::Store { address, len, marked } => self.vcpu_store(cpu, address, len, marked),
+            Pending::Device { access, taken } => self.vcpu_device(cpu, access, taken),
+            Pending::Halted => {
+                if self.vcpus[cpu].timer_ns.is_some_and(|at| at <= self.now_ns) {
+                    self.vcpus[cpu].timer_ns = None;
+                    self.vcpus[cpu].interrupts.insert(vector::TIMER);
+                }
+                self.vcpu_run(cpu)
+            }
+            Pending::Dead => unreachable!("a dead vCPU has no moves"),
+        }
+    }
+
+    /// Takes an interrupt if one waits, then runs guest code until the vCPU has something to do that others may come before.
+    fn vcpu_run(&mut self, cpu: usize) -> u64 {
+        let mut cost = self.scenario.costs.guest_step_ns;
+        self.vcpu_timer(cpu);
+        if self.can_interrupt(cpu) {
+            let first = self.vcpus[cpu].interrupts.pop_first().expect("checked");
+            if let Err(fault) = self.machine.interrupt(cpu, first) {
+                self.crash(cpu, format!("interrupt {first:#x} cannot be taken: {}", fault_text(fault.kind, fault.address)));
+                return cost;
+            }
+            self.guest_wrote(cpu);
+            cost += self.scenario.costs.irq_ns;
+        }
+        let budget = self.scenario.limits.step_insns;
+        let mut left = budget;
+        loop {
+            let limit = match self.vcpus[cpu].stop_at_insns {
+                Some(stop) => left.min(stop - self.vcpus[cpu].insns),
+                None => left,
+            };
+            let run = self.machine.run(cpu, limit);
+            self.vcpus[cpu].insns += run.insns;
+            left = left.saturating_sub(run.insns);
+            self.guest_wrote(cpu);
+            if self.vcpu_exit(cpu, run.exit, &mut cost) {
+                return cost;
+            }
+            if left == 0 {
+                self.crash(cpu, format!("no event in {budget} instructions: an endless loop"));
+                return cost;
+            }
+        }
+    }
+
+    /// Deals with an exit; returns whether the vCPU's step ends with it.
+    fn vcpu_exit(&mut self, cpu: usize, exit: Exit, cost: &mut u64) -> bool {
+        let pending = match exit {
+            Exit::Trace { code, a, b } => match tracepoint::decode(code, a, b, self.hints, &self.ram) {
+                Tracepoint::Event(event) => {
+                    if matches!(event, Event::GuestHint { .. }) {
+                        self.hints += 1;
+                    }
+                    self.learn_pages(&event);
+                    Pending::Announced(event)
+                }
+                Tracepoint::Spin { lock, address } => Pending::Spin { lock, address },
+                Tracepoint::Panic(message) => {
+                    self.crash(cpu, message);
+                    return true;
+                }
+                Tracepoint::InjectEnd => {
+                    self.injected_store_ends(cpu);
+                    return true;
+                }
+                Tracepoint::Unknown(code) => {
+                    self.crash(cpu, format!("unknown tracepoint {code}"));
+                    return true;
+                }
+            },
+            Exit::MmioRead { address, len } => match self.platform_read(cpu, address) {
+                Some(value) => {
+                    self.machine.finish_mmio_read(cpu, value);
+                    self.vcpus[cpu].insns += 1;
+                    return false;
+                }
+                None => Pending::Device { access: self.device_access(address, len, None), taken: 0 },
+            },
+            Exit::MmioWrite { address, len, value } => {
+                if self.platform_write(cpu, address, value) {
+                    self.machine.finish_mmio_write(cpu);
+                    self.vcpus[cpu].insns += 1;
+                    return false;
+                }
+                Pending::Device { access: self.device_access(address, len, Some(value)), taken: 0 }
+            }
+            Exit::Halt => Pending::Halted,
+            Exit::Store { address, len } => Pending::Store { address, len, marked: false },
+            Exit::Limit => {
+                if self.vcpus[cpu].stop_at_insns == Some(self.vcpus[cpu].insns) {
+                    Pending::Run
+                } else {
+                    return false;
+                }
+            }
+            Exit::Fault { kind, address } => {
+                self.crash(cpu, fault_text(kind, address));
+                return true;
+            }
+            Exit::Exception { vector } => {
+                self.crash(cpu, exception_text(vector));
+                return true;
+            }
+        };
+        *cost += if matches!(pending, Pending::Device { .. }) { self.scenario.costs.exit_ns } else { 0 };
+        self.vcpus[cpu].pending = pending;
+        true
+    }
+
+    /// What a store to a named page would do first: be recorded, or be made.
+    fn store_move(&self, address: u64, marked: bool) -> Move {
+        let page = self.store_page(address);
+        match self.mark_due(page, marked) {
+            true => Move::on(host::event::EventKind::DirtyMark, PageRange::page(page)),
+            false => Move::on(host::event::EventKind::GuestWrite, PageRange::page(page)),
+        }
+    }
+
+    fn store_page(&self, address: u64) -> Pfn {
+        Pfn(address >> platform::PAGE_SHIFT)
+    }
+
+    /// Returns whether the store has to be recorded before it is made. A vCPU under KVM faults again when the page was protected again
+    /// meanwhile; TCG's slow path has left the check behind once it has marked.
+    fn mark_due(&self, page: Pfn, marked: bool) -> bool {
+        let due = self.vmm.accel.would_mark(page, &self.vmm.d).is_some();
+        due && !(marked && self.vmm.accel.mode() == LogMode::Tcg)
+    }
+
+    fn vcpu_store(&mut self, cpu: usize, address: u64, len: u8, marked: bool) -> u64 {
+        let page = self.store_page(address);
+        let actor = Actor::Vcpu(cpu as u8);
+        if self.mark_due(page, marked) {
+            let level = self.vmm.accel.guest_store(page, &mut self.vmm.d).expect("a mark is due");
+            self.emit(actor, Event::DirtyMark { pfn: page, level });
+            self.vcpus[cpu].pending = Pending::Store { address, len, marked: true };
+            return self.scenario.costs.tracked_store_ns;
+        }
+        let run = self.machine.step_store(cpu);
+        self.vcpus[cpu].insns += run.insns;
+        self.emit_write(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
+        for pfn in self.machine.drain_written() {
+            if pfn == page {
+                // A mark of K that was consumed between mark and store protects the page again, and the vCPU would have faulted; a mark
+                // of TCG's that was consumed is the defect K15 itself. Neither is repeated here.
+                self.wrote(pfn, actor, Some(self.trace.len() - 1));
+            } else {
+                self.vmm.accel.guest_store(pfn, &mut self.vmm.d);
+                self.wrote(pfn, actor, Some(self.trace.len() - 1));
+            }
+        }
+        let mut cost = self.scenario.costs.guest_step_ns;
+        // The instruction may have stopped for more than its store.
+        match run.exit {
+            Exit::Limit => self.vcpus[cpu].pending = Pending::Run,
+            other => {
+                self.vcpu_exit(cpu, other, &mut cost);
+            }
+        }
+        cost
+    }
+
+    /// Records the stores of guest code to pages that nobody named, since the last time.
+    pub(super) fn guest_wrote(&mut self, cpu: usize) {
+        for pfn in self.machine.drain_written() {
+            self.vmm.accel.guest_store(pfn, &mut self.vmm.d);
+            self.wrote(pfn, Actor::Vcpu(cpu as u8), None);
+        }
+    }
+
+    fn device_access(&self, address: u64, len: u8, write: Option<u64>) -> Access {
+        Access { offset: address - platform::VIRTIO_MMIO, len, write }
+    }
+
+    fn device_locks(&self, access: Access) -> &'static [LockId] {
+        self.vmm.balloon.mmio_locks(access.offset, access.write.map(|value| value as u32))
+    }
+
+    fn device_move(&self, access: Access) -> Option<Move> {
+        use host::event::EventKind;
+        use wire::virtio::mmio;
+        let cmd_id = mmio::CONFIG + wire::balloon::config::FREE_PAGE_HINT_CMD_ID;
+        match access {
+            Access { offset: mmio::STATUS, write: Some(_), .. } => Some(Move::plain(EventKind::DeviceStatus)),
+            Access { offset, write: None, .. } if offset == cmd_id => Some(Move::plain(EventKind::ConfigCmdId)),
+            _ => None,
+        }
+    }
+
+    fn vcpu_device(&mut self, cpu: usize, access: Access, taken: usize) -> u64 {
+        let actor = Actor::Vcpu(cpu as u8);
+        let locks = self.device_locks(access);
+        if let Some(lock) = locks.get(taken) {
+            self.with_ctx(actor, |_, ctx| ctx.lock(*lock));
+            self.vcpus[cpu].pending = Pending::Device { access, taken: taken + 1 };
+            return self.scenario.costs.lock_ns;
+        }
+        let value = self.with_ctx(actor, |vmm, ctx| {
+            let value = match access.write {
+                Some(value) => {
+                    vmm.balloon.mmio_write(access.offset, u32::from(access.len), value as u32, ctx);
+                    None
+                }
+                None => Some(vmm.balloon.mmio_read(access.offset, u32::from(access.len), ctx)),
+            };
+            let held: Vec<LockId> = ctx.locks.held_by(actor).collect();
+            for lock in held.into_iter().rev() {
+                ctx.unlock(lock);
+            }
+            value
+        });
+        match value {
+            Some(value) => self.machine.finish_mmio_read(cpu, u64::from(value)),
+            None => self.machine.finish_mmio_write(cpu),
+        }
+        self.vcpus[cpu].insns += 1;
+        self.vcpus[cpu].pending = Pending::Run;
+        self.scenario.costs.exit_ns
+    }
+
+    /// Reads the platform's own registers; `None` when the address is the device's.
+    fn platform_read(&mut self, cpu: usize, address: u64) -> Option<u64> {
+        const CLOCK_HIGH: u64 = platform::CLOCK + 4;
+        match address {
+            platform::CLOCK => {
+                self.vcpus[cpu].clock_latch = (self.now_ns >> 32) as u32;
+                Some(self.now_ns & 0xffff_ffff)
+            }
+            CLOCK_HIGH => Some(u64::from(self.vcpus[cpu].clock_latch)),
+            _ if is_device(address) => None,
+            _ => Some(0),
+        }
+    }
+
+    /// Writes the platform's own registers; `false` when the address is the device's.
+    fn platform_write(&mut self, cpu: usize, address: u64, value: u64) -> bool {
+        const ICR_HIGH: u64 = platform::LAPIC + lapic::ICR_HIGH;
+        const ICR_LOW: u64 = platform::LAPIC + lapic::ICR_LOW;
+        const TIMER: u64 = platform::LAPIC + lapic::TIMER_INITIAL_COUNT;
+        match address {
+            ICR_HIGH => self.vcpus[cpu].icr_high = value as u32,
+            ICR_LOW => {
+                let destination = (self.vcpus[cpu].icr_high >> 24) as usize;
+                if let Some(target) = self.vcpus.get_mut(destination) {
+                    target.interrupts.insert(value as u8);
+                }
+            }
+            TIMER => self.vcpus[cpu].timer_ns = (value != 0).then(|| self.now_ns + u64::from(value as u32)),
+            _ if is_device(address) => return false,
+            _ => {}
+        }
+        true
+    }
+
+    /// Turns an expired timer into its interrupt.
+    fn vcpu_timer(&mut self, cpu: usize) {
+        let now_ns = self.now_ns;
+        let vcpu = &mut self.vcpus[cpu];
+        if vcpu.timer_ns.is_some_and(|at| at <= now_ns) {
+            vcpu.timer_ns = None;
+            vcpu.interrupts.insert(vector::TIMER);
+        }
+    }
+
+    /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
+    pub(super) fn inject_store(&mut self, cpu: usize, address: u64, value: u64) {
+        assert!(self.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
+        let stub = self.kernel_info(std::mem::offset_of!(wire::layout::KernelInfo, inject_store));
+        let context = self.machine.save_context(cpu);
+        let mut regs = self.machine.regs(cpu);
+        regs.rip = stub;
+        regs.rdi = address;
+        regs.rsi = value;
+        regs.rflags &= !crate::vcpu::RFLAGS_IF;
+        self.machine.set_regs(cpu, &regs);
+        let resume = std::mem::replace(&mut self.vcpus[cpu].pending, Pending::Run);
+        self.vcpus[cpu].frame = Some(Frame { context, resume });
+    }
+
+    fn injected_store_ends(&mut self, cpu: usize) {
+        let frame = self.vcpus[cpu].frame.take().expect("only the stub says that an injected store ends");
+        self.machine.restore_context(cpu, &frame.context);
+        self.vcpus[cpu].pending = frame.resume;
+    }
+
+    /// Ends the guest: every vCPU stops where it is.
+    pub(super) fn crash(&mut self, cpu: usize, message: String) {
+        let backtrace = self.machine.backtrace(cpu).into_iter().map(|address| self.image.symbolise(address)).collect();
+        self.emit(Actor::Vcpu(cpu as u8), Event::GuestCrash { message: message.clone() });
+        self.crash = Some(GuestCrash { vcpu: cpu as u8, message, backtrace });
+        for vcpu in &mut self.vcpus {
+            vcpu.pending = Pending::Dead;
+        }
+    }
+}
+
+fn is_device(address: u64) -> bool {
+    (platform::VIRTIO_MMIO..platform::VIRTIO_MMIO + platform::VIRTIO_MMIO_BYTES).contains(&address)
+}
+
+fn fault_text(kind: FaultKind, address: u64) -> String {
+    match kind {
+        FaultKind::Null => format!("null access: {address:#x}"),
+        FaultKind::OutsideRam => format!("access outside memory: {address:#x}"),
+        FaultKind::WriteToText => format!("write to read-only memory: {address:#x}"),
+        FaultKind::NoGate => format!("no interrupt gate: {address:#x}"),
+        FaultKind::ExecuteData => format!("jump into data: {address:#x}"),
+    }
+}
+
+fn exception_text(vector: u8) -> String {
+    let name = match vector {
+        0 => "divide error",
+        3 => "breakpoint",
+        6 => "invalid opcode",
+        8 => "double fault",
+        13 => "general protection fault",
+        14 => "page fault",
+        _ => "exception",
+    };
+    format!("{name} (vector {vector})")
+}

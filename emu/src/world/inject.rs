@@ -1,0 +1,248 @@
+//! The injector: what the scenario itself does to the world, and when.
+
+use host::event::{Actor, Event, Level, PageRange, Pfn};
+use host::vmm::Command as HostCommand;
+use wire::platform::{self, vector};
+use wire::task;
+
+use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Trigger};
+use crate::world::{Readiness, World};
+
+/// Where an injection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InjectionState {
+    /// Not all that it waits for has happened.
+    Waiting,
+    /// All has happened; it fires at this time, or behind that many instructions of its vCPU.
+    Armed {
+        /// Virtual time, nanoseconds.
+        at_ns: u64,
+        /// Instruction count of the injecting vCPU.
+        at_insns: Option<u64>,
+    },
+    /// It has fired.
+    Fired,
+}
+
+impl World<'_> {
+    /// Returns what the injector would do next: the first injection that is due.
+    pub(super) fn injector_next(&self) -> (Readiness, Option<usize>) {
+        let mut soonest: Option<(u64, usize)> = None;
+        for (index, state) in self.injections.iter().enumerate() {
+            let InjectionState::Armed { at_ns, at_insns } = *state else { continue };
+            if !self.injection_can_fire(index, at_insns) {
+                continue;
+            }
+            if soonest.is_none_or(|(at, _)| at_ns < at) {
+                soonest = Some((at_ns, index));
+            }
+        }
+        match soonest {
+            Some((at_ns, index)) => (Readiness::At(at_ns), Some(index)),
+            None => (Readiness::Idle, None),
+        }
+    }
+
+    /// Returns whether whom the injection needs is where it can be done.
+    fn injection_can_fire(&self, index: usize, at_insns: Option<u64>) -> bool {
+        let injection = &self.scenario.injections[index];
+        if !self.page_is_known(&injection.action) || self.gates.holds_injection(index).is_some() {
+            return false;
+        }
+        let Actor::Vcpu(cpu) = injection.by else { return true };
+        let vcpu = &self.vcpus[usize::from(cpu)];
+        let there = at_insns.is_none_or(|at| vcpu.insns >= at);
+        match injection.action {
+            Action::Write { .. } => there && self.vmm.vm.running && self.ready && vcpu.at_boundary(),
+            Action::Task(_) => there && self.ready,
+            Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => there && self.ready,
+        }
+    }
+
+    fn page_is_known(&self, action: &Action) -> bool {
+        match action {
+            Action::Write { page, .. } | Action::ClearLog { page, .. } => self.pages.frames.contains_key(page),
+            Action::Task(_) | Action::Monitor(_) | Action::RepeatId => true,
+        }
+    }
+
+    /// Arms the injections, and the migration's start, whose events have all happened by now.
+    pub(super) fn arm_injections(&mut self) {
+        if let (Some(InjectionState::Waiting), Some(trigger)) = (self.start, &self.scenario.migration.start)
+            && trigger.after.iter().all(|pattern| self.gates.has_happened(pattern))
+        {
+            let (at_ns, at_insns) = self.due(trigger, Actor::MainLoop);
+            self.start = Some(InjectionState::Armed { at_ns, at_insns });
+        }
+        for index in 0..self.injections.len() {
+            if self.injections[index] != InjectionState::Waiting {
+                continue;
+            }
+            let injection = &self.scenario.injections[index];
+            if !injection.trigger.after.iter().all(|pattern| self.gates.has_happened(pattern)) {
+                continue;
+            }
+            let (at_ns, at_insns) = self.due(&injection.trigger, injection.by);
+            if let (Some(at), Actor::Vcpu(cpu)) = (at_insns, injection.by) {
+                self.vcpus[usize::from(cpu)].stop_at_insns = Some(at);
+            }
+            self.injections[index] = InjectionState::Armed { at_ns, at_insns };
+        }
+    }
+
+    /// Returns when a trigger is due whose events have all happened just now.
+    fn due(&self, trigger: &Trigger, by: Actor) -> (u64, Option<u64>) {
+        let earliest = if trigger.after.is_empty() { 0 } else { self.now_ns + trigger.delay_ns };
+        let at_ns = trigger.at_ns.map_or(earliest, |at| at.max(earliest));
+        let at_insns = match by {
+            Actor::Vcpu(cpu) if trigger.delay_insns > 0 => Some(self.vcpus[usize::from(cpu)].insns + trigger.delay_insns),
+            _ => None,
+        };
+        (at_ns, at_insns)
+    }
+
+    /// Fires an injection, and returns its cost in nanoseconds.
+    pub(super) fn fire(&mut self, index: usize) -> u64 {
+        let scenario: &Scenario = self.scenario;
+        let injection = &scenario.injections[index];
+        self.injections[index] = InjectionState::Fired;
+        self.emit(Actor::Injector, Event::Inject { index: index as u32 });
+        self.gates.injected(index);
+        if let Actor::Vcpu(cpu) = injection.by {
+            self.vcpus[usize::from(cpu)].stop_at_insns = None;
+        }
+        match &injection.action {
+            Action::Write { page, offset, byte, pages } => {
+                let first = self.pages.frames[page];
+                self.inject_write(injection, first, *offset, *byte, *pages);
+            }
+            Action::Task(operation) => self.inject_task(injection, operation),
+            Action::Monitor(command) => self.vmm.monitor.push(host_command(*command)),
+            Action::ClearLog { page, pages } => {
+                let range = PageRange::new(self.pages.frames[page], *pages);
+                self.with_ctx(Actor::Display, |vmm, ctx| vmm.accel.clear(range, ctx));
+                self.protect();
+            }
+            Action::RepeatId => {
+                let Actor::Vcpu(cpu) = injection.by else { unreachable!("checked by the parser") };
+                let op = task::TaskOp { code: task::op::REPEAT_START, name: 0, a: 0, b: 0, id: self.next_task_id() };
+                self.push_task(usize::from(cpu), op);
+            }
+        }
+        0
+    }
+
+    fn inject_write(&mut self, injection: &Injection, first: Pfn, offset: u64, byte: u8, pages: u64) {
+        match injection.by {
+            Actor::Vcpu(cpu) => {
+                let value = self.unique_value(byte);
+                self.inject_store(usize::from(cpu), first.address() + offset, value);
+            }
+            Actor::Dma => {
+                let range = PageRange::new(first, pages);
+                for pfn in range.pages() {
+                    let value = self.unique_value(byte);
+                    self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
+                }
+                self.emit_write(Actor::Dma, Event::DmaWrite { range });
+                self.vmm.d.mark_device_write(&[range], &self.faults);
+                self.wrote_range(range, Actor::Dma);
+                let marked: Vec<Pfn> = range.pages().filter(|pfn| self.watch.has(*pfn) && self.vmm.d.test(*pfn)).collect();
+                for pfn in marked {
+                    self.emit(Actor::Dma, Event::DirtyMark { pfn, level: Level::D });
+                }
+            }
+            Actor::Vhost => {
+                let range = PageRange::new(first, pages);
+                for pfn in range.pages() {
+                    let value = self.unique_value(byte);
+                    self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
+                }
+                self.emit_write(Actor::Vhost, Event::VhostWrite { range });
+                self.vmm.vhost.mark(range);
+                self.wrote_range(range, Actor::Vhost);
+            }
+            Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination | Actor::Injector => {
+                unreachable!("checked by the parser")
+            }
+        }
+    }
+
+    fn inject_task(&mut self, injection: &Injection, operation: &Operation) {
+        let Actor::Vcpu(cpu) = injection.by else { unreachable!("checked by the parser") };
+        let op = self.task_op(operation);
+        self.push_task(usize::from(cpu), op);
+    }
+
+    /// Returns a value that no other write of this run carries; its first byte in memory is `byte`.
+    pub(super) fn unique_value(&mut self, byte: u8) -> u64 {
+        self.writes += 1;
+        u64::from(byte) | self.writes << 8
+    }
+
+    fn next_task_id(&mut self) -> u64 {
+        self.tasks += 1;
+        self.tasks - 1
+    }
+
+    /// Writes an operation into a vCPU's mailbox, and rings.
+    pub(super) fn push_task(&mut self, cpu: usize, op: task::TaskOp) {
+        let mailbox = platform::MAILBOX + cpu as u64 * platform::PAGE_SIZE;
+        let head = self.ram.read_u64(mailbox);
+        let slot = mailbox + task::HEADER_BYTES + head % task::SLOTS * task::OP_BYTES;
+        let mut bytes = [0; task::OP_BYTES as usize];
+        bytes[0..4].copy_from_slice(&op.code.to_le_bytes());
+        bytes[4..8].copy_from_slice(&op.name.to_le_bytes());
+        bytes[8..16].copy_from_slice(&op.a.to_le_bytes());
+        bytes[16..24].copy_from_slice(&op.b.to_le_bytes());
+        bytes[24..32].copy_from_slice(&op.id.to_le_bytes());
+        self.ram.write_unlogged(slot, &bytes);
+        self.ram.write_unlogged(mailbox, &(head + 1).to_le_bytes());
+        self.vcpus[cpu].interrupts.insert(vector::MAILBOX);
+        let page = PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT));
+        self.vmm.d.mark(page);
+        self.wrote_range(page, Actor::Injector);
+    }
+
+    /// Returns an operation as the guest reads it.
+    pub(super) fn task_op(&mut self, operation: &Operation) -> task::TaskOp {
+        let name = |name: &String| self.allocations.iter().position(|known| known == name).expect("checked by the parser") as u32;
+        let (code, name, a, b) = match operation {
+            Operation::Alloc { name: n, order } => (task::op::ALLOC, name(n), u64::from(*order), 0),
+            Operation::Free { name: n } => (task::op::FREE, name(n), 0, 0),
+            Operation::Write { name: n, page, byte } => {
+                let n = name(n);
+                (task::op::WRITE, n, page * platform::PAGE_SIZE, self.unique_value(*byte))
+            }
+            Operation::Verify { name: n, page, byte } => (task::op::VERIFY, name(n), page * platform::PAGE_SIZE, u64::from(*byte)),
+            Operation::Fill { name: n, pages } => {
+                let n = name(n);
+                (task::op::FILL, n, *pages, self.unique_value(0x5a) << 32 | 0x5a)
+            }
+            Operation::Release { name: n } => (task::op::RELEASE, name(n), 0, 0),
+            Operation::Shrink { pages } => (task::op::SHRINK, 0, *pages, 0),
+            Operation::Oom => (task::op::OOM, 0, 0, 0),
+            Operation::Sleep { ns } => (task::op::SLEEP, 0, *ns, 0),
+            Operation::Churn { times, seed } => (task::op::CHURN, 0, *times, *seed),
+            Operation::Unbind => (task::op::UNBIND, 0, 0, 0),
+            Operation::Bind => (task::op::BIND, 0, 0, 0),
+            Operation::Panic => (task::op::PANIC, 0, 0, 0),
+            Operation::NullStore => (task::op::NULL_STORE, 0, 0, 0),
+            Operation::WildStore { address } => (task::op::WILD_STORE, 0, *address, 0),
+            Operation::JumpToData => (task::op::JUMP_TO_DATA, 0, 0, 0),
+        };
+        task::TaskOp { code, name, a, b, id: self.next_task_id() }
+    }
+}
+
+fn host_command(command: Command) -> HostCommand {
+    match command {
+        Command::Migrate => HostCommand::Migrate,
+        Command::Cancel => HostCommand::Cancel,
+        Command::Stop => HostCommand::Stop,
+        Command::Cont => HostCommand::Cont,
+        Command::Balloon { pages } => HostCommand::Balloon { pages },
+        Command::ResetDevice => HostCommand::ResetDevice,
+        Command::BreakLink => HostCommand::BreakLink,
+    }
+}

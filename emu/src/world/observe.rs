@@ -1,0 +1,61 @@
+//! What the oracle may look at: memory and records, read only.
+
+use host::event::{Level, MigrationStatus, Pfn};
+use host::memory::GuestRam;
+use host::vmm::Vmm;
+
+use crate::oracle::Observed;
+
+/// A read-only view of a world.
+pub(super) struct Observation<'a> {
+    pub(super) ram: &'a GuestRam,
+    pub(super) vmm: &'a Vmm,
+}
+
+impl Observed for Observation<'_> {
+    fn ram(&self) -> &GuestRam {
+        self.ram
+    }
+
+    fn recorded(&self, level: Level, pfn: Pfn) -> bool {
+        match level {
+            Level::K => self.vmm.accel.k(pfn),
+            Level::S => self.vmm.accel.s(pfn),
+            Level::D => self.vmm.d.test(pfn),
+            Level::V => self.vmm.vhost.bits().test(pfn),
+            Level::B => self.vmm.migration.ram().is_some_and(|ram| ram.b().test(pfn)),
+        }
+    }
+
+    fn on_wire(&self, pfn: Pfn) -> bool {
+        self.vmm.on_wire(pfn)
+    }
+
+    fn logging(&self) -> bool {
+        self.vmm.accel.logging()
+    }
+
+    fn remaining(&self) -> u64 {
+        self.vmm.migration.ram().map_or(0, |ram| ram.n())
+    }
+
+    fn bitmap_count(&self) -> u64 {
+        self.vmm.migration.ram().map_or(0, |ram| ram.b().count())
+    }
+
+    fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {
+        self.vmm.destination.arrived(pfn).then(|| self.vmm.destination.page(pfn))
+    }
+
+    fn destination_equals(&self, pfn: Pfn) -> bool {
+        self.vmm.destination.equals(pfn, self.ram)
+    }
+
+    fn migration_status(&self) -> MigrationStatus {
+        self.vmm.migration.status()
+    }
+
+    fn vm_running(&self) -> bool {
+        self.vmm.vm.running
+    }
+}

@@ -1,0 +1,148 @@
+//! From a scenario to a world at its first instruction.
+
+use std::sync::{Arc, OnceLock};
+
+use host::balloon::BalloonOptions;
+use host::dirty::accel::LogMode;
+use host::event::Pfn;
+use host::fault::Faults;
+use host::lock::Locks;
+use host::memory::GuestRam;
+use host::migration::pace::MigrationOptions;
+use host::step::Watch;
+use host::vmm::{Vmm, VmmOptions};
+use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::image::Image;
+use crate::oracle::{Oracle, OracleOptions};
+use crate::scenario::model::{DirtyLog, Driver, Profile, Scenario};
+use crate::vcpu::Machine;
+use crate::world::gates::Gates;
+use crate::world::guest::Vcpu;
+use crate::world::inject::InjectionState;
+use crate::world::pages::NamedPages;
+use crate::world::{HOST_ORDER, RunOptions, World};
+
+impl<'s> World<'s> {
+    /// Returns a world at its first instruction.
+    pub(crate) fn new(scenario: &'s Scenario, options: &RunOptions) -> World<'s> {
+        let image = guest_image();
+        let ram = Arc::new(GuestRam::new(scenario.guest.ram_bytes));
+        let vcpus = usize::from(scenario.guest.vcpus);
+        let machine = Machine::new(Arc::clone(&ram), image, vcpus);
+        let faults = Faults(scenario.faults.iter().chain(&options.faults).copied().collect());
+        let oracle = Oracle::new(OracleOptions { pages: ram.pages(), vcpus: scenario.guest.vcpus, ram_bytes: ram.bytes() });
+        let mut world = World {
+            scenario,
+            faults,
+            image,
+            machine,
+            vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
+            vmm: Vmm::new(&vmm_options(scenario)),
+            locks: Locks::default(),
+            watch: Watch::default(),
+            gates: Gates::new(scenario),
+            pages: NamedPages::new(scenario),
+            allocations: scenario.allocation_names().into_iter().map(str::to_owned).collect(),
+            injections: vec![InjectionState::Waiting; scenario.injections.len()],
+            start: scenario.migration.start.as_ref().map(|_| InjectionState::Waiting),
+            oracle,
+            trace: Vec::new(),
+            digest: Xxh3::new(),
+            times_ns: vec![0; vcpus + HOST_ORDER.len()],
+            now_ns: 0,
+            steps: 0,
+            ready: false,
+            hints: 0,
+            writes: 0,
+            tasks: 0,
+            crash: None,
+            ram,
+        };
+        world.write_boot_info();
+        world.write_tasks();
+        let named: Vec<Pfn> = world.pages.frames.values().copied().collect();
+        for pfn in named {
+            world.watch_page(pfn);
+        }
+        world
+    }
+
+    fn write_boot_info(&mut self) {
+        let guest = &self.scenario.guest;
+        let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+        let info = BootInfo {
+            magic: BootInfo::MAGIC,
+            ram_bytes: guest.ram_bytes,
+            vcpus: u32::from(guest.vcpus),
+            dialect: match guest.driver {
+                Driver::Hint => 0,
+            },
+            features_refused: guest.features_refused,
+            flags: flag(guest.page_poison, boot_flag::PAGE_POISON)
+                | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
+                | flag(guest.init_on_free, boot_flag::INIT_ON_FREE),
+        };
+        let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags } = info;
+        let mut bytes = Vec::with_capacity(size_of::<BootInfo>());
+        bytes.extend(magic.to_le_bytes());
+        bytes.extend(ram_bytes.to_le_bytes());
+        bytes.extend(vcpus.to_le_bytes());
+        bytes.extend(dialect.to_le_bytes());
+        bytes.extend(features_refused.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        assert_eq!(bytes.len(), size_of::<BootInfo>());
+        self.ram.write_unlogged(BOOT_INFO, &bytes);
+    }
+
+    fn write_tasks(&mut self) {
+        for task in &self.scenario.guest.tasks {
+            for operation in &task.operations {
+                let op = self.task_op(operation);
+                self.push_task(usize::from(task.vcpu), op);
+            }
+        }
+        // The tasks look at their mailboxes when they start; nobody has to ring before.
+        for vcpu in &mut self.vcpus {
+            vcpu.interrupts.clear();
+        }
+    }
+}
+
+fn vmm_options(scenario: &Scenario) -> VmmOptions {
+    let host = &scenario.host;
+    VmmOptions {
+        pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
+        log: match host.dirty_log {
+            DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
+            DirtyLog::GetClears => LogMode::GetClears,
+            DirtyLog::Tcg => LogMode::Tcg,
+        },
+        balloon: BalloonOptions {
+            features: host.features,
+            profile: match host.profile {
+                Profile::Qemu => host::balloon::Profile::Qemu,
+                Profile::Firecracker => host::balloon::Profile::Firecracker,
+            },
+            queue_size: host.queue_size,
+            hint_queue_size: host.hint_queue_size,
+            stats_interval_ns: host.stats_interval_ns,
+            target_pages: host.balloon_pages,
+        },
+        migration: MigrationOptions {
+            bandwidth: scenario.migration.bandwidth,
+            max_bandwidth: scenario.migration.max_bandwidth,
+            downtime_limit_ns: scenario.migration.downtime_limit_ns,
+            zero_page_detection: scenario.migration.zero_page_detection,
+            rounds_min: scenario.migration.rounds_min,
+            chunk_shift: host.chunk_shift,
+        },
+    }
+}
+
+/// Returns the guest's image, parsed once.
+fn guest_image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(Image::guest)
+}

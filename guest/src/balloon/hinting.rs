@@ -1,0 +1,163 @@
+//! Free page hinting: the driver takes the largest free blocks from the allocator and shows them to the device, which may then leave
+//! their contents out of a migration. Linux 6.12: virtio_balloon.c report_free_page_func() and what it calls.
+//!
+//! Blocks stay on `free_page_list` until the device says DONE, the shrinker wants them, or the driver goes: whether or not the device has
+//! used their descriptors. That is what Linux ships, and the specification allows it.
+
+use wire::balloon::{CMD_ID_DONE, CMD_ID_STOP, HINT_BLOCK_ORDER, config, feature};
+use wire::debug::{CMD_ID_READ, HINT, HINT_RETURN, HINT_START, HINT_STOP};
+use wire::platform::PAGE_SIZE;
+
+use crate::arch;
+use crate::balloon::driver::VirtioBalloon;
+use crate::kernel::list;
+use crate::kernel::panic::warn;
+use crate::kernel::workqueue::{Workqueue, queue_work};
+use crate::mm::page::Page;
+use crate::mm::{self, Gfp};
+use crate::virtio::Errno;
+use crate::virtio::mmio;
+use crate::virtio::ring::{Scatter, Virtqueue};
+
+/// Pages of a hinted block. Linux: VIRTIO_BALLOON_HINT_BLOCK_PAGES.
+pub const HINT_BLOCK_PAGES: u64 = 1 << HINT_BLOCK_ORDER;
+/// Bytes of a hinted block. Linux: VIRTIO_BALLOON_HINT_BLOCK_BYTES.
+pub const HINT_BLOCK_BYTES: u32 = (PAGE_SIZE << HINT_BLOCK_ORDER) as u32;
+/// Bit of `config_read_bitmap`. Linux: VIRTIO_BALLOON_CONFIG_READ_CMD_ID.
+const CONFIG_READ_CMD_ID: u64 = 1 << 0;
+
+/// Queues the work that looks at the command id; in the interrupt. Linux: virtio_balloon_queue_free_page_work().
+pub fn virtio_balloon_queue_free_page_work(vb: VirtioBalloon) {
+    if !vb.has_feature(feature::FREE_PAGE_HINT) {
+        return;
+    }
+    // Whoever set the bit has queued the work, and the id is still to be read.
+    if arch::fetch_or64(vb.config_read_bitmap().addr(), CONFIG_READ_CMD_ID) & CONFIG_READ_CMD_ID != 0 {
+        return;
+    }
+    queue_work(Workqueue::Balloon, vb.report_work());
+}
+
+/// The command id: read from the device when it may have changed, else as it was. Linux: virtio_balloon_cmd_id_received().
+fn virtio_balloon_cmd_id_received(vb: VirtioBalloon) -> u32 {
+    if arch::fetch_and64(vb.config_read_bitmap().addr(), !CONFIG_READ_CMD_ID) & CONFIG_READ_CMD_ID != 0 {
+        let id = mmio::config_read32(config::FREE_PAGE_HINT_CMD_ID);
+        vb.cmd_id_received_cache().set(id);
+        arch::trace(CMD_ID_READ, u64::from(id), 0);
+    }
+    vb.cmd_id_received_cache().get()
+}
+
+/// The hint queue with all its used buffers collected.
+fn drained_free_page_vq(vb: VirtioBalloon) -> Virtqueue {
+    let vq = Virtqueue::at(vb.free_page_vq().get());
+    while vq.get_buf().is_some() {}
+    vq
+}
+
+/// Exposes one of the two ids, 4 bytes.
+fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<(), Errno> {
+    let vq = Virtqueue::at(vb.free_page_vq().get());
+    vq.add_outbuf(Scatter { addr: id, len_bytes: 4 }, vb.addr(), |_head| announce())?;
+    vq.kick();
+    Ok(())
+}
+
+/// Opens a round under the id that the device wants. The id is stored where the start of the round before lies: a device that has not
+/// read that one yet will read this one, twice. So does Linux. Linux: send_cmd_id_start().
+fn send_cmd_id_start(vb: VirtioBalloon) -> Result<(), Errno> {
+    drained_free_page_vq(vb);
+    let id = virtio_balloon_cmd_id_received(vb);
+    vb.cmd_id_active().set(id);
+    send_cmd_id(vb, vb.cmd_id_active().addr(), || arch::trace(HINT_START, u64::from(id), 0))
+}
+
+/// Closes the round. Linux: send_cmd_id_stop().
+fn send_cmd_id_stop(vb: VirtioBalloon) -> Result<(), Errno> {
+    drained_free_page_vq(vb);
+    send_cmd_id(vb, vb.cmd_id_stop().addr(), || arch::trace(HINT_STOP, 0, 0))
+}
+
+/// Takes one block and hints it; `NoSpc` when the allocator has none. Linux: get_free_page_and_send().
+pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
+    let vq = drained_free_page_vq(vb);
+    let Some(block) = mm::alloc_pages(Gfp::FREE_PAGE_HINT, HINT_BLOCK_ORDER) else { return Err(Errno::NoSpc) };
+    // One entry is kept for the stop id.
+    if vq.num_free().get() <= 1 {
+        // No room: the block is given back, and the loop goes on until the device has made some.
+        mm::free_pages(block, HINT_BLOCK_ORDER);
+        return Ok(());
+    }
+    let sg = Scatter { addr: block.addr(), len_bytes: HINT_BLOCK_BYTES };
+    let order_and_head = |head: u16| u64::from(HINT_BLOCK_ORDER) | u64::from(head) << 32;
+    let added = vq.add_inbuf(&[sg], block.addr(), |head| arch::trace(HINT, block.0, order_and_head(head)));
+    if let Err(errno) = added {
+        mm::free_pages(block, HINT_BLOCK_ORDER);
+        return Err(errno);
+    }
+    vq.kick();
+    // Only now does the shrinker find the block; the device may have used the hint already.
+    vb.free_page_list_spinlock().lock_irq();
+    list::list_add(Page::of(block).lru(), vb.free_page_list().addr());
+    vb.num_free_page_blocks().set(vb.num_free_page_blocks().get() + 1);
+    vb.free_page_list_spinlock().unlock_irq();
+    Ok(())
+}
+
+/// Hints block after block, until none is left or the device wants no more. Linux: send_free_pages().
+pub(super) fn send_free_pages(vb: VirtioBalloon) -> Result<(), Errno> {
+    while vb.cmd_id_active().get() == virtio_balloon_cmd_id_received(vb) {
+        match get_free_page_and_send(vb) {
+            Ok(()) => {}
+            Err(Errno::NoSpc) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// One round: start, hints, stop. What fails is said and otherwise ignored: a round whose start did not fit hints all the same.
+/// Linux: virtio_balloon_report_free_page().
+fn virtio_balloon_report_free_page(vb: VirtioBalloon) {
+    if send_cmd_id_start(vb).is_err() {
+        warn("virtio_balloon: failed to send the start id");
+    }
+    if send_free_pages(vb).is_err() {
+        warn("virtio_balloon: failed to send a free page");
+    }
+    if send_cmd_id_stop(vb).is_err() {
+        warn("virtio_balloon: failed to send the stop id");
+    }
+}
+
+/// The work on the balloon's own queue. Linux: report_free_page_func().
+pub fn report_free_page_func(vb: u64) {
+    let vb = VirtioBalloon::at(vb);
+    let id = virtio_balloon_cmd_id_received(vb);
+    if id == CMD_ID_DONE {
+        return_free_pages_to_mm(vb, u64::MAX, HINT_RETURN);
+    } else if id != CMD_ID_STOP && id != vb.cmd_id_active().get() {
+        virtio_balloon_report_free_page(vb);
+    }
+}
+
+/// Frees at most `num_to_return` hinted blocks, the last hinted first; returns how many. `code` is the tracepoint that says why. The lock is
+/// held, interrupts off, over the whole loop. Linux: return_free_pages_to_mm().
+pub fn return_free_pages_to_mm(vb: VirtioBalloon, num_to_return: u64, code: u32) -> u64 {
+    let list = vb.free_page_list().addr();
+    let mut num_returned = 0;
+    vb.free_page_list_spinlock().lock_irq();
+    while num_returned < num_to_return {
+        let Some(node) = list::first(list) else { break };
+        let block = Page::of_lru(node).pfn();
+        arch::trace(code, block.0, u64::from(HINT_BLOCK_ORDER));
+        list::list_del(node);
+        mm::free_pages(block, HINT_BLOCK_ORDER);
+        num_returned += 1;
+    }
+    let blocks = vb.num_free_page_blocks().get();
+    assert!(blocks >= num_returned, "more hinted blocks on the list than counted");
+    vb.num_free_page_blocks().set(blocks - num_returned);
+    vb.free_page_list_spinlock().unlock_irq();
+    num_returned
+}

@@ -1,0 +1,35 @@
+//! The driver's shrinker: under memory pressure hinted blocks go back to the allocator. Linux 6.12: virtio_balloon_shrinker_scan().
+//!
+//! It takes blocks whatever has become of their descriptors. A device that has not used one yet will use it later, when the block may
+//! have another owner and other contents.
+
+use wire::debug::HINT_RECLAIM;
+
+use crate::balloon::driver::VirtioBalloon;
+use crate::balloon::hinting::{HINT_BLOCK_PAGES, return_free_pages_to_mm};
+use crate::mm::shrinker::{Shrinker, register_shrinker, unregister_shrinker};
+use crate::virtio::Errno;
+
+/// Pages that could be freed. Linux: virtio_balloon_shrinker_count().
+fn virtio_balloon_shrinker_count(vb: u64, _unused: u64) -> u64 {
+    VirtioBalloon::at(vb).num_free_page_blocks().get() * HINT_BLOCK_PAGES
+}
+
+/// Frees at least `nr_to_scan` pages if there are as many; returns how many. Linux: shrink_free_pages().
+fn virtio_balloon_shrinker_scan(vb: u64, nr_to_scan: u64) -> u64 {
+    let blocks_to_free = nr_to_scan.div_ceil(HINT_BLOCK_PAGES);
+    return_free_pages_to_mm(VirtioBalloon::at(vb), blocks_to_free, HINT_RECLAIM) * HINT_BLOCK_PAGES
+}
+
+/// Linux: virtio_balloon_register_shrinker().
+pub fn virtio_balloon_register_shrinker(vb: VirtioBalloon) -> Result<(), Errno> {
+    let shrinker = register_shrinker(virtio_balloon_shrinker_count, virtio_balloon_shrinker_scan, vb.addr()).ok_or(Errno::NoMem)?;
+    vb.shrinker().set(shrinker.addr());
+    Ok(())
+}
+
+/// Linux: virtio_balloon_unregister_shrinker().
+pub fn virtio_balloon_unregister_shrinker(vb: VirtioBalloon) {
+    unregister_shrinker(Shrinker::at(vb.shrinker().get()));
+    vb.shrinker().set(0);
+}

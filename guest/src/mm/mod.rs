@@ -1,0 +1,36 @@
+//! The memory manager. Linux: mm/, version 6.12 with SMP; see the files for what differs.
+//!
+//! * [`page`] the memory map, [`zone`] the free lists, [`page_alloc`] the buddy allocator, [`pcp`] the per-CPU lists before it
+//! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
+//! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of
+//!
+//! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
+
+pub mod balloon_compaction;
+#[cfg(test)]
+mod behaviour_tests;
+pub(crate) mod fallback;
+pub mod gfp;
+pub mod globals;
+mod init;
+#[cfg(test)]
+mod model_tests;
+pub mod oom;
+pub mod page;
+pub mod page_alloc;
+pub mod page_reporting;
+pub mod pcp;
+pub mod reclaim;
+pub mod shrinker;
+pub mod stats;
+pub mod watermark;
+pub mod zone;
+
+pub use gfp::Gfp;
+pub use globals::{page_poisoning_enabled, want_init_on_free};
+pub use init::adjust_managed_page_count;
+pub(crate) use init::init;
+pub use oom::{register_oom_notifier, unregister_oom_notifier};
+pub use page::{Page, Pfn};
+pub use page_alloc::{alloc_pages, free_pages};
+pub use shrinker::{register_shrinker, unregister_shrinker};

@@ -1,0 +1,145 @@
+//! What a task can do: one function for each operation of `wire::task::op`. Each returns whether it did what it was asked.
+
+use wire::debug::{TASK_BEGIN, TASK_END};
+use wire::layout::MAX_PAGE_ORDER;
+use wire::task::{TaskOp, op};
+
+use crate::arch;
+use crate::balloon::driver::VIRTIO_BALLOON_DRIVER;
+use crate::kernel::boot::boot_info;
+use crate::kernel::data::WORKLOAD_DATA;
+use crate::kernel::timer::sleep_ns;
+use crate::mm::{self, Gfp};
+use crate::virtio::bus;
+use crate::workload::names::{Block, Name};
+
+/// Performs one operation, between its two tracepoints.
+pub fn perform(task: &TaskOp) {
+    arch::trace(TASK_BEGIN, task.id, u64::from(task.code));
+    let done = dispatch(task);
+    arch::trace(TASK_END, task.id, u64::from(done));
+}
+
+fn dispatch(task: &TaskOp) -> bool {
+    let TaskOp { code, name, a, b, id: _ } = *task;
+    let Some(name) = Name::new(name) else { return false };
+    match code {
+        op::NOP => true,
+        op::ALLOC => alloc(name, a),
+        op::FREE => free(name),
+        op::WRITE => write(name, a, b),
+        op::FILL => fill(name, a, b),
+        op::RELEASE => release(name),
+        op::SHRINK => mm::shrinker::shrink_pages(a) > 0,
+        op::OOM => mm::oom::out_of_memory() > 0,
+        op::SLEEP => {
+            sleep_ns(a);
+            true
+        }
+        op::VERIFY => verify(name, a, b),
+        op::CHURN => churn(a, b),
+        op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
+        op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
+        op::PANIC => panic!("a task asked for a panic"),
+        op::NULL_STORE => {
+            arch::wild_store64(0, b);
+            true
+        }
+        op::WILD_STORE => {
+            arch::wild_store64(a, b);
+            true
+        }
+        op::JUMP_TO_DATA => arch::wild_jump(WORKLOAD_DATA),
+        // An operation of a later VMM.
+        _ => false,
+    }
+}
+
+/// The name gets a block as user memory would: direct reclaim runs the shrinkers, then the OOM notifiers.
+fn alloc(name: Name, order: u64) -> bool {
+    if order > u64::from(MAX_PAGE_ORDER) || name.block().is_some() {
+        return false;
+    }
+    let order = order as u32;
+    let Some(pfn) = mm::alloc_pages(Gfp::HIGHUSER_MOVABLE, order) else { return false };
+    let set = name.set(Block { pfn, order });
+    if !set {
+        // Another vCPU's task was faster.
+        mm::free_pages(pfn, order);
+    }
+    set
+}
+
+fn free(name: Name) -> bool {
+    let Some(block) = name.take() else { return false };
+    mm::free_pages(block.pfn, block.order);
+    true
+}
+
+fn write(name: Name, offset: u64, value: u64) -> bool {
+    let Some(addr) = name.block().and_then(|block| block.word(offset)) else { return false };
+    arch::write64(addr, value);
+    true
+}
+
+/// # Panics
+/// When the bytes differ: the guest has lost memory, and says so itself.
+fn verify(name: Name, offset: u64, expected: u64) -> bool {
+    let Some(addr) = name.block().and_then(|block| block.word(offset)) else { return false };
+    let found = arch::read64(addr);
+    assert!(found == expected, "memory at {addr:#x} holds {found:#x}, {expected:#x} was written");
+    true
+}
+
+/// Keeps what it got when memory runs out on the way.
+fn fill(name: Name, pages: u64, value: u64) -> bool {
+    for _ in 0..pages {
+        let Some(pfn) = mm::alloc_pages(Gfp::HIGHUSER_MOVABLE, 0) else { return false };
+        arch::write64(pfn.addr(), value.wrapping_add(pfn.0 << 8));
+        name.push(pfn);
+    }
+    true
+}
+
+fn release(name: Name) -> bool {
+    let mut any = false;
+    while let Some(page) = name.pop() {
+        mm::free_pages(page, 0);
+        any = true;
+    }
+    any
+}
+
+/// Blocks that a churning task holds at a time.
+const CHURN_SLOTS: usize = 16;
+
+/// Marsaglia's xorshift, 13/7/17.
+fn xorshift(state: u64) -> u64 {
+    let state = state ^ state << 13;
+    let state = state ^ state >> 7;
+    state ^ state << 17
+}
+
+fn churn(rounds: u64, seed: u64) -> bool {
+    let mut held: [Option<Block>; CHURN_SLOTS] = [None; CHURN_SLOTS];
+    // A state of 0 would stay 0.
+    let mut random = seed | 1;
+    let mut got_all = true;
+    for _ in 0..rounds {
+        random = xorshift(random);
+        let order = (random >> 32) as u32 % 4;
+        let slot = (random >> 40) as usize % CHURN_SLOTS;
+        let new = mm::alloc_pages(Gfp::HIGHUSER_MOVABLE, order).map(|pfn| Block { pfn, order });
+        match new {
+            Some(block) => arch::write64(block.pfn.addr(), random),
+            None => got_all = false,
+        }
+        if let Some(old) = core::mem::replace(&mut held[slot], new) {
+            mm::free_pages(old.pfn, old.order);
+        }
+    }
+    for block in held.into_iter().flatten() {
+        mm::free_pages(block.pfn, block.order);
+    }
+    got_all
+}

@@ -1,0 +1,549 @@
+//! The balloon device: options, state, registers, reset.
+//!
+//! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_device_realize(), _reset(), _get_config(), _set_config(), _set_status().
+
+use super::hinting::Hinting;
+use super::iothread::Iothread;
+use super::main_loop::MainLoop;
+use super::stats::Stats;
+use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
+use crate::step::Ctx;
+use crate::transport::{TransportOptions, VirtioMmio, Written};
+use wire::balloon::{self, config, feature, queue_size};
+use wire::platform::PAGE_SIZE;
+use wire::virtio::{isr, mmio};
+
+/// Whose device it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// A hint clears bits of the migration's bitmaps.
+    Qemu,
+    /// A hint discards its pages at once, migration or not, and DONE follows the driver's stop sign by itself (`acknowledge_on_stop`).
+    /// Firecracker: src/vmm/src/devices/virtio/balloon/device.rs process_free_page_hinting_queue(), start_hinting(). Its docs/ballooning.md
+    /// warns (commit 1a431856d) that a guest which reuses a page before the hint is consumed finds zeros there.
+    Firecracker,
+}
+
+/// What a balloon device is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalloonOptions {
+    /// Offered feature bits, those of the ring among them. VERSION_1 is always added, and STATS_VQ by profile qemu.
+    pub features: u64,
+    /// Whose device it is.
+    pub profile: Profile,
+    /// Size of the inflate, deflate and statistics queues, entries.
+    pub queue_size: u16,
+    /// Size of the hint queue, entries.
+    pub hint_queue_size: u16,
+    /// The host asks for statistics this often, nanoseconds; 0: never.
+    pub stats_interval_ns: u64,
+    /// Pages that the host wants in the balloon at boot, 4 KiB each.
+    pub target_pages: u32,
+}
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueRole {
+    /// The guest gives pages.
+    Inflate,
+    /// The guest takes pages back.
+    Deflate,
+    /// Memory statistics.
+    Stats,
+    /// Free page hints.
+    FreePage,
+    /// Free page reports.
+    Reporting,
+}
+
+impl BalloonOptions {
+    /// Returns the features that the device offers. QEMU: virtio_balloon_get_features() adds the statistics to whatever was asked for.
+    pub fn offered(&self) -> u64 {
+        match self.profile {
+            Profile::Qemu => self.features | feature::STATS_VQ,
+            Profile::Firecracker => self.features,
+        }
+    }
+
+    /// Returns the queues in the order of their indices: dense, by offered features, whatever the driver accepts.
+    pub fn queues(&self) -> Vec<QueueRole> {
+        let offered = self.offered();
+        let mut roles = vec![QueueRole::Inflate, QueueRole::Deflate];
+        let optional = [
+            (feature::STATS_VQ, QueueRole::Stats),
+            (feature::FREE_PAGE_HINT, QueueRole::FreePage),
+            (feature::PAGE_REPORTING, QueueRole::Reporting),
+        ];
+        roles.extend(optional.into_iter().filter(|(bit, _)| offered & bit != 0).map(|(_, role)| role));
+        roles
+    }
+
+    fn size_of(&self, role: QueueRole) -> u16 {
+        match role {
+            QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats => self.queue_size,
+            QueueRole::FreePage => self.hint_queue_size,
+            QueueRole::Reporting => queue_size::REPORTING,
+        }
+    }
+
+    /// Returns the size of the configuration space, bytes. QEMU: virtio_balloon_config_size().
+    pub fn config_bytes(&self) -> usize {
+        let offered = self.offered();
+        let end = if offered & feature::PAGE_POISON != 0 {
+            config::BYTES
+        } else if offered & feature::FREE_PAGE_HINT != 0 {
+            config::POISON_VAL
+        } else {
+            config::FREE_PAGE_HINT_CMD_ID
+        };
+        usize::try_from(end).expect("at most 16")
+    }
+
+    fn transport(&self) -> TransportOptions {
+        TransportOptions {
+            device_id: balloon::DEVICE_ID,
+            features: self.offered(),
+            queue_sizes: self.queues().into_iter().map(|role| self.size_of(role)).collect(),
+            config_isr: match self.profile {
+                // QEMU: virtio_notify_config() sets both causes, so that a driver looks at its rings, too.
+                Profile::Qemu => isr::CONFIG_CHANGE | isr::USED_BUFFER,
+                Profile::Firecracker => isr::CONFIG_CHANGE,
+            },
+        }
+    }
+}
+
+/// The configuration space as bytes, for the largest layout.
+type ConfigBytes = [u8; config::BYTES as usize];
+
+/// What the device keeps beside its transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalloonState {
+    /// Pages that the host wants in the balloon, 4 KiB each.
+    pub(super) num_pages: u32,
+    /// Pages that the driver says it holds, 4 KiB each.
+    pub(super) actual: u32,
+    /// What the guest says it writes into free pages.
+    pub(super) poison_val: u32,
+    /// What the configuration was when it was last read or written. QEMU: `vdev->config`; a write changes some bytes of it, then the whole
+    /// is taken.
+    pub(super) config: ConfigBytes,
+    /// The VM runs.
+    pub(super) vm_running: bool,
+    /// The host may not discard pages (QEMU: virtio_balloon_inhibited(), for pinned memory and the like).
+    pub(super) inhibited: bool,
+    /// Free page hinting.
+    pub(super) hinting: Hinting,
+    /// The thread that serves the hint queue.
+    pub(super) iothread: Iothread,
+    /// The handlers of the other queues.
+    pub(super) main_loop: MainLoop,
+    /// Statistics.
+    pub(super) stats: Stats,
+}
+
+impl BalloonState {
+    fn new(options: &BalloonOptions) -> Self {
+        Self {
+            num_pages: options.target_pages,
+            actual: 0,
+            poison_val: 0,
+            config: ConfigBytes::default(),
+            vm_running: true,
+            inhibited: false,
+            hinting: Hinting::new(options.profile),
+            iothread: Iothread::new(),
+            main_loop: MainLoop::new(),
+            stats: Stats::default(),
+        }
+    }
+}
+
+/// A balloon device behind virtio-mmio.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalloonDevice {
+    pub(super) options: BalloonOptions,
+    /// What each queue is for, by index.
+    roles: Vec<QueueRole>,
+    pub(super) transport: VirtioMmio,
+    pub(super) state: BalloonState,
+}
+
+impl BalloonDevice {
+    /// Returns a device as after power-on.
+    pub fn new(options: BalloonOptions) -> Self {
+        let transport = VirtioMmio::new(options.transport());
+        let state = BalloonState::new(&options);
+        Self { roles: options.queues(), options, transport, state }
+    }
+
+    /// Returns the transport, to look at.
+    pub fn transport(&self) -> &VirtioMmio {
+        &self.transport
+    }
+
+    /// Returns whether the interrupt line rose since the last call.
+    pub fn take_irq(&mut self) -> bool {
+        self.transport.take_irq()
+    }
+
+    /// Returns the pages that the driver says it holds, 4 KiB each.
+    pub fn actual(&self) -> u32 {
+        self.state.actual
+    }
+
+    /// Returns the pages that the host wants in the balloon, 4 KiB each.
+    pub fn num_pages(&self) -> u32 {
+        self.state.num_pages
+    }
+
+    /// Returns the state of hinting.
+    pub fn hint_status(&self) -> HintStatus {
+        self.state.hinting.status()
+    }
+
+    /// Forbids the host to discard pages, or allows it again. QEMU: ram_block_discard_disable().
+    pub fn set_inhibited(&mut self, inhibited: bool) {
+        self.state.inhibited = inhibited;
+    }
+
+    /// Sets the balloon's target, 4 KiB pages; at most all of RAM. Called with the BQL held. QEMU: virtio_balloon_to_target().
+    pub fn set_target(&mut self, pages: u32, ctx: &mut Ctx<'_>) {
+        let most = u32::try_from(ctx.ram.pages()).unwrap_or(u32::MAX);
+        self.state.num_pages = pages.min(most);
+        self.transport.notify_config(ctx);
+    }
+
+    pub(super) fn role(&self, queue: u16) -> Option<QueueRole> {
+        self.roles.get(usize::from(queue)).copied()
+    }
+
+    pub(super) fn queue_of(&self, role: QueueRole) -> Option<u16> {
+        let index = self.roles.iter().position(|other| *other == role)?;
+        Some(u16::try_from(index).expect("at most five queues"))
+    }
+
+    /// Raises the used-buffer interrupt if the driver wants it. QEMU: virtio_notify().
+    pub(super) fn notify_queue(&mut self, queue: u16, ctx: &mut Ctx<'_>) {
+        if self.transport.queue_mut(queue).should_notify(ctx.ram) {
+            self.transport.notify_used(ctx);
+        }
+    }
+
+    /// Drops the contents of pages in RAM: they read as zeros from now on, and no dirty log sees it.
+    /// QEMU: ram_block_discard_range(); Firecracker: discard_range().
+    pub(super) fn discard(&self, range: PageRange, ctx: &mut Ctx<'_>) {
+        assert!(range.end().0 <= ctx.ram.pages(), "discard of {range} outside RAM");
+        ctx.emit(Event::HostDiscard { range });
+        let zeros = vec![0; usize::try_from(range.count * PAGE_SIZE).expect("64-bit host")];
+        ctx.ram.write_unlogged(range.first.address(), &zeros);
+    }
+
+    // ---- registers
+
+    /// Returns the locks that an access to the registers needs, outermost first. A notification is an ioeventfd and needs none. A reset
+    /// that ends a hint round needs the device's own lock, too; whether it does is read without it, as QEMU does.
+    pub fn mmio_locks(&self, offset: u64, write: Option<u32>) -> &'static [LockId] {
+        match write {
+            Some(_) if offset == mmio::QUEUE_NOTIFY => &[],
+            Some(value) if offset == mmio::STATUS && value & 0xff == 0 => self.reset_locks(),
+            Some(_) | None => &[LockId::Bql],
+        }
+    }
+
+    /// Returns the locks that a reset needs, outermost first.
+    pub fn reset_locks(&self) -> &'static [LockId] {
+        match self.reset_stops_hinting() {
+            true => &[LockId::Bql, LockId::FreePage],
+            false => &[LockId::Bql],
+        }
+    }
+
+    fn reset_stops_hinting(&self) -> bool {
+        self.transport.negotiated(feature::FREE_PAGE_HINT) && self.hint_status() != HintStatus::Stop
+    }
+
+    /// Reads a register as a vCPU does. Control registers take aligned 32-bit accesses alone (VIRTIO 1.2 §4.2.2.2), others read 0;
+    /// the configuration space may be read with any natural width, and reads all ones behind its end, as in QEMU.
+    pub fn mmio_read(&mut self, offset: u64, len: u32, ctx: &mut Ctx<'_>) -> u32 {
+        match offset.checked_sub(mmio::CONFIG) {
+            Some(offset) => self.read_config(offset, len, ctx),
+            None if len == 4 && offset.is_multiple_of(4) => self.transport.read(offset),
+            None => 0,
+        }
+    }
+
+    /// Writes a register as a vCPU does. The caller holds [`BalloonDevice::mmio_locks`].
+    pub fn mmio_write(&mut self, offset: u64, len: u32, value: u32, ctx: &mut Ctx<'_>) {
+        if let Some(offset) = offset.checked_sub(mmio::CONFIG) {
+            return self.write_config(offset, len, value, ctx);
+        }
+        if len != 4 || !offset.is_multiple_of(4) {
+            return;
+        }
+        match self.transport.write(offset, value, ctx) {
+            Written::Handled => {}
+            // Firecracker's device is not there before DRIVER_OK; QEMU serves a driver that kicks too early.
+            Written::Notified(_) if self.options.profile == Profile::Firecracker && !self.transport.driver_ok() => {}
+            Written::Notified(queue) => self.kick(queue),
+            Written::Reset => self.reset_after_status(ctx),
+            // QEMU: virtio_device_start_ioeventfd_impl() looks at every queue once.
+            Written::DriverOk => {
+                for queue in self.transport.ready_queues().collect::<Vec<_>>() {
+                    self.kick(queue);
+                }
+            }
+        }
+    }
+
+    /// Wakes whoever serves a queue. Differs: QEMU's main loop passes a kick of the hint queue on to the iothread; here it goes there.
+    fn kick(&mut self, queue: u16) {
+        match self.role(queue) {
+            Some(QueueRole::FreePage) => self.state.iothread.schedule(),
+            Some(QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats | QueueRole::Reporting) => self.state.main_loop.schedule(queue),
+            None => {}
+        }
+    }
+
+    /// Resets the device as the machine does. The caller holds [`BalloonDevice::reset_locks`]. QEMU: virtio_reset(), which sets the status
+    /// to 0 before anything else.
+    pub fn reset(&mut self, ctx: &mut Ctx<'_>) {
+        assert_eq!(self.transport.write(mmio::STATUS, 0, ctx), Written::Reset, "status 0 means reset");
+        self.reset_after_status(ctx);
+    }
+
+    /// QEMU: virtio_balloon_device_reset(), then the rest of virtio_reset(). The status is 0 by now, so the driver is not told that hinting
+    /// stopped. The balloon's size and the command id survive.
+    fn reset_after_status(&mut self, ctx: &mut Ctx<'_>) {
+        if self.reset_stops_hinting() {
+            self.hint_stop(ctx);
+        }
+        // The held buffer is forgotten with its ring.
+        self.state.stats = Stats::default();
+        self.state.poison_val = 0;
+        self.state.main_loop.forget_kicks();
+        self.transport.reset();
+    }
+
+    // ---- the configuration space
+
+    /// Returns what the configuration shows as the command id. START reads as STOP: the field is simply not filled in then.
+    /// QEMU: virtio_balloon_get_config(). Firecracker shows the id until DONE.
+    pub fn config_cmd_id(&self) -> CmdId {
+        let hinting = &self.state.hinting;
+        match (hinting.status(), self.options.profile) {
+            (HintStatus::Requested, _) | (HintStatus::Start, Profile::Firecracker) => hinting.cmd_id(),
+            (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu) => CmdId(balloon::CMD_ID_STOP),
+            (HintStatus::Done, _) => CmdId(balloon::CMD_ID_DONE),
+        }
+    }
+
+    /// QEMU: virtio_balloon_get_config().
+    fn config(&self) -> ConfigBytes {
+        let mut bytes = ConfigBytes::default();
+        let words = [self.state.num_pages, self.state.actual, self.config_cmd_id().0, self.state.poison_val];
+        for (field, word) in bytes.chunks_exact_mut(4).zip(words) {
+            field.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// QEMU: virtio_config_modern_readl() and its narrower siblings.
+    fn read_config(&mut self, offset: u64, len: u32, ctx: &mut Ctx<'_>) -> u32 {
+        let Some(span) = self.config_span(offset, len) else { return u32::MAX >> (32 - 8 * len.clamp(1, 4)) };
+        self.state.config = self.config();
+        let id = span_of(config::FREE_PAGE_HINT_CMD_ID);
+        if span.start < id.end && id.start < span.end {
+            ctx.emit(Event::ConfigCmdId { id: self.config_cmd_id() });
+        }
+        let mut word = [0; 4];
+        word[..span.len()].copy_from_slice(&self.state.config[span]);
+        u32::from_le_bytes(word)
+    }
+
+    /// Takes what the driver may write; the other fields keep their values. QEMU: virtio_balloon_set_config().
+    fn write_config(&mut self, offset: u64, len: u32, value: u32, ctx: &Ctx<'_>) {
+        assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "{} writes the configuration without the BQL", ctx.actor);
+        let Some(span) = self.config_span(offset, len) else { return };
+        let len = span.len();
+        self.state.config[span].copy_from_slice(&value.to_le_bytes()[..len]);
+        let word = |field| u32::from_le_bytes(self.state.config[span_of(field)].try_into().expect("four bytes"));
+        let (actual, poison_val) = (word(config::ACTUAL), word(config::POISON_VAL));
+        self.state.actual = actual;
+        self.state.poison_val = if self.transport.negotiated(feature::PAGE_POISON) { poison_val } else { 0 };
+    }
+
+    fn config_span(&self, offset: u64, len: u32) -> Option<std::ops::Range<usize>> {
+        if !matches!(len, 1 | 2 | 4) {
+            return None;
+        }
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        (end <= self.options.config_bytes()).then_some(start..end)
+    }
+}
+
+fn span_of(field: u64) -> std::ops::Range<usize> {
+    let start = usize::try_from(field).expect("at most 12");
+    start..start + 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Buf, HINT, Rig, options};
+    use super::*;
+    use wire::virtio::{feature as virtio, status};
+
+    #[test]
+    fn queues_are_numbered_densely_by_what_is_offered() {
+        use QueueRole::{Deflate, FreePage, Inflate, Reporting, Stats};
+        let queues = |features, profile| BalloonOptions { features, ..options(profile) }.queues();
+        let (stats, hint, report) = (feature::STATS_VQ, feature::FREE_PAGE_HINT, feature::PAGE_REPORTING);
+        assert_eq!(queues(0, Profile::Qemu), [Inflate, Deflate, Stats]);
+        assert_eq!(queues(hint, Profile::Qemu), [Inflate, Deflate, Stats, FreePage]);
+        assert_eq!(queues(report, Profile::Qemu), [Inflate, Deflate, Stats, Reporting]);
+        assert_eq!(queues(hint | report, Profile::Qemu), [Inflate, Deflate, Stats, FreePage, Reporting]);
+        assert_eq!(queues(0, Profile::Firecracker), [Inflate, Deflate]);
+        assert_eq!(queues(hint, Profile::Firecracker), [Inflate, Deflate, FreePage]);
+        assert_eq!(queues(stats | report, Profile::Firecracker), [Inflate, Deflate, Stats, Reporting]);
+    }
+
+    #[test]
+    fn the_configuration_is_as_long_as_the_features_ask() {
+        for (features, bytes) in [(0, 8), (feature::FREE_PAGE_HINT, 12), (feature::PAGE_POISON, 16)] {
+            let mut rig = Rig::bare(BalloonOptions { features, target_pages: 3, ..options(Profile::Qemu) });
+            assert_eq!(rig.device.options.config_bytes(), bytes);
+            assert_eq!(rig.config(config::NUM_PAGES), 3);
+            assert_eq!(rig.config(bytes as u64), u32::MAX, "behind the end");
+        }
+    }
+
+    #[test]
+    fn a_probe_in_the_order_of_the_specification() {
+        let mut rig = Rig::bare(options(Profile::Qemu));
+        assert_eq!(rig.read(mmio::MAGIC_VALUE), 0x7472_6976);
+        assert_eq!(rig.read(mmio::VERSION), 2);
+        assert_eq!(rig.read(mmio::DEVICE_ID), 5);
+        rig.write(mmio::STATUS, 0);
+        rig.write(mmio::STATUS, status::ACKNOWLEDGE);
+        rig.write(mmio::STATUS, status::ACKNOWLEDGE | status::DRIVER);
+        rig.write(mmio::DEVICE_FEATURES_SEL, 1);
+        assert_eq!(rig.read(mmio::DEVICE_FEATURES), (virtio::VERSION_1 >> 32) as u32);
+        rig.write(mmio::DEVICE_FEATURES_SEL, 0);
+        assert_eq!(u64::from(rig.read(mmio::DEVICE_FEATURES)), options(Profile::Qemu).features);
+        rig.write(mmio::DRIVER_FEATURES, feature::FREE_PAGE_HINT as u32);
+        let wanted = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
+        rig.write(mmio::STATUS, wanted);
+        assert_eq!(rig.read(mmio::STATUS) & status::FEATURES_OK, 0, "without VERSION_1");
+        rig.write(mmio::DRIVER_FEATURES_SEL, 1);
+        rig.write(mmio::DRIVER_FEATURES, 1 | 2);
+        rig.write(mmio::STATUS, wanted);
+        assert_eq!(rig.read(mmio::STATUS) & status::FEATURES_OK, 0, "not offered");
+        rig.write(mmio::DRIVER_FEATURES, 1);
+        rig.write(mmio::STATUS, wanted);
+        assert_eq!(rig.read(mmio::STATUS), wanted);
+        for queue in 0..5 {
+            rig.write(mmio::QUEUE_SEL, queue);
+            assert_eq!(rig.read(mmio::QUEUE_READY), 0);
+            assert_eq!(rig.read(mmio::QUEUE_SIZE_MAX), if queue == 4 { 32 } else { 16 });
+            rig.set_up_queue(queue as u16);
+        }
+        rig.write(mmio::QUEUE_SEL, 5);
+        assert_eq!(rig.read(mmio::QUEUE_SIZE_MAX), 0);
+        rig.write(mmio::STATUS, wanted | status::DRIVER_OK);
+        assert_eq!(rig.read(mmio::STATUS), wanted | status::DRIVER_OK);
+        assert!(rig.device.transport.negotiated(feature::FREE_PAGE_HINT));
+        assert!(!rig.device.transport.negotiated(feature::PAGE_POISON));
+    }
+
+    #[test]
+    fn a_refused_queue_register_breaks_the_device() {
+        for (offset, value) in [
+            (mmio::QUEUE_SIZE, 3),
+            (mmio::QUEUE_SIZE, 0x1_0010),
+            (mmio::QUEUE_DESC_LOW, 8),
+            (mmio::QUEUE_DRIVER_LOW, 0),
+            (mmio::QUEUE_DEVICE_HIGH, 1),
+        ] {
+            let mut rig = Rig::up(Profile::Qemu, &[]);
+            rig.write(mmio::QUEUE_SEL, u32::from(HINT));
+            rig.write(mmio::QUEUE_READY, 0);
+            rig.write(offset, value);
+            rig.write(mmio::QUEUE_READY, 1);
+            let expected = [Event::DeviceBroken { queue: HINT }, Event::DeviceIrq { cause: isr::CONFIG_CHANGE }];
+            assert_eq!(rig.take_events(), expected, "{offset:#x} {value:#x}");
+            assert_eq!(rig.read(mmio::QUEUE_READY), 0);
+            assert_ne!(rig.read(mmio::STATUS) & status::DEVICE_NEEDS_RESET, 0);
+            rig.probe(u64::MAX);
+            assert!(!rig.device.transport.broken(), "a reset heals");
+        }
+    }
+
+    #[test]
+    fn the_interrupt_line_is_a_level_and_the_world_sees_its_edges() {
+        let mut rig = Rig::up(Profile::Qemu, &[]);
+        rig.device.take_irq();
+        rig.write(mmio::INTERRUPT_ACK, 3);
+        let generation = rig.read(mmio::CONFIG_GENERATION);
+        rig.with(crate::event::Actor::MainLoop, |device, _, ctx| device.set_target(5, ctx));
+        assert!(rig.device.take_irq());
+        assert!(!rig.device.take_irq());
+        assert_eq!(rig.read(mmio::INTERRUPT_STATUS), 3, "QEMU sets both causes");
+        assert_eq!(rig.read(mmio::CONFIG_GENERATION), generation + 1);
+        rig.with(crate::event::Actor::MainLoop, |device, _, ctx| device.set_target(6, ctx));
+        assert!(!rig.device.take_irq(), "the line is high already");
+        rig.write(mmio::INTERRUPT_ACK, 1);
+        assert!(rig.device.take_irq(), "something is still pending");
+        rig.write(mmio::INTERRUPT_ACK, 2);
+        assert!(!rig.device.take_irq());
+        assert_eq!(rig.config(config::NUM_PAGES), 6);
+    }
+
+    #[test]
+    fn nobody_is_told_of_a_new_target_before_driver_ok() {
+        let mut rig = Rig::bare(options(Profile::Qemu));
+        rig.with(crate::event::Actor::MainLoop, |device, _, ctx| device.set_target(u32::MAX, ctx));
+        assert_eq!(rig.take_events(), []);
+        assert_eq!(rig.config(config::NUM_PAGES), 4096, "at most all of RAM");
+    }
+
+    #[test]
+    fn a_write_of_one_field_keeps_the_others() {
+        let mut rig = Rig::up(Profile::Qemu, &[]);
+        rig.write(mmio::CONFIG + config::POISON_VAL, 0xaaaa_aaaa);
+        rig.write(mmio::CONFIG + config::ACTUAL, 77);
+        rig.write(mmio::CONFIG + config::NUM_PAGES, 99);
+        assert_eq!((rig.device.actual(), rig.device.num_pages()), (77, 0));
+        assert_eq!(rig.config(config::POISON_VAL), 0xaaaa_aaaa);
+        rig.write(mmio::STATUS, 0);
+        assert_eq!(rig.config(config::POISON_VAL), 0);
+        assert_eq!(rig.device.actual(), 77);
+    }
+
+    #[test]
+    fn a_reset_takes_the_devices_lock_only_to_stop_a_round() {
+        let locks = |rig: &Rig| rig.device.mmio_locks(mmio::STATUS, Some(0));
+        assert_eq!(locks(&Rig::up(Profile::Qemu, &[])), [LockId::Bql]);
+        assert_eq!(locks(&Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Requested)), [LockId::Bql, LockId::FreePage]);
+        let rig = Rig::up(Profile::Qemu, &[]);
+        assert!(rig.device.mmio_locks(mmio::QUEUE_NOTIFY, Some(3)).is_empty());
+        assert_eq!(rig.device.mmio_locks(mmio::CONFIG, None), [LockId::Bql]);
+    }
+
+    #[test]
+    fn a_reset_forgets_the_driver_and_keeps_the_id() {
+        let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+        rig.add(super::super::testing::STATS, &[Buf::Read(0x30_0000, 10)]);
+        rig.kick(super::super::testing::STATS);
+        rig.run();
+        let id = rig.device.state.hinting.cmd_id();
+        rig.kick(super::super::testing::STATS);
+        rig.write(mmio::STATUS, 0);
+        assert_eq!(rig.device.hint_status(), HintStatus::Stop);
+        assert_eq!(rig.device.state.hinting.cmd_id(), id);
+        assert_eq!(rig.read(mmio::STATUS), 0);
+        rig.now_ns += 10_000_000;
+        let next = rig.with(crate::event::Actor::MainLoop, |device, _, ctx| device.main_loop_next(ctx));
+        assert_eq!(next, crate::step::Next::Idle, "neither the kick nor the held buffer survives");
+    }
+}

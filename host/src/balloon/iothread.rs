@@ -1,0 +1,434 @@
+//! The thread that serves the hint queue.
+//!
+//! QEMU: hw/virtio/virtio-balloon.c virtio_ballloon_get_free_page_hints() (the loop) and get_free_page_hints() (one element); the lock is
+//! taken and released for each element. Every place where another thread could come in between is a step of its own here. In profile
+//! firecracker this stands for the VMM's event loop, and `free_page_lock` for the device's mutex; there is no `bitmap_mutex`.
+//!
+//! ```text
+//! Asleep ─kick─▶ lock ─▶ Locked ─ queue empty ─▶ unlock ─▶ START? Polling : notifications on, Asleep
+//!    Polling ───▶ lock     │ VM stopped: unlock ─▶ Parked ─ VM runs ─▶ lock
+//!                          ▼ pop
+//!                     Announcing (hint.pop per part) ─▶ Working ─▶ per part: hint.start | hint.stop | hint.ignore
+//!                                                          │   or: lock bitmap ─▶ Clearing ─ hint.apply ─▶ Cleared ─ unlock bitmap
+//!                                                          ▼ hint.push
+//!                                                      Returned ─ unlock ─▶ Raising ─ device.irq ─▶ as after "queue empty"
+//! ```
+//! The loop looks for a next element after each one, and as long as the status is START: then without being kicked. Differs: QEMU spins on
+//! an empty queue, with the lock taken and released each time; here that is waiting ([`Next::Idle`]), and an empty look raises no interrupt.
+
+use super::device::{BalloonDevice, Profile, QueueRole};
+use super::hinting::IdEffect;
+use super::reporting::{pages, whole};
+use crate::event::{CmdId, Event, EventKind, HintElement, HintStatus, LockId, PageRange};
+use crate::fault::Fault;
+use crate::memory::GuestRam;
+use crate::migration::notifier::HintSink;
+use crate::step::{Ctx, Move, Next};
+use crate::transport::{Element, QueueError};
+
+/// The thread's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Iothread {
+    bh_scheduled: bool,
+    phase: Phase,
+}
+
+/// Where the thread stands; what it holds is in brackets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the bottom half to be scheduled.
+    Asleep,
+    /// Between two elements.
+    Polling,
+    /// [free_page_lock] About to take an element; whether there was one when the lock was taken.
+    Locked { found: bool },
+    /// Waits until the VM runs.
+    Parked,
+    /// [free_page_lock] An element is popped; parts from `next` on are not announced yet.
+    Announcing(Chain),
+    /// [free_page_lock] Parts from `next` on are not worked off yet.
+    Working(Chain),
+    /// [free_page_lock, bitmap_mutex] The part at `next` is about to be applied.
+    Clearing(Chain),
+    /// [free_page_lock, bitmap_mutex] It has been.
+    Cleared(Chain),
+    /// [free_page_lock] The element is returned, or there was none.
+    Returned(Outcome),
+    /// The driver wants an interrupt for the returned element.
+    Raising(Outcome),
+}
+
+/// What became of an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Outcome {
+    /// An element was returned.
+    used: bool,
+    /// The loop goes on whatever the status is.
+    go_on: bool,
+}
+
+/// A popped element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chain {
+    element: Element,
+    parts: Vec<Part>,
+    next: usize,
+    /// The round under which pages count: decided when the element is popped, and again by each id in it.
+    accept: Option<CmdId>,
+    /// The element was refused: the loop ends unless the status is START.
+    refused: bool,
+}
+
+/// A piece of an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    element: HintElement,
+    /// The pages can be discarded.
+    whole: bool,
+}
+
+/// What comes next for an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// The round starts.
+    Start,
+    /// The round is over.
+    Stop,
+    /// The device breaks.
+    Refuse,
+    /// `bitmap_mutex` is taken.
+    LockBitmap,
+    /// Pages are discarded (profile firecracker).
+    Discard(PageRange, CmdId),
+    /// Pages change nothing.
+    Ignore(PageRange),
+    /// All parts are worked off.
+    Push,
+}
+
+impl Iothread {
+    pub(super) fn new() -> Self {
+        Self { bh_scheduled: false, phase: Phase::Asleep }
+    }
+
+    pub(super) fn schedule(&mut self) {
+        self.bh_scheduled = true;
+    }
+}
+
+/// Takes an element apart. QEMU reads one id from the readable bytes, whatever else is there; every writable segment is pages. Firecracker
+/// takes each descriptor of 4 bytes as an id and each other one as pages, whichever way it goes.
+fn parts(element: &Element, profile: Profile, ram: &GuestRam) -> Vec<Part> {
+    let id = |offset| {
+        let mut word = [0; 4];
+        let read = element.read(ram, offset, &mut word);
+        if read == 4 { HintElement::Id(CmdId(u32::from_le_bytes(word))) } else { HintElement::Malformed(read as u64) }
+    };
+    let mut parts = Vec::new();
+    match profile {
+        Profile::Qemu => {
+            if !element.readable.is_empty() {
+                parts.push(Part { element: id(0), whole: false });
+            }
+            parts.extend(
+                element.writable.iter().map(|segment| Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment) }),
+            );
+        }
+        Profile::Firecracker => {
+            for segment in element.readable.iter().chain(&element.writable) {
+                parts.push(if segment.len == 4 {
+                    Part { element: HintElement::Id(CmdId(ram.read_u32(segment.address))), whole: false }
+                } else {
+                    Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment) }
+                });
+            }
+        }
+    }
+    assert!(!parts.is_empty(), "element {} has a descriptor", element.head);
+    parts
+}
+
+impl BalloonDevice {
+    /// Returns the iothread's next move. `sink_running`: a migration is under way.
+    pub fn iothread_next(&self, sink_running: bool, ctx: &Ctx<'_>) -> Next {
+        let release = Next::Do(Move::plain(EventKind::LockRelease));
+        match &self.state.iothread.phase {
+            Phase::Asleep if self.state.iothread.bh_scheduled => Next::Lock(LockId::FreePage),
+            Phase::Asleep => Next::Idle,
+            Phase::Polling if self.looks_again(ctx.ram) => Next::Lock(LockId::FreePage),
+            Phase::Polling => Next::Idle,
+            Phase::Parked if self.state.hinting.block_iothread => Next::Idle,
+            Phase::Parked => Next::Lock(LockId::FreePage),
+            Phase::Locked { .. } if self.state.hinting.block_iothread => release,
+            Phase::Locked { found: true } => match self.peek_part(ctx.ram) {
+                Ok(Some(part)) => Next::Do(Move::of(&Event::HintPop { head: 0, element: part })),
+                Ok(None) => release,
+                Err(_) => Next::Do(Move::plain(EventKind::DeviceBroken)),
+            },
+            Phase::Locked { found: false } if self.state.hinting.complete => Next::Do(Move::plain(EventKind::HintDone)),
+            Phase::Locked { found: false } => release,
+            Phase::Announcing(chain) => {
+                Next::Do(Move::of(&Event::HintPop { head: chain.element.head, element: chain.parts[chain.next].element }))
+            }
+            Phase::Working(chain) => match self.action(chain, sink_running, ctx).0 {
+                Action::Start => Next::Do(Move::plain(EventKind::HintStart)),
+                Action::Stop => Next::Do(Move::plain(EventKind::HintStop)),
+                Action::Refuse => Next::Do(Move::plain(EventKind::DeviceBroken)),
+                Action::LockBitmap => Next::Lock(LockId::Bitmap),
+                Action::Discard(range, _) => Next::Do(Move::on(EventKind::HintApply, range)),
+                Action::Ignore(range) => Next::Do(Move::on(EventKind::HintIgnore, range)),
+                Action::Push => Next::Do(Move::plain(EventKind::HintPush)),
+            },
+            Phase::Clearing(chain) => Next::Do(Move::on(EventKind::HintApply, chain.pages())),
+            Phase::Cleared(_) | Phase::Returned(_) => release,
+            Phase::Raising(_) => Next::Do(Move::plain(EventKind::DeviceIrq)),
+        }
+    }
+
+    /// Returns the move that the thread would make with the lock that [`BalloonDevice::iothread_next`] asks for.
+    pub fn iothread_behind_lock(&self, sink_running: bool, ctx: &Ctx<'_>) -> Option<Move> {
+        match &self.state.iothread.phase {
+            Phase::Asleep | Phase::Polling | Phase::Parked => match self.peek_part(ctx.ram) {
+                Ok(Some(part)) => Some(Move::of(&Event::HintPop { head: 0, element: part })),
+                Ok(None) | Err(_) => None,
+            },
+            Phase::Working(chain) => match self.action(chain, sink_running, ctx) {
+                (Action::LockBitmap, next, _) => Some(Move::on(EventKind::HintApply, Chain { next, ..chain.clone() }.pages())),
+                _ => None,
+            },
+            Phase::Locked { .. }
+            | Phase::Announcing(_)
+            | Phase::Clearing(_)
+            | Phase::Cleared(_)
+            | Phase::Returned(_)
+            | Phase::Raising(_) => None,
+        }
+    }
+
+    /// Makes the iothread's next move, and returns its cost, nanoseconds.
+    ///
+    /// # Panics
+    /// When [`BalloonDevice::iothread_next`] has no move.
+    pub fn iothread_step(&mut self, sink: &mut dyn HintSink, ctx: &mut Ctx<'_>) -> u64 {
+        let lock_ns = ctx.costs.lock_ns;
+        let (phase, cost_ns) = match std::mem::replace(&mut self.state.iothread.phase, Phase::Asleep) {
+            Phase::Asleep => {
+                assert!(std::mem::take(&mut self.state.iothread.bh_scheduled), "the bottom half runs when it was scheduled");
+                (self.lock_for_element(ctx), lock_ns)
+            }
+            Phase::Polling => (self.lock_for_element(ctx), lock_ns),
+            Phase::Parked => {
+                ctx.lock(LockId::FreePage);
+                (Phase::Locked { found: self.hint_available(ctx.ram) }, lock_ns)
+            }
+            Phase::Locked { .. } if self.state.hinting.block_iothread => {
+                ctx.unlock(LockId::FreePage);
+                (Phase::Parked, lock_ns)
+            }
+            Phase::Locked { found: true } => (self.pop_hint(ctx), ctx.costs.element_ns),
+            Phase::Locked { found: false } if self.state.hinting.complete => {
+                self.hint_done(ctx);
+                (Phase::Locked { found: false }, ctx.costs.state_ns)
+            }
+            Phase::Locked { found: false } => (self.unlock_element(Outcome { used: false, go_on: false }, ctx), lock_ns),
+            Phase::Announcing(chain) => (self.announce(chain, ctx), ctx.costs.lock_ns),
+            Phase::Working(chain) => self.work(chain, sink, ctx),
+            Phase::Clearing(chain) => {
+                let id = chain.accept.expect("pages are cleared under a round");
+                sink.free_page_hint(chain.pages(), id, ctx);
+                (Phase::Cleared(chain), ctx.costs.clear_ns)
+            }
+            Phase::Cleared(mut chain) => {
+                ctx.unlock(LockId::Bitmap);
+                chain.next += 1;
+                (Phase::Working(chain), lock_ns)
+            }
+            Phase::Returned(outcome) => (self.unlock_element(outcome, ctx), lock_ns),
+            Phase::Raising(outcome) => {
+                self.transport.notify_used(ctx);
+                (self.continue_or_sleep(outcome, ctx.ram), ctx.costs.state_ns)
+            }
+        };
+        self.state.iothread.phase = phase;
+        cost_ns
+    }
+
+    fn hint_queue(&self) -> u16 {
+        self.queue_of(QueueRole::FreePage).expect("the iothread runs for the hint queue")
+    }
+
+    fn hint_available(&self, ram: &GuestRam) -> bool {
+        self.transport.has_available(self.hint_queue(), ram)
+    }
+
+    /// Returns whether a look at the queue would do anything: take an element, leave the loop, or park.
+    fn looks_again(&self, ram: &GuestRam) -> bool {
+        self.state.hinting.block_iothread || self.hint_status() != HintStatus::Start || self.hint_available(ram)
+    }
+
+    /// Returns the first part of the element that the next pop takes.
+    fn peek_part(&self, ram: &GuestRam) -> Result<Option<HintElement>, QueueError> {
+        if !self.hint_available(ram) {
+            return Ok(None);
+        }
+        let element = self.transport.queue(self.hint_queue()).peek(ram)?;
+        Ok(element.map(|element| parts(&element, self.options.profile, ram)[0].element))
+    }
+
+    /// Takes the lock and asks the guest not to kick. Whether the queue is empty is seen here: what the guest adds between now and the
+    /// release is found by the next look, or, when this was the last one, by the next kick alone.
+    fn lock_for_element(&mut self, ctx: &mut Ctx<'_>) -> Phase {
+        ctx.lock(LockId::FreePage);
+        let queue = self.hint_queue();
+        self.transport.queue_mut(queue).set_notification(false, ctx.ram);
+        Phase::Locked { found: self.hint_available(ctx.ram) }
+    }
+
+    /// QEMU: virtqueue_pop(), and what the element holds.
+    fn pop_hint(&mut self, ctx: &mut Ctx<'_>) -> Phase {
+        let queue = self.hint_queue();
+        // A driver may have reset the device since the lock was taken: with the status STOP a reset does not need it.
+        if !self.hint_available(ctx.ram) {
+            return self.unlock_element(Outcome { used: false, go_on: false }, ctx);
+        }
+        match self.transport.queue_mut(queue).pop(ctx.ram) {
+            Ok(Some(element)) => {
+                let parts = parts(&element, self.options.profile, ctx.ram);
+                self.announce(Chain { element, parts, next: 0, accept: None, refused: false }, ctx)
+            }
+            Ok(None) => unreachable!("the queue is not empty"),
+            Err(_) => {
+                self.transport.virtio_error(queue, ctx);
+                Phase::Returned(Outcome { used: false, go_on: false })
+            }
+        }
+    }
+
+    fn announce(&mut self, mut chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
+        ctx.emit(Event::HintPop { head: chain.element.head, element: chain.parts[chain.next].element });
+        chain.next += 1;
+        if chain.next < chain.parts.len() {
+            return Phase::Announcing(chain);
+        }
+        chain.next = 0;
+        chain.accept = self.open_round();
+        Phase::Working(chain)
+    }
+
+    fn open_round(&self) -> Option<CmdId> {
+        (self.hint_status() == HintStatus::Start).then_some(self.state.hinting.cmd_id())
+    }
+
+    /// Returns what comes next for an element, and the element as it is then: parts that do nothing are passed over.
+    fn action(&self, chain: &Chain, sink_running: bool, ctx: &Ctx<'_>) -> (Action, usize, Option<CmdId>) {
+        let mut accept = chain.accept;
+        for (index, part) in chain.parts.iter().enumerate().skip(chain.next) {
+            let action = match part.element {
+                HintElement::Id(id) => match self.id_effect(id, ctx.faults.on(Fault::HintRepeatedId)) {
+                    IdEffect::Start => Action::Start,
+                    IdEffect::Stop => Action::Stop,
+                    IdEffect::Ignored => {
+                        // Firecracker compares with the last id that came, whatever it did.
+                        accept = self.open_round();
+                        continue;
+                    }
+                },
+                HintElement::Malformed(_) => Action::Refuse,
+                HintElement::Pages(range) => match accept {
+                    _ if range.count == 0 => continue,
+                    Some(id) if self.options.profile == Profile::Firecracker && part.whole => Action::Discard(range, id),
+                    Some(_) if self.options.profile == Profile::Firecracker => Action::Ignore(range),
+                    Some(_) if sink_running => Action::LockBitmap,
+                    Some(_) | None => Action::Ignore(range),
+                },
+            };
+            return (action, index, accept);
+        }
+        (Action::Push, chain.parts.len(), accept)
+    }
+
+    /// One part of an element, or its return. QEMU: get_free_page_hints().
+    fn work(&mut self, mut chain: Chain, sink: &dyn HintSink, ctx: &mut Ctx<'_>) -> (Phase, u64) {
+        let (action, next, accept) = self.action(&chain, sink.is_running(), ctx);
+        for part in &chain.parts[chain.next..(next + 1).min(chain.parts.len())] {
+            if let HintElement::Id(id) = part.element {
+                self.note_id(id);
+            }
+        }
+        (chain.next, chain.accept) = (next, accept);
+        let state_ns = ctx.costs.state_ns;
+        match action {
+            Action::Start => self.hint_start(ctx),
+            Action::Stop => self.hint_stop_by_driver(ctx),
+            Action::Refuse => {
+                self.transport.virtio_error(self.hint_queue(), ctx);
+                (chain.refused, chain.next) = (true, chain.parts.len());
+                return (Phase::Working(chain), state_ns);
+            }
+            Action::LockBitmap => {
+                ctx.lock(LockId::Bitmap);
+                return (Phase::Clearing(chain), ctx.costs.lock_ns);
+            }
+            Action::Discard(range, id) => {
+                ctx.emit(Event::HintApply { range, id, cleared: 0 });
+                self.discard(range, ctx);
+                chain.next += 1;
+                return (Phase::Working(chain), ctx.costs.clear_ns);
+            }
+            Action::Ignore(range) => {
+                ctx.emit(Event::HintIgnore { range, status: self.hint_status() });
+                chain.next += 1;
+                return (Phase::Working(chain), state_ns);
+            }
+            Action::Push => return (self.push_hint(chain, ctx), ctx.costs.element_ns),
+        }
+        chain.next += 1;
+        chain.accept = self.open_round();
+        (Phase::Working(chain), state_ns)
+    }
+
+    /// Returns an element; every popped one ends here. Nothing was written, so the used length is 0.
+    fn push_hint(&mut self, chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
+        let Chain { element, parts: _, next: _, accept: _, refused } = chain;
+        let head = element.head;
+        let len = u32::from(ctx.faults.on(Fault::HintUsedLength));
+        let queue = self.hint_queue();
+        let used = self.transport.queue_mut(queue).push(element, len, ctx.ram);
+        ctx.emit(Event::HintPush { head, len });
+        Phase::Returned(Outcome { used: used.is_some(), go_on: !refused })
+    }
+
+    /// Releases the lock; the interrupt comes behind it.
+    fn unlock_element(&mut self, outcome: Outcome, ctx: &mut Ctx<'_>) -> Phase {
+        ctx.unlock(LockId::FreePage);
+        let queue = self.hint_queue();
+        if outcome.used && self.transport.queue_mut(queue).should_notify(ctx.ram) {
+            return Phase::Raising(outcome);
+        }
+        self.continue_or_sleep(outcome, ctx.ram)
+    }
+
+    /// Goes on while there may be elements, or the round is open. The status is read without the lock, and the queue is not looked at again
+    /// once kicks are wanted, as in QEMU.
+    fn continue_or_sleep(&mut self, outcome: Outcome, ram: &GuestRam) -> Phase {
+        if outcome.go_on || self.hint_status() == HintStatus::Start {
+            return Phase::Polling;
+        }
+        let queue = self.hint_queue();
+        self.transport.queue_mut(queue).set_notification(true, ram);
+        Phase::Asleep
+    }
+}
+
+impl Chain {
+    /// Returns the pages of the part at `next`.
+    fn pages(&self) -> PageRange {
+        match self.parts[self.next].element {
+            HintElement::Pages(range) => range,
+            HintElement::Id(_) | HintElement::Malformed(_) => unreachable!("only pages are cleared"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! What an actor of the engine has before it: the list of its moves, and the choices that extend it.
+//!
+//! Choices are made when their move is due, not before, since a hint, a cancel or the clock may change them until then; they cost no time
+//! and show no event. `Course::settle` makes them until a real move (or a wait) stands in front, on a copy when it is only asked for.
+
+use std::collections::VecDeque;
+
+use crate::event::{LockId, MigrationStatus};
+use crate::migration::engine::{Run, View};
+use crate::migration::op::{self, Choice, Op, SyncMove};
+use crate::migration::pace::Pace;
+use crate::migration::slice::PageMove;
+use crate::step::Ctx;
+use wire::platform::PAGE_SIZE;
+
+/// The moves to come.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Course {
+    pub(crate) ops: VecDeque<Op>,
+    pub(crate) pace: Pace,
+}
+
+impl Course {
+    /// Returns a course with nothing to do.
+    pub(crate) fn new() -> Self {
+        Self { ops: VecDeque::new(), pace: Pace::new(0, 0) }
+    }
+
+    /// Puts moves before all others.
+    pub(crate) fn push_front(&mut self, ops: impl IntoIterator<Item = Op, IntoIter: DoubleEndedIterator>) {
+        for op in ops.into_iter().rev() {
+            self.ops.push_front(op);
+        }
+    }
+
+    /// Returns the move or wait in front if it stands as it is, with nothing to choose or drop before it.
+    pub(crate) fn standing(&self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> Option<Op> {
+        self.ops.front().copied().filter(|front| stands(*front, run, &self.pace, view, ctx))
+    }
+
+    /// Drops moves that have become empty and makes the choices that are due, until a move or a wait stands in front.
+    pub(crate) fn settle(&mut self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
+        while let Some(front) = self.ops.front().copied() {
+            if stands(front, run, &self.pace, view, ctx) {
+                return;
+            }
+            self.ops.pop_front();
+            match front {
+                Op::Choose(choice) => self.choose(choice, run, view, ctx),
+                // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
+                Op::SetDevice => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
+                Op::SetActive
+                | Op::Sync(_)
+                | Op::Slice { .. }
+                | Op::Sleep { .. }
+                | Op::StopVm
+                | Op::WaitDestination
+                | Op::SetCompleted
+                | Op::SetFinal => {}
+                Op::Lock(_)
+                | Op::Unlock(_)
+                | Op::LogStart
+                | Op::Notify(_)
+                | Op::Act(_)
+                | Op::IterateBegin { .. }
+                | Op::IterateEnd
+                | Op::RateLimit { .. }
+                | Op::Pass
+                | Op::LockVmState { .. }
+                | Op::StartVm
+                | Op::SaveDevice
+                | Op::SetFailing
+                | Op::Schedule
+                | Op::LogStop => unreachable!("{front:?} always stands"),
+            }
+        }
+    }
+
+    fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
+        match choice {
+            Choice::Iteration => self.push_front(self.iteration(run)),
+            Choice::Switchover => self.push_front(self.switchover(run)),
+            Choice::Pause => self.pause(run, ctx.now_ns),
+            Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
+                self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
+            }
+            Choice::Restart => {}
+        }
+    }
+
+    /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
+    fn iteration(&self, run: &Run) -> VecDeque<Op> {
+        match run.status {
+            MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
+                VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
+            }
+            MigrationStatus::Active => {
+                let pending = pending_bytes(run);
+                if pending <= self.threshold(run) { op::round_end() } else { op::iterate() }
+            }
+            MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
+            MigrationStatus::None
+            | MigrationStatus::Setup
+            | MigrationStatus::Device
+            | MigrationStatus::Cancelled
+            | MigrationStatus::Failed => unreachable!("the migration thread decides in state {}", run.status.name()),
+        }
+    }
+
+    /// QEMU: migration_iteration_run() behind its sync.
+    fn switchover(&self, run: &Run) -> VecDeque<Op> {
+        if run.status != MigrationStatus::Active || run.link_down {
+            return VecDeque::from([Op::Choose(Choice::Iteration)]);
+        }
+        let synced_enough = run.ram().syncs() >= run.options.rounds_min;
+        if synced_enough && pending_bytes(run) <= self.threshold(run) { op::switchover() } else { op::iterate() }
+    }
+
+    /// QEMU: migration_rate_limit().
+    fn pause(&mut self, run: &Run, now_ns: u64) {
+        self.pace.update(now_ns, run.bytes_sent, &run.options);
+        if run.healthy() && self.pace.rate_exceeded(run.bytes_sent, &run.options) {
+            let until_ns = self.pace.window_end_ns();
+            self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
+        }
+    }
+
+    fn threshold(&self, run: &Run) -> u64 {
+        if run.ram().syncs() < run.options.rounds_min { 0 } else { self.pace.threshold() }
+    }
+}
+
+fn pending_bytes(run: &Run) -> u64 {
+    run.ram().n() * PAGE_SIZE
+}
+
+/// Returns whether the move is one that the actor makes or waits in, as things are.
+fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
+    match op {
+        Op::Choose(_) => false,
+        Op::Sync(SyncMove::Get | SyncMove::Merge) => view.accel.has_get(),
+        Op::Sync(SyncMove::Vhost) => !view.vhost.is_clear(),
+        Op::SetActive => run.status == MigrationStatus::Setup,
+        Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
+        Op::Sleep { until_ns } => ctx.now_ns < until_ns,
+        Op::StopVm => view.vm.running,
+        Op::SetDevice => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitDestination => run.healthy() && !run.destination_done,
+        Op::SetCompleted => run.destination_done,
+        Op::SetFinal => run.status.is_running(),
+        Op::Sync(SyncMove::Bitmap | SyncMove::After)
+        | Op::Lock(_)
+        | Op::Unlock(_)
+        | Op::LogStart
+        | Op::Notify(_)
+        | Op::Act(_)
+        | Op::IterateBegin { .. }
+        | Op::IterateEnd
+        | Op::RateLimit { .. }
+        | Op::Pass
+        | Op::LockVmState { .. }
+        | Op::StartVm
+        | Op::SaveDevice
+        | Op::SetFailing
+        | Op::Schedule
+        | Op::LogStop => true,
+    }
+}

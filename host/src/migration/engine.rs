@@ -1,0 +1,630 @@
+//! The migration as a state machine: what it is, what it would do next, and how it does it.
+//!
+//! QEMU: migration/migration.c migration_thread(), migration_iteration_run(), migration_completion(), migration_iteration_finish(),
+//! migration_cleanup(). Three actors move here: the migration thread, the main loop (only the cleanup's bottom half), and the destination.
+//!
+//! ```text
+//! None ── start ──> Setup ──> Active ──> Device ──> Completed
+//!                     │          │          │
+//!                     ├──────────┴──────────┤
+//!                  cancel                 broken link
+//!                     v                     v
+//!                 Cancelling             Failing       the VM runs again, then the main loop cleans up
+//!                     v                     v
+//!                 Cancelled              Failed        a new start works from here
+//! ```
+
+use crate::destination::Destination;
+use crate::dirty::accel::{Accelerator, LogMode};
+use crate::dirty::bitmap::WORD_PAGES;
+use crate::dirty::physmem::DirtyMemory;
+use crate::dirty::vhost::VhostLog;
+use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
+use crate::fault::Fault;
+use crate::migration::course::Course;
+use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::op::{self, Op, SyncMove};
+use crate::migration::pace::{MigrationOptions, Pace};
+use crate::migration::ram::RamState;
+use crate::migration::slice::{Hand, Slice};
+use crate::migration::wire::{DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
+use crate::step::{Ctx, Move, Next};
+
+/// Whether the source's vCPUs run (QEMU: runstate_is_running()).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VmState {
+    /// They do.
+    pub running: bool,
+}
+
+/// What the engine works on beside its own state.
+pub struct Parts<'a> {
+    /// K and S.
+    pub accel: &'a mut Accelerator,
+    /// D.
+    pub d: &'a mut DirtyMemory,
+    /// V.
+    pub vhost: &'a mut VhostLog,
+    /// Who is told of the phases.
+    pub notifier: &'a mut dyn PrecopyNotifier,
+    /// The receiving side.
+    pub destination: &'a mut Destination,
+    /// The source's vCPUs.
+    pub vm: &'a mut VmState,
+    /// A vCPU has marked a page and not yet stored to it (TCG).
+    pub vcpus_in_store: bool,
+}
+
+impl Parts<'_> {
+    /// Returns what [`Migration::next`] needs of them.
+    pub fn view(&self) -> View<'_> {
+        View { accel: self.accel, vhost: self.vhost, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
+    }
+}
+
+/// What the engine looks at to say what it would do next; see [`Parts`].
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// K and S.
+    pub accel: &'a Accelerator,
+    /// V.
+    pub vhost: &'a VhostLog,
+    /// The receiving side.
+    pub destination: &'a Destination,
+    /// The source's vCPUs.
+    pub vm: VmState,
+    /// A vCPU has marked a page and not yet stored to it (TCG).
+    pub vcpus_in_store: bool,
+}
+
+/// Why a migration cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StartError {
+    /// One is under way.
+    Running,
+    /// The last one has not been cleaned up.
+    CleanupPending,
+}
+
+/// All state of a migration but the lists of moves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Run {
+    pub(crate) status: MigrationStatus,
+    pub(crate) options: MigrationOptions,
+    pub(crate) ram: Option<RamState>,
+    /// A migration was started before this one.
+    pub(crate) tried: bool,
+    /// The switchover stopped a running VM.
+    pub(crate) stopped_vm: bool,
+    pub(crate) link_down: bool,
+    /// The destination has answered that it has all.
+    pub(crate) destination_done: bool,
+    pub(crate) slice: Slice,
+    pub(crate) hand: Option<Hand>,
+    pub(crate) wire: Wire,
+    pub(crate) bytes_sent: u64,
+    pub(crate) pages_normal: u64,
+    pub(crate) pages_zero: u64,
+    /// Time of a data record on the link, nanoseconds.
+    pub(crate) data_ns: u64,
+    /// Time of a zero record on the link, nanoseconds.
+    pub(crate) zero_ns: u64,
+}
+
+/// The migration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Migration {
+    thread: Course,
+    bottom_half: Course,
+    run: Run,
+}
+
+impl Migration {
+    /// Returns a migration that was never started.
+    pub fn new() -> Self {
+        let run = Run::new(MigrationStatus::None, MigrationOptions::default(), false);
+        Self { thread: Course::new(), bottom_half: Course::new(), run }
+    }
+
+    /// Returns the status.
+    pub fn status(&self) -> MigrationStatus {
+        self.run.status
+    }
+
+    /// Returns the bitmaps; none before the first start and after each cleanup.
+    pub fn ram(&self) -> Option<&RamState> {
+        self.run.ram.as_ref()
+    }
+
+    pub(crate) fn ram_mut(&mut self) -> Option<&mut RamState> {
+        self.run.ram.as_mut()
+    }
+
+    /// Returns the page between B and the wire.
+    pub fn hand(&self) -> Option<&Hand> {
+        self.run.hand.as_ref()
+    }
+
+    /// Returns what is on its way to the destination.
+    pub fn wire(&self) -> &Wire {
+        &self.run.wire
+    }
+
+    /// Returns the bytes sent by the last migration.
+    pub fn bytes_sent(&self) -> u64 {
+        self.run.bytes_sent
+    }
+
+    /// Returns the pages that the last migration sent as data and as zero records.
+    pub fn pages_sent(&self) -> (u64, u64) {
+        (self.run.pages_normal, self.run.pages_zero)
+    }
+
+    /// Returns whether the engine has stopped the VM and not yet let go of it: `cont` is refused then (QEMU: RUN_STATE_FINISH_MIGRATE).
+    pub fn owns_vm(&self) -> bool {
+        self.run.stopped_vm && self.run.status.is_running()
+    }
+
+    /// Returns how much may be left for the switchover, bytes.
+    pub fn threshold(&self) -> u64 {
+        self.thread.pace.threshold()
+    }
+
+    /// Returns whether N is the number of bits of B, which it must be at any time.
+    pub fn n_equals_popcount(&self) -> bool {
+        self.ram().is_none_or(RamState::n_equals_popcount)
+    }
+
+    /// Returns whether nothing of a migration is left to do: no thread, no bottom half.
+    pub fn is_finished(&self) -> bool {
+        self.thread.ops.is_empty() && self.bottom_half.ops.is_empty()
+    }
+
+    /// `migrate`: the status becomes Setup and the thread starts (QEMU: qmp_migrate()). Emits the change of state.
+    ///
+    /// # Errors
+    /// When one is under way or not yet cleaned up; then nothing changes.
+    ///
+    /// # Panics
+    /// When the link has no bandwidth.
+    pub fn start(&mut self, options: MigrationOptions, ctx: &mut Ctx<'_>) -> Result<(), StartError> {
+        if self.run.status.is_running() {
+            return Err(StartError::Running);
+        }
+        if !self.is_finished() {
+            return Err(StartError::CleanupPending);
+        }
+        let tried = self.run.status != MigrationStatus::None;
+        self.run = Run::new(self.run.status, options, tried);
+        self.run.set_status(MigrationStatus::Setup, ctx);
+        self.thread = Course { ops: op::setup(), pace: Pace::new(ctx.now_ns, 0) };
+        Ok(())
+    }
+
+    /// `migrate_cancel` (QEMU: migration_cancel()): the link is shut at once, the thread notices in its own time. Returns whether there was
+    /// something to cancel.
+    pub fn cancel(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        match self.run.status {
+            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device if !self.run.destination_done => {
+                self.run.wire.shut();
+                self.run.set_status(MigrationStatus::Cancelling, ctx);
+                true
+            }
+            MigrationStatus::None
+            | MigrationStatus::Setup
+            | MigrationStatus::Active
+            | MigrationStatus::Device
+            | MigrationStatus::Completed
+            | MigrationStatus::Cancelling
+            | MigrationStatus::Cancelled
+            | MigrationStatus::Failing
+            | MigrationStatus::Failed => false,
+        }
+    }
+
+    /// The link breaks: what is on its way is gone, and the thread notices at its next look. Returns whether a migration was hit.
+    pub fn fail(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        let hit = self.run.healthy() && !self.run.destination_done;
+        if hit {
+            self.run.wire.shut();
+            self.run.link_down = true;
+            ctx.emit(Event::LinkDown);
+        }
+        hit
+    }
+
+    /// Returns what an actor would do next, at its own time `ctx.now_ns`. A [`Next::Sleep`] is over once that time has come.
+    pub fn next(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Next {
+        match actor {
+            Actor::Migration => self.announce(&self.thread, view, ctx),
+            Actor::MainLoop => self.announce(&self.bottom_half, view, ctx),
+            Actor::Destination => self.run.destination_next(view.destination),
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
+        }
+    }
+
+    /// Returns the move that an actor would make with the lock that it asks for, if that move shows an event that an order could name.
+    pub fn behind_lock(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Option<Move> {
+        let mut course = match actor {
+            Actor::Migration => self.thread.clone(),
+            Actor::MainLoop => self.bottom_half.clone(),
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => {
+                return None;
+            }
+        };
+        course.settle(&self.run, view, ctx);
+        let behind = course.ops.iter().find(|op| !matches!(op, Op::Lock(_)))?;
+        let kind = match behind {
+            Op::Notify(_) => EventKind::Notify,
+            Op::Act(action) => op::action_event(*action),
+            Op::Sync(SyncMove::Bitmap) => EventKind::BitmapSync,
+            Op::IterateBegin { .. } => EventKind::IterateBegin,
+            Op::StopVm => EventKind::VmStop,
+            Op::StartVm => EventKind::VmStart,
+            Op::LogStart => EventKind::LogStart,
+            Op::Lock(_)
+            | Op::Unlock(_)
+            | Op::Sync(_)
+            | Op::SetActive
+            | Op::Slice { .. }
+            | Op::IterateEnd
+            | Op::RateLimit { .. }
+            | Op::Sleep { .. }
+            | Op::Choose(_)
+            | Op::Pass
+            | Op::LockVmState { .. }
+            | Op::SetDevice
+            | Op::SaveDevice
+            | Op::WaitDestination
+            | Op::SetCompleted
+            | Op::SetFailing
+            | Op::Schedule
+            | Op::LogStop
+            | Op::SetFinal => return None,
+        };
+        Some(Move::plain(kind))
+    }
+
+    /// Makes an actor's next move, and returns its cost, nanoseconds.
+    ///
+    /// # Panics
+    /// When the actor has no move, or is not one of the engine's.
+    pub fn step(&mut self, actor: Actor, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        match actor {
+            Actor::Migration => {
+                self.thread.settle(&self.run, &parts.view(), ctx);
+                let op = *self.thread.ops.front().expect("the migration thread steps");
+                self.perform(op, parts, ctx)
+            }
+            Actor::MainLoop => {
+                self.bottom_half.settle(&self.run, &parts.view(), ctx);
+                let op = *self.bottom_half.ops.front().expect("the bottom half steps");
+                self.perform(op, parts, ctx)
+            }
+            Actor::Destination => self.run.destination_step(parts.destination, ctx),
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => {
+                unreachable!("{actor} has no part in the migration")
+            }
+        }
+    }
+
+    /// Makes an actor's next move; when that sends a page that nobody watches, goes on with further such moves while the virtual time is
+    /// before `until_ns`, up to `max_pages` in all. Returns the cost of all. Equal to single steps, event by event and time by time, as
+    /// long as nobody else would have moved in between.
+    pub fn step_bulk(&mut self, actor: Actor, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>, until_ns: u64, max_pages: u64) -> u64 {
+        let start_ns = ctx.now_ns;
+        let first = ctx.events.len();
+        let mut spent_ns = self.step(actor, parts, ctx);
+        let plain = ctx.events.get(first).is_some_and(|stamped| stamped.event.kind() == EventKind::RamPage);
+        if let (true, Some(Op::Slice { last })) = (plain, self.thread.ops.front().copied()) {
+            for _ in 1..max_pages {
+                ctx.now_ns = start_ns + spent_ns;
+                if ctx.now_ns >= until_ns {
+                    break;
+                }
+                match self.run.page_step_plain(&self.thread.pace, last, parts, ctx) {
+                    Some(cost) => spent_ns += cost,
+                    None => break,
+                }
+            }
+            ctx.now_ns = start_ns;
+        }
+        spent_ns
+    }
+
+    fn announce(&self, course: &Course, view: &View<'_>, ctx: &Ctx<'_>) -> Next {
+        if course.ops.is_empty() {
+            return Next::Idle;
+        }
+        if let Some(op) = course.standing(&self.run, view, ctx) {
+            return self.run.announce(op, &course.pace, view, ctx);
+        }
+        let mut course = course.clone();
+        course.settle(&self.run, view, ctx);
+        match course.ops.front() {
+            Some(op) => self.run.announce(*op, &course.pace, view, ctx),
+            None => Next::Idle,
+        }
+    }
+
+    fn course_of(&mut self, actor: Actor) -> &mut Course {
+        match actor {
+            Actor::MainLoop => &mut self.bottom_half,
+            Actor::Migration
+            | Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Destination
+            | Actor::Injector => &mut self.thread,
+        }
+    }
+
+    /// Makes the move that stands in front of the moving actor's course.
+    fn perform(&mut self, op: Op, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        if let Op::Slice { last } = op {
+            return self.run.page_step(&self.thread.pace, last, parts, ctx);
+        }
+        self.course_of(ctx.actor).ops.pop_front();
+        match op {
+            Op::Notify(reason) => self.notify(reason, parts, ctx),
+            Op::StopVm => {
+                self.run.stopped_vm = true;
+                parts.vm.running = false;
+                ctx.emit(Event::VmStop);
+                self.thread.push_front([Op::LockVmState { running: false }, Op::Unlock(LockId::FreePage)]);
+                ctx.costs.vm_stop_ns
+            }
+            Op::SetActive => {
+                self.run.set_status(MigrationStatus::Active, ctx);
+                self.thread.pace = Pace::new(ctx.now_ns, self.run.bytes_sent);
+                ctx.costs.state_ns
+            }
+            Op::Schedule => {
+                self.bottom_half.ops = op::cleanup();
+                ctx.unlock(LockId::Bql);
+                ctx.costs.lock_ns
+            }
+            Op::Lock(_)
+            | Op::Unlock(_)
+            | Op::LogStart
+            | Op::Act(_)
+            | Op::Sync(_)
+            | Op::IterateBegin { .. }
+            | Op::IterateEnd
+            | Op::RateLimit { .. }
+            | Op::Pass
+            | Op::LockVmState { .. }
+            | Op::StartVm
+            | Op::SetDevice
+            | Op::SaveDevice
+            | Op::SetCompleted
+            | Op::SetFailing
+            | Op::LogStop
+            | Op::SetFinal => self.run.perform(op, parts, ctx),
+            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDestination => unreachable!("{op:?} is no move"),
+        }
+    }
+
+    /// Tells the notifier, and puts what it would do in front. QEMU: precopy_notify(); the notifier looks at its status without its lock.
+    fn notify(&mut self, reason: PrecopyReason, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        let vm_running = parts.vm.running;
+        ctx.emit(Event::Notify { reason, vm_running });
+        let plan = parts.notifier.plan(reason, vm_running, ctx);
+        let course = self.course_of(ctx.actor);
+        match plan {
+            None => {}
+            Some(plan) if plan.locked => {
+                course.push_front([Op::Lock(LockId::FreePage), Op::Act(plan.action), Op::Unlock(LockId::FreePage)]);
+            }
+            Some(plan) => course.push_front([Op::Act(plan.action)]),
+        }
+        ctx.costs.state_ns
+    }
+}
+
+impl Default for Migration {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Run {
+    fn new(status: MigrationStatus, options: MigrationOptions, tried: bool) -> Self {
+        assert!(options.bandwidth > 0, "a link without bandwidth");
+        let link_ns = |bytes: u64| bytes * 1_000_000_000 / options.bandwidth;
+        let (data_ns, zero_ns) = (link_ns(DATA_RECORD_BYTES), link_ns(ZERO_RECORD_BYTES));
+        Self {
+            status,
+            options,
+            ram: None,
+            tried,
+            stopped_vm: false,
+            link_down: false,
+            destination_done: false,
+            slice: Slice::default(),
+            hand: None,
+            wire: Wire::default(),
+            bytes_sent: 0,
+            pages_normal: 0,
+            pages_zero: 0,
+            data_ns,
+            zero_ns,
+        }
+    }
+
+    /// Returns the bitmaps.
+    ///
+    /// # Panics
+    /// When there are none: the migration thread only asks between setup and cleanup.
+    pub(crate) fn ram(&self) -> &RamState {
+        self.ram.as_ref().expect("a migration thread has bitmaps")
+    }
+
+    pub(crate) fn ram_mut(&mut self) -> &mut RamState {
+        self.ram.as_mut().expect("a migration thread has bitmaps")
+    }
+
+    /// Changes the status, and says so.
+    fn set_status(&mut self, to: MigrationStatus, ctx: &mut Ctx<'_>) {
+        let from = self.status;
+        assert!(from != to, "status {} set twice", to.name());
+        assert_eq!(to == MigrationStatus::Setup, !from.is_running(), "{} -> {}", from.name(), to.name());
+        self.status = to;
+        ctx.emit(Event::MigrationState { from, to });
+    }
+
+    fn announce(&self, op: Op, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> Next {
+        let plain = |kind| Next::Do(Move::plain(kind));
+        match op {
+            Op::Lock(lock) => Next::Lock(lock),
+            Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
+            Op::Unlock(_) | Op::SaveDevice | Op::Schedule => plain(EventKind::LockRelease),
+            Op::LogStart => plain(EventKind::LogStart),
+            Op::Notify(_) => plain(EventKind::Notify),
+            Op::Act(action) => plain(op::action_event(action)),
+            Op::Sync(SyncMove::Get) => plain(EventKind::DirtyGet),
+            Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
+            Op::Sync(SyncMove::Vhost) => plain(EventKind::VhostMerge),
+            Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
+            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Idle,
+            Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
+            Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => plain(EventKind::MigrationState),
+            Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
+            Op::Slice { last } => self.page_move(pace, last, view.accel, ctx.watch).next(),
+            Op::IterateEnd => plain(EventKind::IterateEnd),
+            Op::RateLimit { .. } => plain(EventKind::RateLimit),
+            Op::Sleep { until_ns } => Next::Sleep(until_ns),
+            Op::Pass => plain(EventKind::Pass),
+            Op::StopVm => plain(EventKind::VmStop),
+            Op::StartVm => plain(EventKind::VmStart),
+            Op::WaitDestination => Next::Idle,
+            Op::LogStop => plain(EventKind::LogStop),
+            Op::Choose(_) => unreachable!("{op:?} was settled"),
+        }
+    }
+
+    /// Makes a move that needs nothing of the actors' courses.
+    fn perform(&mut self, op: Op, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        let (state_ns, lock_ns, vm_stop_ns) = (ctx.costs.state_ns, ctx.costs.lock_ns, ctx.costs.vm_stop_ns);
+        match op {
+            Op::Lock(lock) => {
+                ctx.lock(lock);
+                lock_ns
+            }
+            Op::Unlock(lock) => {
+                ctx.unlock(lock);
+                lock_ns
+            }
+            Op::LockVmState { running } => {
+                ctx.lock(LockId::FreePage);
+                parts.notifier.vm_state_change(running, ctx);
+                lock_ns
+            }
+            Op::Act(action) => {
+                parts.notifier.act(action, ctx);
+                state_ns
+            }
+            Op::Sync(part) => self.perform_sync(part, parts, ctx),
+            Op::LogStart => self.log_start(parts, ctx),
+            Op::LogStop => self.log_stop(parts, ctx),
+            Op::IterateBegin { .. } => self.slice_begin(ctx),
+            Op::IterateEnd => self.slice_end(ctx),
+            Op::RateLimit { until_ns } => {
+                ctx.emit(Event::RateLimit { until_ns });
+                0
+            }
+            Op::Pass => {
+                ctx.emit(Event::Pass { round: self.ram().syncs() });
+                state_ns
+            }
+            Op::StartVm => {
+                parts.vm.running = true;
+                self.stopped_vm = false;
+                ctx.emit(Event::VmStart);
+                vm_stop_ns
+            }
+            Op::SaveDevice => {
+                if self.healthy() {
+                    self.wire.push(Record::Device { id: parts.notifier.saved_cmd_id(), start: self.stopped_vm });
+                }
+                ctx.unlock(LockId::Bql);
+                lock_ns
+            }
+            Op::SetDevice => self.change(MigrationStatus::Device, ctx),
+            Op::SetCompleted => self.change(MigrationStatus::Completed, ctx),
+            Op::SetFailing => self.change(MigrationStatus::Failing, ctx),
+            Op::SetFinal => {
+                let cancelled = self.status == MigrationStatus::Cancelling;
+                self.change(if cancelled { MigrationStatus::Cancelled } else { MigrationStatus::Failed }, ctx)
+            }
+            Op::Notify(_)
+            | Op::SetActive
+            | Op::Slice { .. }
+            | Op::Choose(_)
+            | Op::Sleep { .. }
+            | Op::StopVm
+            | Op::WaitDestination
+            | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
+        }
+    }
+
+    fn change(&mut self, to: MigrationStatus, ctx: &mut Ctx<'_>) -> u64 {
+        self.set_status(to, ctx);
+        ctx.costs.state_ns
+    }
+
+    fn perform_sync(&mut self, part: SyncMove, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        let words_ns = parts.d.bits().pages().div_ceil(WORD_PAGES) * ctx.costs.sync_word_ns;
+        match part {
+            SyncMove::Get => {
+                parts.accel.get(ctx);
+                words_ns
+            }
+            SyncMove::Merge => {
+                parts.accel.merge(parts.d, ctx);
+                words_ns
+            }
+            SyncMove::Vhost => {
+                parts.vhost.merge(parts.d, ctx);
+                words_ns
+            }
+            SyncMove::Bitmap => {
+                assert_eq!(ctx.locks.holder(LockId::Bitmap), Some(ctx.actor), "sync without bitmap_mutex");
+                self.ram_mut().sync(parts.d, parts.accel, ctx);
+                words_ns
+            }
+            SyncMove::After => {
+                assert!(!waits_for_vcpus(&parts.view(), ctx), "the sync ends while a vCPU stores");
+                ctx.emit(Event::AfterSync);
+                ctx.costs.state_ns
+            }
+        }
+    }
+
+    /// QEMU: migration/ram.c ram_init_bitmaps(). A new destination listens.
+    fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        parts.destination.restart();
+        self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
+        parts.d.set_tracking(true);
+        parts.vhost.log_start();
+        parts.accel.log_start(ctx);
+        ctx.costs.state_ns
+    }
+
+    /// QEMU: migration/ram.c ram_save_cleanup().
+    fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        self.ram = None;
+        parts.d.set_tracking(false);
+        parts.vhost.log_stop();
+        parts.accel.log_stop(ctx);
+        ctx.costs.state_ns
+    }
+}
+
+/// Returns whether a vCPU stands between its mark and its store and the sync waits for it (QEMU: accel/tcg tcg_log_global_after_sync()).
+/// Differs: the BQL is kept meanwhile; such a vCPU does not need it. [`Fault::StoreAfterMark`]: it does not wait.
+fn waits_for_vcpus(view: &View<'_>, ctx: &Ctx<'_>) -> bool {
+    view.accel.mode() == LogMode::Tcg && view.vcpus_in_store && !ctx.faults.on(Fault::StoreAfterMark)
+}

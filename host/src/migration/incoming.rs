@@ -1,0 +1,51 @@
+//! The destination's moves: it takes records off the wire, one by one, and starts when it has all.
+//!
+//! QEMU: migration/savevm.c qemu_loadvm_state_main(), migration/ram.c ram_load_precopy(), migration/migration.c
+//! process_incoming_migration_bh().
+
+use crate::destination::{Destination, DestinationStatus};
+use crate::event::{Event, EventKind, PageRange};
+use crate::migration::engine::Run;
+use crate::migration::wire::{Content, Record};
+use crate::step::{Ctx, Move, Next};
+
+impl Run {
+    /// Returns the destination's next move: a record, or its start.
+    pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
+        match self.wire.front() {
+            Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
+            Some(Record::Device { .. }) => Next::Do(Move::plain(EventKind::DstDevice)),
+            None if self.healthy() && destination.status() == DestinationStatus::Loaded => Next::Do(Move::plain(EventKind::DstStart)),
+            None => Next::Idle,
+        }
+    }
+
+    /// Makes the destination's next move, and returns its cost, nanoseconds.
+    pub(crate) fn destination_step(&mut self, destination: &mut Destination, ctx: &mut Ctx<'_>) -> u64 {
+        match self.wire.pop() {
+            Some(Record::Page { pfn, content }) => {
+                ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
+                match content {
+                    Content::Zero => destination.place_zero(pfn),
+                    Content::Data(bytes) => destination.place_data(pfn, &bytes),
+                }
+                ctx.costs.page_ns / 2
+            }
+            Some(Record::Device { id, start }) => {
+                ctx.emit(Event::DstDevice { id });
+                destination.load_device(id);
+                if !start {
+                    destination.finish(false);
+                    self.destination_done = true;
+                }
+                ctx.costs.state_ns
+            }
+            None => {
+                destination.finish(true);
+                self.destination_done = true;
+                ctx.emit(Event::DstStart);
+                ctx.costs.vm_stop_ns
+            }
+        }
+    }
+}

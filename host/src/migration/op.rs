@@ -1,0 +1,170 @@
+//! The engine's moves. Each is one atomic step, but for those that only decide what comes next.
+
+use std::collections::VecDeque;
+
+use crate::event::{EventKind, LockId, PrecopyReason};
+use crate::migration::notifier::NotifyAction;
+
+/// One move of the migration thread or of its bottom half in the main loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Op {
+    /// Takes a lock.
+    Lock(LockId),
+    /// Releases it.
+    Unlock(LockId),
+    /// Makes the bitmaps and switches all logs on.
+    LogStart,
+    /// Tells the notifier, and asks what it would do.
+    Notify(PrecopyReason),
+    /// Lets the notifier do it.
+    Act(NotifyAction),
+    /// Brings the records of dirtiness one level on.
+    Sync(SyncMove),
+    /// Setup -> Active, unless cancelled.
+    SetActive,
+    /// Starts a slice; `last`: the one with the VM stopped, without limits and CLEARs.
+    IterateBegin { last: bool },
+    /// Sends pages until the slice ends: many moves.
+    Slice { last: bool },
+    /// Ends the slice.
+    IterateEnd,
+    /// Says until when it waits.
+    RateLimit { until_ns: u64 },
+    /// Waits.
+    Sleep { until_ns: u64 },
+    /// No move: makes a choice.
+    Choose(Choice),
+    /// A round is over.
+    Pass,
+    /// Stops the vCPUs, if they run.
+    StopVm,
+    /// Takes `free_page_lock` and tells the device that the VM runs or not.
+    LockVmState { running: bool },
+    /// Starts the vCPUs.
+    StartVm,
+    /// Active -> Device, unless cancelled or broken.
+    SetDevice,
+    /// Sends the devices' state and releases the BQL.
+    SaveDevice,
+    /// Waits for the destination's answer.
+    WaitDestination,
+    /// Device -> Completed.
+    SetCompleted,
+    /// Active or Device -> Failing.
+    SetFailing,
+    /// Hands the cleanup to the main loop, and releases the BQL.
+    Schedule,
+    /// Switches all logs off and frees the bitmaps.
+    LogStop,
+    /// Cancelling -> Cancelled, Failing -> Failed.
+    SetFinal,
+}
+
+/// A part of a sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum SyncMove {
+    /// GET.
+    Get,
+    /// S into D.
+    Merge,
+    /// V into D; no move when V is empty.
+    Vhost,
+    /// D into B.
+    Bitmap,
+    /// Waits for vCPUs that have marked but not yet stored.
+    After,
+}
+
+/// What is to be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Choice {
+    /// Another slice, the end of the round, or the thread's end.
+    Iteration,
+    /// Behind a round's sync: switchover or another slice.
+    Switchover,
+    /// Whether the rate limit asks to wait.
+    Pause,
+    /// Whether the VM must run again, since the switchover stopped it.
+    Restart,
+}
+
+/// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held.
+pub(crate) const SYNC: [Op; 9] = [
+    Op::Notify(PrecopyReason::BeforeBitmapSync),
+    Op::Sync(SyncMove::Get),
+    Op::Sync(SyncMove::Merge),
+    Op::Sync(SyncMove::Vhost),
+    Op::Lock(LockId::Bitmap),
+    Op::Sync(SyncMove::Bitmap),
+    Op::Unlock(LockId::Bitmap),
+    Op::Sync(SyncMove::After),
+    Op::Notify(PrecopyReason::AfterBitmapSync),
+];
+
+/// From the thread's start to the first decision (QEMU: migration_thread() and ram_save_setup()).
+pub(crate) fn setup() -> VecDeque<Op> {
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
+    ops.extend(SYNC);
+    ops.extend([Op::Notify(PrecopyReason::Setup), Op::Unlock(LockId::Bql), Op::SetActive, Op::Choose(Choice::Iteration)]);
+    ops
+}
+
+/// The sync that ends a round (QEMU: ram_state_pending_sync()).
+pub(crate) fn round_end() -> VecDeque<Op> {
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql)]);
+    ops.extend(SYNC);
+    ops.extend([Op::Unlock(LockId::Bql), Op::Pass, Op::Choose(Choice::Switchover)]);
+    ops
+}
+
+/// A slice of sending (QEMU: ram_save_iterate(), then migration_rate_limit()).
+pub(crate) fn iterate() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Lock(LockId::Bitmap),
+        Op::IterateBegin { last: false },
+        Op::Slice { last: false },
+        Op::IterateEnd,
+        Op::Unlock(LockId::Bitmap),
+        Op::Choose(Choice::Pause),
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy(), in the order of 11.1.50: the last sync
+/// stands before COMPLETE).
+pub(crate) fn switchover() -> VecDeque<Op> {
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Vhost), Op::SetDevice]);
+    ops.extend(SYNC);
+    ops.extend([
+        Op::Notify(PrecopyReason::Complete),
+        Op::Lock(LockId::Bitmap),
+        Op::IterateBegin { last: true },
+        Op::Slice { last: true },
+        Op::IterateEnd,
+        Op::Unlock(LockId::Bitmap),
+        Op::SaveDevice,
+        Op::WaitDestination,
+        Op::SetCompleted,
+        Op::Choose(Choice::Iteration),
+    ]);
+    ops
+}
+
+/// The thread's end (QEMU: migration_iteration_finish()).
+pub(crate) fn finish() -> VecDeque<Op> {
+    VecDeque::from([Op::Lock(LockId::Bql), Op::Choose(Choice::Restart), Op::Schedule])
+}
+
+/// The main loop's part (QEMU: migration_cleanup_bh(), qemu_savevm_state_cleanup()).
+pub(crate) fn cleanup() -> VecDeque<Op> {
+    VecDeque::from([Op::Lock(LockId::Bql), Op::Notify(PrecopyReason::Cleanup), Op::LogStop, Op::SetFinal, Op::Unlock(LockId::Bql)])
+}
+
+/// Returns the first event of the notifier's action.
+pub(crate) fn action_event(action: NotifyAction) -> EventKind {
+    match action {
+        NotifyAction::Stop => EventKind::HintStop,
+        NotifyAction::Start => EventKind::HintRequest,
+        NotifyAction::Done => EventKind::HintDone,
+    }
+}

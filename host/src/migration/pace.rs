@@ -1,0 +1,108 @@
+//! How fast it goes: the bandwidth estimate, the threshold made of it, and the rate limit.
+//!
+//! QEMU: migration/migration.c migration_update_counters(), migration_rate_limit(); migration/migration-stats.c
+//! migration_rate_exceeded(). Both work on windows of at least 100 ms. Differs: integers, rounded down, where QEMU computes in floating point.
+
+/// Length of a window, nanoseconds (QEMU: BUFFER_DELAY, 100 ms).
+pub const WINDOW_NS: u64 = 100_000_000;
+/// Windows per second (QEMU: XFER_LIMIT_RATIO).
+const WINDOWS_PER_SECOND: u64 = 1_000_000_000 / WINDOW_NS;
+
+/// What the migration is asked to keep to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MigrationOptions {
+    /// Speed of the link, bytes/s.
+    pub bandwidth: u64,
+    /// Rate limit, bytes/s; 0: none (QEMU: `max-bandwidth`).
+    pub max_bandwidth: u64,
+    /// Longest wanted pause at the end, nanoseconds (QEMU: `downtime-limit`).
+    pub downtime_limit_ns: u64,
+    /// Zero pages are found and sent as a 9-byte record.
+    pub zero_page_detection: bool,
+    /// Fewest syncs before the last one; the threshold is 0 until then. QEMU has no such option: it shows later rounds in small guests.
+    pub rounds_min: u32,
+    /// Pages per bit of C, as a power of two: 6..=31 (QEMU: `x-clear-bitmap-shift`).
+    pub chunk_shift: u8,
+}
+
+impl Default for MigrationOptions {
+    /// QEMU's defaults, on a link of the same speed as the rate limit.
+    fn default() -> Self {
+        Self {
+            bandwidth: 128 << 20,
+            max_bandwidth: 128 << 20,
+            downtime_limit_ns: 300_000_000,
+            zero_page_detection: true,
+            rounds_min: 0,
+            chunk_shift: 18,
+        }
+    }
+}
+
+/// The current window.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pace {
+    window_start_ns: u64,
+    window_bytes: u64,
+    threshold: u64,
+}
+
+impl Pace {
+    /// Returns the pace at the start of rounds: nothing is known of the bandwidth, the threshold is 0.
+    pub fn new(now_ns: u64, bytes_sent: u64) -> Self {
+        Self { window_start_ns: now_ns, window_bytes: bytes_sent, threshold: 0 }
+    }
+
+    /// Returns how much may be left for the switchover, bytes.
+    pub fn threshold(&self) -> u64 {
+        self.threshold
+    }
+
+    /// Returns when the window may end, nanoseconds.
+    pub fn window_end_ns(&self) -> u64 {
+        self.window_start_ns + WINDOW_NS
+    }
+
+    /// Ends the window if it is long enough: its bandwidth makes the threshold, and the limit's account starts anew.
+    pub fn update(&mut self, now_ns: u64, bytes_sent: u64, options: &MigrationOptions) {
+        if now_ns < self.window_end_ns() {
+            return;
+        }
+        let bytes = u128::from(bytes_sent - self.window_bytes);
+        let threshold = bytes * u128::from(options.downtime_limit_ns) / u128::from(now_ns - self.window_start_ns);
+        *self = Self { window_start_ns: now_ns, window_bytes: bytes_sent, threshold: u64::try_from(threshold).unwrap_or(u64::MAX) };
+    }
+
+    /// Returns whether the window's share of the rate limit is used up.
+    pub fn rate_exceeded(&self, bytes_sent: u64, options: &MigrationOptions) -> bool {
+        options.max_bandwidth != 0 && bytes_sent - self.window_bytes > options.max_bandwidth / WINDOWS_PER_SECOND
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threshold_stays_zero_for_a_window_and_then_is_bandwidth_times_downtime() {
+        let options = MigrationOptions::default();
+        let mut pace = Pace::new(1_000, 0);
+        pace.update(WINDOW_NS, 5_000_000, &options);
+        assert_eq!(pace.threshold(), 0);
+        pace.update(1_000 + WINDOW_NS, 5_000_000, &options);
+        assert_eq!(pace.threshold(), 15_000_000);
+        assert_eq!(pace.window_end_ns(), 1_000 + 2 * WINDOW_NS);
+    }
+
+    #[test]
+    fn the_rate_limit_counts_per_window_and_zero_means_none() {
+        let mut options = MigrationOptions { max_bandwidth: 1_000, ..MigrationOptions::default() };
+        let mut pace = Pace::new(0, 0);
+        assert!(!pace.rate_exceeded(100, &options));
+        assert!(pace.rate_exceeded(101, &options));
+        pace.update(WINDOW_NS, 101, &options);
+        assert!(!pace.rate_exceeded(201, &options));
+        options.max_bandwidth = 0;
+        assert!(!pace.rate_exceeded(u64::MAX, &options));
+    }
+}

@@ -1,0 +1,368 @@
+//! B, C and N: what the migration thread still has to send.
+//!
+//! QEMU: migration/ram.c RAMState, RAMBlock.bmap and .clear_bmap. All RAM is one block.
+
+use crate::dirty::accel::Accelerator;
+use crate::dirty::bitmap::{DirtyBitmap, WORD_PAGES};
+use crate::dirty::physmem::DirtyMemory;
+use crate::event::{CmdId, Event, PageRange, Pfn};
+use crate::fault::Fault;
+use crate::step::Ctx;
+
+/// Smallest chunk shift (QEMU: include/system/ramblock.h CLEAR_BITMAP_SHIFT_MIN).
+pub const CHUNK_SHIFT_MIN: u8 = 6;
+/// Largest chunk shift (QEMU: CLEAR_BITMAP_SHIFT_MAX).
+pub const CHUNK_SHIFT_MAX: u8 = 31;
+
+/// The bitmaps of a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RamState {
+    b: DirtyBitmap,
+    /// Number of bits of B, kept beside it as QEMU does.
+    n: u64,
+    /// One bit per chunk: K of this chunk has not been cleared since the last sync.
+    c: DirtyBitmap,
+    chunk_shift: u8,
+    /// Where the scan goes on, across slices and syncs.
+    cursor: Pfn,
+    syncs: u32,
+    /// Pages that the syncs since the start found newly dirty.
+    dirtied: u64,
+}
+
+impl RamState {
+    /// Returns bitmaps with everything to send (QEMU: ram_list_init_bitmaps()).
+    /// [`Fault::RetryFromD`]: a copy of D if a migration was tried before. [`Fault::BitmapOffByOne`]: page 0 is left out.
+    ///
+    /// # Panics
+    /// When the chunk shift is out of range.
+    pub fn new(chunk_shift: u8, tried_before: bool, d: &DirtyMemory, ctx: &Ctx<'_>) -> Self {
+        assert!((CHUNK_SHIFT_MIN..=CHUNK_SHIFT_MAX).contains(&chunk_shift), "chunk shift {chunk_shift}");
+        let pages = d.bits().pages();
+        let mut b = DirtyBitmap::full(pages);
+        if ctx.faults.on(Fault::RetryFromD) && tried_before {
+            b.copy_from(d.bits());
+        }
+        if ctx.faults.on(Fault::BitmapOffByOne) {
+            b.clear(Pfn(0));
+        }
+        let n = b.count();
+        Self { b, n, c: DirtyBitmap::new(pages.div_ceil(1 << chunk_shift)), chunk_shift, cursor: Pfn(0), syncs: 0, dirtied: 0 }
+    }
+
+    /// Returns B.
+    pub fn b(&self) -> &DirtyBitmap {
+        &self.b
+    }
+
+    /// Returns whether the page's chunk is set in C.
+    pub fn c(&self, pfn: Pfn) -> bool {
+        self.c.test(self.chunk_of(pfn))
+    }
+
+    /// Returns N, pages.
+    pub fn n(&self) -> u64 {
+        self.n
+    }
+
+    /// Returns how many bits B has: what N must equal.
+    pub fn popcount(&self) -> u64 {
+        self.b.count()
+    }
+
+    /// Returns whether N is the number of bits of B.
+    pub fn n_equals_popcount(&self) -> bool {
+        self.n == self.popcount()
+    }
+
+    /// Returns how many syncs there were.
+    pub fn syncs(&self) -> u32 {
+        self.syncs
+    }
+
+    /// Returns how many pages the syncs found newly dirty.
+    pub fn dirtied(&self) -> u64 {
+        self.dirtied
+    }
+
+    /// Returns the pages of the chunk that holds a page.
+    pub fn chunk(&self, pfn: Pfn) -> PageRange {
+        let first = self.chunk_of(pfn).0 << self.chunk_shift;
+        self.b.clip(PageRange::new(Pfn(first), 1 << self.chunk_shift))
+    }
+
+    /// Returns whether RAM is a whole number of words: only then D is merged by words and C is used (QEMU: the fast path of
+    /// physical_memory_sync_dirty_bitmap()).
+    pub fn aligned(&self) -> bool {
+        self.b.pages().is_multiple_of(WORD_PAGES)
+    }
+
+    /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). RAM that is no whole number of words
+    /// gets one CLEAR of all of it at once instead of C.
+    pub fn sync(&mut self, d: &mut DirtyMemory, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
+        let before = self.n;
+        let new = d.exchange_into(&mut self.b, |at, bits| accel.d_cleaned(at, bits));
+        self.n += new;
+        self.dirtied += new;
+        self.syncs += 1;
+        ctx.emit(Event::BitmapSync { round: self.syncs, before, after: self.n });
+        if self.aligned() {
+            self.c.fill();
+        } else if accel.has_clear() {
+            accel.clear(PageRange::new(Pfn(0), self.b.pages()), ctx);
+        }
+    }
+
+    /// Returns the next page to send, from the cursor on and around (QEMU: find_dirty_block()).
+    pub fn next_dirty(&self) -> Option<Pfn> {
+        self.b.next_set(self.cursor).or_else(|| self.b.next_set(Pfn(0)))
+    }
+
+    /// Takes the page's chunk out of C, and returns whether it was there: a CLEAR of it must then precede the page's read.
+    pub fn take_chunk(&mut self, pfn: Pfn) -> bool {
+        let chunk = self.chunk_of(pfn);
+        self.c.clear(chunk)
+    }
+
+    /// Takes a page out of B to be sent (QEMU: migration_bitmap_clear_dirty()).
+    ///
+    /// # Panics
+    /// When it is not in B.
+    pub fn take(&mut self, pfn: Pfn) {
+        let was = self.b.clear(pfn);
+        assert!(was, "page {pfn} is sent though not in B");
+        self.n -= 1;
+        self.cursor = pfn;
+    }
+
+    /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits
+    /// of B were set.
+    /// [`Fault::HintKeepsK`]: K and C stay as they are. [`Fault::HintOnePageMore`]: the page behind the range is treated as hinted, too.
+    pub fn free_page_hint(&mut self, range: PageRange, id: CmdId, accel: &mut Accelerator, ctx: &mut Ctx<'_>) -> u64 {
+        let extra = u64::from(ctx.faults.on(Fault::HintOnePageMore));
+        let hit = self.b.clip(PageRange::new(range.first, range.count + extra));
+        let cleared = self.b.clear_range(hit);
+        self.n -= cleared;
+        ctx.emit(Event::HintApply { range, id, cleared });
+        if !ctx.faults.on(Fault::HintKeepsK) {
+            let mut at = hit.first;
+            while at < hit.end() {
+                let chunk = self.chunk(at);
+                if self.take_chunk(at) && accel.has_clear() {
+                    accel.clear(chunk, ctx);
+                }
+                at = chunk.end();
+            }
+        }
+        cleared
+    }
+
+    fn chunk_of(&self, pfn: Pfn) -> Pfn {
+        Pfn(pfn.0 >> self.chunk_shift)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::accel::LogMode;
+    use crate::dirty::testing::Desk;
+    use crate::event::EventKind;
+
+    const ID: CmdId = CmdId(0x8000_0001);
+
+    struct Stack {
+        desk: Desk,
+        accel: Accelerator,
+        d: DirtyMemory,
+        ram: RamState,
+    }
+
+    impl Stack {
+        /// Everything up to and including the first sync.
+        fn new(mode: LogMode, pages: u64, shift: u8, faults: &[Fault]) -> Self {
+            let mut desk = Desk::new(faults);
+            let mut accel = Accelerator::new(mode, pages);
+            let mut d = DirtyMemory::new(pages);
+            let ram = RamState::new(shift, false, &d, &desk.ctx());
+            d.set_tracking(true);
+            accel.log_start(&mut desk.ctx());
+            let mut stack = Self { desk, accel, d, ram };
+            stack.sync();
+            stack
+        }
+
+        fn sync(&mut self) {
+            if self.accel.has_get() {
+                self.accel.get(&mut self.desk.ctx());
+                self.accel.merge(&mut self.d, &mut self.desk.ctx());
+            }
+            self.ram.sync(&mut self.d, &mut self.accel, &mut self.desk.ctx());
+            assert!(self.ram.n_equals_popcount());
+        }
+
+        fn send_all(&mut self) {
+            while let Some(pfn) = self.ram.next_dirty() {
+                if self.ram.take_chunk(pfn) && self.accel.has_clear() {
+                    self.accel.clear(self.ram.chunk(pfn), &mut self.desk.ctx());
+                }
+                self.ram.take(pfn);
+            }
+            assert_eq!(self.ram.n(), 0);
+        }
+
+        fn hint(&mut self, first: u64, count: u64) -> u64 {
+            let cleared = self.ram.free_page_hint(PageRange::new(Pfn(first), count), ID, &mut self.accel, &mut self.desk.ctx());
+            assert!(self.ram.n_equals_popcount());
+            cleared
+        }
+
+        fn write(&mut self, pfn: u64) {
+            self.accel.guest_store(Pfn(pfn), &mut self.d);
+        }
+    }
+
+    const MODES: [LogMode; 4] =
+        [LogMode::ManualClear { initially_set: true }, LogMode::ManualClear { initially_set: false }, LogMode::GetClears, LogMode::Tcg];
+
+    /// The measured matrix of late hints: whether a write behind the last sync is in B after the next one.
+    fn survives(mode: LogMode, write_first: bool, chunk_cleared: bool) -> bool {
+        let mut stack = Stack::new(mode, 256, 6, &[]);
+        if chunk_cleared {
+            stack.send_all();
+        }
+        if write_first {
+            stack.write(70);
+            stack.hint(70, 1);
+        } else {
+            stack.hint(70, 1);
+            stack.write(70);
+        }
+        stack.sync();
+        stack.ram.b().test(Pfn(70))
+    }
+
+    #[test]
+    fn a_late_hint_loses_a_write_only_in_an_uncleared_chunk_that_the_log_has_as_dirty() {
+        for mode in MODES {
+            for chunk_cleared in [false, true] {
+                assert!(survives(mode, false, chunk_cleared), "{mode:?}: hint, then write");
+            }
+            assert!(survives(mode, true, true), "{mode:?}: write, then hint, cleared chunk");
+            let kept = mode != LogMode::ManualClear { initially_set: true };
+            assert_eq!(survives(mode, true, false), kept, "{mode:?}: write, then hint, chunk not cleared");
+        }
+    }
+
+    #[test]
+    fn without_initially_set_a_write_on_both_sides_of_the_sync_is_lost_to_a_late_hint() {
+        let mut stack = Stack::new(LogMode::ManualClear { initially_set: false }, 256, 6, &[]);
+        stack.write(70);
+        stack.sync();
+        stack.write(70);
+        stack.hint(70, 1);
+        stack.sync();
+        assert!(!stack.ram.b().test(Pfn(70)));
+    }
+
+    /// A row that the measured matrix has not: the chunk is cleared behind the write and before the hint, by a neighbour's sending.
+    #[test]
+    fn a_neighbours_clear_between_write_and_hint_takes_the_write_along() {
+        for mode in MODES {
+            let mut stack = Stack::new(mode, 256, 6, &[]);
+            stack.write(70);
+            if stack.ram.take_chunk(Pfn(64)) && stack.accel.has_clear() {
+                stack.accel.clear(stack.ram.chunk(Pfn(64)), &mut stack.desk.ctx());
+            }
+            stack.ram.take(Pfn(64));
+            stack.hint(70, 1);
+            stack.sync();
+            assert_eq!(stack.ram.b().test(Pfn(70)), mode != MODES[0], "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_hint_clears_whole_chunks_once() {
+        let mut stack = Stack::new(MODES[0], 512, 7, &[]);
+        stack.desk.take_events();
+        assert_eq!(stack.hint(100, 100), 100);
+        assert_eq!(
+            stack.desk.take_events(),
+            [
+                Event::HintApply { range: PageRange::new(Pfn(100), 100), id: ID, cleared: 100 },
+                Event::DirtyClear { range: PageRange::new(Pfn(0), 128), cleared: 128 },
+                Event::DirtyClear { range: PageRange::new(Pfn(128), 128), cleared: 128 },
+            ]
+        );
+        assert_eq!(stack.hint(150, 100), 50);
+        assert_eq!(stack.desk.take_events().len(), 1, "C was clear");
+        assert_eq!(stack.ram.n(), 512 - 150);
+    }
+
+    #[test]
+    fn a_hint_behind_the_end_of_ram_is_cut() {
+        let mut stack = Stack::new(MODES[0], 128, 6, &[]);
+        assert_eq!(stack.hint(120, 100), 8);
+        assert_eq!(stack.hint(500, 100), 0);
+        assert_eq!(stack.hint(u64::MAX >> 12, 3), 0);
+    }
+
+    #[test]
+    fn hint_keeps_k_brings_the_page_back_at_the_next_sync() {
+        for (faults, back) in [(&[][..], false), (&[Fault::HintKeepsK][..], true)] {
+            let mut stack = Stack::new(MODES[0], 256, 6, faults);
+            stack.hint(64, 64);
+            stack.send_all();
+            stack.sync();
+            assert_eq!(stack.ram.b().test(Pfn(70)), back);
+        }
+    }
+
+    #[test]
+    fn one_page_more_takes_the_neighbour() {
+        let mut stack = Stack::new(MODES[0], 256, 6, &[Fault::HintOnePageMore]);
+        assert_eq!(stack.hint(10, 10), 11);
+        assert!(!stack.ram.b().test(Pfn(20)) && stack.ram.b().test(Pfn(21)));
+    }
+
+    #[test]
+    fn unaligned_ram_is_cleared_whole_at_the_sync_and_never_has_c() {
+        let mut stack = Stack::new(MODES[0], 100, 6, &[]);
+        let kinds: Vec<_> = stack.desk.take_events().iter().map(Event::kind).collect();
+        assert_eq!(kinds[kinds.len() - 2..], [EventKind::BitmapSync, EventKind::DirtyClear]);
+        assert!(!stack.ram.c(Pfn(0)) && !stack.ram.c(Pfn(99)));
+        assert!(stack.accel.wp(Pfn(99)));
+        stack.write(70);
+        stack.hint(70, 1);
+        stack.sync();
+        assert!(stack.ram.b().test(Pfn(70)));
+    }
+
+    #[test]
+    fn initial_bitmap_faults_leave_out_what_they_say() {
+        let mut desk = Desk::new(&[Fault::BitmapOffByOne]);
+        let d = DirtyMemory::new(128);
+        let ram = RamState::new(6, false, &d, &desk.ctx());
+        assert!(!ram.b().test(Pfn(0)) && ram.n() == 127 && ram.n_equals_popcount());
+        let mut clean = d;
+        clean.exchange_into(&mut DirtyBitmap::new(128), |_, _| ());
+        desk = Desk::new(&[Fault::RetryFromD]);
+        assert_eq!(RamState::new(6, false, &clean, &desk.ctx()).n(), 128);
+        assert_eq!(RamState::new(6, true, &clean, &desk.ctx()).n(), 0);
+        desk = Desk::new(&[]);
+        assert_eq!(RamState::new(6, true, &clean, &desk.ctx()).n(), 128);
+    }
+
+    #[test]
+    fn the_scan_goes_on_behind_its_last_page_and_around() {
+        let mut stack = Stack::new(MODES[3], 128, 6, &[]);
+        stack.send_all();
+        stack.write(100);
+        stack.write(3);
+        stack.sync();
+        stack.ram.cursor = Pfn(50);
+        assert_eq!(stack.ram.next_dirty(), Some(Pfn(100)));
+        stack.ram.take(Pfn(100));
+        assert_eq!(stack.ram.next_dirty(), Some(Pfn(3)));
+    }
+}

@@ -1,0 +1,215 @@
+//! A slice of sending: page by page out of B, through the read, onto the wire.
+//!
+//! QEMU: migration/ram.c ram_save_iterate(), ram_find_and_save_block(), save_zero_page(), save_normal_page(). The chunk's CLEAR precedes the
+//! read of any of its pages; a page that nobody watches is taken, read, sent and placed in one move, unless the wire holds older records,
+//! which must not be overtaken.
+
+use crate::destination::ZERO_PAGE;
+use crate::dirty::accel::Accelerator;
+use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
+use crate::migration::engine::{Parts, Run};
+use crate::migration::pace::Pace;
+use crate::migration::wire::{Content, DATA_RECORD_BYTES, Record, ZERO_RECORD_BYTES};
+use crate::step::{Ctx, Move, Next, Watch};
+
+/// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).
+const SLICE_MS_MAX: u64 = 50;
+/// The clock is looked at every that many pages.
+const CLOCK_PAGES: u64 = 64;
+const NS_PER_MS: u64 = 1_000_000;
+
+/// The slice under way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Slice {
+    start_ns: u64,
+    sent: u64,
+    over: bool,
+}
+
+/// A page between B and the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Hand {
+    /// Which page.
+    pub pfn: Pfn,
+    /// What it held, once read.
+    pub content: Option<Content>,
+}
+
+/// What a slice does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PageMove {
+    /// Nothing more.
+    End,
+    /// The wire is full.
+    Wait,
+    /// CLEAR of a chunk.
+    Clear { pfn: Pfn, chunk: PageRange },
+    /// Out of B.
+    Take(Pfn),
+    /// Read.
+    Read(Pfn),
+    /// Onto the wire.
+    Send(Pfn),
+    /// All of it, and placed.
+    Page(Pfn),
+}
+
+impl PageMove {
+    pub(crate) fn next(self) -> Next {
+        let on = |kind, pfn| Next::Do(Move::on(kind, PageRange::page(pfn)));
+        match self {
+            PageMove::End | PageMove::Wait => Next::Idle,
+            PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
+            PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
+            PageMove::Read(pfn) => on(EventKind::RamRead, pfn),
+            PageMove::Send(pfn) => on(EventKind::RamSend, pfn),
+            PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
+        }
+    }
+}
+
+impl Run {
+    pub(crate) fn slice_begin(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        assert!(self.hand.is_none(), "a page is left from the last slice");
+        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false };
+        ctx.emit(Event::IterateBegin { remaining: self.ram().n() });
+        ctx.costs.state_ns
+    }
+
+    pub(crate) fn slice_end(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        // A page in hand is dropped only with the whole migration: its link is shut.
+        let dropped = self.hand.take();
+        assert!(dropped.is_none() || !self.healthy(), "page {dropped:?} is dropped by a healthy migration");
+        ctx.emit(Event::IterateEnd { sent: self.slice.sent });
+        ctx.costs.state_ns
+    }
+
+    /// Returns what the slice does next.
+    pub(crate) fn page_move(&self, pace: &Pace, last: bool, accel: &Accelerator, watch: &Watch) -> PageMove {
+        if !self.healthy() {
+            return PageMove::End;
+        }
+        if let Some(hand) = &self.hand {
+            return match hand.content {
+                None => PageMove::Read(hand.pfn),
+                Some(_) if self.wire.is_full() => PageMove::Wait,
+                Some(_) => PageMove::Send(hand.pfn),
+            };
+        }
+        if !last && (self.slice.over || pace.rate_exceeded(self.bytes_sent, &self.options)) {
+            return PageMove::End;
+        }
+        let ram = self.ram();
+        match ram.next_dirty() {
+            None => PageMove::End,
+            Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            Some(pfn) if watch.has(pfn) || !self.wire.is_empty() => PageMove::Take(pfn),
+            Some(pfn) => PageMove::Page(pfn),
+        }
+    }
+
+    /// Makes the slice's next move.
+    pub(crate) fn page_step(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        match self.page_move(pace, last, parts.accel, ctx.watch) {
+            PageMove::End | PageMove::Wait => unreachable!("a slice steps without a move"),
+            PageMove::Clear { pfn, chunk } => {
+                let was = self.ram_mut().take_chunk(pfn);
+                assert!(was, "CLEAR of a chunk that is not in C");
+                parts.accel.clear(chunk, ctx);
+                ctx.costs.clear_ns
+            }
+            PageMove::Take(pfn) => {
+                self.take(pfn, last);
+                self.hand = Some(Hand { pfn, content: None });
+                ctx.emit(Event::BitmapTake { pfn });
+                ctx.costs.page_ns / 2
+            }
+            PageMove::Read(pfn) => {
+                let content = self.read(pfn, ctx);
+                ctx.emit(Event::RamRead { pfn, zero: content.is_zero() });
+                self.hand = Some(Hand { pfn, content: Some(content) });
+                ctx.costs.page_ns - ctx.costs.page_ns / 2
+            }
+            PageMove::Send(pfn) => self.send(pfn, last, ctx),
+            PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
+        }
+    }
+
+    /// Makes the slice's next move if it is one of the plain ones, `PageMove::Page`.
+    pub(crate) fn page_step_plain(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> Option<u64> {
+        match self.page_move(pace, last, parts.accel, ctx.watch) {
+            PageMove::Page(pfn) => Some(self.whole_page(pfn, last, parts, ctx)),
+            PageMove::End | PageMove::Wait | PageMove::Clear { .. } | PageMove::Take(_) | PageMove::Read(_) | PageMove::Send(_) => None,
+        }
+    }
+
+    fn whole_page(&mut self, pfn: Pfn, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        assert!(self.wire.is_empty(), "page {pfn} overtakes the wire");
+        self.take(pfn, last);
+        let zero = parts.destination.place_from(pfn, ctx.ram, self.options.zero_page_detection);
+        let round = self.ram().syncs();
+        ctx.emit(Event::RamPage { pfn, zero, round });
+        let cost = ctx.costs.page_ns + self.count(zero);
+        self.clock(last, ctx.now_ns + cost);
+        cost
+    }
+
+    fn take(&mut self, pfn: Pfn, last: bool) {
+        let ram = self.ram_mut();
+        if !last {
+            // Where the accelerator has no CLEAR, the chunk's turn passes without a trace.
+            ram.take_chunk(pfn);
+        }
+        ram.take(pfn);
+    }
+
+    fn read(&self, pfn: Pfn, ctx: &Ctx<'_>) -> Content {
+        let bytes = Box::new(ctx.ram.page(pfn));
+        if self.options.zero_page_detection && *bytes == ZERO_PAGE { Content::Zero } else { Content::Data(bytes) }
+    }
+
+    fn send(&mut self, pfn: Pfn, last: bool, ctx: &mut Ctx<'_>) -> u64 {
+        let content = self.hand.take().and_then(|hand| hand.content).expect("a page that was read");
+        let zero = content.is_zero();
+        self.wire.push(Record::Page { pfn, content });
+        ctx.emit(Event::RamSend { pfn, zero, round: self.ram().syncs() });
+        let cost = self.count(zero);
+        self.clock(last, ctx.now_ns + cost);
+        cost
+    }
+
+    /// Accounts for a page on the wire, and returns the time it takes there.
+    fn count(&mut self, zero: bool) -> u64 {
+        if zero {
+            self.pages_zero += 1;
+            self.bytes_sent += ZERO_RECORD_BYTES;
+            self.zero_ns
+        } else {
+            self.pages_normal += 1;
+            self.bytes_sent += DATA_RECORD_BYTES;
+            self.data_ns
+        }
+    }
+
+    /// Counts a page of the slice, and ends the slice when its time is over.
+    fn clock(&mut self, last: bool, now_ns: u64) {
+        let looks = self.slice.sent.is_multiple_of(CLOCK_PAGES);
+        if !last && looks && (now_ns - self.slice.start_ns) / NS_PER_MS > SLICE_MS_MAX {
+            self.slice.over = true;
+        }
+        self.slice.sent += 1;
+    }
+
+    /// Returns whether the stream still works and is wanted.
+    pub(crate) fn healthy(&self) -> bool {
+        match self.status {
+            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device => !self.link_down,
+            MigrationStatus::None
+            | MigrationStatus::Completed
+            | MigrationStatus::Cancelling
+            | MigrationStatus::Cancelled
+            | MigrationStatus::Failing
+            | MigrationStatus::Failed => false,
+        }
+    }
+}

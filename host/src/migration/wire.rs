@@ -1,0 +1,100 @@
+//! What travels: records in the order in which they were sent.
+//!
+//! QEMU: migration/qemu-file.c and the socket behind it. The destination takes records one by one; the sender blocks when the socket's
+//! buffer is full, whatever it holds.
+
+use std::collections::VecDeque;
+
+use crate::destination::PageBytes;
+use crate::event::{CmdId, Pfn};
+
+/// Page records that fit into the socket's buffer (Linux: net.core.wmem_default, 208 KiB, holds 52).
+pub const WIRE_PAGES_MAX: usize = 52;
+/// Length of a zero page's record: the header's 8 bytes and the byte (QEMU: migration/ram.c save_zero_page()).
+pub const ZERO_RECORD_BYTES: u64 = 9;
+/// Length of a data page's record (QEMU: save_normal_page()).
+pub const DATA_RECORD_BYTES: u64 = 4096 + 8;
+
+/// What a page held when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// Zeros, and that was found out.
+    Zero,
+    /// These bytes.
+    Data(Box<PageBytes>),
+}
+
+impl Content {
+    /// Returns whether it goes as a zero record.
+    pub fn is_zero(&self) -> bool {
+        match self {
+            Content::Zero => true,
+            Content::Data(_) => false,
+        }
+    }
+}
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Record {
+    /// A page.
+    Page {
+        /// Which.
+        pfn: Pfn,
+        /// Its contents.
+        content: Content,
+    },
+    /// The devices' state, and the end of the stream.
+    Device {
+        /// The command id that the balloon's configuration shows.
+        id: CmdId,
+        /// Whether the destination shall start its vCPUs.
+        start: bool,
+    },
+}
+
+/// The link's queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Wire {
+    records: VecDeque<Record>,
+}
+
+impl Wire {
+    /// Returns whether nothing is on its way.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Returns whether a page must wait for the destination to take one.
+    pub fn is_full(&self) -> bool {
+        self.records.len() >= WIRE_PAGES_MAX
+    }
+
+    /// Returns the pages that are on their way, in order.
+    pub fn pages(&self) -> impl Iterator<Item = Pfn> {
+        self.records.iter().filter_map(|record| match record {
+            Record::Page { pfn, .. } => Some(*pfn),
+            Record::Device { .. } => None,
+        })
+    }
+
+    /// Returns what arrives next.
+    pub fn front(&self) -> Option<&Record> {
+        self.records.front()
+    }
+
+    /// Takes what arrives next.
+    pub fn pop(&mut self) -> Option<Record> {
+        self.records.pop_front()
+    }
+
+    /// Sends a record.
+    pub fn push(&mut self, record: Record) {
+        self.records.push_back(record);
+    }
+
+    /// The link is shut: what is on its way is gone.
+    pub fn shut(&mut self) {
+        self.records.clear();
+    }
+}
