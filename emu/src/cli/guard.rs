@@ -11,7 +11,8 @@ thread_local! {
     static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Makes panics inside [`guarded`] silent, to be told by whoever called it. Called once, at the start.
+/// Makes panics inside [`guarded`] silent, to be told by whoever called it; a backtrace, where the environment asks for it, still goes to
+/// standard error, since it differs between builds. Called once, at the start.
 pub fn install() {
     let otherwise = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -19,8 +20,10 @@ pub fn install() {
             return otherwise(info);
         }
         let backtrace = Backtrace::capture();
-        let trace = if backtrace.status() == BacktraceStatus::Captured { format!("\n{backtrace}") } else { String::new() };
-        SAID.with_borrow_mut(|said| *said = Some(format!("{info}{trace}")));
+        if backtrace.status() == BacktraceStatus::Captured {
+            eprintln!("{info}\n{backtrace}");
+        }
+        SAID.with_borrow_mut(|said| *said = Some(info.to_string()));
     }));
 }
 

@@ -58,14 +58,16 @@ impl Job {
         let on: Vec<Fault> = Fault::ALL.iter().copied().filter(|f| self.scenario.faults.contains(f) || self.faults.contains(f)).collect();
         let subject = Subject { name: self.case.name.clone(), about: self.scenario.about.clone(), faults: on };
         let outcome = guarded(|| (self.engine.run)(&self.scenario, &RunOptions { faults: self.faults.clone() }));
+        // Where the run itself failed there is no verdict that a witness could change.
         let verdict = outcome.as_ref().ok().map(|outcome| outcome.verdict);
-        let witnesses = self.witnesses.iter().map(|fault| self.witness(*fault, verdict)).collect();
+        let witness = |verdict| self.witnesses.iter().map(|fault| self.witness(*fault, verdict)).collect();
+        let witnesses = verdict.map(witness).unwrap_or_default();
         Ran { case: self.case.clone(), subject, outcome, witnesses, faults: self.faults.clone() }
     }
 
-    fn witness(&self, fault: Fault, otherwise: Option<Verdict>) -> Witness {
+    fn witness(&self, fault: Fault, otherwise: Verdict) -> Witness {
         let result = guarded(|| (self.engine.run)(&self.scenario, &RunOptions { faults: vec![fault] }));
-        let caught = |outcome: Outcome| (outcome.verdict, Some(outcome.verdict) != otherwise || !outcome.unexpected.is_empty());
+        let caught = |outcome: Outcome| (outcome.verdict, outcome.verdict != otherwise || !outcome.unexpected.is_empty());
         Witness { fault, result: result.map(caught) }
     }
 }

@@ -1,6 +1,6 @@
 //! The trace as a timeline: fixed columns, one event per line.
 //!
-//! What a summary shows is decided by one table, [`show`]. Numbers in the first column are places in the whole trace, so a line of a
+//! What a summary shows is decided by one table, `show`. Numbers in the first column are places in the whole trace, so a line of a
 //! summary is found again in the full timeline, and in a violation's `#n`.
 
 use std::collections::{BTreeMap, BTreeSet};
