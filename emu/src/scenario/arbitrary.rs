@@ -173,7 +173,7 @@ fn host() -> impl Strategy<Value = Host> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, any::<bool>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
+    (start, rates, 1..=2_000_000_000_000u64, any::<(bool, bool)>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
         |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
             start,
             bandwidth,

@@ -125,7 +125,7 @@ impl World<'_> {
             }
             Action::RepeatId => {
                 let Actor::Vcpu(cpu) = injection.by else { unreachable!("checked by the parser") };
-                let op = task::TaskOp { code: task::op::REPEAT_START, name: 0, a: 0, b: 0, id: self.next_task_id() };
+                let op = task::TaskOp { code: task::op::REPEAT_START, name: 0, a: 1, b: 0, id: self.next_task_id() };
                 self.push_task(usize::from(cpu), op);
             }
         }

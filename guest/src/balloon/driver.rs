@@ -72,6 +72,8 @@ record! {
         cmd_id_received_cache: u32,
         /// The id of the round that runs or ran last; the device reads it here.
         cmd_id_active: u32,
+        /// That many hints from now the driver repeats its start buffer; 0: never, as Linux. A task asks for it, to try a device with it.
+        repeat_start_after: u64,
         /// The id that ends a round; the device reads it here.
         cmd_id_stop: u32,
         /// Valid entries of `pfns`.

@@ -5,12 +5,13 @@ use wire::layout::MAX_PAGE_ORDER;
 use wire::task::{TaskOp, op};
 
 use crate::arch;
-use crate::balloon::driver::VIRTIO_BALLOON_DRIVER;
+use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
 use crate::mm::{self, Gfp};
 use crate::virtio::bus;
+use crate::virtio::device::VirtioDevice;
 use crate::workload::names::{Block, Name};
 
 /// Performs one operation, between its two tracepoints.
@@ -40,6 +41,7 @@ fn dispatch(task: &TaskOp) -> bool {
         op::CHURN => churn(a, b),
         op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
+        op::REPEAT_START => repeat_start(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -53,6 +55,16 @@ fn dispatch(task: &TaskOp) -> bool {
         // An operation of a later VMM.
         _ => false,
     }
+}
+
+/// Makes the driver misbehave once: it repeats its start buffer behind that many hints.
+fn repeat_start(hints: u64) -> bool {
+    let driver = VirtioDevice::the().private().get();
+    if driver == 0 {
+        return false;
+    }
+    VirtioBalloon::at(driver).repeat_start_after().set(hints);
+    true
 }
 
 /// The name gets a block as user memory would: direct reclaim runs the shrinkers, then the OOM notifiers.

@@ -62,6 +62,7 @@ impl Course {
                 | Op::LogStart
                 | Op::Notify(_)
                 | Op::Act(_)
+                | Op::WriteSetup
                 | Op::IterateBegin { .. }
                 | Op::IterateEnd
                 | Op::RateLimit { .. }
@@ -80,7 +81,6 @@ impl Course {
         match choice {
             Choice::Iteration => self.push_front(self.iteration(run)),
             Choice::Switchover => self.push_front(self.switchover(run)),
-            Choice::Setup => self.push_front([Op::Sleep { until_ns: ctx.now_ns + ctx.costs.setup_ns }]),
             Choice::Pause => self.pause(run, ctx.now_ns),
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
@@ -155,6 +155,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::LogStart
         | Op::Notify(_)
         | Op::Act(_)
+        | Op::WriteSetup
         | Op::IterateBegin { .. }
         | Op::IterateEnd
         | Op::RateLimit { .. }

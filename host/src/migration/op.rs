@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Act(NotifyAction),
     /// Brings the records of dirtiness one level on.
     Sync(SyncMove),
+    /// Releases the BQL, and writes the list of blocks.
+    WriteSetup,
     /// Setup -> Active, unless cancelled.
     SetActive,
     /// Starts a slice; `last`: the one with the VM stopped, without limits and CLEARs.
@@ -82,8 +84,6 @@ pub(crate) enum Choice {
     Iteration,
     /// Behind a round's sync: switchover or another slice.
     Switchover,
-    /// How long the setup takes.
-    Setup,
     /// Whether the rate limit asks to wait.
     Pause,
     /// Whether the VM must run again, since the switchover stopped it.
@@ -109,8 +109,7 @@ pub(crate) fn setup() -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
     ops.extend(SYNC);
     ops.extend([
-        Op::Unlock(LockId::Bql),
-        Op::Choose(Choice::Setup),
+        Op::WriteSetup,
         Op::Notify(PrecopyReason::Setup),
         Op::SetActive,
         Op::Choose(Choice::Iteration),
