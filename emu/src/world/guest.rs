@@ -68,6 +68,10 @@ pub(super) struct Access {
 pub(super) struct Frame {
     context: Context,
     resume: Pending,
+    /// When the vCPU would have gone on, nanoseconds.
+    resume_ns: u64,
+    /// The injection.
+    injection: usize,
 }
 
 /// A vCPU, but for its registers.
@@ -193,7 +197,7 @@ impl World<'_> {
                 return cost;
             }
             self.guest_wrote(cpu);
-            cost += self.scenario.costs.irq_ns;
+            cost += if first == vector::VIRTIO { self.scenario.costs.irq_ns } else { self.scenario.costs.exit_ns };
         }
         let budget = self.scenario.limits.step_insns;
         let mut left = budget;
@@ -235,7 +239,7 @@ impl World<'_> {
                     return true;
                 }
                 Tracepoint::InjectEnd => {
-                    self.injected_store_ends(cpu);
+                    *cost = self.injected_store_ends(cpu);
                     return true;
                 }
                 Tracepoint::Unknown(code) => {
@@ -438,7 +442,7 @@ impl World<'_> {
     }
 
     /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
-    pub(super) fn inject_store(&mut self, cpu: usize, address: u64, value: u64) {
+    pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64) {
         assert!(self.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
         let stub = self.kernel_info(std::mem::offset_of!(wire::layout::KernelInfo, inject_store));
         let context = self.machine.save_context(cpu);
@@ -449,13 +453,17 @@ impl World<'_> {
         regs.rflags &= !crate::vcpu::RFLAGS_IF;
         self.machine.set_regs(cpu, &regs);
         let resume = std::mem::replace(&mut self.vcpus[cpu].pending, Pending::Run);
-        self.vcpus[cpu].frame = Some(Frame { context, resume });
+        self.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.times_ns[cpu], injection });
+        self.times_ns[cpu] = self.now_ns;
     }
 
-    fn injected_store_ends(&mut self, cpu: usize) {
+    /// The vCPU goes on where and when it would have without the store; returns how long that is from now.
+    fn injected_store_ends(&mut self, cpu: usize) -> u64 {
         let frame = self.vcpus[cpu].frame.take().expect("only the stub says that an injected store ends");
         self.machine.restore_context(cpu, &frame.context);
         self.vcpus[cpu].pending = frame.resume;
+        self.gates.injected(frame.injection);
+        frame.resume_ns.saturating_sub(self.now_ns)
     }
 
     /// Ends the guest: every vCPU stops where it is.

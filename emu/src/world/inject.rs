@@ -107,14 +107,17 @@ impl World<'_> {
         let injection = &scenario.injections[index];
         self.injections[index] = InjectionState::Fired;
         self.emit(Actor::Injector, Event::Inject { index: index as u32 });
-        self.gates.injected(index);
+        if !matches!((&injection.action, injection.by), (Action::Write { .. }, Actor::Vcpu(_))) {
+            // A vCPU's store has happened when its frame ends.
+            self.gates.injected(index);
+        }
         if let Actor::Vcpu(cpu) = injection.by {
             self.vcpus[usize::from(cpu)].stop_at_insns = None;
         }
         match &injection.action {
             Action::Write { page, offset, byte, pages } => {
                 let first = self.pages.frames[page];
-                self.inject_write(injection, first, *offset, *byte, *pages);
+                self.inject_write(index, first, *offset, *byte, *pages);
             }
             Action::Task(operation) => self.inject_task(injection, operation),
             Action::Monitor(command) => self.vmm.monitor.push(host_command(*command)),
@@ -132,11 +135,11 @@ impl World<'_> {
         0
     }
 
-    fn inject_write(&mut self, injection: &Injection, first: Pfn, offset: u64, byte: u8, pages: u64) {
-        match injection.by {
+    fn inject_write(&mut self, index: usize, first: Pfn, offset: u64, byte: u8, pages: u64) {
+        match self.scenario.injections[index].by {
             Actor::Vcpu(cpu) => {
                 let value = self.unique_value(byte);
-                self.inject_store(usize::from(cpu), first.address() + offset, value);
+                self.inject_store(index, usize::from(cpu), first.address() + offset, value);
             }
             Actor::Dma => {
                 let range = PageRange::new(first, pages);

@@ -198,15 +198,15 @@ impl World<'_> {
             match self.gated(slot, readiness) {
                 Readiness::Ready(_) => {
                     only_timers = false;
-                    consider(self.times_ns[slot], who);
+                    consider(self.times_ns[slot].max(self.now_ns), who);
                 }
                 Readiness::Lock(lock) if self.locks.holder(lock).is_none() => {
                     only_timers = false;
-                    consider(self.times_ns[slot], who);
+                    consider(self.times_ns[slot].max(self.now_ns), who);
                 }
                 Readiness::At(at_ns) => {
                     only_timers &= who == Who::Host(MAIN_LOOP);
-                    consider(self.times_ns[slot].max(at_ns), who);
+                    consider(self.times_ns[slot].max(at_ns).max(self.now_ns), who);
                 }
                 Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::Gate(_) | Readiness::Idle => {
                     // Who waits is not in the past when it goes on.
