@@ -6,7 +6,7 @@
 
 use crate::outcome::{Outcome, PageFacts, Violation};
 
-use super::{Detail, Subject, WIDTH, micros, pages_sent, timeline, wrap};
+use super::{Detail, Subject, WIDTH, ids, micros, pages_sent, timeline, wrap};
 
 /// Width of the header's left column.
 const LABEL: usize = 11;
@@ -50,9 +50,8 @@ fn header(subject: &Subject, outcome: &Outcome) -> Vec<String> {
 /// The line of facts: what crossed the wire and why, then the ids.
 fn facts(outcome: &Outcome) -> String {
     let facts = &outcome.facts;
-    let ids: Vec<String> = facts.cmd_ids.iter().map(ToString::to_string).collect();
     let migrations: Vec<&str> = facts.migrations.iter().map(|status| status.name()).collect();
-    let or_none = |list: String| if list.is_empty() { "none".to_string() } else { list };
+    let migrations = if migrations.is_empty() { "none".to_string() } else { migrations.join(" ") };
     format!(
         "sent {} ({} data, {} zero), resent {}, skipped {}; hints {} ({} pages cleared, {} blocks held); rounds {}; wire {} bytes; \
          downtime {} us; ids {}, at the destination {}; migrations {}",
@@ -67,9 +66,9 @@ fn facts(outcome: &Outcome) -> String {
         facts.rounds,
         facts.bytes_sent,
         micros(facts.downtime_ns),
-        or_none(ids.join(" ")),
+        ids(&facts.cmd_ids),
         facts.destination_cmd_id.map_or("none".to_string(), |id| id.to_string()),
-        or_none(migrations.join(" ")),
+        migrations,
     )
 }
 
