@@ -60,7 +60,8 @@ pub struct Costs {
     pub exit_ns: u64,
     /// First store to a write-protected page: fault, mark, unprotect.
     pub tracked_store_ns: u64,
-    /// Entering an interrupt handler.
+    /// From a device's interrupt to its handler's work: waking the vCPU and the thread behind the interrupt. Measured with a real Linux
+    /// under QEMU (TCG): 0.74 ms from a new command id to the driver's read of it.
     pub irq_ns: u64,
     /// Taking or releasing a host lock.
     pub lock_ns: u64,
@@ -76,6 +77,9 @@ pub struct Costs {
     pub state_ns: u64,
     /// Stopping or starting the VM.
     pub vm_stop_ns: u64,
+    /// From a migration's first sync to its first page: the list of blocks is written and the connection answers. Measured in a real
+    /// migration: 2.3 ms.
+    pub setup_ns: u64,
 }
 
 impl Default for Costs {
@@ -84,7 +88,7 @@ impl Default for Costs {
             guest_step_ns: 100,
             exit_ns: 1_500,
             tracked_store_ns: 1_000,
-            irq_ns: 500,
+            irq_ns: 740_000,
             lock_ns: 50,
             element_ns: 1_000,
             sync_word_ns: 2,
@@ -92,6 +96,7 @@ impl Default for Costs {
             page_ns: 250,
             state_ns: 1_000,
             vm_stop_ns: 50_000,
+            setup_ns: 2_300_000,
         }
     }
 }

@@ -173,14 +173,15 @@ fn host() -> impl Strategy<Value = Host> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, any::<bool>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, zero_page_detection, rounds_min)| Migration {
+    (start, rates, 1..=2_000_000_000_000u64, any::<(bool, bool)>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
             start,
             bandwidth,
             max_bandwidth,
             downtime_limit_ns,
             zero_page_detection,
             rounds_min,
+            complete_before_sync,
         },
     )
 }
@@ -288,11 +289,11 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
 fn costs() -> impl Strategy<Value = Costs> {
     let cost = || 0..=1_000_000_000u64;
     let guest = (cost(), cost(), cost(), cost());
-    let host = (cost(), cost(), cost(), cost(), cost(), cost(), cost());
+    let host = (cost(), cost(), cost(), cost(), cost(), cost(), cost(), cost());
     let drawn = (guest, host).prop_map(
         |(
             (guest_step_ns, exit_ns, tracked_store_ns, irq_ns),
-            (lock_ns, element_ns, sync_word_ns, clear_ns, page_ns, state_ns, vm_stop_ns),
+            (lock_ns, element_ns, sync_word_ns, clear_ns, page_ns, state_ns, vm_stop_ns, setup_ns),
         )| {
             Costs {
                 guest_step_ns,
@@ -306,6 +307,7 @@ fn costs() -> impl Strategy<Value = Costs> {
                 page_ns,
                 state_ns,
                 vm_stop_ns,
+                setup_ns,
             }
         },
     );

@@ -341,6 +341,7 @@ impl Default for Migration {
             downtime_limit_ns: 300_000_000,
             zero_page_detection: true,
             rounds_min: 1,
+            complete_before_sync: false,
         }
     }
 }
@@ -375,6 +376,8 @@ pub struct Migration {
     pub zero_page_detection: bool,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
+    /// COMPLETE is told before the last sync, as up to QEMU 11.0.
+    pub complete_before_sync: bool,
 }
 
 /// What a name in `[pages]` means.

@@ -73,6 +73,7 @@ impl<'d> Reader<'d> {
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
             downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
             zero_page_detection: self.flag(&fields, "zero_pages").unwrap_or(default.zero_page_detection),
+            complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
             rounds_min: self
                 .integer(&fields, "rounds_min")
                 .map_or(default.rounds_min, |rounds| u32::try_from(rounds).expect("the range ends below")),
@@ -119,6 +120,7 @@ impl<'d> Reader<'d> {
             page_ns: cost("page", default.page_ns),
             state_ns: cost("state", default.state_ns),
             vm_stop_ns: cost("vm_stop", default.vm_stop_ns),
+            setup_ns: cost("setup", default.setup_ns),
         }
     }
 

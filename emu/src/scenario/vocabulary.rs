@@ -330,6 +330,7 @@ static MIGRATION: Table = Table {
         )
         .default("\"300 ms\""),
         key("zero_pages", "Zero pages are found and sent as a 9-byte record.", Kind::Flag).default("true"),
+        key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),
     ],
@@ -426,7 +427,7 @@ static COSTS: Table = Table {
         key("guest_step", "A tracepoint: the instructions since the last one.", Kind::Time(COST)).default("\"100 ns\""),
         key("exit", "An exit to the VMM and back.", Kind::Time(COST)).default("\"1500 ns\""),
         key("tracked_store", "First store to a write-protected page.", Kind::Time(COST)).default("\"1 us\""),
-        key("irq", "Entering an interrupt handler.", Kind::Time(COST)).default("\"500 ns\""),
+        key("irq", "From a device's interrupt to its handler's work.", Kind::Time(COST)).default("\"740 us\""),
         key("lock", "Taking or releasing a host lock.", Kind::Time(COST)).default("\"50 ns\""),
         key("element", "Host work on one queue element.", Kind::Time(COST)).default("\"1 us\""),
         key("sync_word", "Copying or merging one 64-page word of a dirty bitmap.", Kind::Time(COST)).default("\"2 ns\""),
@@ -434,6 +435,7 @@ static COSTS: Table = Table {
         key("page", "Finding and reading a page to send.", Kind::Time(COST)).default("\"250 ns\""),
         key("state", "Telling a notifier, changing a state.", Kind::Time(COST)).default("\"1 us\""),
         key("vm_stop", "Stopping or starting the VM.", Kind::Time(COST)).default("\"50 us\""),
+        key("setup", "From a migration's first sync to its first page.", Kind::Time(COST)).default("\"2300 us\""),
     ],
 };
 

@@ -186,7 +186,7 @@ fn write_host(out: &mut Lines, host: &Host) {
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min } = migration;
+    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min, complete_before_sync } = migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
@@ -195,6 +195,7 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.unless(*downtime_limit_ns == default.downtime_limit_ns, "downtime_limit", || time(*downtime_limit_ns));
     out.unless(*zero_page_detection == default.zero_page_detection, "zero_pages", || zero_page_detection);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
+    out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -303,6 +304,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
         page_ns,
         state_ns,
         vm_stop_ns,
+        setup_ns,
     } = costs;
     let default = Costs::default();
     out.table("[costs]");
@@ -317,6 +319,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
     out.unless(*page_ns == default.page_ns, "page", || time(*page_ns));
     out.unless(*state_ns == default.state_ns, "state", || time(*state_ns));
     out.unless(*vm_stop_ns == default.vm_stop_ns, "vm_stop", || time(*vm_stop_ns));
+    out.unless(*setup_ns == default.setup_ns, "setup", || time(*setup_ns));
 }
 
 fn write_limits(out: &mut Lines, limits: &Limits) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use host::event::{Actor, Event, LockId};
 
-use crate::oracle::End as OracleEnd;
+use crate::oracle::{End as OracleEnd, guest_mm};
 use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Wait};
 use crate::scenario::model::{CountExpect, Scenario, SentExpect};
 use crate::world::gates::pattern_text;
@@ -28,7 +28,12 @@ impl World<'_> {
             (name.clone(), findings.page(pfn, &view))
         });
         let pages: BTreeMap<String, PageFacts> = pages.collect();
-        let (violations, facts) = (findings.violations, findings.facts);
+        let (mut violations, facts) = (findings.violations, findings.facts);
+        if at_rest && self.ready && self.crash.is_none() && self.vmm.vm.running {
+            violations.extend(guest_mm::check(&self.ram));
+        } else if self.ready {
+            violations.extend(guest_mm::check_zones(&self.ram));
+        }
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.crash.is_some() {
             Verdict::GuestCrash

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use host::event::{Actor, Event, LockId, PageRange, Pfn};
 use host::dirty::accel::LogMode;
 use host::step::Move;
+use wire::debug;
 use wire::platform::{self, lapic, vector};
 
 use crate::outcome::GuestCrash;
@@ -226,6 +227,8 @@ impl World<'_> {
                     self.learn_pages(&event);
                     Pending::Announced(event)
                 }
+                // A thread that finds a mutex held goes to sleep: its vCPU has other things to do.
+                Tracepoint::Spin { lock, .. } if debug::lock::SLEEPING.contains(&u64::from(lock)) => Pending::Run,
                 Tracepoint::Spin { lock, address } => Pending::Spin { lock, address },
                 Tracepoint::Panic(message) => {
                     self.crash(cpu, message);

@@ -125,7 +125,7 @@ impl World<'_> {
             }
             Action::RepeatId => {
                 let Actor::Vcpu(cpu) = injection.by else { unreachable!("checked by the parser") };
-                let op = task::TaskOp { code: task::op::REPEAT_START, name: 0, a: 0, b: 0, id: self.next_task_id() };
+                let op = task::TaskOp { code: task::op::REPEAT_START, name: 0, a: 1, b: 0, id: self.next_task_id() };
                 self.push_task(usize::from(cpu), op);
             }
         }
@@ -201,7 +201,6 @@ impl World<'_> {
         self.vcpus[cpu].interrupts.insert(vector::MAILBOX);
         let page = PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT));
         self.vmm.d.mark(page);
-        self.wrote_range(page, Actor::Injector);
     }
 
     /// Returns an operation as the guest reads it.

@@ -274,9 +274,10 @@ impl World<'_> {
     fn asking<R>(&self, index: usize, ask: impl FnOnce(&Vmm, &Ctx<'_>) -> R) -> R {
         let mut events = Vec::new();
         let mut locks = self.locks.clone();
+        let own_ns = self.times_ns[self.vcpus.len() + index];
         let ctx = Ctx {
             actor: HOST_ORDER[index],
-            now_ns: self.now_ns,
+            now_ns: own_ns.max(self.now_ns),
             ram: &self.ram,
             locks: &mut locks,
             faults: &self.faults,
@@ -353,8 +354,9 @@ impl World<'_> {
     fn observe_for_writes(&mut self, event: &Event) {
         match event {
             Event::RamPage { pfn, .. } | Event::RamRead { pfn, .. } => self.machine.arm(PageRange::page(*pfn)),
-            Event::GuestHint { range, .. } | Event::HintApply { range, .. } => self.machine.arm(*range),
-            Event::BitmapSync { .. } => self.machine.arm(PageRange::new(Pfn(0), self.ram.pages())),
+            Event::GuestHint { range, .. } | Event::GuestReport { range } | Event::HintApply { range, .. } => self.machine.arm(*range),
+            Event::GuestInflate { pfn } | Event::GuestDeflate { pfn } => self.machine.arm(PageRange::page(*pfn)),
+            Event::DirtyGet { .. } | Event::BitmapSync { .. } => self.machine.arm(PageRange::new(Pfn(0), self.ram.pages())),
             _ => {}
         }
     }

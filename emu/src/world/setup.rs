@@ -137,6 +137,7 @@ fn vmm_options(scenario: &Scenario) -> VmmOptions {
             zero_page_detection: scenario.migration.zero_page_detection,
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
+            complete_before_sync: scenario.migration.complete_before_sync,
         },
     }
 }

@@ -72,6 +72,8 @@ record! {
         cmd_id_received_cache: u32,
         /// The id of the round that runs or ran last; the device reads it here.
         cmd_id_active: u32,
+        /// That many hints from now the driver repeats its start buffer; 0: never, as Linux. A task asks for it, to try a device with it.
+        repeat_start_after: u64,
         /// The id that ends a round; the device reads it here.
         cmd_id_stop: u32,
         /// Valid entries of `pfns`.
@@ -304,6 +306,9 @@ fn virtballoon_changed(vdev: u64) {
 /// Tears the driver down. Linux: virtballoon_remove().
 fn virtballoon_remove(vdev: VirtioDevice) {
     let vb = balloon_of(vdev.addr());
+    if vb.has_feature(feature::PAGE_REPORTING) {
+        reporting::unregister();
+    }
     unregister_features(vb);
     vb.stop_update_spinlock().lock_irq();
     vb.stop_update().set(1);

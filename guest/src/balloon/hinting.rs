@@ -108,12 +108,22 @@ pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
 pub(super) fn send_free_pages(vb: VirtioBalloon) -> Result<(), Errno> {
     while vb.cmd_id_active().get() == virtio_balloon_cmd_id_received(vb) {
         match get_free_page_and_send(vb) {
-            Ok(()) => {}
+            Ok(()) => repeat_start_if_asked(vb)?,
             Err(Errno::NoSpc) => break,
             Err(errno) => return Err(errno),
         }
     }
     Ok(())
+}
+
+/// Exposes the start buffer once more when a task has asked for that. Differs: Linux never does.
+fn repeat_start_if_asked(vb: VirtioBalloon) -> Result<(), Errno> {
+    let Some(left) = vb.repeat_start_after().get().checked_sub(1) else { return Ok(()) };
+    vb.repeat_start_after().set(left);
+    if left > 0 {
+        return Ok(());
+    }
+    send_cmd_id(vb, vb.cmd_id_active().addr(), || arch::trace(HINT_START, u64::from(vb.cmd_id_active().get()), 0))
 }
 
 /// One round: start, hints, stop. What fails is said and otherwise ignored: a round whose start did not fit hints all the same.

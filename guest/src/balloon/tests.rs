@@ -28,6 +28,7 @@ const RAM_BYTES: u64 = 32 << 20;
 const ALL: u64 = feature::MUST_TELL_HOST | feature::STATS_VQ | feature::FREE_PAGE_HINT;
 const STATS_VQ: u32 = 2;
 const FREE_PAGE_VQ: u32 = 3;
+const REPORTING_VQ: u32 = 4;
 const ROUND: u32 = CMD_ID_MIN + 1;
 
 fn probed(features: u64, flags: u64) -> (Rc<RefCell<Device>>, VirtioBalloon) {
@@ -318,6 +319,30 @@ fn a_report_queue_that_is_too_small_fails_the_probe_and_leaves_nothing_registere
     assert_eq!(bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, 0), Err(Errno::NoSpc));
     assert_eq!((free_pages_now(), shrinker::shrink_pages(1), oom::out_of_memory()), (free, 0, 0));
     assert!(traced(debug::SHRINK).is_empty());
+}
+
+#[test]
+fn free_blocks_are_reported_after_two_seconds_and_stay_free() {
+    // A zone with less than a batch of pageblocks to spare is not reported at all.
+    let device = machine(256 << 20, ALL | feature::PAGE_REPORTING, 0);
+    bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, 0).expect("probe");
+    let free = free_pages_now();
+    device.borrow_mut().now_ns = 3_000_000_000;
+    arch::take_traces();
+    irq::raise_for_test(vector::TIMER);
+    run_works();
+    let reports = device.borrow_mut().drain_taken(REPORTING_VQ);
+    let blocks: Vec<u64> = reports.iter().flat_map(|chain| &chain.buffers).map(|buffer| buffer.0 >> 12).collect();
+    assert!(blocks.len() > 3, "{} blocks", blocks.len());
+    assert!(reports.iter().flat_map(|chain| &chain.buffers).all(|buffer| buffer.1 >= 2 << 20 && buffer.2 & 2 == 2));
+    assert_eq!(traced(debug::REPORT), blocks);
+    assert_eq!(free_pages_now(), free);
+    bus::unbind(&VIRTIO_BALLOON_DRIVER).expect("bound");
+    // The blocks that came free with the driver's memory are nobody's news any more.
+    device.borrow_mut().now_ns = 9_000_000_000;
+    irq::raise_for_test(vector::TIMER);
+    run_works();
+    assert!(device.borrow_mut().drain_taken(REPORTING_VQ).is_empty());
 }
 
 #[test]

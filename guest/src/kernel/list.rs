@@ -54,18 +54,6 @@ pub fn list_del(node: u64) {
     write64(node + 8, POISON_PREV);
 }
 
-/// Takes `node` off its list and makes it an empty one. Linux: list_del_init().
-pub fn list_del_init(node: u64) {
-    list_del(node);
-    init_list_head(node);
-}
-
-/// Takes `node` off its list and puts it first on another. Linux: list_move().
-pub fn list_move(node: u64, head: u64) {
-    list_del(node);
-    list_add(node, head);
-}
-
 /// Takes `node` off its list and puts it last on another. Linux: list_move_tail().
 pub fn list_move_tail(node: u64, head: u64) {
     list_del(node);

@@ -71,3 +71,40 @@ impl Mutex {
         arch::read64(self.addr) != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MUTEX: Mutex = Mutex::at(crate::kernel::data::DRIVER_DATA, debug::lock::BALLOON);
+
+    #[test]
+    fn a_mutex_that_another_thread_holds_is_slept_on() {
+        crate::kernel::boot::init_for_test(8 << 20, 2);
+        MUTEX.init();
+        arch::set_cpu(1);
+        assert!(MUTEX.try_lock());
+        arch::set_cpu(0);
+        assert!(!MUTEX.try_lock(), "the other thread has it");
+        arch::set_wait_hook(|| {
+            arch::set_cpu(1);
+            MUTEX.unlock();
+            arch::set_cpu(0);
+        });
+        arch::take_traces();
+        MUTEX.lock();
+        let codes: Vec<u32> = arch::take_traces().iter().filter(|trace| trace.1 == debug::lock::BALLOON).map(|trace| trace.0).collect();
+        assert_eq!(codes, [debug::LOCK, debug::SPIN, debug::UNLOCK, debug::LOCK]);
+        assert!(MUTEX.is_locked());
+    }
+
+    #[test]
+    #[should_panic(expected = "released by another than its owner")]
+    fn releasing_a_mutex_of_another_is_caught() {
+        crate::kernel::boot::init_for_test(8 << 20, 2);
+        MUTEX.init();
+        MUTEX.lock();
+        arch::set_cpu(1);
+        MUTEX.unlock();
+    }
+}

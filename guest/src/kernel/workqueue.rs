@@ -49,9 +49,6 @@ impl Workqueue {
     fn running(self) -> u64 {
         read64(self.addr() + WQ_RUNNING)
     }
-    fn is_busy(self) -> bool {
-        self.running() != 0 || !list::list_empty(self.list())
-    }
 }
 
 /// A piece of work, by address. Layout: u64 pending, list node, function, argument, id.
@@ -117,11 +114,6 @@ pub fn cancel_work_sync(queue: Workqueue, work: Work) -> bool {
         }
         wait_event(queue.wait(), || queue.running() != work.0);
     }
-}
-
-/// Waits until the queue has nothing left. Linux: flush_workqueue().
-pub fn flush_workqueue(queue: Workqueue) {
-    wait_event(queue.wait(), || !queue.is_busy());
 }
 
 /// Runs the first pending work; `false` when there is none. Linux: process_one_work().

@@ -136,15 +136,3 @@ pub fn balloon_page_dequeue(dev: BalloonDevInfo) -> Option<Pfn> {
     assert!(!lost, "balloon pages are lost");
     taken
 }
-
-/// Keeps a page on a list that only its caller uses. Linux: balloon_page_push().
-pub fn balloon_page_push(pages: u64, pfn: Pfn) {
-    list::list_add(Page::of(pfn).lru(), pages);
-}
-
-/// Takes a page off such a list. Linux: balloon_page_pop().
-pub fn balloon_page_pop(pages: u64) -> Option<Pfn> {
-    let page = Page::of_lru(list::first(pages)?);
-    list::list_del(page.lru());
-    Some(page.pfn())
-}

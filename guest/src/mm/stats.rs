@@ -2,7 +2,6 @@
 
 use crate::arch;
 use crate::kernel::data;
-use crate::mm::gfp::Watermark;
 use crate::mm::globals;
 use crate::mm::zone::Zone;
 
@@ -63,9 +62,4 @@ pub fn si_meminfo() -> SysInfo {
 /// Pages that can be had without swapping. Linux: si_mem_available(); the cache and slab terms are 0.
 pub fn si_mem_available() -> u64 {
     si_meminfo().freeram.saturating_sub(globals::totalreserve_pages())
-}
-
-/// Sum of the low watermarks, in pages.
-pub fn low_watermark_pages() -> u64 {
-    Zone::all().map(|zone| zone.watermark(Watermark::Low)).sum()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use wire::balloon::{config, feature, queue_size};
-use wire::platform::{BootInfo, VIRTIO_MMIO, vector};
+use wire::platform::{BootInfo, CLOCK, VIRTIO_MMIO, vector};
 use wire::virtio::mmio as reg;
 use wire::virtio::{feature as transport, isr};
 use wire::vring;
@@ -46,6 +46,8 @@ pub(crate) struct Device {
     pub(crate) lazy: Vec<u32>,
     /// Every chain taken.
     pub(crate) taken: Vec<Chain>,
+    /// The machine's clock.
+    pub(crate) now_ns: u64,
     selected: u64,
     sel: [u32; 2],
     queues: BTreeMap<u32, Queue>,
@@ -71,6 +73,7 @@ pub(crate) fn machine(ram_bytes: u64, features: u64, flags: u64) -> Rc<RefCell<D
         writes: Vec::new(),
         lazy: Vec::new(),
         taken: Vec::new(),
+        now_ns: 0,
         selected: 0,
         sel: [0; 2],
         queues: BTreeMap::new(),
@@ -101,6 +104,9 @@ impl Device {
             MmioAccess::Read { addr, .. } => (addr, None),
             MmioAccess::Write { addr, value, .. } => (addr, Some(value)),
         };
+        if addr & !4 == CLOCK & !4 {
+            return if addr == CLOCK { self.now_ns as u32 } else { (self.now_ns >> 32) as u32 };
+        }
         let Some(offset) = addr.checked_sub(VIRTIO_MMIO).filter(|offset| *offset < reg::CONFIG + config::BYTES) else { return 0 };
         match write {
             None => self.read(offset),

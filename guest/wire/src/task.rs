@@ -72,7 +72,7 @@ pub mod op {
     pub const UNBIND: u32 = 11;
     /// Probes the driver again.
     pub const BIND: u32 = 12;
-    /// Exposes the active command id once more, as a duplicated start buffer: a driver that misbehaves.
+    /// Makes the driver expose its start buffer once more, behind `a` hints from now: a driver that misbehaves.
     pub const REPEAT_START: u32 = 13;
     /// `panic()`.
     pub const PANIC: u32 = 32;

@@ -62,6 +62,7 @@ impl Course {
                 | Op::LogStart
                 | Op::Notify(_)
                 | Op::Act(_)
+                | Op::WriteSetup
                 | Op::IterateBegin { .. }
                 | Op::IterateEnd
                 | Op::RateLimit { .. }
@@ -113,7 +114,7 @@ impl Course {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
         let synced_enough = run.ram().syncs() >= run.options.rounds_min;
-        if synced_enough && pending_bytes(run) <= self.threshold(run) { op::switchover() } else { op::iterate() }
+        if synced_enough && pending_bytes(run) <= self.threshold(run) { op::switchover(run.options.complete_before_sync) } else { op::iterate() }
     }
 
     /// QEMU: migration_rate_limit().
@@ -154,6 +155,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::LogStart
         | Op::Notify(_)
         | Op::Act(_)
+        | Op::WriteSetup
         | Op::IterateBegin { .. }
         | Op::IterateEnd
         | Op::RateLimit { .. }

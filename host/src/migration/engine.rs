@@ -265,6 +265,7 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Sync(_)
+            | Op::WriteSetup
             | Op::SetActive
             | Op::Slice { .. }
             | Op::IterateEnd
@@ -390,6 +391,7 @@ impl Migration {
             | Op::Unlock(_)
             | Op::LogStart
             | Op::Act(_)
+            | Op::WriteSetup
             | Op::Sync(_)
             | Op::IterateBegin { .. }
             | Op::IterateEnd
@@ -480,7 +482,7 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::SaveDevice | Op::Schedule => plain(EventKind::LockRelease),
+            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::Schedule => plain(EventKind::LockRelease),
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
@@ -516,6 +518,10 @@ impl Run {
             Op::Unlock(lock) => {
                 ctx.unlock(lock);
                 lock_ns
+            }
+            Op::WriteSetup => {
+                ctx.unlock(LockId::Bql);
+                ctx.costs.setup_ns
             }
             Op::LockVmState { running } => {
                 ctx.lock(LockId::FreePage);

@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Act(NotifyAction),
     /// Brings the records of dirtiness one level on.
     Sync(SyncMove),
+    /// Releases the BQL, and writes the list of blocks.
+    WriteSetup,
     /// Setup -> Active, unless cancelled.
     SetActive,
     /// Starts a slice; `last`: the one with the VM stopped, without limits and CLEARs.
@@ -101,11 +103,17 @@ pub(crate) const SYNC: [Op; 9] = [
     Op::Notify(PrecopyReason::AfterBitmapSync),
 ];
 
-/// From the thread's start to the first decision (QEMU: migration_thread() and ram_save_setup()).
+/// From the thread's start to the first decision (QEMU: migration_thread() and ram_save_setup()). The BQL is free while the setup is
+/// written: in a real migration the guest reads its first command id in that time.
 pub(crate) fn setup() -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
     ops.extend(SYNC);
-    ops.extend([Op::Notify(PrecopyReason::Setup), Op::Unlock(LockId::Bql), Op::SetActive, Op::Choose(Choice::Iteration)]);
+    ops.extend([
+        Op::WriteSetup,
+        Op::Notify(PrecopyReason::Setup),
+        Op::SetActive,
+        Op::Choose(Choice::Iteration),
+    ]);
     ops
 }
 
@@ -130,13 +138,18 @@ pub(crate) fn iterate() -> VecDeque<Op> {
     ])
 }
 
-/// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy(), in the order of 11.1.50: the last sync
-/// stands before COMPLETE).
-pub(crate) fn switchover() -> VecDeque<Op> {
+/// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
+/// in 11.1.50, or, as up to 11.0, behind it.
+pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Vhost), Op::SetDevice]);
-    ops.extend(SYNC);
+    if complete_before_sync {
+        ops.push_back(Op::Notify(PrecopyReason::Complete));
+        ops.extend(SYNC);
+    } else {
+        ops.extend(SYNC);
+        ops.push_back(Op::Notify(PrecopyReason::Complete));
+    }
     ops.extend([
-        Op::Notify(PrecopyReason::Complete),
         Op::Lock(LockId::Bitmap),
         Op::IterateBegin { last: true },
         Op::Slice { last: true },

@@ -23,6 +23,8 @@ pub struct MigrationOptions {
     pub rounds_min: u32,
     /// Pages per bit of C, as a power of two: 6..=31 (QEMU: `x-clear-bitmap-shift`).
     pub chunk_shift: u8,
+    /// COMPLETE is told before the last sync, as up to QEMU 11.0, not behind it.
+    pub complete_before_sync: bool,
 }
 
 impl Default for MigrationOptions {
@@ -35,6 +37,7 @@ impl Default for MigrationOptions {
             zero_page_detection: true,
             rounds_min: 0,
             chunk_shift: 18,
+            complete_before_sync: false,
         }
     }
 }
