@@ -26,14 +26,18 @@ fn is_ci(value: Option<&str>) -> bool {
     !matches!(value, None | Some("" | "0" | "false"))
 }
 
-/// Calls the handler at the first Ctrl-C, and ends the process at the second: every file is whole at any time.
+/// How often a user may ask before the process ends on the spot. A supervisor such as `timeout` asks twice: the process, then its group.
+const PATIENCE: u32 = 2;
+
+/// Calls the handler at each Ctrl-C, and in the end stops the process, which may hang in a pipe that nobody reads: every file is whole at
+/// any time.
 fn catch_interrupts(mut handler: Box<dyn FnMut() + Send>) {
-    let mut asked = false;
+    let mut asked = 0;
     let result = ctrlc::set_handler(move || {
-        if asked {
+        if asked == PATIENCE {
             std::process::exit(i32::from(Status::Interrupted.code()));
         }
-        asked = true;
+        asked += 1;
         handler();
     });
     // Without it Ctrl-C kills the process as it would any other.

@@ -127,7 +127,14 @@ fn complaints(judgement: &Judgement) -> Vec<String> {
     }
     if let Ok(outcome) = &judgement.ran.outcome {
         if !judgement.wrong.is_empty() {
-            lines.extend(outcome.violations.iter().map(|v| format!("broken: {}: {}", text::violation_summary(outcome, v), v.what)));
+            lines.extend(
+                outcome
+                    .violations
+                    .iter()
+                    .take(text::VIOLATIONS_MAX)
+                    .map(|v| format!("broken: {}: {}", text::violation_summary(outcome, v), v.what)),
+            );
+            lines.extend(text::more_violations(outcome));
             lines.extend(outcome.waits.iter().map(|wait| format!("{} wants {}, waits for {}", wait.who, wait.wants, wait.waits_for)));
         }
         lines.push(format!("replay: {}", judgement.replay()));

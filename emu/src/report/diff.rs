@@ -1,8 +1,10 @@
 //! Two runs compared in the words of the domain: how each ended, what was sent and skipped, what became of the named pages, and the first
 //! event at which they part.
 
-use super::micros;
+use host::event::CmdId;
+
 use super::record::{EventRecord, PageRecord, Record};
+use super::{ids, micros};
 
 /// A comparison of two runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +118,8 @@ fn headline(left: &Record, right: &Record) -> Vec<Row> {
     let list = |values: &[String]| if values.is_empty() { "none".to_string() } else { values.join(" ") };
     let rules = |record: &Record| list(&record.violations.iter().map(|violation| violation.rule.clone()).collect::<Vec<_>>());
     let crash = |record: &Record| record.crash.as_ref().map_or("none".to_string(), |crash| crash.message.clone());
-    let destination = |record: &Record| record.facts.destination_cmd_id.clone().unwrap_or("none".to_string());
+    let cmd_ids = |record: &Record| ids(&record.facts.cmd_ids.iter().copied().map(CmdId).collect::<Vec<_>>());
+    let destination = |record: &Record| record.facts.destination_cmd_id.map_or("none".to_string(), |id| format!("id {}", CmdId(id)));
     let (a, b) = (&left.facts, &right.facts);
     vec![
         row("verdict", &left.verdict, &right.verdict),
@@ -135,7 +138,7 @@ fn headline(left: &Record, right: &Record) -> Vec<Row> {
         row("bytes on the wire", a.bytes_sent, b.bytes_sent),
         row("downtime, ns", a.downtime_ns, b.downtime_ns),
         row("time at the end, ns", a.time_ns, b.time_ns),
-        row("command ids", list(&a.cmd_ids), list(&b.cmd_ids)),
+        row("command ids", cmd_ids(left), cmd_ids(right)),
         row("command id at the destination", destination(left), destination(right)),
         row("migrations", list(&a.migrations), list(&b.migrations)),
         row("events", left.events, right.events),

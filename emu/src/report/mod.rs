@@ -12,6 +12,7 @@ pub mod text;
 pub mod timeline;
 pub mod words;
 
+use host::event::CmdId;
 use host::fault::Fault;
 
 use crate::outcome::Outcome;
@@ -64,6 +65,18 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// Returns command ids in one word each, consecutive ones as `first..last`: a migration of many rounds counts them up.
+pub fn ids(ids: &[CmdId]) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for run in ids.chunk_by(|a, b| a.0.checked_add(1) == Some(b.0)) {
+        match run {
+            [first, _, .., last] => words.push(format!("{first}..{last}")),
+            few => words.extend(few.iter().map(ToString::to_string)),
+        }
+    }
+    if words.is_empty() { "none".to_string() } else { words.join(" ") }
+}
+
 /// Returns the sum of pages that the last migration sent, data and zero.
 pub fn pages_sent(outcome: &Outcome) -> u64 {
     outcome.facts.pages_normal + outcome.facts.pages_zero
@@ -80,6 +93,14 @@ mod tests {
     fn microseconds_keep_every_nanosecond() {
         assert_eq!(micros(0), "0.000");
         assert_eq!(micros(1_002_003), "1002.003");
+    }
+
+    #[test]
+    fn only_ids_in_a_row_are_drawn_together() {
+        let of = |values: &[u32]| ids(&values.iter().map(|id| CmdId(*id)).collect::<Vec<_>>());
+        assert_eq!(of(&[0, 0x8000_0000, 0x8000_0001, 1]), "0 80000000 80000001 1");
+        assert_eq!(of(&[0, 0x8000_0000, 0x8000_0001, 0x8000_0002, u32::MAX, 0]), "0 80000000..80000002 ffffffff 0");
+        assert_eq!(of(&[]), "none");
     }
 
     #[test]

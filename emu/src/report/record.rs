@@ -139,10 +139,10 @@ pub struct FactsRecord {
     pub bytes_sent: u64,
     /// Downtime, nanoseconds.
     pub downtime_ns: u64,
-    /// Command ids that the configuration showed, hexadecimal.
-    pub cmd_ids: Vec<String>,
-    /// The command id at the destination, hexadecimal.
-    pub destination_cmd_id: Option<String>,
+    /// Command ids that the configuration showed.
+    pub cmd_ids: Vec<u32>,
+    /// The command id at the destination.
+    pub destination_cmd_id: Option<u32>,
     /// How each migration ended.
     pub migrations: Vec<String>,
     /// Hinted blocks that the guest still holds.
@@ -289,8 +289,8 @@ fn facts(outcome: &Outcome) -> FactsRecord {
         rounds: *rounds,
         bytes_sent: *bytes_sent,
         downtime_ns: *downtime_ns,
-        cmd_ids: cmd_ids.iter().map(ToString::to_string).collect(),
-        destination_cmd_id: destination_cmd_id.map(|id| id.to_string()),
+        cmd_ids: cmd_ids.iter().map(|id| id.0).collect(),
+        destination_cmd_id: destination_cmd_id.map(|id| id.0),
         migrations: migrations.iter().map(|status| status.name().to_string()).collect(),
         held_blocks: *held_blocks,
     }

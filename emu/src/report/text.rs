@@ -6,7 +6,10 @@
 
 use crate::outcome::{Outcome, PageFacts, Violation};
 
-use super::{Detail, Subject, WIDTH, micros, pages_sent, timeline, wrap};
+use super::{Detail, Subject, WIDTH, ids, micros, pages_sent, timeline, wrap};
+
+/// Broken rules that a summary shows.
+pub const VIOLATIONS_MAX: usize = 8;
 
 /// Width of the header's left column.
 const LABEL: usize = 11;
@@ -14,7 +17,7 @@ const LABEL: usize = 11;
 /// Returns the report, each line ended.
 pub fn render(subject: &Subject, outcome: &Outcome, detail: Detail) -> String {
     let mut lines = header(subject, outcome);
-    for section in [pages(outcome), violations(outcome), waits(outcome), crash(outcome), timeline::lines(outcome, detail)] {
+    for section in [pages(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline::lines(outcome, detail)] {
         if !section.is_empty() {
             lines.push(String::new());
             lines.extend(section);
@@ -50,9 +53,8 @@ fn header(subject: &Subject, outcome: &Outcome) -> Vec<String> {
 /// The line of facts: what crossed the wire and why, then the ids.
 fn facts(outcome: &Outcome) -> String {
     let facts = &outcome.facts;
-    let ids: Vec<String> = facts.cmd_ids.iter().map(ToString::to_string).collect();
     let migrations: Vec<&str> = facts.migrations.iter().map(|status| status.name()).collect();
-    let or_none = |list: String| if list.is_empty() { "none".to_string() } else { list };
+    let migrations = if migrations.is_empty() { "none".to_string() } else { migrations.join(" ") };
     format!(
         "sent {} ({} data, {} zero), resent {}, skipped {}; hints {} ({} pages cleared, {} blocks held); rounds {}; wire {} bytes; \
          downtime {} us; ids {}, at the destination {}; migrations {}",
@@ -67,9 +69,9 @@ fn facts(outcome: &Outcome) -> String {
         facts.rounds,
         facts.bytes_sent,
         micros(facts.downtime_ns),
-        or_none(ids.join(" ")),
+        ids(&facts.cmd_ids),
         facts.destination_cmd_id.map_or("none".to_string(), |id| id.to_string()),
-        or_none(migrations.join(" ")),
+        migrations,
     )
 }
 
@@ -108,13 +110,25 @@ pub fn violation_summary(outcome: &Outcome, violation: &Violation) -> String {
     parts.join(", ")
 }
 
-fn violations(outcome: &Outcome) -> Vec<String> {
+/// Returns the broken rules, of which a summary shows the first: one cause often breaks a rule on every page.
+fn violations(outcome: &Outcome, detail: Detail) -> Vec<String> {
+    let shown = match detail {
+        Detail::Summary => VIOLATIONS_MAX.min(outcome.violations.len()),
+        Detail::Full => outcome.violations.len(),
+    };
     let mut lines = Vec::new();
-    for violation in &outcome.violations {
+    for violation in &outcome.violations[..shown] {
         lines.extend(labelled("broken", &violation_summary(outcome, violation)));
         lines.extend(labelled("", &violation.what));
     }
+    lines.extend(more_violations(outcome).filter(|_| shown < outcome.violations.len()).map(|more| format!("{:LABEL$}{more}", "")));
     lines
+}
+
+/// Returns how many broken rules a summary leaves out, in words; `None` when it shows all.
+pub fn more_violations(outcome: &Outcome) -> Option<String> {
+    let more = outcome.violations.len().checked_sub(VIOLATIONS_MAX).filter(|more| *more > 0)?;
+    Some(format!("and {more} more"))
 }
 
 fn waits(outcome: &Outcome) -> Vec<String> {
@@ -125,11 +139,16 @@ fn waits(outcome: &Outcome) -> Vec<String> {
     lines
 }
 
-fn crash(outcome: &Outcome) -> Vec<String> {
+/// Returns the guest's end. Offsets in functions change with every compiler, so a summary leaves them out.
+fn crash(outcome: &Outcome, detail: Detail) -> Vec<String> {
     let Some(crash) = &outcome.crash else { return Vec::new() };
     let mut lines = labelled("crash", &format!("vcpu{}: {}", crash.vcpu, crash.message));
     for (depth, function) in crash.backtrace.iter().enumerate() {
-        lines.extend(labelled("", &format!("{depth:>2} {function}")));
+        let name = match detail {
+            Detail::Summary => function.rsplit_once("+0x").map_or(function.as_str(), |(name, _)| name),
+            Detail::Full => function,
+        };
+        lines.extend(labelled("", &format!("{depth:>2} {name}")));
     }
     lines
 }
@@ -164,6 +183,16 @@ mod tests {
                 assert_eq!(line, line.trim_end(), "a line ends in spaces");
             }
         }
+    }
+
+    #[test]
+    fn a_summary_shows_the_first_broken_rules_and_counts_the_rest() {
+        let mut outcome = sample::lost_page();
+        let one = outcome.violations[0].clone();
+        outcome.violations = vec![one; VIOLATIONS_MAX + 2];
+        let count = |detail| render(&sample::subject(), &outcome, detail).matches("\nbroken ").count();
+        assert_eq!((count(Detail::Summary), count(Detail::Full)), (VIOLATIONS_MAX, VIOLATIONS_MAX + 2));
+        assert!(render(&sample::subject(), &outcome, Detail::Summary).contains("\n           and 2 more\n"));
     }
 
     #[test]
