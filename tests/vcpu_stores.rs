@@ -150,7 +150,12 @@ fn every_store_is_logged_and_a_trapped_one_happens_once() {
                 ends.push(end);
             }
             assert!(ends[0] == ends[1], "{name} at +{offset:#x}: armed pages change what it does: {:?}, {:?}", ends[0].exit, ends[1].exit);
-            assert!(ends[0] == ends[2], "{name} at +{offset:#x}: trapped pages change what it does: {:?}, {:?}", ends[0].exit, ends[2].exit);
+            assert!(
+                ends[0] == ends[2],
+                "{name} at +{offset:#x}: trapped pages change what it does: {:?}, {:?}",
+                ends[0].exit,
+                ends[2].exit
+            );
         }
     }
     assert_eq!(cases, 138 * 8 * 3);

@@ -67,7 +67,6 @@ impl Command {
             Command::BreakLink => "break-link",
         }
     }
-
 }
 
 impl fmt::Display for Command {
@@ -213,7 +212,8 @@ impl Vmm {
 
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
-        self.migration.wire().pages().any(|page| page == pfn) || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
+        self.migration.wire().pages().any(|page| page == pfn)
+            || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
 
     fn takes_hints(&self) -> bool {

@@ -207,7 +207,6 @@ impl Oracle {
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
-            Event::Notify { reason, vm_running: _ } => self.counter.notify(*reason),
             Event::VmStop => self.counter.vm_stop(stamped.at_ns),
             Event::DstDevice { id } => self.counter.destination_device(*id),
             Event::DstStart => {
@@ -223,17 +222,20 @@ impl Oracle {
             Event::GuestDeflate { pfn } | Event::BalloonDeflate { pfn } => self.deflate(*pfn),
             Event::BalloonReport { range } => self.report_taken(*range),
             Event::HostDiscard { range } => self.host_discard(index, *range),
+            Event::ConfigCmdId { id } => self.counter.cmd_id(*id),
             Event::HintRequest { id } => {
-                self.counter.announce(*id);
                 self.device.request(*id, self.records.epoch);
             }
             Event::HintStart { id } => self.hint_start(index, *id),
             Event::HintStop { from: _ } => {
-                self.counter.hint_stop(stamped.actor);
-                if stamped.actor == Actor::Iothread { self.device.stop_by_driver() } else { self.device.stop() }
+                if stamped.actor == Actor::Iothread {
+                    self.device.stop_by_driver()
+                } else {
+                    self.device.stop()
+                }
             }
             Event::HintDone { from: _ } => {
-                self.counter.announce(CmdId(wire::balloon::CMD_ID_DONE));
+                self.counter.cmd_id(CmdId(wire::balloon::CMD_ID_DONE));
                 self.device.done();
             }
             Event::HintPop { head, element } => self.device.pop(*head, element),
@@ -269,7 +271,7 @@ impl Oracle {
             | Event::GuestCrash { .. }
             | Event::DeviceIrq { .. }
             | Event::DeviceBroken { .. }
-            | Event::ConfigCmdId { .. }
+            | Event::Notify { .. }
             | Event::HintIgnore { .. }
             | Event::BalloonStats { .. }
             | Event::LogStart

@@ -237,7 +237,8 @@ fn unexpected_count<'e>(name: &str, expect: CountExpect, events: impl Iterator<I
     let low = expect.min.is_some_and(|min| count < min);
     let high = expect.max.is_some_and(|max| count > max);
     (low || high).then(|| {
-        let bound = if low { format!("at least {}", expect.min.expect("checked")) } else { format!("at most {}", expect.max.expect("checked")) };
+        let bound =
+            if low { format!("at least {}", expect.min.expect("checked")) } else { format!("at most {}", expect.max.expect("checked")) };
         format!("{name} happened {count} times, expected {bound}")
     })
 }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use host::event::{Actor, Event, LockId, PageRange, Pfn};
 use host::dirty::accel::LogMode;
+use host::event::{Actor, Event, LockId, PageRange, Pfn};
 use host::step::Move;
 use wire::debug;
 use wire::platform::{self, lapic, vector};

@@ -114,7 +114,11 @@ impl Course {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
         let synced_enough = run.ram().syncs() >= run.options.rounds_min;
-        if synced_enough && pending_bytes(run) <= self.threshold(run) { op::switchover(run.options.complete_before_sync) } else { op::iterate() }
+        if synced_enough && pending_bytes(run) <= self.threshold(run) {
+            op::switchover(run.options.complete_before_sync)
+        } else {
+            op::iterate()
+        }
     }
 
     /// QEMU: migration_rate_limit().

@@ -108,12 +108,7 @@ pub(crate) const SYNC: [Op; 9] = [
 pub(crate) fn setup() -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
     ops.extend(SYNC);
-    ops.extend([
-        Op::WriteSetup,
-        Op::Notify(PrecopyReason::Setup),
-        Op::SetActive,
-        Op::Choose(Choice::Iteration),
-    ]);
+    ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
 
