@@ -1,6 +1,6 @@
 //! Events become numbers.
 
-use host::event::{Actor, CmdId, MigrationStatus};
+use host::event::{CmdId, MigrationStatus};
 
 use super::End;
 use crate::outcome::Facts;
