@@ -148,7 +148,11 @@ fn a_restored_machine_repeats_its_run_on_all_of_ram() {
         }
         assert!(ram.dirty(&mut bench.machine).len() > 3);
         bench.machine.restore(&cpu);
-        if round < 3 { ram.restore(&mut bench.machine) } else { ram.restore_and_rearm(&mut bench.machine) }
+        if round < 3 {
+            ram.restore(&mut bench.machine)
+        } else {
+            ram.restore_and_rearm(&mut bench.machine)
+        }
         assert_eq!(hash(&bench.memory()), before, "round {round}");
     }
     assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");

@@ -17,9 +17,8 @@ const TABLE: &str = include_str!("vcpu_stores.tsv");
 const TEXT: u64 = 0x10_0000;
 const SLOT_BYTES: u64 = 64;
 /// movups xmm0, [rsi+0x80]; movups xmm1, [rsi+0x90]; movq mm0, [rsi+0x80]; movq mm1, [rsi+0x90]: something to store, and a mask.
-const PRELUDE: [u8; 28] = [
-    0x0f, 0x10, 0x86, 0x80, 0, 0, 0, 0x0f, 0x10, 0x8e, 0x90, 0, 0, 0, 0x0f, 0x6f, 0x86, 0x80, 0, 0, 0, 0x0f, 0x6f, 0x8e, 0x90, 0, 0, 0,
-];
+const PRELUDE: [u8; 28] =
+    [0x0f, 0x10, 0x86, 0x80, 0, 0, 0, 0x0f, 0x10, 0x8e, 0x90, 0, 0, 0, 0x0f, 0x6f, 0x86, 0x80, 0, 0, 0, 0x0f, 0x6f, 0x8e, 0x90, 0, 0, 0];
 /// Data, source, stack and frame: 64 KiB each.
 const DATA: u64 = 0x50_0000;
 const SOURCE: u64 = 0x51_0000;
@@ -175,7 +174,12 @@ fn every_store_is_logged_and_a_trapped_one_happens_once() {
                 ends.push(end);
             }
             assert!(ends[0] == ends[1], "{name} at +{offset:#x}: armed pages change what it does: {:?}, {:?}", ends[0].exit, ends[1].exit);
-            assert!(ends[0] == ends[2], "{name} at +{offset:#x}: trapped pages change what it does: {:?}, {:?}", ends[0].exit, ends[2].exit);
+            assert!(
+                ends[0] == ends[2],
+                "{name} at +{offset:#x}: trapped pages change what it does: {:?}, {:?}",
+                ends[0].exit,
+                ends[2].exit
+            );
         }
     }
     assert_eq!(without_effect, BTreeMap::from(WITHOUT_EFFECT));

@@ -9,25 +9,25 @@ use host::memory::GuestRam;
 use wire::platform::PAGE_SIZE;
 
 /// Size of RAM, bytes.
-pub const RAM_BYTES: u64 = 8 << 20;
+pub(crate) const RAM_BYTES: u64 = 8 << 20;
 /// Data of a loop.
-pub const DATA: u64 = 0x50_0000;
+pub(crate) const DATA: u64 = 0x50_0000;
 /// Top of the first vCPU's stack; each has 64 KiB.
-pub const STACK: u64 = 0x60_0000;
+pub(crate) const STACK: u64 = 0x60_0000;
 
 /// The test guest, loaded.
-pub struct Bench {
+pub(crate) struct Bench {
     /// The image.
-    pub image: Image,
+    pub(crate) image: Image,
     /// Its RAM.
-    pub ram: Arc<GuestRam>,
+    pub(crate) ram: Arc<GuestRam>,
     /// Its vCPUs.
-    pub machine: Machine,
+    pub(crate) machine: Machine,
 }
 
 impl Bench {
     /// Loads the test guest into new RAM.
-    pub fn new(vcpus: usize) -> Bench {
+    pub(crate) fn new(vcpus: usize) -> Bench {
         let image = Image::test_guest();
         let ram = Arc::new(GuestRam::new(RAM_BYTES));
         let machine = Machine::new(Arc::clone(&ram), &image, vcpus);
@@ -35,14 +35,14 @@ impl Bench {
     }
 
     /// Makes a vCPU call a function of the test guest; a `hlt` follows.
-    pub fn call(&mut self, cpu: usize, function: &str, [rdi, rsi, rdx]: [u64; 3]) {
+    pub(crate) fn call(&mut self, cpu: usize, function: &str, [rdi, rsi, rdx]: [u64; 3]) {
         let rax = self.image.symbol(function).unwrap_or_else(|| panic!("no function {function}"));
         let rsp = STACK + 0x1_0000 * cpu as u64;
         self.machine.set_regs(cpu, &Regs { rip: self.image.entry, rax, rdi, rsi, rdx, rsp, rflags: 2, ..Regs::default() });
     }
 
     /// Copies all of RAM out.
-    pub fn memory(&self) -> Vec<u8> {
+    pub(crate) fn memory(&self) -> Vec<u8> {
         let mut bytes = vec![0; RAM_BYTES as usize];
         self.ram.read(0, &mut bytes);
         bytes
@@ -51,22 +51,22 @@ impl Bench {
 
 /// All that can be seen of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// Exits that are not the slicing's, each with the instructions executed until then.
-    pub exits: Vec<(u64, Exit)>,
+    pub(crate) exits: Vec<(u64, Exit)>,
     /// Pages logged, in order.
-    pub written: Vec<Pfn>,
+    pub(crate) written: Vec<Pfn>,
     /// Registers.
-    pub cpu: u64,
+    pub(crate) cpu: u64,
     /// Instructions.
-    pub insns: u64,
+    pub(crate) insns: u64,
     /// Memory.
-    pub memory: Vec<u8>,
+    pub(crate) memory: Vec<u8>,
 }
 
 /// Runs a function on vCPU 0 until it halts or `total` instructions are executed, in slices as `slice` gives them.
 /// The whole data area is armed, its second page is trapped.
-pub fn observe(bench: &mut Bench, function: &str, args: [u64; 3], total: u64, mut slice: impl FnMut() -> u64) -> Observed {
+pub(crate) fn observe(bench: &mut Bench, function: &str, args: [u64; 3], total: u64, mut slice: impl FnMut() -> u64) -> Observed {
     bench.call(0, function, args);
     let data = Pfn(DATA / PAGE_SIZE);
     bench.machine.arm(PageRange::new(data, 16));
@@ -86,7 +86,9 @@ pub fn observe(bench: &mut Bench, function: &str, args: [u64; 3], total: u64, mu
             exits.push((now, run.exit));
         }
         match run.exit {
-            Exit::MmioRead { address, len } => bench.machine.finish_mmio_read(0, now.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ address ^ u64::from(len)),
+            Exit::MmioRead { address, len } => {
+                bench.machine.finish_mmio_read(0, now.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ address ^ u64::from(len))
+            }
             Exit::MmioWrite { .. } => bench.machine.finish_mmio_write(0),
             Exit::Store { .. } => assert_eq!(bench.machine.step_store(0).exit, Exit::Limit),
             Exit::Trace { .. } | Exit::Limit => {}
@@ -99,7 +101,7 @@ pub fn observe(bench: &mut Bench, function: &str, args: [u64; 3], total: u64, mu
 }
 
 /// A small generator of slice lengths.
-pub fn random_slices(seed: u64) -> impl FnMut() -> u64 {
+pub(crate) fn random_slices(seed: u64) -> impl FnMut() -> u64 {
     let mut x = seed | 1;
     move || {
         x ^= x << 13;

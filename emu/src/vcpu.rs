@@ -15,7 +15,7 @@ use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use unicorn_engine::{
     Arch, ControlType, HookType, MemType, Mode, Prot, RegisterX86, TlbEntry, TlbType, X86CpuModel, X86Insn, uc_close, uc_context,
@@ -129,8 +129,8 @@ struct Engines {
     scratch: Box<AlignedPage>,
     /// A vCPU after reset.
     reset: Blob,
-    /// Size of the attached RAM, bytes; 0 when idle.
-    ram_bytes: u64,
+    /// Where the mapped RAM lies in this process, and its size in bytes; 0 when none is mapped. Of idle engines it may be freed.
+    ram: (usize, u64),
 }
 
 /// A saved context as the engine lays it out: a header, then the CPU's registers. Plain bytes without pointers, but opaque.
@@ -152,11 +152,13 @@ fn control(kind: ControlType) -> ControlType {
 }
 
 impl Engines {
-    /// Returns engines over the image's text, this thread's idle ones if there are any.
-    fn take(image: &Image) -> Engines {
+    /// Returns engines over the image's text, this thread's idle ones if there are any, and rather those that this RAM is mapped in.
+    fn take(image: &Image, ram: &GuestRam) -> Engines {
         let (first, code) = code_pages(image);
         let idle = POOL.with_borrow_mut(|pool| {
-            let index = pool.iter().position(|idle| idle.code_first == first && same_bytes(&idle.code, &code))?;
+            let fits = |idle: &Engines| idle.code_first == first && same_bytes(&idle.code, &code);
+            let mapped = |idle: &Engines| fits(idle) && idle.ram == place(ram);
+            let index = pool.iter().position(mapped).or_else(|| pool.iter().position(fits))?;
             Some(pool.swap_remove(index))
         });
         idle.unwrap_or_else(|| Engines::open(first, code))
@@ -188,7 +190,7 @@ impl Engines {
             map(uc, SCRATCH, PAGE_SIZE, Prot::READ | Prot::WRITE, ptr::from_ref(&*scratch).cast_mut().cast());
             add_hooks(uc, index, hooks);
         }
-        let mut engines = Engines { uc, hooks, code, code_first, scratch, reset: Blob(Vec::new()), ram_bytes: 0 };
+        let mut engines = Engines { uc, hooks, code, code_first, scratch, reset: Blob(Vec::new()), ram: (0, 0) };
         engines.write(FAST, Reg::Mxcsr, 0x1f80);
         engines.write(FAST, Reg::Fpcw, 0x37f);
         engines.reset = engines.blob(FAST);
@@ -208,17 +210,20 @@ impl Engines {
         unsafe { self.hooks.as_ref() }
     }
 
-    /// Gives the engines a machine's RAM. It must be detached before the RAM is freed.
+    /// Gives the engines a machine's RAM, which must outlive every run. All pages are open.
     fn attach(&mut self, ram: &GuestRam) {
-        assert_eq!(self.ram_bytes, 0, "engines have RAM already");
         let code_end = self.code_first + self.code.len() as u64 * PAGE_SIZE;
         assert!(code_end <= ram.bytes(), "text ends at {code_end:#x}, RAM at {:#x}", ram.bytes());
-        self.ram_bytes = ram.bytes();
-        for (first, end) in self.data_ranges() {
-            for uc in self.uc {
-                // SAFETY: the range lies in RAM, by the assertion above.
-                let host = unsafe { ram.host_address().add(first as usize) };
-                map(uc, first, end - first, Prot::READ | Prot::WRITE, host);
+        // New RAM often lies where the last machine's was: then the mapping stands.
+        if self.ram != place(ram) {
+            self.unmap();
+            self.ram = place(ram);
+            for (first, end) in self.data_ranges() {
+                for uc in self.uc {
+                    // SAFETY: the range lies in RAM, by the assertion above.
+                    let host = unsafe { ram.host_address().add(first as usize) };
+                    map(uc, first, end - first, Prot::READ | Prot::WRITE, host);
+                }
             }
         }
         let text = self.code_first / PAGE_SIZE..code_end / PAGE_SIZE;
@@ -228,8 +233,8 @@ impl Engines {
         }
     }
 
-    /// Takes the RAM away again.
-    fn detach(&mut self) {
+    /// Takes the RAM away again. It is not accessed, and may be freed already.
+    fn unmap(&mut self) {
         self.hooks().detaching = true;
         for (first, end) in self.data_ranges() {
             for uc in self.uc {
@@ -238,15 +243,13 @@ impl Engines {
             }
         }
         self.hooks().detaching = false;
-        self.flush(FAST);
-        self.flush(SLOW);
-        self.ram_bytes = 0;
+        self.ram = (0, 0);
     }
 
     /// RAM around text.
     fn data_ranges(&self) -> Vec<(u64, u64)> {
         let code_end = self.code_first + self.code.len() as u64 * PAGE_SIZE;
-        [(0, self.code_first), (code_end, self.ram_bytes)].into_iter().filter(|(first, end)| first < end).collect()
+        [(0, self.code_first), (code_end, self.ram.1)].into_iter().filter(|(first, end)| first < end && self.ram.1 > 0).collect()
     }
 
     /// Forgets what an engine's TLB holds.
@@ -388,16 +391,90 @@ impl Blob {
     }
 }
 
+/// An engine with nothing of ours but open rights on all RAM: what the bench measures the vCPU against.
+pub struct BareEngine {
+    uc: NonNull<uc_engine>,
+    /// Outlives the engine.
+    _ram: Arc<GuestRam>,
+}
+
+impl BareEngine {
+    /// Returns an engine on RAM and image. Data is not executable here either, since a store to an executable page is slow.
+    pub fn new(ram: Arc<GuestRam>, image: &Image) -> BareEngine {
+        let uc = open_engine(TCG_BUFFER_BYTES[FAST]);
+        map(uc, 0, ram.bytes(), Prot::ALL, ram.host_address());
+        image.segments.iter().for_each(|segment| ram.write_unlogged(segment.address, &segment.bytes));
+        let mut handle: uc_hook = Default::default();
+        // SAFETY: the callback has the signature that the hook asks for, and no data.
+        ok(unsafe {
+            uc_hook_add(
+                uc.as_ptr(),
+                &raw mut handle,
+                HookType::TLB_FILL.0 as c_int,
+                on_bare_fill as *mut c_void,
+                ptr::null_mut(),
+                1u64,
+                0u64,
+            )
+        });
+        BareEngine { uc, _ram: ram }
+    }
+
+    /// Sets the general registers.
+    pub fn set_regs(&mut self, regs: &Regs) {
+        for (reg, value) in regs::GENERAL.into_iter().zip(regs.values()) {
+            // SAFETY: no register of `Reg` is wider than 8 bytes.
+            ok(unsafe { uc_reg_write(self.uc.as_ptr(), engine_reg(reg), (&raw const value).cast()) });
+        }
+    }
+
+    /// Forgets what the TLB holds; the engine sizes it anew by what it held.
+    pub fn flush(&mut self) {
+        // SAFETY: the engine lives and is not running.
+        ok(unsafe { uc_ctl(self.uc.as_ptr(), control(ControlType::TLB_FLUSH)) });
+    }
+
+    /// Runs from RIP until `hlt`.
+    pub fn run_to_halt(&mut self) {
+        let mut rip = 0u64;
+        // SAFETY: the engine lives; RIP is 8 bytes wide.
+        unsafe {
+            ok(uc_reg_read(self.uc.as_ptr(), engine_reg(Reg::Rip), (&raw mut rip).cast()));
+            ok(uc_emu_start(self.uc.as_ptr(), rip, 0, 0, 0));
+        }
+    }
+}
+
+impl Drop for BareEngine {
+    fn drop(&mut self) {
+        // SAFETY: opened in `new`, closed once, while the RAM still stands.
+        ok(unsafe { uc_close(self.uc.as_ptr()) });
+    }
+}
+
+impl fmt::Debug for BareEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BareEngine").finish_non_exhaustive()
+    }
+}
+
+extern "C" fn on_bare_fill(_uc: *mut uc_engine, address: u64, kind: MemType, entry: *mut TlbEntry, _data: *mut c_void) -> bool {
+    let perms = if kind == MemType::FETCH { Prot::READ | Prot::EXEC } else { Prot::READ | Prot::WRITE };
+    // SAFETY: the engine gives room for one entry.
+    unsafe { entry.write(TlbEntry { paddr: address, perms }) };
+    true
+}
+
 thread_local! {
     static POOL: RefCell<Vec<Engines>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A machine's engines. Dropped, they lose their RAM and wait, with all the code they have translated, for the next machine of this thread.
+/// A machine's engines. Dropped, they wait, with all the code they have translated, for the next machine of this thread.
 struct Lease(Option<Engines>);
 
 impl Lease {
     fn new(image: &Image, ram: &GuestRam) -> Lease {
-        let mut engines = Engines::take(image);
+        let mut engines = Engines::take(image, ram);
         engines.attach(ram);
         Lease(Some(engines))
     }
@@ -419,8 +496,7 @@ impl DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(mut engines) = self.0.take() else { return };
-        engines.detach();
+        let Some(engines) = self.0.take() else { return };
         // The pool is gone when a machine is dropped while its thread ends; then the engines are closed here.
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
@@ -450,6 +526,11 @@ fn copy_from_ram(ram: &GuestRam, address: u64, bytes: &mut [u8]) {
     assert!(address + bytes.len() as u64 <= ram.bytes(), "{} bytes at {address:#x} leave RAM", bytes.len());
     // SAFETY: as in `copy_to_ram`.
     unsafe { ptr::copy_nonoverlapping(ram.host_address().add(address as usize), bytes.as_mut_ptr(), bytes.len()) };
+}
+
+/// Returns where RAM lies in this process, and its size.
+fn place(ram: &GuestRam) -> (usize, u64) {
+    (ram.host_address().addr(), ram.bytes())
 }
 
 fn code_pages(image: &Image) -> (u64, Vec<AlignedPage>) {

@@ -127,7 +127,7 @@ pub struct CpuSnapshot {
 /// The vCPUs of one guest.
 #[derive(Debug)]
 pub struct Machine {
-    /// Declared before the RAM, so that it is given back first.
+    /// Declared before the RAM, so that it is given back first, and stands still when the RAM goes.
     engines: Lease,
     ram: Arc<GuestRam>,
     contexts: Vec<Context>,
@@ -255,12 +255,16 @@ impl Machine {
 
     fn refusal(&self, cpu: usize, refused: Refused) -> Exit {
         let Refused { page, access, refusal } = refused;
+        let used = self.memory_use(cpu, page, access);
         let kind = match refusal {
-            Refusal::Mmio => return self.mmio(cpu, page),
             Refusal::Trapped => {
-                let (address, len) = self.memory_use(cpu, page, access).map_or((page << PAGE_SHIFT, 1), |used| (used.address, used.len));
+                let (address, len) = used.map_or((page << PAGE_SHIFT, 1), |used| (used.address, used.len));
                 return Exit::Store { address, len: len.min(255) as u8 };
             }
+            Refusal::Mmio => match self.mmio(cpu, page) {
+                Some(exit) => return exit,
+                None => FaultKind::OutsideRam,
+            },
             Refusal::Null => FaultKind::Null,
             Refusal::OutsideRam => FaultKind::OutsideRam,
             Refusal::WriteToText => FaultKind::WriteToText,
@@ -268,20 +272,20 @@ impl Machine {
         };
         let address = match access {
             Access::Fetch => self.read(cpu, Reg::Rip),
-            Access::Read | Access::Write => self.memory_use(cpu, page, access).map_or(page << PAGE_SHIFT, |used| used.address),
+            Access::Read | Access::Write => used.map_or(0, |used| used.address),
         };
+        // Of an access across pages, the part on the page that was refused is at fault.
         Exit::Fault { kind, address: address.max(page << PAGE_SHIFT) }
     }
 
-    fn mmio(&self, cpu: usize, page: u64) -> Exit {
-        match self.mmio_use(cpu, page) {
-            Some((insn, used)) if used.writes => match decode::stored_value(&insn, &self.regs(cpu)) {
-                Some(value) => Exit::MmioWrite { address: used.address, len: used.len as u8, value },
-                None => Exit::Fault { kind: FaultKind::OutsideRam, address: used.address },
-            },
-            Some((_, used)) => Exit::MmioRead { address: used.address, len: used.len as u8 },
-            None => Exit::Fault { kind: FaultKind::OutsideRam, address: page << PAGE_SHIFT },
+    /// Returns the exit of an access that a device understands.
+    fn mmio(&self, cpu: usize, page: u64) -> Option<Exit> {
+        let (insn, used) = self.mmio_use(cpu, page)?;
+        let (address, len) = (used.address, used.len as u8);
+        if used.reads {
+            return Some(Exit::MmioRead { address, len });
         }
+        decode::stored_value(&insn, &self.regs(cpu)).map(|value| Exit::MmioWrite { address, len, value })
     }
 
     /// Returns the instruction at RIP if it does nothing with memory but load from a device, or store to one, once.
