@@ -102,9 +102,7 @@ struct Hooks {
     /// Instructions that may be begun.
     limit: u64,
     /// The block (fast) or instruction (slow) that was begun last.
-    last_pc: u64,
-    last_insns: u64,
-    last_bytes: u64,
+    last_pc: Option<u64>,
     stop: Option<Stop>,
     trace: Option<Tracepoint>,
     exception: Option<u8>,
@@ -172,9 +170,7 @@ impl Engines {
             text: Text::new(code_first, &bytes),
             insns: 0,
             limit: 0,
-            last_pc: 0,
-            last_insns: 0,
-            last_bytes: 0,
+            last_pc: None,
             stop: None,
             trace: None,
             exception: None,
@@ -263,8 +259,7 @@ impl Engines {
         let rip = self.read(engine, Reg::Rip);
         let hooks = self.hooks();
         (hooks.insns, hooks.limit) = (0, limit);
-        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (0, 0, 0);
-        (hooks.stop, hooks.exception, hooks.refused) = (None, None, None);
+        (hooks.last_pc, hooks.stop, hooks.exception, hooks.refused) = (None, None, None, None);
         // SAFETY: the engine lives; its hooks' data is not borrowed while it runs.
         let error = unsafe { uc_emu_start(self.uc[engine].as_ptr(), rip, 0, 0, 0) };
         let returned = self.returned(error);
@@ -294,11 +289,17 @@ impl Engines {
             Returned::Refused(Refused { access: Access::Fetch, .. }) => return hooks.insns,
             Returned::Refused(_) | Returned::Exception(_) => {}
         }
-        let done_bytes = self.read(engine, Reg::Rip).wrapping_sub(hooks.last_pc);
-        if done_bytes >= hooks.last_bytes {
+        let Some(pc) = hooks.last_pc else { return hooks.insns };
+        let done_bytes = self.read(engine, Reg::Rip).wrapping_sub(pc);
+        if engine == SLOW {
+            // `int` leaves RIP behind itself, all else in front of the instruction.
+            return hooks.insns - u64::from(done_bytes == 0);
+        }
+        let block = hooks.text.known(pc);
+        if done_bytes >= u64::from(block.bytes) {
             return hooks.insns;
         }
-        hooks.insns - hooks.last_insns + hooks.text.insns(hooks.last_pc, done_bytes)
+        hooks.insns - u64::from(block.insns) + hooks.text.insns(pc, done_bytes)
     }
 
     /// Saves an engine's context.
@@ -575,12 +576,13 @@ fn add_hooks(uc: NonNull<uc_engine>, engine: usize, hooks: NonNull<Hooks>) {
     if engine == FAST {
         add(HookType::BLOCK, on_block as *mut c_void, 0);
         add(HookType::TLB_FILL, on_fill::<FAST> as *mut c_void, 0);
+        add(HookType::INSN, on_out::<FAST> as *mut c_void, X86Insn::OUT as c_int);
     } else {
         add(HookType::CODE, on_insn as *mut c_void, 0);
         add(HookType::TLB_FILL, on_fill::<SLOW> as *mut c_void, 0);
+        add(HookType::INSN, on_out::<SLOW> as *mut c_void, X86Insn::OUT as c_int);
     }
     add(HookType::INTR, on_exception as *mut c_void, 0);
-    add(HookType::INSN, on_out as *mut c_void, X86Insn::OUT as c_int);
     add(HookType::INSN, on_in as *mut c_void, X86Insn::IN as c_int);
     add(HookType::INSN, on_rdtsc as *mut c_void, X86Insn::RDTSC as c_int);
     add(HookType::INSN, on_rdtsc as *mut c_void, X86Insn::RDTSCP as c_int);
@@ -590,26 +592,41 @@ fn add_hooks(uc: NonNull<uc_engine>, engine: usize, hooks: NonNull<Hooks>) {
 extern "C" fn on_block(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c_void) {
     // SAFETY: `data` is the hooks' data, which nobody else uses while the engine runs.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    let block = hooks.text.block(address, bytes);
-    let insns = u64::from(block.insns);
-    let stop = if hooks.trace.is_some() {
-        Stop::Trace
-    } else if block.stepped {
-        Stop::Stepped(insns)
-    } else if hooks.insns + insns > hooks.limit {
-        Stop::Limit
-    } else {
-        hooks.insns += insns;
-        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (address, insns, u64::from(bytes));
+    let block = hooks.text.known(address);
+    let insns = hooks.insns + u64::from(block.insns);
+    if block.bytes == bytes && insns <= hooks.limit {
+        hooks.insns = insns;
+        hooks.last_pc = Some(address);
         return;
-    };
-    hooks.stop = Some(stop);
-    // SAFETY: stopping from a block hook is exact: the block does not run.
-    ok(unsafe { uc_emu_stop(uc) });
+    }
+    if let Some(stop) = hooks.begin_block(address, bytes) {
+        hooks.stop = Some(stop);
+        // SAFETY: stopping from a block hook is exact: the block does not run.
+        ok(unsafe { uc_emu_stop(uc) });
+    }
+}
+
+impl Hooks {
+    /// Counts a block that is not known yet, or says why it must not run.
+    #[cold]
+    fn begin_block(&mut self, address: u64, bytes: u32) -> Option<Stop> {
+        if self.trace.is_some() {
+            return Some(Stop::Trace);
+        }
+        let insns = match self.text.learn(address, bytes) {
+            Ok(block) => self.insns + u64::from(block.insns),
+            Err(insns) => return Some(Stop::Stepped(insns)),
+        };
+        if insns > self.limit {
+            return Some(Stop::Limit);
+        }
+        (self.insns, self.last_pc) = (insns, Some(address));
+        None
+    }
 }
 
 /// An instruction is about to run.
-extern "C" fn on_insn(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c_void) {
+extern "C" fn on_insn(uc: *mut uc_engine, address: u64, _bytes: u32, data: *mut c_void) {
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
     let stop = match &mut hooks.trace {
@@ -623,7 +640,7 @@ extern "C" fn on_insn(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c
     };
     let Some(stop) = stop else {
         hooks.insns += 1;
-        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (address, 1, u64::from(bytes));
+        hooks.last_pc = Some(address);
         return;
     };
     hooks.stop = Some(stop);
@@ -680,7 +697,7 @@ extern "C" fn on_exception(uc: *mut uc_engine, vector: u32, data: *mut c_void) {
 }
 
 /// `out`: a tracepoint, or nothing.
-extern "C" fn on_out(uc: *mut uc_engine, port: u32, bytes: c_int, value: u32, data: *mut c_void) {
+extern "C" fn on_out<const ENGINE: usize>(uc: *mut uc_engine, port: u32, bytes: c_int, value: u32, data: *mut c_void) {
     if port != u32::from(wire::debug::PORT) || bytes != 4 {
         return;
     }
@@ -694,6 +711,10 @@ extern "C" fn on_out(uc: *mut uc_engine, port: u32, bytes: c_int, value: u32, da
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
     if let Some(ret_follows) = hooks.text.tracepoint(read(Reg::Rip)) {
         hooks.trace = Some(Tracepoint { code: value, a: read(Reg::Rdi), b: read(Reg::Rsi), ret_follows });
+        // The fast engine's next block stops: it is the one behind the `ret`.
+        if ENGINE == FAST {
+            hooks.limit = 0;
+        }
     }
 }
 
