@@ -10,10 +10,8 @@
 //! never from outside (that repeats a store); data is never executable (that makes every store slow); raw context bytes are never compared.
 #![expect(unsafe_code, reason = "Unicorn is a C library, and it shares the guest's RAM with this process")]
 
-use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, OnceLock};
 
@@ -24,8 +22,10 @@ use unicorn_engine::{
 };
 
 mod decode;
+mod hooks;
 mod machine;
 mod pages;
+mod pool;
 mod regs;
 mod snapshot;
 
@@ -35,8 +35,9 @@ pub use snapshot::RamSnapshot;
 
 use crate::image::Image;
 use decode::Text;
+use hooks::{Hooks, Returned, SCRATCH};
 use host::memory::GuestRam;
-use pages::{Access, Pages, Refusal, Rights};
+use pages::{Access, Pages, Rights};
 use regs::{Reg, WideReg};
 use wire::platform::PAGE_SIZE;
 
@@ -44,75 +45,8 @@ use wire::platform::PAGE_SIZE;
 const FAST: usize = 0;
 /// The engine that counts instructions.
 const SLOW: usize = 1;
-/// Where, in the engines' physical memory, the page lies that stands in for a device's registers: above all RAM and devices.
-const SCRATCH: u64 = 1 << 32;
 /// Room for translated code, bytes, for each engine.
 const TCG_BUFFER_BYTES: [u32; 2] = [16 << 20, 8 << 20];
-/// How many idle pairs of engines a thread keeps.
-const POOL_MAX: usize = 4;
-
-/// A tracepoint that was said; `rets` instructions until its vCPU stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tracepoint {
-    code: u32,
-    a: u64,
-    b: u64,
-    /// The `ret` behind the `out` is still to be executed.
-    ret_follows: bool,
-}
-
-/// Why an engine stopped of our own will.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    /// The next block or instruction would pass the limit.
-    Limit,
-    /// The next block, of so many instructions, must be stepped.
-    Stepped(u64),
-    /// A tracepoint is behind us.
-    Trace,
-}
-
-/// An access that was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Refused {
-    page: u64,
-    access: Access,
-    refusal: Refusal,
-}
-
-/// Why an engine returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Returned {
-    /// A hook stopped it.
-    Stopped(Stop),
-    /// `hlt` was executed.
-    Halted,
-    /// An access was refused; the instruction was not executed.
-    Refused(Refused),
-    /// An exception or software interrupt.
-    Exception(u8),
-}
-
-/// What the hooks of a pair of engines work on.
-struct Hooks {
-    pages: Pages,
-    text: Text,
-    /// Instructions begun since the engine was started.
-    insns: u64,
-    /// Instructions that may be begun.
-    limit: u64,
-    /// The block (fast) or instruction (slow) that was begun last.
-    last_pc: Option<u64>,
-    stop: Option<Stop>,
-    trace: Option<Tracepoint>,
-    exception: Option<u8>,
-    refused: Option<Refused>,
-    /// This page is the scratch page for the next instruction.
-    scratch: Option<u64>,
-    /// Memory is being unmapped: the engine looks every page up once more.
-    detaching: bool,
-}
-
 /// A page on its own.
 #[repr(C, align(4096))]
 struct AlignedPage([u8; PAGE_SIZE as usize]);
@@ -150,34 +84,27 @@ fn control(kind: ControlType) -> ControlType {
 }
 
 impl Engines {
-    /// Returns engines over the image's text, this thread's idle ones if there are any, and rather those that this RAM is mapped in.
-    fn take(image: &Image, ram: &GuestRam) -> Engines {
+    /// Returns new engines over the image's text.
+    fn new(image: &Image) -> Engines {
         let (first, code) = code_pages(image);
-        let idle = POOL.with_borrow_mut(|pool| {
-            let fits = |idle: &Engines| idle.code_first == first && same_bytes(&idle.code, &code);
-            let mapped = |idle: &Engines| fits(idle) && idle.ram == place(ram);
-            let index = pool.iter().position(mapped).or_else(|| pool.iter().position(fits))?;
-            Some(pool.swap_remove(index))
-        });
-        idle.unwrap_or_else(|| Engines::open(first, code))
+        Engines::open(first, code)
+    }
+
+    /// Whether these engines execute the image's text.
+    fn fits(&self, image: &Image) -> bool {
+        let (first, code) = code_pages(image);
+        self.code_first == first && self.code.len() == code.len() && self.code.iter().zip(&code).all(|(a, b)| a.0 == b.0)
+    }
+
+    /// Whether this RAM is mapped already.
+    fn maps(&self, ram: &GuestRam) -> bool {
+        self.ram == place(ram)
     }
 
     fn open(code_first: u64, code: Vec<AlignedPage>) -> Engines {
         let bytes: Vec<u8> = code.iter().flat_map(|page| page.0).collect();
         let text_pages = code_first / PAGE_SIZE..code_first / PAGE_SIZE + code.len() as u64;
-        let hooks = Hooks {
-            pages: Pages::new(text_pages.end, text_pages),
-            text: Text::new(code_first, &bytes),
-            insns: 0,
-            limit: 0,
-            last_pc: None,
-            stop: None,
-            trace: None,
-            exception: None,
-            refused: None,
-            scratch: None,
-            detaching: false,
-        };
+        let hooks = Hooks::new(Pages::new(text_pages.end, text_pages), Text::new(code_first, &bytes));
         let hooks = NonNull::from(Box::leak(Box::new(hooks)));
         let scratch = Box::new(AlignedPage([0; PAGE_SIZE as usize]));
         let uc = [open_engine(TCG_BUFFER_BYTES[FAST]), open_engine(TCG_BUFFER_BYTES[SLOW])];
@@ -211,7 +138,7 @@ impl Engines {
         let code_end = self.code_first + self.code.len() as u64 * PAGE_SIZE;
         assert!(code_end <= ram.bytes(), "text ends at {code_end:#x}, RAM at {:#x}", ram.bytes());
         // New RAM often lies where the last machine's was: then the mapping stands.
-        if self.ram != place(ram) {
+        if !self.maps(ram) {
             self.unmap();
             self.ram = place(ram);
             for (first, end) in self.data_ranges() {
@@ -231,14 +158,14 @@ impl Engines {
 
     /// Takes the RAM away again. It is not accessed, and may be freed already.
     fn unmap(&mut self) {
-        self.hooks().detaching = true;
+        self.hooks().unmapping = true;
         for (first, end) in self.data_ranges() {
             for uc in self.uc {
                 // SAFETY: `attach` mapped this range; the engine is not running.
                 ok(unsafe { uc_mem_unmap(uc.as_ptr(), first, end - first) });
             }
         }
-        self.hooks().detaching = false;
+        self.hooks().unmapping = false;
         self.ram = (0, 0);
     }
 
@@ -257,13 +184,11 @@ impl Engines {
     /// Runs an engine from its own RIP until a hook stops it, or the guest does. Returns the instructions that were executed.
     fn start(&mut self, engine: usize, limit: u64) -> (Returned, u64) {
         let rip = self.read(engine, Reg::Rip);
-        let hooks = self.hooks();
-        (hooks.insns, hooks.limit) = (0, limit);
-        (hooks.last_pc, hooks.stop, hooks.exception, hooks.refused) = (None, None, None, None);
+        self.hooks().begin(limit);
         // SAFETY: the engine lives; its hooks' data is not borrowed while it runs.
         let error = unsafe { uc_emu_start(self.uc[engine].as_ptr(), rip, 0, 0, 0) };
         let returned = self.returned(error);
-        let insns = self.executed(engine, returned);
+        let insns = self.hooks_ref().executed(engine, returned, self.read(engine, Reg::Rip));
         (returned, insns)
     }
 
@@ -279,27 +204,6 @@ impl Engines {
                 panic!("the engine ended with {error:?}, exception {exception:?}, refused {refused:?}, stop {stop:?}")
             }
         }
-    }
-
-    /// How many instructions were executed: what was begun, less what the block or instruction begun last left undone.
-    fn executed(&self, engine: usize, returned: Returned) -> u64 {
-        let hooks = self.hooks_ref();
-        match returned {
-            Returned::Stopped(_) | Returned::Halted => return hooks.insns,
-            Returned::Refused(Refused { access: Access::Fetch, .. }) => return hooks.insns,
-            Returned::Refused(_) | Returned::Exception(_) => {}
-        }
-        let Some(pc) = hooks.last_pc else { return hooks.insns };
-        let done_bytes = self.read(engine, Reg::Rip).wrapping_sub(pc);
-        if engine == SLOW {
-            // `int` leaves RIP behind itself, all else in front of the instruction.
-            return hooks.insns - u64::from(done_bytes == 0);
-        }
-        let block = hooks.text.known(pc);
-        if done_bytes >= u64::from(block.bytes) {
-            return hooks.insns;
-        }
-        hooks.insns - u64::from(block.insns) + hooks.text.insns(pc, done_bytes)
     }
 
     /// Saves an engine's context.
@@ -466,55 +370,6 @@ extern "C" fn on_bare_fill(_uc: *mut uc_engine, address: u64, kind: MemType, ent
     true
 }
 
-thread_local! {
-    static POOL: RefCell<Vec<Engines>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A machine's engines. Dropped, they wait, with all the code they have translated, for the next machine of this thread.
-struct Lease(Option<Engines>);
-
-impl Lease {
-    fn new(image: &Image, ram: &GuestRam) -> Lease {
-        let mut engines = Engines::take(image, ram);
-        engines.attach(ram);
-        Lease(Some(engines))
-    }
-}
-
-impl Deref for Lease {
-    type Target = Engines;
-
-    fn deref(&self) -> &Engines {
-        self.0.as_ref().expect("engines until dropped")
-    }
-}
-
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut Engines {
-        self.0.as_mut().expect("engines until dropped")
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some(engines) = self.0.take() else { return };
-        // The pool is gone when a machine is dropped while its thread ends; then the engines are closed here.
-        let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() == POOL_MAX {
-                pool.remove(0);
-            }
-            pool.push(engines);
-        });
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engines").field("pages", &self.hooks_ref().pages).finish_non_exhaustive()
-    }
-}
-
 /// Copies a page into RAM. The caller holds the machine, so that no guest code runs meanwhile.
 fn copy_to_ram(ram: &GuestRam, address: u64, bytes: &[u8]) {
     assert!(address + bytes.len() as u64 <= ram.bytes(), "{} bytes at {address:#x} leave RAM", bytes.len());
@@ -542,10 +397,6 @@ fn code_pages(image: &Image) -> (u64, Vec<AlignedPage>) {
         page
     };
     (text.address, text.bytes.chunks(PAGE_SIZE as usize).map(page).collect())
-}
-
-fn same_bytes(a: &[AlignedPage], b: &[AlignedPage]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0)
 }
 
 /// Opens an engine whose model has neither random numbers nor AVX.
@@ -592,36 +443,9 @@ fn add_hooks(uc: NonNull<uc_engine>, engine: usize, hooks: NonNull<Hooks>) {
 extern "C" fn on_block(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c_void) {
     // SAFETY: `data` is the hooks' data, which nobody else uses while the engine runs.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    let block = hooks.text.known(address);
-    let insns = hooks.insns + u64::from(block.insns);
-    if block.bytes == bytes && insns <= hooks.limit {
-        hooks.insns = insns;
-        hooks.last_pc = Some(address);
-        return;
-    }
-    if let Some(stop) = hooks.begin_block(address, bytes) {
-        hooks.stop = Some(stop);
+    if !hooks.begin_block(address, bytes) {
         // SAFETY: stopping from a block hook is exact: the block does not run.
         ok(unsafe { uc_emu_stop(uc) });
-    }
-}
-
-impl Hooks {
-    /// Counts a block that is not known yet, or says why it must not run.
-    #[cold]
-    fn begin_block(&mut self, address: u64, bytes: u32) -> Option<Stop> {
-        if self.trace.is_some() {
-            return Some(Stop::Trace);
-        }
-        let insns = match self.text.learn(address, bytes) {
-            Ok(block) => self.insns + u64::from(block.insns),
-            Err(insns) => return Some(Stop::Stepped(insns)),
-        };
-        if insns > self.limit {
-            return Some(Stop::Limit);
-        }
-        (self.insns, self.last_pc) = (insns, Some(address));
-        None
     }
 }
 
@@ -629,23 +453,10 @@ impl Hooks {
 extern "C" fn on_insn(uc: *mut uc_engine, address: u64, _bytes: u32, data: *mut c_void) {
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    let stop = match &mut hooks.trace {
-        Some(Tracepoint { ret_follows: false, .. }) => Some(Stop::Trace),
-        _ if hooks.insns >= hooks.limit => Some(Stop::Limit),
-        Some(tracepoint) => {
-            tracepoint.ret_follows = false;
-            None
-        }
-        None => None,
-    };
-    let Some(stop) = stop else {
-        hooks.insns += 1;
-        hooks.last_pc = Some(address);
-        return;
-    };
-    hooks.stop = Some(stop);
-    // SAFETY: stopping from an instruction hook is exact: the instruction does not run.
-    ok(unsafe { uc_emu_stop(uc) });
+    if !hooks.begin_insn(address) {
+        // SAFETY: stopping from an instruction hook is exact: the instruction does not run.
+        ok(unsafe { uc_emu_stop(uc) });
+    }
 }
 
 /// An engine has no translation for an access.
@@ -658,25 +469,12 @@ extern "C" fn on_fill<const ENGINE: usize>(
 ) -> bool {
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    let page = address / PAGE_SIZE;
     let access = match kind {
         MemType::WRITE => Access::Write,
         MemType::FETCH => Access::Fetch,
         _ => Access::Read,
     };
-    let (physical, rights) = if hooks.detaching {
-        (address, Rights::ReadExecute)
-    } else if hooks.scratch == Some(page) && access == Access::Read {
-        (SCRATCH, Rights::Read)
-    } else {
-        match hooks.pages.fill(ENGINE, page, access) {
-            Ok(rights) => (address, rights),
-            Err(refusal) => {
-                hooks.refused = Some(Refused { page, access, refusal });
-                return false;
-            }
-        }
-    };
+    let Some((physical, rights)) = hooks.fill(ENGINE, address, access) else { return false };
     let perms = match rights {
         Rights::Read => Prot::READ,
         Rights::ReadWrite => Prot::READ | Prot::WRITE,
@@ -691,7 +489,7 @@ extern "C" fn on_fill<const ENGINE: usize>(
 extern "C" fn on_exception(uc: *mut uc_engine, vector: u32, data: *mut c_void) {
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    hooks.exception = Some(u8::try_from(vector).expect("a vector"));
+    hooks.exception = Some(u8::try_from(vector).unwrap_or(u8::MAX));
     // SAFETY: the engine is between two instructions here.
     ok(unsafe { uc_emu_stop(uc) });
 }
@@ -709,13 +507,7 @@ extern "C" fn on_out<const ENGINE: usize>(uc: *mut uc_engine, port: u32, bytes: 
     };
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    if let Some(ret_follows) = hooks.text.tracepoint(read(Reg::Rip)) {
-        hooks.trace = Some(Tracepoint { code: value, a: read(Reg::Rdi), b: read(Reg::Rsi), ret_follows });
-        // The fast engine's next block stops: it is the one behind the `ret`.
-        if ENGINE == FAST {
-            hooks.limit = 0;
-        }
-    }
+    hooks.say(ENGINE, read(Reg::Rip), value, read(Reg::Rdi), read(Reg::Rsi));
 }
 
 /// `in`: no device answers.

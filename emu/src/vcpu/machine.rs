@@ -12,9 +12,11 @@ use iced_x86::Instruction;
 use wire::platform::{self, PAGE_SHIFT, PAGE_SIZE};
 
 use super::decode::{self, MemoryUse};
+use super::hooks::{Refused, Returned, Stop, Tracepoint};
 use super::pages::{self, Access, PagesState, Refusal};
+use super::pool::Lease;
 use super::regs::{GENERAL, RFLAGS_CLEARED_BY_INTERRUPT, RFLAGS_IF, Reg, RegHash, Regs, SPECIAL, WideReg, wide_registers};
-use super::{Blob, FAST, Lease, Refused, Returned, SLOW, Stop, Tracepoint};
+use super::{Blob, FAST, SLOW};
 use crate::image::Image;
 
 /// Up to so many instructions the slow engine alone is quicker than both.
