@@ -47,6 +47,7 @@ const FAST: usize = 0;
 const SLOW: usize = 1;
 /// Room for translated code, bytes, for each engine.
 const TCG_BUFFER_BYTES: [u32; 2] = [16 << 20, 8 << 20];
+
 /// A page on its own.
 #[repr(C, align(4096))]
 struct AlignedPage([u8; PAGE_SIZE as usize]);
@@ -122,7 +123,7 @@ impl Engines {
 
     /// What the hooks work on.
     fn hooks(&mut self) -> &mut Hooks {
-        // SAFETY: allocated in `open`, freed in `drop`; the hooks themselves use it only while `start`, `attach` or `detach` runs,
+        // SAFETY: allocated in `open`, freed in `drop`; the hooks themselves use it only while `start`, `attach` or `unmap` runs,
         // which hold `&mut self`.
         unsafe { self.hooks.as_mut() }
     }
@@ -265,7 +266,7 @@ impl Engines {
 impl Drop for Engines {
     fn drop(&mut self) {
         for uc in self.uc {
-            // SAFETY: opened in `open`, closed once; its memory (RAM, text, scratch) still stands.
+            // SAFETY: opened in `open`, closed once; closing accesses no guest memory.
             ok(unsafe { uc_close(uc.as_ptr()) });
         }
         // SAFETY: leaked in `open`; the engines that used it are closed.

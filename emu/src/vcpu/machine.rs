@@ -452,24 +452,28 @@ impl Machine {
     }
 
     /// Returns a vCPU's state.
-    pub fn save_context(&mut self, cpu: usize) -> Context {
-        self.settle();
-        self.contexts[cpu].clone()
+    pub fn save_context(&self, cpu: usize) -> Context {
+        let mut context = self.contexts[cpu].clone();
+        if let Some(engine) = self.place(cpu) {
+            self.engines.save(engine, &mut context.blob);
+        }
+        context
     }
 
     /// Puts a vCPU's state back. The count of its instructions goes on.
     pub fn restore_context(&mut self, cpu: usize, context: &Context) {
-        self.settle();
         let insns = self.contexts[cpu].insns;
-        self.resident = self.resident.map(|resident| resident.filter(|resident| *resident != cpu));
+        if let Some(engine) = self.place(cpu) {
+            self.resident[engine] = None;
+        }
         self.contexts[cpu].clone_from(context);
         self.contexts[cpu].insns = insns;
     }
 
     /// Returns the state of all vCPUs, the traps, and the log.
-    pub fn save(&mut self) -> CpuSnapshot {
-        self.settle();
-        CpuSnapshot { contexts: self.contexts.clone(), pages: self.engines.hooks_ref().pages.save() }
+    pub fn save(&self) -> CpuSnapshot {
+        let contexts = (0..self.vcpus()).map(|cpu| self.save_context(cpu)).collect();
+        CpuSnapshot { contexts, pages: self.engines.hooks_ref().pages.save() }
     }
 
     /// Puts back what [`Machine::save`] returned. Memory is the caller's.
@@ -542,15 +546,6 @@ impl Machine {
 
     fn place(&self, cpu: usize) -> Option<usize> {
         [FAST, SLOW].into_iter().find(|engine| self.resident[*engine] == Some(cpu))
-    }
-
-    /// Brings all contexts up to date.
-    fn settle(&mut self) {
-        for engine in [FAST, SLOW] {
-            if let Some(cpu) = self.resident[engine] {
-                self.engines.save(engine, &mut self.contexts[cpu].blob);
-            }
-        }
     }
 
     fn read(&self, cpu: usize, reg: Reg) -> u64 {
