@@ -1,22 +1,18 @@
 //! Determinism of the vCPU: how a run is cut, which engines run it, where interrupts fall, in which process it happens — nothing may show.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::process::Command;
 
 use emu::vcpu::{Exit, RamSnapshot};
 use vcpu_support::{Bench, DATA, Observed, RAM_BYTES, observe, random_slices};
-use xxhash::hash;
 
 mod vcpu_support;
 
-mod xxhash {
-    use std::hash::Hasher;
-
-    /// A hash that depends on the bytes alone.
-    pub(crate) fn hash(bytes: &[u8]) -> u64 {
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write(bytes);
-        hasher.finish()
-    }
+/// A hash that depends on the bytes alone.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 const TOTAL: u64 = 20_000;
