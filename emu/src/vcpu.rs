@@ -3,7 +3,7 @@
 //! [`Machine`] is what the world uses. Below it this file, the only one that names Unicorn, wraps two engines: the *fast* one counts
 //! instructions per translated block and stops before the block that would pass the limit, the *slow* one counts them one by one and runs the
 //! rest. All vCPUs of a machine share the pair; each has a saved context of its own. Both engines run with a virtual TLB whose misses ask
-//! [`pages`]: that is the dirty log, the traps and the faults in one place, and no access is missed, whatever instruction makes it.
+//! `pages`: that is the dirty log, the traps and the faults in one place, and no access is missed, whatever instruction makes it.
 //!
 //! Rules that the engine's behaviour dictates, each found the hard way: an engine has its hooks from the start and is always started with
 //! `until` 0 and no count (both are baked into translated code); it is stopped from block and instruction hooks or by a refused translation,
