@@ -1,7 +1,7 @@
 //! The world: guest, host, clock, schedule and injector, stepping until the run ends.
 //!
 //! Each actor has a virtual time of its own, the moment from which it can move. A step asks every actor what it would do next, holds back
-//! those whose move an order constraint forbids, and lets the one with the smallest time move; ties go by the order of [`ORDER`]. What the
+//! those whose move an order constraint forbids, and lets the one with the smallest time move; ties go by a fixed order. What the
 //! move emits goes to the trace, to the constraints and to the oracle, in that order. There is no other source of order: the same scenario
 //! gives the same bytes.
 
@@ -14,6 +14,7 @@ mod pages;
 mod setup;
 pub mod tracepoint;
 
+use std::collections::VecDeque;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use host::step::{Ctx, Move, Next, Watch};
 use host::vmm::Vmm;
 use wire::layout::KernelInfo;
 use wire::platform::KERNEL_INFO;
+use wire::task::TaskOp;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
@@ -127,6 +129,8 @@ pub(crate) struct World<'s> {
     writes: u64,
     /// Task operations numbered so far.
     tasks: u64,
+    /// Task operations that did not fit into the mailboxes yet, by vCPU.
+    backlog: Vec<VecDeque<TaskOp>>,
     crash: Option<GuestCrash>,
 }
 
@@ -292,12 +296,17 @@ impl World<'_> {
         let actor = HOST_ORDER[index];
         let in_store = self.vcpus_in_store();
         let bulk = actor == Actor::Migration && !self.gates.looks_at(EventKind::RamPage);
+        let announced = if cfg!(debug_assertions) { self.host_next(index) } else { Readiness::Idle };
+        let first = self.trace.len();
         let cost = self.with_ctx(actor, |vmm, ctx| match bulk {
             true => vmm.step_bulk(in_store, until_ns, BULK_PAGES_MAX, ctx),
             false => vmm.step(actor, in_store, ctx),
         });
+        if let Readiness::Ready(Some(what)) = announced {
+            let made = self.trace.get(first).map(|stamped| Move::of(&stamped.event));
+            assert_eq!(made, Some(what), "{actor} makes the move that it announced");
+        }
         self.protect();
-        self.raise_interrupts();
         cost
     }
 
@@ -344,6 +353,9 @@ impl World<'_> {
         digest_event(&mut self.digest, &stamped);
         self.gates.happened(&stamped.event, &self.pages.frames);
         self.ready |= stamped.event == Event::GuestReady;
+        if let (Event::GuestTaskDone { .. }, Actor::Vcpu(cpu)) = (&stamped.event, stamped.actor) {
+            self.feed_mailbox(usize::from(cpu));
+        }
         let index = self.trace.len();
         let view = Observation { ram: &self.ram, vmm: &self.vmm };
         self.oracle.on_event(index, &stamped, &view);

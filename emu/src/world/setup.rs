@@ -1,5 +1,6 @@
 //! From a scenario to a world at its first instruction.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use host::balloon::BalloonOptions;
@@ -57,6 +58,7 @@ impl<'s> World<'s> {
             hints: 0,
             writes: 0,
             tasks: 0,
+            backlog: vec![VecDeque::new(); vcpus],
             crash: None,
             ram,
         };
