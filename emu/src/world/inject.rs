@@ -199,7 +199,7 @@ impl World<'_> {
     pub(super) fn feed_mailbox(&mut self, cpu: usize) {
         let mailbox = platform::MAILBOX + cpu as u64 * platform::PAGE_SIZE;
         let (mut head, tail) = (self.ram.read_u64(mailbox), self.ram.read_u64(mailbox + 8));
-        while head - tail < task::SLOTS
+        while head.wrapping_sub(tail) < task::SLOTS
             && let Some(op) = self.backlog[cpu].pop_front()
         {
             let slot = mailbox + task::HEADER_BYTES + head % task::SLOTS * task::OP_BYTES;
@@ -210,7 +210,7 @@ impl World<'_> {
             bytes[16..24].copy_from_slice(&op.b.to_le_bytes());
             bytes[24..32].copy_from_slice(&op.id.to_le_bytes());
             self.ram.write_unlogged(slot, &bytes);
-            head += 1;
+            head = head.wrapping_add(1);
             self.ram.write_unlogged(mailbox, &head.to_le_bytes());
             self.vmm.d.mark(PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT)));
         }

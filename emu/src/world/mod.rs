@@ -15,7 +15,6 @@ mod setup;
 pub mod tracepoint;
 
 use std::collections::VecDeque;
-use std::mem::offset_of;
 use std::sync::Arc;
 
 use host::event::{Actor, Event, EventKind, LockId, PageRange, Pfn, Stamped};
@@ -24,8 +23,6 @@ use host::lock::Locks;
 use host::memory::GuestRam;
 use host::step::{Ctx, Move, Next, Watch};
 use host::vmm::Vmm;
-use wire::layout::KernelInfo;
-use wire::platform::KERNEL_INFO;
 use wire::task::TaskOp;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -123,6 +120,8 @@ pub(crate) struct World<'s> {
     steps: u64,
     /// The guest's driver is up.
     ready: bool,
+    /// Entry of the guest's stub for injected stores; known once the driver is up.
+    inject_stub: u64,
     /// Hints so far.
     hints: u32,
     /// Unique values given out so far.
@@ -409,13 +408,6 @@ impl World<'_> {
     fn watch_page(&mut self, pfn: Pfn) {
         self.watch.0.insert(pfn);
         self.machine.trap(pfn, true);
-    }
-
-    /// Returns a field of what the guest published of itself.
-    fn kernel_info(&self, field: usize) -> u64 {
-        let magic = self.ram.read_u64(KERNEL_INFO + offset_of!(KernelInfo, magic) as u64);
-        assert_eq!(magic, KernelInfo::MAGIC, "the guest has booted");
-        self.ram.read_u64(KERNEL_INFO + field as u64)
     }
 }
 

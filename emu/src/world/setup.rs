@@ -55,6 +55,7 @@ impl<'s> World<'s> {
             now_ns: 0,
             steps: 0,
             ready: false,
+            inject_stub: 0,
             hints: 0,
             writes: 0,
             tasks: 0,
