@@ -325,7 +325,7 @@ impl World<'_> {
         }
         let run = self.machine.step_store(cpu);
         self.vcpus[cpu].insns += run.insns;
-        self.emit_write(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
+        self.emit(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
         for pfn in self.machine.drain_written() {
             if pfn == page {
                 // A mark of K that was consumed between mark and store protects the page again, and the vCPU would have faulted; a mark

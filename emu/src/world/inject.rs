@@ -147,7 +147,7 @@ impl World<'_> {
                     let value = self.unique_value(byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
-                self.emit_write(Actor::Dma, Event::DmaWrite { range });
+                self.emit(Actor::Dma, Event::DmaWrite { range });
                 self.vmm.d.mark_device_write(&[range], &self.faults);
                 self.wrote_range(range, Actor::Dma);
                 let marked: Vec<Pfn> = range.pages().filter(|pfn| self.watch.has(*pfn) && self.vmm.d.test(*pfn)).collect();
@@ -161,7 +161,7 @@ impl World<'_> {
                     let value = self.unique_value(byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
-                self.emit_write(Actor::Vhost, Event::VhostWrite { range });
+                self.emit(Actor::Vhost, Event::VhostWrite { range });
                 self.vmm.vhost.mark(range);
                 self.wrote_range(range, Actor::Vhost);
             }

@@ -342,11 +342,7 @@ impl World<'_> {
         self.absorb(Stamped { at_ns: self.now_ns, actor, event });
     }
 
-    /// Records an event that is itself a write to memory, just made.
-    fn emit_write(&mut self, actor: Actor, event: Event) {
-        self.emit(actor, event);
-    }
-
+    /// Takes in an event: the digest, the constraints, the oracle and the trace, in this order.
     fn absorb(&mut self, stamped: Stamped) {
         self.observe_for_writes(&stamped.event);
         digest_event(&mut self.digest, &stamped);
