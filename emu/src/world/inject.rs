@@ -49,7 +49,11 @@ impl World<'_> {
         if !self.page_is_known(&injection.action) || self.gates.holds_injection(index).is_some() {
             return false;
         }
-        let Actor::Vcpu(cpu) = injection.by else { return true };
+        let Actor::Vcpu(cpu) = injection.by else {
+            // Devices write for a VM that runs: stopping it drains their requests and stops vhost's backends before anything else happens
+            // (QEMU: system/cpus.c do_vm_stop(), hw/virtio/vhost.c vhost_dev_stop()).
+            return !matches!(injection.action, Action::Write { .. }) || self.vmm.vm.running;
+        };
         let vcpu = &self.vcpus[usize::from(cpu)];
         let there = at_insns.is_none_or(|at| vcpu.insns >= at);
         match injection.action {
