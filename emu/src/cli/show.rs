@@ -127,14 +127,7 @@ fn complaints(judgement: &Judgement) -> Vec<String> {
     }
     if let Ok(outcome) = &judgement.ran.outcome {
         if !judgement.wrong.is_empty() {
-            lines.extend(
-                outcome
-                    .violations
-                    .iter()
-                    .take(text::VIOLATIONS_MAX)
-                    .map(|v| format!("broken: {}: {}", text::violation_summary(outcome, v), v.what)),
-            );
-            lines.extend(text::more_violations(outcome));
+            lines.extend(text::violation_sentences(outcome));
             lines.extend(outcome.waits.iter().map(|wait| format!("{} wants {}, waits for {}", wait.who, wait.wants, wait.waits_for)));
         }
         lines.push(format!("replay: {}", judgement.replay()));
@@ -224,10 +217,11 @@ pub(super) fn summary(totals: &Totals, format: Format) -> String {
             parts.extend((*not_as_expected > 0).then(|| format!("{not_as_expected} not as expected")));
             let left = scenarios - as_expected - not_as_expected;
             parts.extend((left > 0).then(|| format!("{left} not run")));
-            parts.extend((*witnesses_caught > 0).then(|| format!("{witnesses_caught} witnesses caught")));
-            parts.extend((*orphans > 0).then(|| format!("{orphans} snapshots without scenario")));
+            let plural = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+            parts.extend((*witnesses_caught > 0).then(|| plural(*witnesses_caught, "witness caught", "witnesses caught")));
+            parts.extend((*orphans > 0).then(|| plural(*orphans, "snapshot without scenario", "snapshots without scenario")));
             let end = if *interrupted { "; stopped by the user" } else { "" };
-            format!("{scenarios} scenarios: {}{end}\n", parts.join(", "))
+            format!("{}: {}{end}\n", plural(*scenarios, "scenario", "scenarios"), parts.join(", "))
         }
     }
 }

@@ -90,7 +90,7 @@ fn a_new_scenario_fails_until_it_is_blessed() {
     let last = project.run(&["run", "/scenarios"]);
     assert_eq!(last.status, Status::AsExpected);
     let line = "pass         ok                    1234.567 us  sent   4080  skipped     16  resent      3  scenarios/pass/a.toml\n";
-    assert_eq!(last.out, format!("{line}1 scenarios: 1 as expected, 1 witnesses caught\n"));
+    assert_eq!(last.out, format!("{line}1 scenario: 1 as expected, 1 witness caught\n"));
     assert_eq!(last.err, "");
 }
 
@@ -155,7 +155,7 @@ fn a_panic_of_ours_is_our_defect_and_the_others_still_run() {
     assert_eq!(ended.status, Status::OwnDefect);
     assert!(ended.out.contains("the sky fell"), "{}", ended.out);
     assert!(ended.out.contains("replay: lostpage run scenarios/pass/a.toml --trace"), "{}", ended.out);
-    assert!(ended.out.ends_with("2 scenarios: 1 as expected, 1 not as expected, 1 witnesses caught\n"), "{}", ended.out);
+    assert!(ended.out.ends_with("2 scenarios: 1 as expected, 1 not as expected, 1 witness caught\n"), "{}", ended.out);
 }
 
 #[test]
