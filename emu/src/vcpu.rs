@@ -3,19 +3,17 @@
 //! [`Machine`] is what the world uses. Below it this file, the only one that names Unicorn, wraps two engines: the *fast* one counts
 //! instructions per translated block and stops before the block that would pass the limit, the *slow* one counts them one by one and runs the
 //! rest. All vCPUs of a machine share the pair; each has a saved context of its own. Both engines run with a virtual TLB whose misses ask
-//! [`pages`]: that is the dirty log, the traps and the faults in one place, and no access is missed, whatever instruction makes it.
+//! `pages`: that is the dirty log, the traps and the faults in one place, and no access is missed, whatever instruction makes it.
 //!
 //! Rules that the engine's behaviour dictates, each found the hard way: an engine has its hooks from the start and is always started with
 //! `until` 0 and no count (both are baked into translated code); it is stopped from block and instruction hooks or by a refused translation,
 //! never from outside (that repeats a store); data is never executable (that makes every store slow); raw context bytes are never compared.
 #![expect(unsafe_code, reason = "Unicorn is a C library, and it shares the guest's RAM with this process")]
 
-use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use unicorn_engine::{
     Arch, ControlType, HookType, MemType, Mode, Prot, RegisterX86, TlbEntry, TlbType, X86CpuModel, X86Insn, uc_close, uc_context,
@@ -24,8 +22,10 @@ use unicorn_engine::{
 };
 
 mod decode;
+mod hooks;
 mod machine;
 mod pages;
+mod pool;
 mod regs;
 mod snapshot;
 
@@ -35,8 +35,9 @@ pub use snapshot::RamSnapshot;
 
 use crate::image::Image;
 use decode::Text;
+use hooks::{Hooks, Returned, SCRATCH};
 use host::memory::GuestRam;
-use pages::{Access, Pages, Refusal, Rights};
+use pages::{Access, Pages, Rights};
 use regs::{Reg, WideReg};
 use wire::platform::PAGE_SIZE;
 
@@ -44,76 +45,8 @@ use wire::platform::PAGE_SIZE;
 const FAST: usize = 0;
 /// The engine that counts instructions.
 const SLOW: usize = 1;
-/// Where, in the engines' physical memory, the page lies that stands in for a device's registers: above all RAM and devices.
-const SCRATCH: u64 = 1 << 32;
 /// Room for translated code, bytes, for each engine.
 const TCG_BUFFER_BYTES: [u32; 2] = [16 << 20, 8 << 20];
-/// How many idle pairs of engines a thread keeps.
-const POOL_MAX: usize = 4;
-
-/// A tracepoint that was said; `rets` instructions until its vCPU stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tracepoint {
-    code: u32,
-    a: u64,
-    b: u64,
-    /// The `ret` behind the `out` is still to be executed.
-    ret_follows: bool,
-}
-
-/// Why an engine stopped of our own will.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    /// The next block or instruction would pass the limit.
-    Limit,
-    /// The next block, of so many instructions, must be stepped.
-    Stepped(u64),
-    /// A tracepoint is behind us.
-    Trace,
-}
-
-/// An access that was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Refused {
-    page: u64,
-    access: Access,
-    refusal: Refusal,
-}
-
-/// Why an engine returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Returned {
-    /// A hook stopped it.
-    Stopped(Stop),
-    /// `hlt` was executed.
-    Halted,
-    /// An access was refused; the instruction was not executed.
-    Refused(Refused),
-    /// An exception or software interrupt.
-    Exception(u8),
-}
-
-/// What the hooks of a pair of engines work on.
-struct Hooks {
-    pages: Pages,
-    text: Text,
-    /// Instructions begun since the engine was started.
-    insns: u64,
-    /// Instructions that may be begun.
-    limit: u64,
-    /// The block (fast) or instruction (slow) that was begun last.
-    last_pc: u64,
-    last_insns: u64,
-    last_bytes: u64,
-    stop: Option<Stop>,
-    trace: Option<Tracepoint>,
-    exception: Option<u8>,
-    refused: Option<Refused>,
-    /// This page is the scratch page for the next instruction.
-    scratch: Option<u64>,
-    /// Memory is being unmapped: the engine looks every page up once more.
-    detaching: bool,
-}
 
 /// A page on its own.
 #[repr(C, align(4096))]
@@ -129,8 +62,8 @@ struct Engines {
     scratch: Box<AlignedPage>,
     /// A vCPU after reset.
     reset: Blob,
-    /// Size of the attached RAM, bytes; 0 when idle.
-    ram_bytes: u64,
+    /// Where the mapped RAM lies in this process, and its size in bytes; 0 when none is mapped. Of idle engines it may be freed.
+    ram: (usize, u64),
 }
 
 /// A saved context as the engine lays it out: a header, then the CPU's registers. Plain bytes without pointers, but opaque.
@@ -152,34 +85,27 @@ fn control(kind: ControlType) -> ControlType {
 }
 
 impl Engines {
-    /// Returns engines over the image's text, this thread's idle ones if there are any.
-    fn take(image: &Image) -> Engines {
+    /// Returns new engines over the image's text.
+    fn new(image: &Image) -> Engines {
         let (first, code) = code_pages(image);
-        let idle = POOL.with_borrow_mut(|pool| {
-            let index = pool.iter().position(|idle| idle.code_first == first && same_bytes(&idle.code, &code))?;
-            Some(pool.swap_remove(index))
-        });
-        idle.unwrap_or_else(|| Engines::open(first, code))
+        Engines::open(first, code)
+    }
+
+    /// Whether these engines execute the image's text.
+    fn fits(&self, image: &Image) -> bool {
+        let (first, code) = code_pages(image);
+        self.code_first == first && self.code.len() == code.len() && self.code.iter().zip(&code).all(|(a, b)| a.0 == b.0)
+    }
+
+    /// Whether this RAM is mapped already.
+    fn maps(&self, ram: &GuestRam) -> bool {
+        self.ram == place(ram)
     }
 
     fn open(code_first: u64, code: Vec<AlignedPage>) -> Engines {
         let bytes: Vec<u8> = code.iter().flat_map(|page| page.0).collect();
         let text_pages = code_first / PAGE_SIZE..code_first / PAGE_SIZE + code.len() as u64;
-        let hooks = Hooks {
-            pages: Pages::new(text_pages.end, text_pages),
-            text: Text::new(code_first, &bytes),
-            insns: 0,
-            limit: 0,
-            last_pc: 0,
-            last_insns: 0,
-            last_bytes: 0,
-            stop: None,
-            trace: None,
-            exception: None,
-            refused: None,
-            scratch: None,
-            detaching: false,
-        };
+        let hooks = Hooks::new(Pages::new(text_pages.end, text_pages), Text::new(code_first, &bytes));
         let hooks = NonNull::from(Box::leak(Box::new(hooks)));
         let scratch = Box::new(AlignedPage([0; PAGE_SIZE as usize]));
         let uc = [open_engine(TCG_BUFFER_BYTES[FAST]), open_engine(TCG_BUFFER_BYTES[SLOW])];
@@ -188,7 +114,7 @@ impl Engines {
             map(uc, SCRATCH, PAGE_SIZE, Prot::READ | Prot::WRITE, ptr::from_ref(&*scratch).cast_mut().cast());
             add_hooks(uc, index, hooks);
         }
-        let mut engines = Engines { uc, hooks, code, code_first, scratch, reset: Blob(Vec::new()), ram_bytes: 0 };
+        let mut engines = Engines { uc, hooks, code, code_first, scratch, reset: Blob(Vec::new()), ram: (0, 0) };
         engines.write(FAST, Reg::Mxcsr, 0x1f80);
         engines.write(FAST, Reg::Fpcw, 0x37f);
         engines.reset = engines.blob(FAST);
@@ -197,7 +123,7 @@ impl Engines {
 
     /// What the hooks work on.
     fn hooks(&mut self) -> &mut Hooks {
-        // SAFETY: allocated in `open`, freed in `drop`; the hooks themselves use it only while `start`, `attach` or `detach` runs,
+        // SAFETY: allocated in `open`, freed in `drop`; the hooks themselves use it only while `start`, `attach` or `unmap` runs,
         // which hold `&mut self`.
         unsafe { self.hooks.as_mut() }
     }
@@ -208,17 +134,20 @@ impl Engines {
         unsafe { self.hooks.as_ref() }
     }
 
-    /// Gives the engines a machine's RAM. It must be detached before the RAM is freed.
+    /// Gives the engines a machine's RAM, which must outlive every run. All pages are open.
     fn attach(&mut self, ram: &GuestRam) {
-        assert_eq!(self.ram_bytes, 0, "engines have RAM already");
         let code_end = self.code_first + self.code.len() as u64 * PAGE_SIZE;
         assert!(code_end <= ram.bytes(), "text ends at {code_end:#x}, RAM at {:#x}", ram.bytes());
-        self.ram_bytes = ram.bytes();
-        for (first, end) in self.data_ranges() {
-            for uc in self.uc {
-                // SAFETY: the range lies in RAM, by the assertion above.
-                let host = unsafe { ram.host_address().add(first as usize) };
-                map(uc, first, end - first, Prot::READ | Prot::WRITE, host);
+        // New RAM often lies where the last machine's was: then the mapping stands.
+        if !self.maps(ram) {
+            self.unmap();
+            self.ram = place(ram);
+            for (first, end) in self.data_ranges() {
+                for uc in self.uc {
+                    // SAFETY: the range lies in RAM, by the assertion above.
+                    let host = unsafe { ram.host_address().add(first as usize) };
+                    map(uc, first, end - first, Prot::READ | Prot::WRITE, host);
+                }
             }
         }
         let text = self.code_first / PAGE_SIZE..code_end / PAGE_SIZE;
@@ -228,25 +157,23 @@ impl Engines {
         }
     }
 
-    /// Takes the RAM away again.
-    fn detach(&mut self) {
-        self.hooks().detaching = true;
+    /// Takes the RAM away again. It is not accessed, and may be freed already.
+    fn unmap(&mut self) {
+        self.hooks().unmapping = true;
         for (first, end) in self.data_ranges() {
             for uc in self.uc {
                 // SAFETY: `attach` mapped this range; the engine is not running.
                 ok(unsafe { uc_mem_unmap(uc.as_ptr(), first, end - first) });
             }
         }
-        self.hooks().detaching = false;
-        self.flush(FAST);
-        self.flush(SLOW);
-        self.ram_bytes = 0;
+        self.hooks().unmapping = false;
+        self.ram = (0, 0);
     }
 
     /// RAM around text.
     fn data_ranges(&self) -> Vec<(u64, u64)> {
         let code_end = self.code_first + self.code.len() as u64 * PAGE_SIZE;
-        [(0, self.code_first), (code_end, self.ram_bytes)].into_iter().filter(|(first, end)| first < end).collect()
+        [(0, self.code_first), (code_end, self.ram.1)].into_iter().filter(|(first, end)| first < end && self.ram.1 > 0).collect()
     }
 
     /// Forgets what an engine's TLB holds.
@@ -258,14 +185,11 @@ impl Engines {
     /// Runs an engine from its own RIP until a hook stops it, or the guest does. Returns the instructions that were executed.
     fn start(&mut self, engine: usize, limit: u64) -> (Returned, u64) {
         let rip = self.read(engine, Reg::Rip);
-        let hooks = self.hooks();
-        (hooks.insns, hooks.limit) = (0, limit);
-        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (0, 0, 0);
-        (hooks.stop, hooks.exception, hooks.refused) = (None, None, None);
+        self.hooks().begin(limit);
         // SAFETY: the engine lives; its hooks' data is not borrowed while it runs.
         let error = unsafe { uc_emu_start(self.uc[engine].as_ptr(), rip, 0, 0, 0) };
         let returned = self.returned(error);
-        let insns = self.executed(engine, returned);
+        let insns = self.hooks_ref().executed(engine, returned, self.read(engine, Reg::Rip));
         (returned, insns)
     }
 
@@ -281,21 +205,6 @@ impl Engines {
                 panic!("the engine ended with {error:?}, exception {exception:?}, refused {refused:?}, stop {stop:?}")
             }
         }
-    }
-
-    /// How many instructions were executed: what was begun, less what the block or instruction begun last left undone.
-    fn executed(&self, engine: usize, returned: Returned) -> u64 {
-        let hooks = self.hooks_ref();
-        match returned {
-            Returned::Stopped(_) | Returned::Halted => return hooks.insns,
-            Returned::Refused(Refused { access: Access::Fetch, .. }) => return hooks.insns,
-            Returned::Refused(_) | Returned::Exception(_) => {}
-        }
-        let done_bytes = self.read(engine, Reg::Rip).wrapping_sub(hooks.last_pc);
-        if done_bytes >= hooks.last_bytes {
-            return hooks.insns;
-        }
-        hooks.insns - hooks.last_insns + hooks.text.insns(hooks.last_pc, done_bytes)
     }
 
     /// Saves an engine's context.
@@ -357,7 +266,7 @@ impl Engines {
 impl Drop for Engines {
     fn drop(&mut self) {
         for uc in self.uc {
-            // SAFETY: opened in `open`, closed once; its memory (RAM, text, scratch) still stands.
+            // SAFETY: opened in `open`, closed once; closing accesses no guest memory.
             ok(unsafe { uc_close(uc.as_ptr()) });
         }
         // SAFETY: leaked in `open`; the engines that used it are closed.
@@ -388,54 +297,78 @@ impl Blob {
     }
 }
 
-thread_local! {
-    static POOL: RefCell<Vec<Engines>> = const { RefCell::new(Vec::new()) };
+/// An engine with nothing of ours but open rights on all RAM: what the bench measures the vCPU against.
+pub struct BareEngine {
+    uc: NonNull<uc_engine>,
+    /// Outlives the engine.
+    _ram: Arc<GuestRam>,
 }
 
-/// A machine's engines. Dropped, they lose their RAM and wait, with all the code they have translated, for the next machine of this thread.
-struct Lease(Option<Engines>);
-
-impl Lease {
-    fn new(image: &Image, ram: &GuestRam) -> Lease {
-        let mut engines = Engines::take(image);
-        engines.attach(ram);
-        Lease(Some(engines))
-    }
-}
-
-impl Deref for Lease {
-    type Target = Engines;
-
-    fn deref(&self) -> &Engines {
-        self.0.as_ref().expect("engines until dropped")
-    }
-}
-
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut Engines {
-        self.0.as_mut().expect("engines until dropped")
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some(mut engines) = self.0.take() else { return };
-        engines.detach();
-        // The pool is gone when a machine is dropped while its thread ends; then the engines are closed here.
-        let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() == POOL_MAX {
-                pool.remove(0);
-            }
-            pool.push(engines);
+impl BareEngine {
+    /// Returns an engine on RAM and image. Data is not executable here either, since a store to an executable page is slow.
+    pub fn new(ram: Arc<GuestRam>, image: &Image) -> BareEngine {
+        let uc = open_engine(TCG_BUFFER_BYTES[FAST]);
+        map(uc, 0, ram.bytes(), Prot::ALL, ram.host_address());
+        image.segments.iter().for_each(|segment| ram.write_unlogged(segment.address, &segment.bytes));
+        let mut handle: uc_hook = Default::default();
+        // SAFETY: the callback has the signature that the hook asks for, and no data.
+        ok(unsafe {
+            uc_hook_add(
+                uc.as_ptr(),
+                &raw mut handle,
+                HookType::TLB_FILL.0 as c_int,
+                on_bare_fill as *mut c_void,
+                ptr::null_mut(),
+                1u64,
+                0u64,
+            )
         });
+        BareEngine { uc, _ram: ram }
+    }
+
+    /// Sets the general registers.
+    pub fn set_regs(&mut self, regs: &Regs) {
+        for (reg, value) in regs::GENERAL.into_iter().zip(regs.values()) {
+            // SAFETY: no register of `Reg` is wider than 8 bytes.
+            ok(unsafe { uc_reg_write(self.uc.as_ptr(), engine_reg(reg), (&raw const value).cast()) });
+        }
+    }
+
+    /// Forgets what the TLB holds; the engine sizes it anew by what it held.
+    pub fn flush(&mut self) {
+        // SAFETY: the engine lives and is not running.
+        ok(unsafe { uc_ctl(self.uc.as_ptr(), control(ControlType::TLB_FLUSH)) });
+    }
+
+    /// Runs from RIP until `hlt`.
+    pub fn run_to_halt(&mut self) {
+        let mut rip = 0u64;
+        // SAFETY: the engine lives; RIP is 8 bytes wide.
+        unsafe {
+            ok(uc_reg_read(self.uc.as_ptr(), engine_reg(Reg::Rip), (&raw mut rip).cast()));
+            ok(uc_emu_start(self.uc.as_ptr(), rip, 0, 0, 0));
+        }
     }
 }
 
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engines").field("pages", &self.hooks_ref().pages).finish_non_exhaustive()
+impl Drop for BareEngine {
+    fn drop(&mut self) {
+        // SAFETY: opened in `new`, closed once, while the RAM still stands.
+        ok(unsafe { uc_close(self.uc.as_ptr()) });
     }
+}
+
+impl fmt::Debug for BareEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BareEngine").finish_non_exhaustive()
+    }
+}
+
+extern "C" fn on_bare_fill(_uc: *mut uc_engine, address: u64, kind: MemType, entry: *mut TlbEntry, _data: *mut c_void) -> bool {
+    let perms = if kind == MemType::FETCH { Prot::READ | Prot::EXEC } else { Prot::READ | Prot::WRITE };
+    // SAFETY: the engine gives room for one entry.
+    unsafe { entry.write(TlbEntry { paddr: address, perms }) };
+    true
 }
 
 /// Copies a page into RAM. The caller holds the machine, so that no guest code runs meanwhile.
@@ -452,6 +385,11 @@ fn copy_from_ram(ram: &GuestRam, address: u64, bytes: &mut [u8]) {
     unsafe { ptr::copy_nonoverlapping(ram.host_address().add(address as usize), bytes.as_mut_ptr(), bytes.len()) };
 }
 
+/// Returns where RAM lies in this process, and its size.
+fn place(ram: &GuestRam) -> (usize, u64) {
+    (ram.host_address().addr(), ram.bytes())
+}
+
 fn code_pages(image: &Image) -> (u64, Vec<AlignedPage>) {
     let text = image.text();
     let page = |bytes: &[u8]| {
@@ -460,10 +398,6 @@ fn code_pages(image: &Image) -> (u64, Vec<AlignedPage>) {
         page
     };
     (text.address, text.bytes.chunks(PAGE_SIZE as usize).map(page).collect())
-}
-
-fn same_bytes(a: &[AlignedPage], b: &[AlignedPage]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0)
 }
 
 /// Opens an engine whose model has neither random numbers nor AVX.
@@ -494,12 +428,13 @@ fn add_hooks(uc: NonNull<uc_engine>, engine: usize, hooks: NonNull<Hooks>) {
     if engine == FAST {
         add(HookType::BLOCK, on_block as *mut c_void, 0);
         add(HookType::TLB_FILL, on_fill::<FAST> as *mut c_void, 0);
+        add(HookType::INSN, on_out::<FAST> as *mut c_void, X86Insn::OUT as c_int);
     } else {
         add(HookType::CODE, on_insn as *mut c_void, 0);
         add(HookType::TLB_FILL, on_fill::<SLOW> as *mut c_void, 0);
+        add(HookType::INSN, on_out::<SLOW> as *mut c_void, X86Insn::OUT as c_int);
     }
     add(HookType::INTR, on_exception as *mut c_void, 0);
-    add(HookType::INSN, on_out as *mut c_void, X86Insn::OUT as c_int);
     add(HookType::INSN, on_in as *mut c_void, X86Insn::IN as c_int);
     add(HookType::INSN, on_rdtsc as *mut c_void, X86Insn::RDTSC as c_int);
     add(HookType::INSN, on_rdtsc as *mut c_void, X86Insn::RDTSCP as c_int);
@@ -509,45 +444,20 @@ fn add_hooks(uc: NonNull<uc_engine>, engine: usize, hooks: NonNull<Hooks>) {
 extern "C" fn on_block(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c_void) {
     // SAFETY: `data` is the hooks' data, which nobody else uses while the engine runs.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    let block = hooks.text.block(address, bytes);
-    let insns = u64::from(block.insns);
-    let stop = if hooks.trace.is_some() {
-        Stop::Trace
-    } else if block.stepped {
-        Stop::Stepped(insns)
-    } else if hooks.insns + insns > hooks.limit {
-        Stop::Limit
-    } else {
-        hooks.insns += insns;
-        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (address, insns, u64::from(bytes));
-        return;
-    };
-    hooks.stop = Some(stop);
-    // SAFETY: stopping from a block hook is exact: the block does not run.
-    ok(unsafe { uc_emu_stop(uc) });
+    if !hooks.begin_block(address, bytes) {
+        // SAFETY: stopping from a block hook is exact: the block does not run.
+        ok(unsafe { uc_emu_stop(uc) });
+    }
 }
 
 /// An instruction is about to run.
-extern "C" fn on_insn(uc: *mut uc_engine, address: u64, bytes: u32, data: *mut c_void) {
+extern "C" fn on_insn(uc: *mut uc_engine, address: u64, _bytes: u32, data: *mut c_void) {
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    let stop = match &mut hooks.trace {
-        Some(Tracepoint { ret_follows: false, .. }) => Some(Stop::Trace),
-        _ if hooks.insns >= hooks.limit => Some(Stop::Limit),
-        Some(tracepoint) => {
-            tracepoint.ret_follows = false;
-            None
-        }
-        None => None,
-    };
-    let Some(stop) = stop else {
-        hooks.insns += 1;
-        (hooks.last_pc, hooks.last_insns, hooks.last_bytes) = (address, 1, u64::from(bytes));
-        return;
-    };
-    hooks.stop = Some(stop);
-    // SAFETY: stopping from an instruction hook is exact: the instruction does not run.
-    ok(unsafe { uc_emu_stop(uc) });
+    if !hooks.begin_insn(address) {
+        // SAFETY: stopping from an instruction hook is exact: the instruction does not run.
+        ok(unsafe { uc_emu_stop(uc) });
+    }
 }
 
 /// An engine has no translation for an access.
@@ -560,25 +470,12 @@ extern "C" fn on_fill<const ENGINE: usize>(
 ) -> bool {
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    let page = address / PAGE_SIZE;
     let access = match kind {
         MemType::WRITE => Access::Write,
         MemType::FETCH => Access::Fetch,
         _ => Access::Read,
     };
-    let (physical, rights) = if hooks.detaching {
-        (address, Rights::ReadExecute)
-    } else if hooks.scratch == Some(page) && access == Access::Read {
-        (SCRATCH, Rights::Read)
-    } else {
-        match hooks.pages.fill(ENGINE, page, access) {
-            Ok(rights) => (address, rights),
-            Err(refusal) => {
-                hooks.refused = Some(Refused { page, access, refusal });
-                return false;
-            }
-        }
-    };
+    let Some((physical, rights)) = hooks.fill(ENGINE, address, access) else { return false };
     let perms = match rights {
         Rights::Read => Prot::READ,
         Rights::ReadWrite => Prot::READ | Prot::WRITE,
@@ -593,13 +490,13 @@ extern "C" fn on_fill<const ENGINE: usize>(
 extern "C" fn on_exception(uc: *mut uc_engine, vector: u32, data: *mut c_void) {
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    hooks.exception = Some(u8::try_from(vector).expect("a vector"));
+    hooks.exception = Some(u8::try_from(vector).unwrap_or(u8::MAX));
     // SAFETY: the engine is between two instructions here.
     ok(unsafe { uc_emu_stop(uc) });
 }
 
 /// `out`: a tracepoint, or nothing.
-extern "C" fn on_out(uc: *mut uc_engine, port: u32, bytes: c_int, value: u32, data: *mut c_void) {
+extern "C" fn on_out<const ENGINE: usize>(uc: *mut uc_engine, port: u32, bytes: c_int, value: u32, data: *mut c_void) {
     if port != u32::from(wire::debug::PORT) || bytes != 4 {
         return;
     }
@@ -611,9 +508,7 @@ extern "C" fn on_out(uc: *mut uc_engine, port: u32, bytes: c_int, value: u32, da
     };
     // SAFETY: as in `on_block`.
     let hooks = unsafe { &mut *data.cast::<Hooks>() };
-    if let Some(ret_follows) = hooks.text.tracepoint(read(Reg::Rip)) {
-        hooks.trace = Some(Tracepoint { code: value, a: read(Reg::Rdi), b: read(Reg::Rsi), ret_follows });
-    }
+    hooks.say(ENGINE, read(Reg::Rip), value, read(Reg::Rdi), read(Reg::Rsi));
 }
 
 /// `in`: no device answers.

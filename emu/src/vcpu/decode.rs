@@ -7,15 +7,13 @@ use super::regs::Regs;
 /// Longest instruction, bytes.
 const INSN_BYTES_MAX: usize = 15;
 
-/// A translated block.
+/// A translated block that the fast engine may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block {
     /// Instructions.
     pub(super) insns: u32,
-    /// Size, bytes; 0 for a table entry that is not filled.
-    pub(super) bytes: u16,
-    /// Must be run one instruction at a time: it says a tracepoint in its middle.
-    pub(super) stepped: bool,
+    /// Size, bytes; 0 in the table where no block is known.
+    pub(super) bytes: u32,
 }
 
 /// The image's text, and what is known of blocks by the offset at which they start.
@@ -29,35 +27,37 @@ pub(super) struct Text {
 impl Text {
     pub(super) fn new(first: u64, bytes: &[u8]) -> Self {
         assert!(!bytes.is_empty(), "no text");
-        let blocks = vec![Block { insns: 0, bytes: 0, stepped: false }; bytes.len()];
+        let blocks = vec![Block { insns: 0, bytes: 0 }; bytes.len()];
         Self { first, bytes: bytes.to_vec(), blocks }
     }
 
-    /// Returns what is known of the block of `bytes` bytes at an address in text.
+    /// Returns the block that was last run at an address in text, or one of no size.
     #[inline]
-    pub(super) fn block(&mut self, address: u64, bytes: u32) -> Block {
-        let offset = (address - self.first) as usize;
-        let block = self.blocks[offset];
-        if u32::from(block.bytes) == bytes { block } else { self.decode_block(offset, bytes) }
+    pub(super) fn known(&self, address: u64) -> Block {
+        self.blocks[(address - self.first) as usize]
     }
 
+    /// Takes a block of `bytes` bytes apart. It is known from here on, unless it must be run one instruction at a time because it says a
+    /// tracepoint in its middle: then its instructions are the error.
     #[cold]
-    fn decode_block(&mut self, offset: usize, bytes: u32) -> Block {
+    pub(super) fn learn(&mut self, address: u64, bytes: u32) -> Result<Block, u64> {
+        let offset = (address - self.first) as usize;
         let mut decoder = self.decoder(offset, bytes as usize);
-        let mut insns = 0;
         let (mut last, mut last_but_one) = (Instruction::default(), Instruction::default());
-        let mut tracepoints = 0;
+        let (mut insns, mut tracepoints) = (0, 0);
         while decoder.can_decode() {
             last_but_one = last;
             decoder.decode_out(&mut last);
             insns += 1;
             tracepoints += u32::from(last.mnemonic() == Mnemonic::Out);
         }
-        let fast = tracepoints == 0 || (tracepoints == 1 && last_but_one.mnemonic() == Mnemonic::Out && last.code() == Code::Retnq);
-        let bytes = u16::try_from(bytes).expect("a block ends with its page");
-        let block = Block { insns, bytes, stepped: !fast };
+        let function_end = last_but_one.mnemonic() == Mnemonic::Out && last.code() == Code::Retnq;
+        if tracepoints > u32::from(function_end) {
+            return Err(u64::from(insns));
+        }
+        let block = Block { insns, bytes };
         self.blocks[offset] = block;
-        block
+        Ok(block)
     }
 
     /// Returns the number of instructions in `bytes` bytes from an address in text.
@@ -178,11 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_counted_once_for_each_size() {
+    fn a_block_is_known_by_its_start_and_size() {
         // inc eax; nop; jmp $
         let mut text = text(&[0xff, 0xc0, 0x90, 0xeb, 0xfe]);
-        assert_eq!(text.block(0x10_0000, 5), Block { insns: 3, bytes: 5, stepped: false });
-        assert_eq!(text.block(0x10_0000, 3), Block { insns: 2, bytes: 3, stepped: false });
+        assert_eq!(text.known(0x10_0000).bytes, 0);
+        assert_eq!(text.learn(0x10_0000, 5), Ok(Block { insns: 3, bytes: 5 }));
+        assert_eq!(text.known(0x10_0000), Block { insns: 3, bytes: 5 });
+        assert_eq!(text.learn(0x10_0000, 3), Ok(Block { insns: 2, bytes: 3 }));
         assert_eq!(text.insns(0x10_0000, 2), 1);
         assert_eq!(text.insns(0x10_0000, 0), 0);
     }
@@ -191,10 +193,11 @@ mod tests {
     fn a_tracepoint_in_the_middle_of_a_block_is_stepped() {
         // out dx, eax; ret — and — out dx, eax; nop; ret
         let mut function = text(&[0xef, 0xc3]);
-        assert_eq!(function.block(0x10_0000, 2), Block { insns: 2, bytes: 2, stepped: false });
+        assert_eq!(function.learn(0x10_0000, 2), Ok(Block { insns: 2, bytes: 2 }));
         assert_eq!(function.tracepoint(0x10_0000), Some(true));
         let mut inline = text(&[0xef, 0x90, 0xc3]);
-        assert_eq!(inline.block(0x10_0000, 3), Block { insns: 3, bytes: 3, stepped: true });
+        assert_eq!(inline.learn(0x10_0000, 3), Err(3));
+        assert_eq!(inline.known(0x10_0000).bytes, 0);
         assert_eq!(inline.tracepoint(0x10_0000), Some(false));
         assert_eq!(inline.tracepoint(0x10_0001), None);
     }

@@ -12,9 +12,11 @@ use iced_x86::Instruction;
 use wire::platform::{self, PAGE_SHIFT, PAGE_SIZE};
 
 use super::decode::{self, MemoryUse};
+use super::hooks::{Refused, Returned, Stop, Tracepoint};
 use super::pages::{self, Access, PagesState, Refusal};
+use super::pool::Lease;
 use super::regs::{GENERAL, RFLAGS_CLEARED_BY_INTERRUPT, RFLAGS_IF, Reg, RegHash, Regs, SPECIAL, WideReg, wide_registers};
-use super::{Blob, FAST, Lease, Refused, Returned, SLOW, Stop, Tracepoint};
+use super::{Blob, FAST, SLOW};
 use crate::image::Image;
 
 /// Up to so many instructions the slow engine alone is quicker than both.
@@ -127,7 +129,7 @@ pub struct CpuSnapshot {
 /// The vCPUs of one guest.
 #[derive(Debug)]
 pub struct Machine {
-    /// Declared before the RAM, so that it is given back first.
+    /// Declared before the RAM, so that it is given back first, and stands still when the RAM goes.
     engines: Lease,
     ram: Arc<GuestRam>,
     contexts: Vec<Context>,
@@ -255,12 +257,16 @@ impl Machine {
 
     fn refusal(&self, cpu: usize, refused: Refused) -> Exit {
         let Refused { page, access, refusal } = refused;
+        let used = self.memory_use(cpu, page, access);
         let kind = match refusal {
-            Refusal::Mmio => return self.mmio(cpu, page),
             Refusal::Trapped => {
-                let (address, len) = self.memory_use(cpu, page, access).map_or((page << PAGE_SHIFT, 1), |used| (used.address, used.len));
+                let (address, len) = used.map_or((page << PAGE_SHIFT, 1), |used| (used.address, used.len));
                 return Exit::Store { address, len: len.min(255) as u8 };
             }
+            Refusal::Mmio => match self.mmio(cpu, page) {
+                Some(exit) => return exit,
+                None => FaultKind::OutsideRam,
+            },
             Refusal::Null => FaultKind::Null,
             Refusal::OutsideRam => FaultKind::OutsideRam,
             Refusal::WriteToText => FaultKind::WriteToText,
@@ -268,20 +274,20 @@ impl Machine {
         };
         let address = match access {
             Access::Fetch => self.read(cpu, Reg::Rip),
-            Access::Read | Access::Write => self.memory_use(cpu, page, access).map_or(page << PAGE_SHIFT, |used| used.address),
+            Access::Read | Access::Write => used.map_or(0, |used| used.address),
         };
+        // Of an access across pages, the part on the page that was refused is at fault.
         Exit::Fault { kind, address: address.max(page << PAGE_SHIFT) }
     }
 
-    fn mmio(&self, cpu: usize, page: u64) -> Exit {
-        match self.mmio_use(cpu, page) {
-            Some((insn, used)) if used.writes => match decode::stored_value(&insn, &self.regs(cpu)) {
-                Some(value) => Exit::MmioWrite { address: used.address, len: used.len as u8, value },
-                None => Exit::Fault { kind: FaultKind::OutsideRam, address: used.address },
-            },
-            Some((_, used)) => Exit::MmioRead { address: used.address, len: used.len as u8 },
-            None => Exit::Fault { kind: FaultKind::OutsideRam, address: page << PAGE_SHIFT },
+    /// Returns the exit of an access that a device understands.
+    fn mmio(&self, cpu: usize, page: u64) -> Option<Exit> {
+        let (insn, used) = self.mmio_use(cpu, page)?;
+        let (address, len) = (used.address, used.len as u8);
+        if used.reads {
+            return Some(Exit::MmioRead { address, len });
         }
+        decode::stored_value(&insn, &self.regs(cpu)).map(|value| Exit::MmioWrite { address, len, value })
     }
 
     /// Returns the instruction at RIP if it does nothing with memory but load from a device, or store to one, once.
@@ -446,24 +452,28 @@ impl Machine {
     }
 
     /// Returns a vCPU's state.
-    pub fn save_context(&mut self, cpu: usize) -> Context {
-        self.settle();
-        self.contexts[cpu].clone()
+    pub fn save_context(&self, cpu: usize) -> Context {
+        let mut context = self.contexts[cpu].clone();
+        if let Some(engine) = self.place(cpu) {
+            self.engines.save(engine, &mut context.blob);
+        }
+        context
     }
 
     /// Puts a vCPU's state back. The count of its instructions goes on.
     pub fn restore_context(&mut self, cpu: usize, context: &Context) {
-        self.settle();
         let insns = self.contexts[cpu].insns;
-        self.resident = self.resident.map(|resident| resident.filter(|resident| *resident != cpu));
+        if let Some(engine) = self.place(cpu) {
+            self.resident[engine] = None;
+        }
         self.contexts[cpu].clone_from(context);
         self.contexts[cpu].insns = insns;
     }
 
     /// Returns the state of all vCPUs, the traps, and the log.
-    pub fn save(&mut self) -> CpuSnapshot {
-        self.settle();
-        CpuSnapshot { contexts: self.contexts.clone(), pages: self.engines.hooks_ref().pages.save() }
+    pub fn save(&self) -> CpuSnapshot {
+        let contexts = (0..self.vcpus()).map(|cpu| self.save_context(cpu)).collect();
+        CpuSnapshot { contexts, pages: self.engines.hooks_ref().pages.save() }
     }
 
     /// Puts back what [`Machine::save`] returned. Memory is the caller's.
@@ -536,15 +546,6 @@ impl Machine {
 
     fn place(&self, cpu: usize) -> Option<usize> {
         [FAST, SLOW].into_iter().find(|engine| self.resident[*engine] == Some(cpu))
-    }
-
-    /// Brings all contexts up to date.
-    fn settle(&mut self) {
-        for engine in [FAST, SLOW] {
-            if let Some(cpu) = self.resident[engine] {
-                self.engines.save(engine, &mut self.contexts[cpu].blob);
-            }
-        }
     }
 
     fn read(&self, cpu: usize, reg: Reg) -> u64 {

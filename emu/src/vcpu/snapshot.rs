@@ -9,7 +9,7 @@ use super::Machine;
 ///
 /// Guest stores are followed by the machine, with one snapshot at a time; what others write is told by [`RamSnapshot::note`]. A page stays on
 /// the list once it was written: copying it back each time costs less than asking again whether it was.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RamSnapshot {
     base: Vec<u8>,
     dirty: Vec<Pfn>,
@@ -58,9 +58,7 @@ impl RamSnapshot {
 
     fn collect(&mut self, machine: &mut Machine) {
         for pfn in machine.pages().touched() {
-            if !std::mem::replace(&mut self.listed[pfn.0 as usize], true) {
-                self.dirty.push(pfn);
-            }
+            self.list(pfn);
         }
     }
 

@@ -6,6 +6,11 @@ _start:
 1:  hlt
     jmp 1b
 
+# What a test may call: keeps the linker from dropping it.
+.section .rodata.entries, "a"
+    .quad allocator, copies, atomic_add, ticket_worker, tracepoints, tight_store, touch_pages, irq_counter, mixed, GUARDED, irq_count
+.text
+
 .globl trace
 trace:
     mov eax, edx
