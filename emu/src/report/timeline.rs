@@ -24,6 +24,10 @@ const HEAD: &str = "      #            us  actor        event                   
 /// rounds repeats itself in between.
 const FIRST_LINES: usize = 26;
 const LAST_LINES: usize = 12;
+/// So many lines stay before the step that doomed a page: they tell how it came to that.
+const BEFORE_DOOM_LINES: usize = 14;
+/// Events of which the scenario speaks stay when there are no more of the kind.
+const ASKED_EVENTS: usize = 8;
 /// So few lines in a row are not worth a note that they are left out.
 const GAP_LINES: usize = 4;
 
@@ -106,6 +110,13 @@ struct Run {
 struct Row {
     line: String,
     stays: bool,
+    doom: bool,
+}
+
+impl Row {
+    fn of_run(run: &Run) -> Self {
+        Self { line: run_line(run), stays: false, doom: false }
+    }
 }
 
 /// A timeline in the making.
@@ -141,7 +152,7 @@ impl Timeline<'_> {
             let named = self.is_named(&stamped.event);
             match self.show(index, &stamped.event, named) {
                 Show::Always => {
-                    rows.extend(runs.drain(..).map(|run| Row { line: run_line(&run), stays: false }));
+                    rows.extend(runs.drain(..).map(|run| Row::of_run(&run)));
                     rows.push(self.row(index, stamped, named));
                 }
                 Show::NamedOrRun => match runs.iter_mut().find(|run| run.continues_with(stamped)) {
@@ -151,7 +162,7 @@ impl Timeline<'_> {
                 Show::Named | Show::Never => {}
             }
         }
-        rows.extend(runs.iter().map(|run| Row { line: run_line(run), stays: false }));
+        rows.extend(runs.iter().map(|run| Row::of_run(run)));
         rows
     }
 
@@ -193,11 +204,16 @@ impl Timeline<'_> {
             Detail::Summary => cut(stable(&line)),
             Detail::Full => line,
         };
-        Row { line, stays: named || mark != ' ' }
+        // A CLEAR reaches a whole chunk, whose pages are mostly others.
+        let kind = stamped.event.kind();
+        let about = named && kind != EventKind::DirtyClear;
+        let few = || self.outcome.trace.iter().filter(|stamped| stamped.event.kind() == kind).count() <= ASKED_EVENTS;
+        let asked = self.detail == Detail::Summary && self.subject.asked.contains(&kind) && few();
+        Row { line, stays: about || asked || mark != ' ', doom: mark == '!' }
     }
 }
 
-/// Leaves out the middle of a long summary, but for the lines on named pages and those with a mark.
+/// Leaves out the middle of a long summary, but for the lines on named pages, those with a mark, and what comes before a doom.
 fn shortened(rows: Vec<Row>) -> Vec<String> {
     let count = rows.len();
     let mut lines = Vec::new();
@@ -209,8 +225,10 @@ fn shortened(rows: Vec<Row>) -> Vec<String> {
             lines.push(format!("         ... {left_out} lines left out; --trace shows every event"));
         }
     };
+    let dooms: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| row.doom).map(|(index, _)| index).collect();
     for (index, row) in rows.into_iter().enumerate() {
-        if row.stays || index < FIRST_LINES || index + LAST_LINES >= count {
+        let before_doom = dooms.iter().any(|doom| (index..index + BEFORE_DOOM_LINES).contains(doom));
+        if row.stays || before_doom || index < FIRST_LINES || index + LAST_LINES >= count {
             close(&mut gap, &mut lines);
             lines.push(row.line);
         } else {

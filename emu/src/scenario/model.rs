@@ -68,7 +68,8 @@ impl Scenario {
             Pattern::Injection(_) => None,
         });
         let counted = EventKind::ALL.iter().copied().filter(|kind| self.expect.events.contains_key(kind.name()));
-        named.chain(counted).collect()
+        let ids = self.expect.cmd_ids.as_ref().map(|_| EventKind::GuestCmdId);
+        named.chain(counted).chain(ids).collect()
     }
 }
 

@@ -146,11 +146,12 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
 }
 
 fn operation_table(operation: &Operation) -> String {
+    let of_page = |page: u64| if page == 0 { String::new() } else { format!(", page = {page}") };
     let body = match operation {
         Operation::Alloc { name, order } => format!("alloc = {}, order = {order}", quoted(name)),
         Operation::Free { name } => format!("free = {}", quoted(name)),
-        Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}, page = {page}", quoted(name)),
-        Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}, page = {page}", quoted(name)),
+        Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
+        Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
         Operation::Release { name } => format!("release = {}", quoted(name)),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
