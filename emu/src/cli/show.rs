@@ -137,16 +137,16 @@ fn complaints(judgement: &Judgement) -> Vec<String> {
 
 fn human(judgement: &Judgement, detail: Option<Detail>) -> String {
     let expected = judgement.is_as_expected();
-    let (color, word) = if expected { (AnsiColor::Green, "ok") } else { (AnsiColor::Red, "NOT AS EXPECTED") };
-    let word = painted(color, &format!("{word:<15}"));
+    let (color, word) = if expected { (AnsiColor::Green, "ok") } else { (AnsiColor::Red, "WRONG") };
+    let word = painted(color, &format!("{word:<5}"));
     let path = judgement.ran.case.path.display();
     let mut lines = Vec::new();
     match &judgement.ran.outcome {
         Ok(outcome) => {
             let (facts, verdict) = (&outcome.facts, outcome.verdict.name());
             let time = micros(facts.time_ns);
-            let counts = format!("sent {:>6}  skipped {:>6}  resent {:>6}", pages_sent(outcome), facts.pages_skipped, facts.pages_resent);
-            lines.push(format!("{verdict:<11}  {word}  {time:>13} us  {counts}  {path}"));
+            let counts = format!("sent {:>5}  skipped {:>5}  resent {:>4}", pages_sent(outcome), facts.pages_skipped, facts.pages_resent);
+            lines.push(format!("{verdict:<11}  {word}  {time:>11} us  {counts}  {path}"));
         }
         Err(_) => lines.push(format!("{:<11}  {word}  {path}", "-")),
     }
@@ -199,7 +199,7 @@ fn json(judgement: &Judgement, with_trace: bool) -> Line {
 /// Returns what is printed of a snapshot whose scenario is gone.
 pub(super) fn orphan(path: &str, format: Format) -> String {
     let text = "snapshot without scenario: delete it, or bring the scenario back";
-    let line = format!("{:<11}  {}  {path}: {text}\n", "-", painted(AnsiColor::Red, "NOT AS EXPECTED"));
+    let line = format!("{:<11}  {}  {path}: {text}\n", "-", painted(AnsiColor::Red, "WRONG"));
     match format {
         Format::Human => line,
         Format::Json => Line::Orphan { path: path.to_string() }.to_json(),

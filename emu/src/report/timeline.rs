@@ -162,7 +162,7 @@ impl Timeline<'_> {
                 Show::Named | Show::Never => {}
             }
         }
-        rows.extend(runs.iter().map(|run| Row::of_run(run)));
+        rows.extend(runs.iter().map(Row::of_run));
         rows
     }
 

@@ -6,7 +6,7 @@ use host::event::{Actor, CmdId, Event, EventKind, LockId};
 
 use crate::oracle::{End as OracleEnd, guest_mm};
 use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Wait};
-use crate::report::ids;
+use crate::report::{counted, ids};
 use crate::scenario::model::{CountExpect, Scenario, SentExpect};
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
@@ -198,7 +198,7 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     }
     let Facts { rounds, cmd_ids, destination_cmd_id, .. } = &outcome.facts;
     if expect.rounds.is_some_and(|expected| expected != *rounds) {
-        differs.push(format!("{rounds} rounds, expected {}", expect.rounds.expect("checked")));
+        differs.push(format!("{}, expected {}", counted(*rounds, "sync"), expect.rounds.expect("checked")));
     }
     if let Some(expected) = &expect.cmd_ids {
         let expected: Vec<CmdId> = expected.iter().copied().map(CmdId).collect();
@@ -206,11 +206,11 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
             differs.push(format!("command ids are {}, expected {}", ids(cmd_ids), ids(&expected)));
         }
     }
-    if let Some(expected) = expect.destination_cmd_id {
-        if *destination_cmd_id != Some(CmdId(expected)) {
-            let found = destination_cmd_id.map_or("unknown".to_owned(), |id| id.to_string());
-            differs.push(format!("the destination's command id is {found}, expected {expected:x}"));
-        }
+    if let Some(expected) = expect.destination_cmd_id
+        && *destination_cmd_id != Some(CmdId(expected))
+    {
+        let found = destination_cmd_id.map_or("unknown".to_owned(), |id| id.to_string());
+        differs.push(format!("the destination's command id is {found}, expected {expected:x}"));
     }
     for (name, count) in &expect.events {
         differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));
@@ -230,10 +230,10 @@ fn unexpected_sent(name: &str, expect: &SentExpect, page: &PageFacts) -> Vec<Str
         differs.push(format!("page {name} arrived as {found}, expected {last:#04x}"));
     }
     if expect.min.is_some_and(|min| page.sent < min) {
-        differs.push(format!("page {name} was sent {} times, expected at least {}", page.sent, expect.min.expect("checked")));
+        differs.push(format!("page {name} was sent {}, expected at least {}", counted(page.sent, "time"), expect.min.expect("checked")));
     }
     if expect.max.is_some_and(|max| page.sent > max) {
-        differs.push(format!("page {name} was sent {} times, expected at most {}", page.sent, expect.max.expect("checked")));
+        differs.push(format!("page {name} was sent {}, expected at most {}", counted(page.sent, "time"), expect.max.expect("checked")));
     }
     differs
 }
@@ -245,6 +245,6 @@ fn unexpected_count<'e>(name: &str, expect: CountExpect, events: impl Iterator<I
     (low || high).then(|| {
         let bound =
             if low { format!("at least {}", expect.min.expect("checked")) } else { format!("at most {}", expect.max.expect("checked")) };
-        format!("{name} happened {count} times, expected {bound}")
+        format!("{name} happened {}, expected {bound}", counted(count, "time"))
     })
 }
