@@ -22,12 +22,12 @@ const HEAD: &str = "      #            us  actor        event                   
 
 /// Lines of a summary's timeline that are kept whatever they say: so many of the first ones and of the last ones. A migration of many
 /// rounds repeats itself in between.
-const FIRST_LINES: usize = 26;
-const LAST_LINES: usize = 12;
+const FIRST_LINES: usize = 24;
+const LAST_LINES: usize = 10;
 /// So many lines stay before the step that doomed a page: they tell how it came to that.
-const BEFORE_DOOM_LINES: usize = 14;
+const BEFORE_DOOM_LINES: usize = 12;
 /// Events of which the scenario speaks stay when there are no more of the kind.
-const ASKED_EVENTS: usize = 8;
+const ASKED_EVENTS: usize = 6;
 /// So few lines in a row are not worth a note that they are left out.
 const GAP_LINES: usize = 4;
 
@@ -374,9 +374,9 @@ mod tests {
         events.insert(60, sample::at(60, Actor::Migration, Event::RamSend { pfn: sample::P, zero: false, round: 60 }));
         let lines = of(events);
         assert_eq!(lines.len(), FIRST_LINES + LAST_LINES + 3, "{lines:#?}");
-        assert_eq!(lines[FIRST_LINES], "         ... 34 lines left out; --trace shows every event");
+        assert_eq!(lines[FIRST_LINES], "         ... 36 lines left out; --trace shows every event");
         assert!(lines[FIRST_LINES + 1].contains("ram.send"), "{lines:#?}");
-        assert!(lines[FIRST_LINES + 2].contains("... 28 lines"), "{lines:#?}");
+        assert!(lines[FIRST_LINES + 2].contains("... 30 lines"), "{lines:#?}");
     }
 
     #[test]
