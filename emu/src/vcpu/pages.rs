@@ -105,6 +105,8 @@ pub(super) struct Pages {
     /// Pages that an engine may hold as writable, and the same as a list.
     writable: [PageSet; 2],
     granted: [Vec<u64>; 2],
+    /// Pages that an engine was given as writable since the list was drained.
+    opened: Vec<Pfn>,
     /// Engines that must be flushed before they run.
     stale: [bool; 2],
     /// The next stores may go to trapped pages.
@@ -124,6 +126,7 @@ impl Pages {
             touched: Vec::new(),
             writable: [set.clone(), set],
             granted: [Vec::new(), Vec::new()],
+            opened: Vec::new(),
             stale: [false; 2],
             pass: false,
         }
@@ -153,6 +156,7 @@ impl Pages {
         }
         if self.writable[engine].insert(page) {
             self.granted[engine].push(page);
+            self.opened.push(Pfn(page));
         }
         Ok(Rights::ReadWrite)
     }
@@ -242,6 +246,11 @@ impl Pages {
             self.clean.insert(pfn.0);
             self.narrowed(pfn.0);
         }
+    }
+
+    /// Pages that guest code may have stored to since the list was drained: those that it could.
+    pub(super) fn opened(&mut self) -> std::vec::Drain<'_, Pfn> {
+        self.opened.drain(..)
     }
 
     /// Pages stored to since [`Pages::track`] or since the list was drained, in order of the first store.
