@@ -70,6 +70,15 @@ impl PageSet {
         old
     }
 
+    /// Returns the words that hold a range's pages: index, and the pages' bits.
+    fn words_of(range: PageRange) -> impl Iterator<Item = (usize, u64)> {
+        let (first, end) = (range.first.0, range.end().0);
+        (first / 64..end.div_ceil(64)).map(move |word| {
+            let (from, to) = (first.max(64 * word) % 64, end.min(64 * word + 64) - 64 * word);
+            (word as usize, u64::MAX << from & u64::MAX >> (64 - to))
+        })
+    }
+
     fn fill(&mut self, pages: u64) {
         self.words.fill(u64::MAX);
         if !pages.is_multiple_of(64)
@@ -187,9 +196,11 @@ impl Pages {
 
     pub(super) fn arm(&mut self, range: PageRange) {
         assert!(range.end().0 <= self.count, "arming {range} of {} pages", self.count);
-        for page in range.first.0..range.end().0 {
-            self.state.armed.insert(page);
-            self.narrowed(page);
+        for (word, bits) in PageSet::words_of(range) {
+            self.state.armed.words[word] |= bits;
+            for engine in 0..2 {
+                self.stale[engine] |= self.writable[engine].words[word] & bits != 0;
+            }
         }
     }
 
@@ -333,6 +344,16 @@ mod tests {
         assert!(pages.take_stale(0) && !pages.take_stale(1));
         pages.arm(PageRange::page(Pfn(30)));
         assert!(!pages.take_stale(0), "a flushed engine holds nothing");
+    }
+
+    #[test]
+    fn a_range_is_armed_to_its_last_page_and_no_further() {
+        for (first, count) in [(0, 64), (3, 1), (63, 2), (10, 80), (64, 36), (99, 1), (50, 0), (64, 0)] {
+            let mut pages = pages();
+            pages.arm(PageRange::new(Pfn(first), count));
+            let armed: Vec<u64> = (0..100).filter(|page| pages.state.armed.contains(*page)).collect();
+            assert_eq!(armed, (first..first + count).collect::<Vec<_>>());
+        }
     }
 
     #[test]
