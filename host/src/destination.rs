@@ -125,7 +125,10 @@ impl Destination {
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
         match self.pages[at(pfn)] {
-            PageState::Garbage => !ram.is_zero(pfn) && ram.page(pfn) == self.page(pfn),
+            PageState::Garbage => {
+                let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
+                !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same)
+            }
             PageState::Zero => ram.is_zero(pfn),
             PageState::Data => self.data(pfn).is_some_and(|bytes| bytes == ram.page(pfn)),
         }
@@ -252,6 +255,17 @@ mod tests {
             assert!(destination.equals(Pfn(pfn), &ram));
         }
         assert!(!destination.equals(Pfn(3), &ram));
+    }
+
+    #[test]
+    fn garbage_equals_a_source_that_holds_the_same_garbage() {
+        let (destination, ram) = (Destination::new(4, 7), GuestRam::new(4 * PAGE_SIZE));
+        let mut bytes = destination.page(Pfn(2));
+        ram.write(2 * PAGE_SIZE, &bytes);
+        assert!(destination.equals(Pfn(2), &ram));
+        bytes[PAGE_SIZE as usize - 1] ^= 1;
+        ram.write(2 * PAGE_SIZE, &bytes);
+        assert!(!destination.equals(Pfn(2), &ram));
     }
 
     #[test]

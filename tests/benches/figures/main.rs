@@ -28,31 +28,43 @@ const PARTS: [Part; 4] = [
     ("digests", "whether every scenario's digest is the same whoever runs it", digests::figures),
 ];
 
-/// A promise and what was measured.
+/// What was measured, and what is promised of it, if anything is.
 struct Figure {
     what: String,
-    /// How often the promise is met: 1 is just met.
-    margin: f64,
-    promised: String,
     measured: String,
+    promised: Option<Promise>,
+}
+
+struct Promise {
+    text: String,
+    /// How often the promise is met: 1 is just met. `None` for what is so or not.
+    margin: Option<f64>,
+    kept: bool,
 }
 
 impl Figure {
+    /// Of which nothing is promised.
+    fn plain(what: impl Into<String>, measured: impl Into<String>) -> Figure {
+        Figure { what: what.into(), measured: measured.into(), promised: None }
+    }
+
     /// Of what should be large.
     fn at_least(what: impl Into<String>, measured: f64, promised: f64, show: impl Fn(f64) -> String) -> Figure {
-        let margin = measured / promised;
-        Figure { what: what.into(), margin, promised: format!(">= {}", show(promised)), measured: show(measured) }
+        Figure::plain(what, show(measured)).promise(format!(">= {}", show(promised)), measured / promised)
     }
 
     /// Of what should be small.
     fn at_most(what: impl Into<String>, measured: f64, promised: f64, show: impl Fn(f64) -> String) -> Figure {
-        let margin = promised / measured;
-        Figure { what: what.into(), margin, promised: format!("<= {}", show(promised)), measured: show(measured) }
+        Figure::plain(what, show(measured)).promise(format!("<= {}", show(promised)), promised / measured)
     }
 
-    /// Of what must be so; `measured` says how far it is so.
-    fn always(what: impl Into<String>, is_so: bool, measured: impl Into<String>) -> Figure {
-        Figure { what: what.into(), margin: if is_so { 1.0 } else { 0.0 }, promised: "equal".into(), measured: measured.into() }
+    /// Of what must be equal; `measured` says whether it is.
+    fn equal(what: impl Into<String>, kept: bool, measured: impl Into<String>) -> Figure {
+        Figure { promised: Some(Promise { text: "equal".into(), margin: None, kept }), ..Figure::plain(what, measured) }
+    }
+
+    fn promise(self, text: String, margin: f64) -> Figure {
+        Figure { promised: Some(Promise { text, margin: Some(margin), kept: margin >= 1.0 }), ..self }
     }
 }
 
@@ -70,11 +82,14 @@ fn percentile(values: &mut [f64], part: usize) -> f64 {
 }
 
 fn print(figures: &[Figure]) {
-    println!("{:<62} {:>12} {:>14} {:>7}  ok", "what", "promised", "measured", "margin");
-    for Figure { what, margin, promised, measured } in figures {
-        let ok = if *margin >= 1.0 { "yes" } else { "NO" };
-        let margin = if promised == "equal" { String::new() } else { format!("{margin:.2}") };
-        println!("{what:<62} {promised:>12} {measured:>14} {margin:>7}  {ok}");
+    println!("{:<62} {:>12} {:>12} {:>7}  ok", "what", "measured", "promised", "margin");
+    for Figure { what, measured, promised } in figures {
+        let Some(Promise { text, margin, kept }) = promised else {
+            println!("{what:<62} {measured:>12}");
+            continue;
+        };
+        let margin = margin.map(|margin| format!("{margin:.2}")).unwrap_or_default();
+        println!("{what:<62} {measured:>12} {text:>12} {margin:>7}  {}", if *kept { "yes" } else { "NO" });
     }
 }
 
