@@ -114,6 +114,7 @@ fn migrate(ram: &GuestRam, mode: LogMode, chunk_shift: u8, bulk: bool) -> (Durat
         // A world folds its events as they come; keeping all would measure the trace's memory.
         events.clear();
     }
+    assert!((0..PAGES).all(|pfn| destination.equals(Pfn(pfn), ram)), "every page has arrived");
     let (normal, zero) = migration.pages_sent();
     assert!(normal == PAGES * ROUNDS && zero == 0, "{normal} pages, {zero} zero");
     (time, normal - before)
