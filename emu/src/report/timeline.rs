@@ -92,7 +92,7 @@ fn show_asked(kind: EventKind) -> Show {
     if many.contains(&kind) { Show::NamedOrRun } else { Show::Always }
 }
 
-/// Events of one kind and actor on unnamed pages, with nothing else shown in between but other runs.
+/// Events of one kind and actor on unnamed pages, with nothing else shown of that actor in between but other runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Run {
     first: usize,
@@ -108,6 +108,8 @@ struct Run {
 /// A line, and whether it stays when a summary is shortened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Row {
+    /// Place of its first event in the trace.
+    first: usize,
     line: String,
     stays: bool,
     doom: bool,
@@ -115,7 +117,7 @@ struct Row {
 
 impl Row {
     fn of_run(run: &Run) -> Self {
-        Self { line: run_line(run), stays: false, doom: false }
+        Self { first: run.first, line: run_line(run), stays: false, doom: false }
     }
 }
 
@@ -145,6 +147,8 @@ pub fn lines(subject: &Subject, outcome: &Outcome, detail: Detail) -> Vec<String
 }
 
 impl Timeline<'_> {
+    /// Returns the lines in order of their first events. A run goes on while its actor does nothing else that is shown, whatever the
+    /// others do meanwhile.
     fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
@@ -152,7 +156,7 @@ impl Timeline<'_> {
             let named = self.is_named(&stamped.event);
             match self.show(index, &stamped.event, named) {
                 Show::Always => {
-                    rows.extend(runs.drain(..).map(|run| Row::of_run(&run)));
+                    rows.extend(runs.extract_if(.., |run| run.actor == stamped.actor).map(|run| Row::of_run(&run)));
                     rows.push(self.row(index, stamped, named));
                 }
                 Show::NamedOrRun => match runs.iter_mut().find(|run| run.continues_with(stamped)) {
@@ -163,6 +167,7 @@ impl Timeline<'_> {
             }
         }
         rows.extend(runs.iter().map(Row::of_run));
+        rows.sort_by_key(|row| row.first);
         rows
     }
 
@@ -209,7 +214,7 @@ impl Timeline<'_> {
         let about = named && kind != EventKind::DirtyClear;
         let few = || self.outcome.trace.iter().filter(|stamped| stamped.event.kind() == kind).count() <= ASKED_EVENTS;
         let asked = self.detail == Detail::Summary && self.subject.asked.contains(&kind) && few();
-        Row { line, stays: about || asked || mark != ' ', doom: mark == '!' }
+        Row { first: index, line, stays: about || asked || mark != ' ', doom: mark == '!' }
     }
 }
 

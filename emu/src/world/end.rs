@@ -89,20 +89,20 @@ impl World<'_> {
                 None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),
                 Some(index) => (self.host_next(index), HOST_ORDER[index]),
             };
-            let wants = match &readiness {
-                Readiness::Ready(Some(what)) => self.move_text(*what),
+            let wants = match readiness {
+                Readiness::Ready(Some(what)) => self.move_text(what),
                 Readiness::Lock(lock) => lock.name().to_owned(),
-                Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(*lock)),
-                Readiness::Ready(None) | Readiness::At(_) | Readiness::Gate(_) | Readiness::Idle => String::new(),
+                Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(lock)),
+                Readiness::Ready(None) | Readiness::At(_) | Readiness::Idle => String::new(),
             };
-            let (waits_for, gate) = match self.gated(slot, readiness) {
-                Readiness::Gate(pattern) => (pattern_text(&pattern, self.scenario), true),
-                Readiness::Lock(lock) => match self.locks.holder(lock) {
+            let (waits_for, gate) = match (self.held_back(slot, readiness), readiness) {
+                (Some(pattern), _) => (pattern_text(pattern, self.scenario), true),
+                (None, Readiness::Lock(lock)) => match self.locks.holder(lock) {
                     Some(holder) => (format!("{holder}, who holds {}", lock.name()), false),
                     None => continue,
                 },
-                Readiness::GuestLock(lock) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
-                Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle => continue,
+                (None, Readiness::GuestLock(lock)) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
+                (None, Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle) => continue,
             };
             waits.push(Open { gate, wait: Wait { who: actor.to_string(), wants, waits_for } });
         }
