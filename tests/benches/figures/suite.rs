@@ -21,7 +21,7 @@ const MS_MAX: f64 = 5.0;
 /// From the scenario to the bytes of its report.
 fn world_to_report(path: &std::path::Path, scenario: &Scenario) -> usize {
     let outcome = run(scenario, &RunOptions::default());
-    let subject = Subject { name: path.to_string_lossy().into_owned(), about: scenario.about.clone(), faults: scenario.faults.clone() };
+    let subject = Subject::of(&path.to_string_lossy(), scenario, scenario.faults.clone());
     text::render(&subject, &outcome, Detail::Summary).len()
 }
 
