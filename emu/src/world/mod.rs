@@ -275,10 +275,14 @@ impl World<'_> {
 
     /// Returns whether a host actor can move at this very time.
     fn host_is_awake(&self, index: usize) -> bool {
-        match self.gated(self.vcpus.len() + index, self.host_next(index)) {
+        let readiness = self.host_next(index);
+        if self.held_back(self.vcpus.len() + index, readiness).is_some() {
+            return false;
+        }
+        match readiness {
             Readiness::Ready(_) => true,
             Readiness::Lock(lock) => self.locks.holder(lock).is_none(),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Gate(_) | Readiness::Idle => false,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => false,
         }
     }
 
