@@ -2,8 +2,7 @@
 
 /// Returns a commented scenario to begin from: it lints clean, runs and passes.
 pub fn template(name: &str) -> String {
-    let about =
-        toml::Value::String(format!("{name}: a page written between the device's look at its hint and the clearing of its bits is sent"));
+    let about = toml::Value::String(format!("{name}: a page that is written after the device has applied its hint is sent"));
     format!("about = {about}\n{BODY}")
 }
 
@@ -35,11 +34,12 @@ Q = "page 1 of hint 1"             # pages of a block count from 0
 [[inject]]
 write = { page = "P", byte = 0xBB }
 by = "vcpu1"                       # or "dma", "vhost"
-after = "hint.pop(P)"
-before = "hint.apply(P)"
+after = "hint.apply(P)"
+# before = "bitmap.sync#2"         # what may not happen before it
 
 [expect]
 verdict = "pass"
+sent = { P = { last = 0xBB }, Q = { max = 0 } }
 "#;
 
 #[cfg(test)]
@@ -55,5 +55,12 @@ mod tests {
             assert!(diagnostics.is_empty(), "{diagnostics}");
             assert_eq!(parse("new.toml", &text).expect("a scenario").injections.len(), 1);
         }
+    }
+
+    #[test]
+    fn a_new_file_ends_as_it_says() {
+        let scenario = parse("new.toml", &template("new")).expect("a scenario");
+        let outcome = crate::world::run(&scenario, &crate::world::RunOptions::default());
+        assert_eq!(outcome.unexpected, Vec::<String>::new());
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
 use host::step::Costs;
-use proptest::collection::{vec};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use wire::balloon::feature;
@@ -328,9 +328,9 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
 
 fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec> {
     let vcpus = (orders.len() / BLOCKS.len()) as u8;
-    let allocation = (0..vcpus).prop_flat_map(move |vcpu| block(vcpu, &orders)).prop_flat_map(|(name, order)| {
-        page_of(1 << order).prop_map(move |page| PageSpec::Allocation { name: name.clone(), page })
-    });
+    let allocation = (0..vcpus)
+        .prop_flat_map(move |vcpu| block(vcpu, &orders))
+        .prop_flat_map(|(name, order)| page_of(1 << order).prop_map(move |page| PageSpec::Allocation { name: name.clone(), page }));
     prop_oneof![
         2 => (FIRST_PFN..ram_bytes / PAGE_SIZE).prop_map(PageSpec::Pfn),
         5 => (prop_oneof![3 => Just(1u32), 1 => 2..4u32], page_of(1 << wire::balloon::HINT_BLOCK_ORDER)).prop_map(|(hint, page)| PageSpec::Hint { hint, page }),
@@ -356,8 +356,12 @@ fn trigger(pages: Vec<PageName>) -> impl Strategy<Value = Trigger> {
     let at = prop_oneof![0..8_000_000u64, 0..150_000_000u64].prop_map(|at| Trigger { at_ns: Some(at), ..Trigger::default() });
     let delay_ns = prop_oneof![Just(0), 0..2_000_000u64];
     let delay_insns = prop_oneof![2 => Just(0), 1 => 0..3_000u64];
-    let after = (pattern(pages), delay_ns, delay_insns)
-        .prop_map(|(pattern, delay_ns, delay_insns)| Trigger { at_ns: None, after: vec![pattern], delay_ns, delay_insns });
+    let after = (pattern(pages), delay_ns, delay_insns).prop_map(|(pattern, delay_ns, delay_insns)| Trigger {
+        at_ns: None,
+        after: vec![pattern],
+        delay_ns,
+        delay_insns,
+    });
     prop_oneof![1 => at, 2 => after]
 }
 
@@ -385,13 +389,7 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
     prop_oneof![11 => rest, 12 => write, 1 => clear].boxed()
 }
 
-fn injection(
-    ram_bytes: u64,
-    vcpus: u8,
-    orders: Vec<u8>,
-    pages: Vec<PageName>,
-    verifies: bool,
-) -> impl Strategy<Value = Injection> {
+fn injection(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, verifies: bool) -> impl Strategy<Value = Injection> {
     let before = prop_oneof![6 => Just(None), 1 => pattern(pages.clone()).prop_map(Some)];
     (action(ram_bytes, vcpus, orders, pages.clone(), verifies), trigger(pages), before).prop_map(|((action, by), trigger, before)| {
         let delay_insns = if let Actor::Vcpu(_) = by { trigger.delay_insns } else { 0 };
