@@ -3,12 +3,12 @@
 /// Returns a commented scenario to begin from: it lints clean, runs and passes.
 pub fn template(name: &str) -> String {
     let about =
-        toml::Value::String(format!("{name}: a page written between the device's look at its hint and the clearing of its bits is sent"));
+        toml::Value::String(format!("{name}: a page written after the device applied its hint is sent again"));
     format!("about = {about}\n{BODY}")
 }
 
 const BODY: &str = r#"
-# Faults that must change the verdict when switched on: they show that the scenario sees what it is about.
+# Faults that must change the verdict when switched on: they show that the scenario sees what it is about. `lostpage faults` lists them.
 # witness = ["hint-stop-skipped"]
 
 # Every key below may be left out, but for those of [[inject]]; a schema for editors comes from `lostpage schema`.
@@ -35,8 +35,8 @@ Q = "page 1 of hint 1"             # pages of a block count from 0
 [[inject]]
 write = { page = "P", byte = 0xBB }
 by = "vcpu1"                       # or "dma", "vhost"
-after = "hint.pop(P)"
-before = "hint.apply(P)"
+after = "hint.apply(P)"            # the device's work on the hint is done
+before = "bitmap.sync#2"           # and the next round has not begun; #2 is the second such event
 
 [expect]
 verdict = "pass"
