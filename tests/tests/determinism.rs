@@ -1,6 +1,6 @@
 //! The same scenario gives the same digest: twice in one process, two worlds at a time, in two processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use emu::world::{RunOptions, run};
@@ -13,7 +13,7 @@ fn sample() -> Vec<PathBuf> {
     all.into_iter().step_by(7).collect()
 }
 
-fn digest(path: &PathBuf) -> u128 {
+fn digest(path: &Path) -> u128 {
     run(&scenario_file(path), &RunOptions::default()).digest
 }
 

@@ -279,10 +279,12 @@ impl Bench {
         }
     }
 
+    /// Opens a round; the driver reads its id at once.
     pub(crate) fn hint_request(&mut self) {
         self.id = CmdId(self.id.0 + 1);
         self.round = HintStatus::Requested;
         self.emit(Actor::Migration, Event::HintRequest { id: self.id });
+        self.emit(Actor::Vcpu(0), Event::ConfigCmdId { id: self.id });
     }
 
     pub(crate) fn notify(&mut self, reason: PrecopyReason) {

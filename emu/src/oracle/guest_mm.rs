@@ -68,6 +68,11 @@ pub fn held_blocks(ram: &GuestRam) -> Option<u64> {
     if info.num_free_page_blocks == 0 { None } else { read_u64(ram, info.num_free_page_blocks) }
 }
 
+/// Returns the address of the guest's stub for injected stores; `None` before the guest has published it.
+pub fn inject_stub(ram: &GuestRam) -> Option<u64> {
+    read_info(ram).map(|info| info.inject_store)
+}
+
 fn read_u64(ram: &GuestRam, address: u64) -> Option<u64> {
     (address.checked_add(8)? <= ram.bytes()).then(|| ram.read_u64(address))
 }

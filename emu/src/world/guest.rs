@@ -11,6 +11,7 @@ use host::step::Move;
 use wire::debug;
 use wire::platform::{self, lapic, vector};
 
+use crate::oracle::guest_mm;
 use crate::outcome::GuestCrash;
 use crate::vcpu::{Context, Exit, FaultKind};
 use crate::world::tracepoint::{self, Tracepoint};
@@ -228,6 +229,13 @@ impl World<'_> {
                     if matches!(event, Event::GuestHint { .. }) {
                         self.hints += 1;
                     }
+                    if event == Event::GuestReady {
+                        let Some(stub) = guest_mm::inject_stub(&self.ram) else {
+                            self.crash(cpu, "the driver is up, but the kernel has published nothing of itself".to_owned());
+                            return true;
+                        };
+                        self.inject_stub = stub;
+                    }
                     self.learn_pages(&event);
                     Pending::Announced(event)
                 }
@@ -242,8 +250,8 @@ impl World<'_> {
                     *cost = self.injected_store_ends(cpu);
                     return true;
                 }
-                Tracepoint::Unknown(code) => {
-                    self.crash(cpu, format!("unknown tracepoint {code}"));
+                Tracepoint::Nonsense(what) => {
+                    self.crash(cpu, what);
                     return true;
                 }
             },
@@ -317,7 +325,7 @@ impl World<'_> {
         }
         let run = self.machine.step_store(cpu);
         self.vcpus[cpu].insns += run.insns;
-        self.emit_write(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
+        self.emit(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
         for pfn in self.machine.drain_written() {
             if pfn == page {
                 // A mark of K that was consumed between mark and store protects the page again, and the vCPU would have faulted; a mark
@@ -444,10 +452,9 @@ impl World<'_> {
     /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
     pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64) {
         assert!(self.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
-        let stub = self.kernel_info(std::mem::offset_of!(wire::layout::KernelInfo, inject_store));
         let context = self.machine.save_context(cpu);
         let mut regs = self.machine.regs(cpu);
-        regs.rip = stub;
+        regs.rip = self.inject_stub;
         regs.rdi = address;
         regs.rsi = value;
         regs.rflags &= !crate::vcpu::RFLAGS_IF;

@@ -147,7 +147,7 @@ impl World<'_> {
                     let value = self.unique_value(byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
-                self.emit_write(Actor::Dma, Event::DmaWrite { range });
+                self.emit(Actor::Dma, Event::DmaWrite { range });
                 self.vmm.d.mark_device_write(&[range], &self.faults);
                 self.wrote_range(range, Actor::Dma);
                 let marked: Vec<Pfn> = range.pages().filter(|pfn| self.watch.has(*pfn) && self.vmm.d.test(*pfn)).collect();
@@ -161,7 +161,7 @@ impl World<'_> {
                     let value = self.unique_value(byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
-                self.emit_write(Actor::Vhost, Event::VhostWrite { range });
+                self.emit(Actor::Vhost, Event::VhostWrite { range });
                 self.vmm.vhost.mark(range);
                 self.wrote_range(range, Actor::Vhost);
             }
@@ -188,22 +188,32 @@ impl World<'_> {
         self.tasks - 1
     }
 
-    /// Writes an operation into a vCPU's mailbox, and rings.
+    /// Hands a vCPU an operation, and rings.
     pub(super) fn push_task(&mut self, cpu: usize, op: task::TaskOp) {
-        let mailbox = platform::MAILBOX + cpu as u64 * platform::PAGE_SIZE;
-        let head = self.ram.read_u64(mailbox);
-        let slot = mailbox + task::HEADER_BYTES + head % task::SLOTS * task::OP_BYTES;
-        let mut bytes = [0; task::OP_BYTES as usize];
-        bytes[0..4].copy_from_slice(&op.code.to_le_bytes());
-        bytes[4..8].copy_from_slice(&op.name.to_le_bytes());
-        bytes[8..16].copy_from_slice(&op.a.to_le_bytes());
-        bytes[16..24].copy_from_slice(&op.b.to_le_bytes());
-        bytes[24..32].copy_from_slice(&op.id.to_le_bytes());
-        self.ram.write_unlogged(slot, &bytes);
-        self.ram.write_unlogged(mailbox, &(head + 1).to_le_bytes());
+        self.backlog[cpu].push_back(op);
+        self.feed_mailbox(cpu);
         self.vcpus[cpu].interrupts.insert(vector::MAILBOX);
-        let page = PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT));
-        self.vmm.d.mark(page);
+    }
+
+    /// Writes operations into a vCPU's mailbox as far as there is room. What does not fit follows as the guest works off the others.
+    pub(super) fn feed_mailbox(&mut self, cpu: usize) {
+        let mailbox = platform::MAILBOX + cpu as u64 * platform::PAGE_SIZE;
+        let (mut head, tail) = (self.ram.read_u64(mailbox), self.ram.read_u64(mailbox + 8));
+        while head.wrapping_sub(tail) < task::SLOTS
+            && let Some(op) = self.backlog[cpu].pop_front()
+        {
+            let slot = mailbox + task::HEADER_BYTES + head % task::SLOTS * task::OP_BYTES;
+            let mut bytes = [0; task::OP_BYTES as usize];
+            bytes[0..4].copy_from_slice(&op.code.to_le_bytes());
+            bytes[4..8].copy_from_slice(&op.name.to_le_bytes());
+            bytes[8..16].copy_from_slice(&op.a.to_le_bytes());
+            bytes[16..24].copy_from_slice(&op.b.to_le_bytes());
+            bytes[24..32].copy_from_slice(&op.id.to_le_bytes());
+            self.ram.write_unlogged(slot, &bytes);
+            head = head.wrapping_add(1);
+            self.ram.write_unlogged(mailbox, &head.to_le_bytes());
+            self.vmm.d.mark(PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT)));
+        }
     }
 
     /// Returns an operation as the guest reads it.

@@ -1,7 +1,7 @@
 //! The world: guest, host, clock, schedule and injector, stepping until the run ends.
 //!
 //! Each actor has a virtual time of its own, the moment from which it can move. A step asks every actor what it would do next, holds back
-//! those whose move an order constraint forbids, and lets the one with the smallest time move; ties go by the order of [`ORDER`]. What the
+//! those whose move an order constraint forbids, and lets the one with the smallest time move; ties go by a fixed order. What the
 //! move emits goes to the trace, to the constraints and to the oracle, in that order. There is no other source of order: the same scenario
 //! gives the same bytes.
 
@@ -14,7 +14,7 @@ mod pages;
 mod setup;
 pub mod tracepoint;
 
-use std::mem::offset_of;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use host::event::{Actor, Event, EventKind, LockId, PageRange, Pfn, Stamped};
@@ -23,8 +23,7 @@ use host::lock::Locks;
 use host::memory::GuestRam;
 use host::step::{Ctx, Move, Next, Watch};
 use host::vmm::Vmm;
-use wire::layout::KernelInfo;
-use wire::platform::KERNEL_INFO;
+use wire::task::TaskOp;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
@@ -121,12 +120,16 @@ pub(crate) struct World<'s> {
     steps: u64,
     /// The guest's driver is up.
     ready: bool,
+    /// Entry of the guest's stub for injected stores; known once the driver is up.
+    inject_stub: u64,
     /// Hints so far.
     hints: u32,
     /// Unique values given out so far.
     writes: u64,
     /// Task operations numbered so far.
     tasks: u64,
+    /// Task operations that did not fit into the mailboxes yet, by vCPU.
+    backlog: Vec<VecDeque<TaskOp>>,
     crash: Option<GuestCrash>,
 }
 
@@ -292,12 +295,17 @@ impl World<'_> {
         let actor = HOST_ORDER[index];
         let in_store = self.vcpus_in_store();
         let bulk = actor == Actor::Migration && !self.gates.looks_at(EventKind::RamPage);
+        let announced = if cfg!(debug_assertions) { self.host_next(index) } else { Readiness::Idle };
+        let first = self.trace.len();
         let cost = self.with_ctx(actor, |vmm, ctx| match bulk {
             true => vmm.step_bulk(in_store, until_ns, BULK_PAGES_MAX, ctx),
             false => vmm.step(actor, in_store, ctx),
         });
+        if let Readiness::Ready(Some(what)) = announced {
+            let made = self.trace.get(first).map(|stamped| Move::of(&stamped.event));
+            assert_eq!(made, Some(what), "{actor} makes the move that it announced");
+        }
         self.protect();
-        self.raise_interrupts();
         cost
     }
 
@@ -334,16 +342,15 @@ impl World<'_> {
         self.absorb(Stamped { at_ns: self.now_ns, actor, event });
     }
 
-    /// Records an event that is itself a write to memory, just made.
-    fn emit_write(&mut self, actor: Actor, event: Event) {
-        self.emit(actor, event);
-    }
-
+    /// Takes in an event: the digest, the constraints, the oracle and the trace, in this order.
     fn absorb(&mut self, stamped: Stamped) {
         self.observe_for_writes(&stamped.event);
         digest_event(&mut self.digest, &stamped);
         self.gates.happened(&stamped.event, &self.pages.frames);
         self.ready |= stamped.event == Event::GuestReady;
+        if let (Event::GuestTaskDone { .. }, Actor::Vcpu(cpu)) = (&stamped.event, stamped.actor) {
+            self.feed_mailbox(usize::from(cpu));
+        }
         let index = self.trace.len();
         let view = Observation { ram: &self.ram, vmm: &self.vmm };
         self.oracle.on_event(index, &stamped, &view);
@@ -397,13 +404,6 @@ impl World<'_> {
     fn watch_page(&mut self, pfn: Pfn) {
         self.watch.0.insert(pfn);
         self.machine.trap(pfn, true);
-    }
-
-    /// Returns a field of what the guest published of itself.
-    fn kernel_info(&self, field: usize) -> u64 {
-        let magic = self.ram.read_u64(KERNEL_INFO + offset_of!(KernelInfo, magic) as u64);
-        assert_eq!(magic, KernelInfo::MAGIC, "the guest has booted");
-        self.ram.read_u64(KERNEL_INFO + field as u64)
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a scenario to a world at its first instruction.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use host::balloon::BalloonOptions;
@@ -54,9 +55,11 @@ impl<'s> World<'s> {
             now_ns: 0,
             steps: 0,
             ready: false,
+            inject_stub: 0,
             hints: 0,
             writes: 0,
             tasks: 0,
+            backlog: vec![VecDeque::new(); vcpus],
             crash: None,
             ram,
         };

@@ -20,8 +20,8 @@ pub enum Tracepoint {
     Panic(String),
     /// The injected store's frame ended.
     InjectEnd,
-    /// A code that nobody knows.
-    Unknown(u32),
+    /// A code that nobody knows, or one that speaks of memory that is not there: the guest is out of its mind.
+    Nonsense(String),
 }
 
 /// The longest message that is read from the guest, bytes.
@@ -39,6 +39,9 @@ pub fn decode(code: u32, a: u64, b: u64, hints: u32, ram: &GuestRam) -> Tracepoi
         debug::FREE => Event::GuestFree { range: block() },
         debug::LOCK => Event::GuestLock { lock: a as u32 },
         debug::UNLOCK => Event::GuestUnlock { lock: a as u32 },
+        debug::SPIN if b.checked_add(4).is_none_or(|end| end > ram.bytes()) => {
+            return Tracepoint::Nonsense(format!("tracepoint {code}: a lock word at {b:#x}"));
+        }
         debug::SPIN => return Tracepoint::Spin { lock: a as u32, address: b },
         debug::HINT => Event::GuestHint { range: block(), number: hints + 1 },
         debug::HINT_RECLAIM => Event::GuestReclaim { range: block() },
@@ -64,9 +67,14 @@ pub fn decode(code: u32, a: u64, b: u64, hints: u32, ram: &GuestRam) -> Tracepoi
         debug::REPORT => Event::GuestReport { range: block() },
         debug::INJECT_END => return Tracepoint::InjectEnd,
         debug::WARN => Event::GuestWarn { message: message(ram, a, b) },
-        _ => return Tracepoint::Unknown(code),
+        _ => return Tracepoint::Nonsense(format!("unknown tracepoint {code}")),
     };
-    Tracepoint::Event(event)
+    match event.range() {
+        Some(range) if range.first.0.checked_add(range.count).is_none_or(|end| end > ram.pages()) => {
+            Tracepoint::Nonsense(format!("tracepoint {code}: page {:#x}", range.first.0))
+        }
+        Some(_) | None => Tracepoint::Event(event),
+    }
 }
 
 /// Returns a message of the guest's; what is not text or not in RAM shows as such.
@@ -90,7 +98,17 @@ mod tests {
     fn every_code_of_the_port_is_known() {
         let ram = GuestRam::new(1 << 20);
         for (code, name) in debug::CODES {
-            assert!(!matches!(decode(*code, 0, 0, 0, &ram), Tracepoint::Unknown(_)), "{name}");
+            assert!(!matches!(decode(*code, 0, 0, 0, &ram), Tracepoint::Nonsense(_)), "{name}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_nonsense() {
+        let ram = GuestRam::new(1 << 20);
+        for (code, a, b) in
+            [(debug::HINT, 256, 0), (debug::HINT, u64::MAX, 10), (debug::SPIN, 1, u64::MAX), (debug::INFLATE, 256, 0), (99, 0, 0)]
+        {
+            assert!(matches!(decode(code, a, b, 0, &ram), Tracepoint::Nonsense(_)), "{code} {a:#x} {b:#x}");
         }
     }
 
