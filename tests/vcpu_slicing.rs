@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::process::Command;
 
 use emu::vcpu::{Exit, RamSnapshot};
+use host::event::Pfn;
 use vcpu_support::{Bench, DATA, Observed, RAM_BYTES, observe, random_slices};
 
 mod vcpu_support;
@@ -27,6 +28,21 @@ fn assert_same(a: &Observed, b: &Observed, what: &str) {
     assert_eq!((a.exits.len(), &a.written, a.insns, a.cpu), (b.exits.len(), &b.written, b.insns, b.cpu), "{what}");
     let page = a.memory.chunks(4096).zip(b.memory.chunks(4096)).position(|(a, b)| a != b);
     assert_eq!(page, None, "{what}: first differing page");
+}
+
+#[test]
+fn ram_knows_every_page_that_guest_code_wrote() {
+    for (function, args) in [("mixed", [1 << 40, DATA, 0]), ("touch_pages", [2, DATA, 64])] {
+        // The fast engine, the slow one, and both.
+        for slice in [TOTAL, 7, 300] {
+            let mut bench = Bench::new(1);
+            let observed = observe(&mut bench, function, args, TOTAL, || slice);
+            let zero: Vec<bool> = observed.memory.chunks(4096).map(|page| page.iter().all(|byte| *byte == 0)).collect();
+            let said: Vec<bool> = (0..bench.ram.pages()).map(|page| bench.ram.is_zero(Pfn(page))).collect();
+            assert_eq!(said, zero, "{function} in slices of {slice}");
+            assert!(zero[(DATA / 4096) as usize..].iter().any(|zero| !zero), "{function} writes data");
+        }
+    }
 }
 
 #[test]

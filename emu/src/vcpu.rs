@@ -36,6 +36,7 @@ pub use snapshot::RamSnapshot;
 use crate::image::Image;
 use decode::Text;
 use hooks::{Hooks, Returned, SCRATCH};
+use host::event::Pfn;
 use host::memory::GuestRam;
 use pages::{Access, Pages, Rights};
 use regs::{Reg, WideReg};
@@ -376,6 +377,8 @@ fn copy_to_ram(ram: &GuestRam, address: u64, bytes: &[u8]) {
     assert!(address + bytes.len() as u64 <= ram.bytes(), "{} bytes at {address:#x} leave RAM", bytes.len());
     // SAFETY: in bounds by the assertion; worlds run on one thread, so nobody else accesses the RAM now.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), ram.host_address().add(address as usize), bytes.len()) };
+    let end = address + bytes.len() as u64;
+    (address / PAGE_SIZE..end.div_ceil(PAGE_SIZE)).for_each(|page| ram.touch(Pfn(page)));
 }
 
 /// Copies RAM out.

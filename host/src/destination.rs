@@ -124,11 +124,13 @@ impl Destination {
 
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
-        let source = ram.page(pfn);
         match self.pages[at(pfn)] {
-            PageState::Garbage => source == self.page(pfn),
-            PageState::Zero => source == ZERO_PAGE,
-            PageState::Data => self.data(pfn).is_some_and(|bytes| bytes == source),
+            PageState::Garbage => {
+                let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
+                !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same)
+            }
+            PageState::Zero => ram.is_zero(pfn),
+            PageState::Data => self.data(pfn).is_some_and(|bytes| bytes == ram.page(pfn)),
         }
     }
 
@@ -148,7 +150,7 @@ impl Destination {
     /// Reads a page from the source's RAM straight into its place here, and returns whether it was placed as zero: the contents of
     /// [`Self::place_zero`] or [`Self::place_data`] without a copy in between.
     pub fn place_from(&mut self, pfn: Pfn, ram: &GuestRam, zero_page_detection: bool) -> bool {
-        if zero_page_detection && starts_zero(pfn, ram) && ram.page(pfn) == ZERO_PAGE {
+        if zero_page_detection && ram.is_zero(pfn) {
             self.place_zero(pfn);
             return true;
         }
@@ -188,17 +190,22 @@ impl Destination {
         &mut Arc::make_mut(bytes)[offset..offset + PAGE_SIZE as usize]
     }
 
-    /// Words of a SplitMix64 sequence that starts from seed and page; the lowest bit of the first is set, so that it is never all zero.
     fn garbage(&self, pfn: Pfn, bytes: &mut PageBytes) {
-        let mut state = self.seed ^ (pfn.0 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        for word in bytes.chunks_exact_mut(8) {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = state;
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(self.garbage_words(pfn)) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    /// Words of a SplitMix64 sequence that starts from seed and page; the lowest bit of the first is set, so that it is never all zero.
+    fn garbage_words(&self, pfn: Pfn) -> impl Iterator<Item = u64> {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let start = self.seed ^ (pfn.0 + 1).wrapping_mul(GOLDEN);
+        (0..PAGE_SIZE / 8).map(move |index| {
+            let mut mixed = start.wrapping_add((index + 1).wrapping_mul(GOLDEN));
             mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            word.copy_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes());
-        }
-        bytes[0] |= 1;
+            mixed ^ (mixed >> 31) | u64::from(index == 0)
+        })
     }
 }
 
@@ -208,11 +215,6 @@ fn at(pfn: Pfn) -> usize {
 
 fn place(pfn: Pfn) -> (usize, usize) {
     (at(Pfn(pfn.0 / PART_PAGES)), ((pfn.0 % PART_PAGES) * PAGE_SIZE) as usize)
-}
-
-/// Returns whether the first bytes are zero: a test that spares most pages with contents the full one.
-fn starts_zero(pfn: Pfn, ram: &GuestRam) -> bool {
-    ram.read_u64(pfn.address()) == 0
 }
 
 #[cfg(test)]
@@ -253,6 +255,17 @@ mod tests {
             assert!(destination.equals(Pfn(pfn), &ram));
         }
         assert!(!destination.equals(Pfn(3), &ram));
+    }
+
+    #[test]
+    fn garbage_equals_a_source_that_holds_the_same_garbage() {
+        let (destination, ram) = (Destination::new(4, 7), GuestRam::new(4 * PAGE_SIZE));
+        let mut bytes = destination.page(Pfn(2));
+        ram.write(2 * PAGE_SIZE, &bytes);
+        assert!(destination.equals(Pfn(2), &ram));
+        bytes[PAGE_SIZE as usize - 1] ^= 1;
+        ram.write(2 * PAGE_SIZE, &bytes);
+        assert!(!destination.equals(Pfn(2), &ram));
     }
 
     #[test]

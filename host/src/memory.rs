@@ -2,6 +2,9 @@
 //!
 //! Every write that a device model makes through `vm-memory` (ring updates, DMA) lands in a [`WriteLog`], as QEMU's `address_space_write` ends
 //! in `invalidate_and_set_dirty`; the VMM drains the log into D after each step. Guest stores do not pass here.
+//!
+//! Most of a guest's memory is never written, and a migration reads all of it. So RAM knows which pages may hold something, from whoever
+//! writes; all others are zero and need not be looked at. A debug build looks at them all the same.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -16,12 +19,15 @@ use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 pub struct WriteLog {
     words: Vec<AtomicU64>,
     any: AtomicBool,
+    /// Pages written since RAM was made, by whatever way.
+    touched: Vec<AtomicU64>,
 }
 
 impl NewBitmap for WriteLog {
     fn with_len(len: usize) -> Self {
         let pages = len.div_ceil(PAGE_SIZE as usize);
-        Self { words: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), any: AtomicBool::new(false) }
+        let words = || (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { words: words(), any: AtomicBool::new(false), touched: words() }
     }
 }
 
@@ -36,8 +42,15 @@ impl WriteLog {
             if let Some(word) = self.words.get(page / 64) {
                 word.fetch_or(1 << (page % 64), Ordering::Relaxed);
             }
+            self.touch(page);
         }
         self.any.store(true, Ordering::Relaxed);
+    }
+
+    fn touch(&self, page: usize) {
+        if let Some(word) = self.touched.get(page / 64) {
+            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+        }
     }
 }
 
@@ -179,16 +192,42 @@ impl GuestRam {
         bytes
     }
 
+    /// Notes that a page may hold something. Who writes past this type, as guest code does, says so before anybody reads the page.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn touch(&self, pfn: Pfn) {
+        assert!(pfn.0 < self.pages(), "page {pfn} of {} pages", self.pages());
+        self.write_log().touch(pfn.0 as usize);
+    }
+
+    /// Returns whether a page holds zeros only. One that nobody wrote is not read for that.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn is_zero(&self, pfn: Pfn) -> bool {
+        const ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
+        let word = self.write_log().touched[(pfn.0 / 64) as usize].load(Ordering::Relaxed);
+        if word >> (pfn.0 % 64) & 1 == 0 {
+            debug_assert_eq!(self.page(pfn), ZEROS, "page {pfn} was written by somebody who did not say so");
+            return true;
+        }
+        // The first bytes spare most pages with contents the full look.
+        self.read_u64(pfn.address()) == 0 && self.page(pfn) == ZEROS
+    }
+
     /// Returns the pages written through `vm-memory` since the last call, in order, merged into ranges.
     pub fn drain_writes(&self) -> Vec<PageRange> {
-        let region = self.mmap.iter().next().expect("one region");
-        let log = vm_memory::GuestMemoryRegion::bitmap(region);
-        log.log.drain()
+        self.write_log().drain()
     }
 
     fn log(&self, range: PageRange) {
+        self.write_log().mark(range.first.address() as usize, (range.count * PAGE_SIZE) as usize);
+    }
+
+    fn write_log(&self) -> &WriteLog {
         let region = self.mmap.iter().next().expect("one region");
-        vm_memory::GuestMemoryRegion::bitmap(region).log.mark(range.first.address() as usize, (range.count * PAGE_SIZE) as usize);
+        vm_memory::GuestMemoryRegion::bitmap(region).log
     }
 }
 
@@ -223,6 +262,25 @@ mod tests {
         ram.write(2 * PAGE_SIZE - 1, &[1, 2]);
         assert_eq!(ram.drain_writes(), [PageRange::new(Pfn(1), 2)]);
         assert_eq!(ram.drain_writes(), []);
+    }
+
+    #[test]
+    fn a_page_is_zero_until_its_last_byte_is_written_and_when_it_is_zeroed_again() {
+        let ram = GuestRam::new(16 * PAGE_SIZE);
+        ram.write_unlogged(3 * PAGE_SIZE - 1, &[1]);
+        assert_eq!([1, 2, 3].map(|pfn| ram.is_zero(Pfn(pfn))), [true, false, true]);
+        ram.write(3 * PAGE_SIZE - 1, &[0]);
+        assert!(ram.is_zero(Pfn(2)));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "did not say so")]
+    fn a_debug_build_finds_out_who_writes_without_saying_so() {
+        let ram = GuestRam::new(16 * PAGE_SIZE);
+        ram.write(0, &[1]);
+        ram.write_log().touched[0].store(0, Ordering::Relaxed);
+        ram.is_zero(Pfn(0));
     }
 
     #[test]

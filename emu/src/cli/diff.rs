@@ -47,6 +47,6 @@ fn run(path: &Path, engine: Engine) -> Result<Record, (Problem, Status)> {
     let scenario = load(&case, engine).map_err(|problem| (problem, Status::BadInput))?;
     let outcome = guarded(|| (engine.run)(&scenario, &RunOptions::default()))
         .map_err(|said| (Problem::plain(format!("{}: defect of this tool: {said}", path.display())), Status::OwnDefect))?;
-    let subject = Subject { name: case.name, about: scenario.about, faults: scenario.faults };
+    let subject = Subject::of(&case.name, &scenario, scenario.faults.clone());
     Ok(Record::new(&subject, &outcome, true))
 }

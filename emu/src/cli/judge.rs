@@ -56,7 +56,7 @@ impl Job {
     /// Runs the scenario and its witnesses. Panics of the engine are caught, one by one.
     pub(super) fn run(&self) -> Ran {
         let on: Vec<Fault> = Fault::ALL.iter().copied().filter(|f| self.scenario.faults.contains(f) || self.faults.contains(f)).collect();
-        let subject = Subject { name: self.case.name.clone(), about: self.scenario.about.clone(), faults: on };
+        let subject = Subject::of(&self.case.name, &self.scenario, on);
         let outcome = guarded(|| (self.engine.run)(&self.scenario, &RunOptions { faults: self.faults.clone() }));
         // Where the run itself failed there is no verdict that a witness could change.
         let verdict = outcome.as_ref().ok().map(|outcome| outcome.verdict);

@@ -10,7 +10,7 @@ use super::files::{create, find};
 use super::screen::Screen;
 use super::show::Line;
 use super::{Engine, Problem, Status};
-use crate::report::{WIDTH, record, wrap};
+use crate::report::{WIDTH, counted, record, wrap};
 
 /// Reads scenarios without running them. What is hardly meant is not as expected; what is no scenario is bad input.
 pub(super) fn lint(paths: &[PathBuf], engine: Engine, screen: &mut Screen<'_>) -> Status {
@@ -35,7 +35,8 @@ pub(super) fn lint(paths: &[PathBuf], engine: Engine, screen: &mut Screen<'_>) -
             Err(problem) => tell(&Problem::plain(problem), true),
         }
     }
-    screen.out(&format!("{} scenarios read, {count} problems\n", found.cases.len()));
+    let bad = if count == 0 { "no problem".to_string() } else { format!("something to say of {}", counted(count, "file")) };
+    screen.out(&format!("{} read, {bad}\n", counted(found.cases.len() as u64, "scenario")));
     status
 }
 
@@ -75,7 +76,8 @@ pub(super) fn schema(of: SchemaOf, engine: Engine, screen: &mut Screen<'_>) -> S
 /// Prints the registry of faults.
 pub(super) fn faults(screen: &mut Screen<'_>) -> Status {
     for fault in Fault::ALL {
-        let head = format!("{} ({}; catalogue {}; {})", fault.name(), fault.effect().name(), fault.id(), fault.source());
+        let id = if fault.id() == "-" { String::new() } else { format!("{}; ", fault.id()) };
+        let head = format!("{} ({}; {id}{})", fault.name(), fault.effect().name(), fault.source());
         screen.out(&entry(&head, fault.mechanism()));
     }
     Status::AsExpected

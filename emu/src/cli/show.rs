@@ -127,14 +127,7 @@ fn complaints(judgement: &Judgement) -> Vec<String> {
     }
     if let Ok(outcome) = &judgement.ran.outcome {
         if !judgement.wrong.is_empty() {
-            lines.extend(
-                outcome
-                    .violations
-                    .iter()
-                    .take(text::VIOLATIONS_MAX)
-                    .map(|v| format!("broken: {}: {}", text::violation_summary(outcome, v), v.what)),
-            );
-            lines.extend(text::more_violations(outcome));
+            lines.extend(text::violation_sentences(outcome));
             lines.extend(outcome.waits.iter().map(|wait| format!("{} wants {}, waits for {}", wait.who, wait.wants, wait.waits_for)));
         }
         lines.push(format!("replay: {}", judgement.replay()));
@@ -144,16 +137,16 @@ fn complaints(judgement: &Judgement) -> Vec<String> {
 
 fn human(judgement: &Judgement, detail: Option<Detail>) -> String {
     let expected = judgement.is_as_expected();
-    let (color, word) = if expected { (AnsiColor::Green, "ok") } else { (AnsiColor::Red, "NOT AS EXPECTED") };
-    let word = painted(color, &format!("{word:<15}"));
+    let (color, word) = if expected { (AnsiColor::Green, "ok") } else { (AnsiColor::Red, "WRONG") };
+    let word = painted(color, &format!("{word:<5}"));
     let path = judgement.ran.case.path.display();
     let mut lines = Vec::new();
     match &judgement.ran.outcome {
         Ok(outcome) => {
             let (facts, verdict) = (&outcome.facts, outcome.verdict.name());
             let time = micros(facts.time_ns);
-            let counts = format!("sent {:>6}  skipped {:>6}  resent {:>6}", pages_sent(outcome), facts.pages_skipped, facts.pages_resent);
-            lines.push(format!("{verdict:<11}  {word}  {time:>13} us  {counts}  {path}"));
+            let counts = format!("sent {:>5}  skipped {:>5}  resent {:>4}", pages_sent(outcome), facts.pages_skipped, facts.pages_resent);
+            lines.push(format!("{verdict:<11}  {word}  {time:>11} us  {counts}  {path}"));
         }
         Err(_) => lines.push(format!("{:<11}  {word}  {path}", "-")),
     }
@@ -206,7 +199,7 @@ fn json(judgement: &Judgement, with_trace: bool) -> Line {
 /// Returns what is printed of a snapshot whose scenario is gone.
 pub(super) fn orphan(path: &str, format: Format) -> String {
     let text = "snapshot without scenario: delete it, or bring the scenario back";
-    let line = format!("{:<11}  {}  {path}: {text}\n", "-", painted(AnsiColor::Red, "NOT AS EXPECTED"));
+    let line = format!("{:<11}  {}  {path}: {text}\n", "-", painted(AnsiColor::Red, "WRONG"));
     match format {
         Format::Human => line,
         Format::Json => Line::Orphan { path: path.to_string() }.to_json(),
@@ -224,10 +217,11 @@ pub(super) fn summary(totals: &Totals, format: Format) -> String {
             parts.extend((*not_as_expected > 0).then(|| format!("{not_as_expected} not as expected")));
             let left = scenarios - as_expected - not_as_expected;
             parts.extend((left > 0).then(|| format!("{left} not run")));
-            parts.extend((*witnesses_caught > 0).then(|| format!("{witnesses_caught} witnesses caught")));
-            parts.extend((*orphans > 0).then(|| format!("{orphans} snapshots without scenario")));
+            let plural = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+            parts.extend((*witnesses_caught > 0).then(|| plural(*witnesses_caught, "witness caught", "witnesses caught")));
+            parts.extend((*orphans > 0).then(|| plural(*orphans, "snapshot without scenario", "snapshots without scenario")));
             let end = if *interrupted { "; stopped by the user" } else { "" };
-            format!("{scenarios} scenarios: {}{end}\n", parts.join(", "))
+            format!("{}: {}{end}\n", plural(*scenarios, "scenario", "scenarios"), parts.join(", "))
         }
     }
 }

@@ -89,8 +89,8 @@ fn a_new_scenario_fails_until_it_is_blessed() {
     assert!(!project.exists("snapshots/pass/a.snap.new"));
     let last = project.run(&["run", "/scenarios"]);
     assert_eq!(last.status, Status::AsExpected);
-    let line = "pass         ok                    1234.567 us  sent   4080  skipped     16  resent      3  scenarios/pass/a.toml\n";
-    assert_eq!(last.out, format!("{line}1 scenarios: 1 as expected, 1 witnesses caught\n"));
+    let line = "pass         ok        1234.567 us  sent  4080  skipped    16  resent    3  scenarios/pass/a.toml\n";
+    assert_eq!(last.out, format!("{line}1 scenario: 1 as expected, 1 witness caught\n"));
     assert_eq!(last.err, "");
 }
 
@@ -155,7 +155,7 @@ fn a_panic_of_ours_is_our_defect_and_the_others_still_run() {
     assert_eq!(ended.status, Status::OwnDefect);
     assert!(ended.out.contains("the sky fell"), "{}", ended.out);
     assert!(ended.out.contains("replay: lostpage run scenarios/pass/a.toml --trace"), "{}", ended.out);
-    assert!(ended.out.ends_with("2 scenarios: 1 as expected, 1 not as expected, 1 witnesses caught\n"), "{}", ended.out);
+    assert!(ended.out.ends_with("2 scenarios: 1 as expected, 1 not as expected, 1 witness caught\n"), "{}", ended.out);
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_new_file_is_written_once_and_lints_clean() {
     assert_eq!(second.status, Status::BadInput);
     assert!(second.err.contains("exists already"), "{}", second.err);
     let lint = project.run(&["lint", "/scenarios"]);
-    assert_eq!((lint.status, lint.out.as_str()), (Status::AsExpected, "1 scenarios read, 0 problems\n"), "{}", lint.err);
+    assert_eq!((lint.status, lint.out.as_str()), (Status::AsExpected, "1 scenario read, no problem\n"), "{}", lint.err);
     for name in ["../mine", "", "hinting/"] {
         assert_eq!(project.run(&["new", name, "--dir", "/scenarios/pass"]).status, Status::BadInput, "{name}");
     }

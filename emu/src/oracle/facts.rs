@@ -103,7 +103,9 @@ impl Counter {
     /// Returns the numbers at the end of the run.
     pub(crate) fn finish(self, end: End, held_blocks: u64) -> Facts {
         assert!(self.pages_sent_once <= self.pages, "{} of {} pages sent", self.pages_sent_once, self.pages);
-        let pages_skipped = if self.has_migrated() { self.pages - self.pages_sent_once } else { 0 };
+        // What a migration that did not end well left unsent was not skipped.
+        let completed = self.facts.migrations.last() == Some(&MigrationStatus::Completed);
+        let pages_skipped = if completed { self.pages - self.pages_sent_once } else { 0 };
         let End { time_ns, insns, steps, at_rest: _ } = end;
         Facts { time_ns, insns, steps, held_blocks, pages_skipped, ..self.facts }
     }
@@ -136,9 +138,12 @@ mod tests {
         counter.migration_state(MigrationStatus::Setup);
         counter.send(true, true);
         counter.send(false, false);
+        let unfinished = counter.clone().finish(End::default(), 0);
+        assert_eq!(unfinished.pages_skipped, 0, "nothing is skipped by a migration that is not over");
+        counter.migration_state(MigrationStatus::Completed);
         let facts = counter.finish(End::default(), 0);
         assert_eq!((facts.pages_normal, facts.pages_zero, facts.pages_resent, facts.pages_skipped), (1, 1, 1, 7));
         assert_eq!(facts.bytes_sent, 9 + 4104);
-        assert_eq!(facts.migrations, [MigrationStatus::Cancelled, MigrationStatus::Setup]);
+        assert_eq!(facts.migrations, [MigrationStatus::Cancelled, MigrationStatus::Completed]);
     }
 }

@@ -8,6 +8,7 @@ use super::pages::{TraceIndex, flag, widened};
 use super::records::Cause;
 use super::{Observed, Oracle, rules};
 use crate::outcome::{Blame, Verdict, Violation};
+use crate::report::micros;
 
 impl Oracle {
     pub(super) fn break_rule(&mut self, rule: &'static str, doom: Option<usize>, blame: Blame, what: impl FnOnce() -> String) {
@@ -194,6 +195,8 @@ impl Oracle {
     /// Judges a discard: the guest must have given the page up, and for a hint the device must be in a round.
     pub(super) fn host_discard(&mut self, index: usize, range: PageRange) {
         let in_round = self.device.is_open();
+        // A host that discards need not leave anything out: the page is zeros now, and goes as such.
+        self.pages.slice_mut(range).iter_mut().for_each(|page| page.flags &= !flag::NEED_NOT_SEND);
         for pfn in self.pages.frames(range).map(Pfn) {
             let page = self.pages.get_mut(pfn).expect("cut to RAM");
             let given_up = page.has(flag::INFLATED | flag::REPORT_EXPOSED) || (in_round && page.has(flag::HINT_EXPOSED));
@@ -213,7 +216,7 @@ impl Oracle {
                 doom: Some(index),
                 blame: if early { Blame::Guest } else { Blame::Host },
                 what: if early {
-                    format!("page {pfn} was dropped after {writer} wrote it at {at_ns} ns: {}", Cause::EarlyReuse.reason())
+                    format!("page {pfn} was dropped after {writer} wrote it at {} us: {}", micros(at_ns), Cause::EarlyReuse.reason())
                 } else {
                     format!("page {pfn} was dropped though the guest had not given it up")
                 },

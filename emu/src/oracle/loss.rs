@@ -6,6 +6,7 @@ use super::pages::{Page, TraceIndex};
 use super::records::Cause;
 use super::{Observed, rules};
 use crate::outcome::{Verdict, Violation};
+use crate::report::micros;
 
 /// A page lost in the way of its neighbours is told with them.
 #[derive(Debug, Clone)]
@@ -44,7 +45,7 @@ impl Loss {
         let who = if *write_at_ns == 0 && write.get().is_none() {
             "its first contents".to_owned()
         } else {
-            format!("what {writer} wrote at {write_at_ns} ns")
+            format!("what {writer} wrote at {} us", micros(*write_at_ns))
         };
         Violation {
             rule: rules::DESTINATION_EQUALS_SOURCE,

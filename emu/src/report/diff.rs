@@ -74,10 +74,15 @@ impl Diff {
     /// Returns the comparison as text, under the names of both sides.
     pub fn to_text(&self, left: &str, right: &str) -> String {
         let mut lines = vec![format!("A  {left}"), format!("B  {right}")];
-        let width = |of: fn(&Row) -> &str| self.rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
+        let width =
+            |of: fn(&Row) -> &str| self.rows.iter().filter(|row| !is_long(row)).map(|row| of(row).chars().count()).max().unwrap_or(0);
         let (what, a) = (width(|row| &row.what), width(|row| &row.left));
         for row in &self.rows {
-            lines.push(format!("{:<what$}  A {:<a$}  B {}{}", row.what, row.left, row.right, delta(row)));
+            if is_long(row) {
+                lines.extend([row.what.clone(), format!("  A {}", row.left), format!("  B {}", row.right)]);
+            } else {
+                lines.push(format!("{:<what$}  A {:<a$}  B {}{}", row.what, row.left, row.right, delta(row)));
+            }
         }
         let end = "(the trace ends)";
         match &self.trace {
@@ -100,6 +105,12 @@ impl Diff {
         lines.push(String::new());
         lines.join("\n")
     }
+}
+
+/// Returns whether the sides of a row do not fit beside each other.
+fn is_long(row: &Row) -> bool {
+    const SIDE: usize = 36;
+    row.left.chars().count().max(row.right.chars().count()) > SIDE
 }
 
 /// The change of a number, in words behind it.

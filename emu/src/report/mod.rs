@@ -12,10 +12,14 @@ pub mod text;
 pub mod timeline;
 pub mod words;
 
-use host::event::CmdId;
+use std::collections::BTreeSet;
+
+use host::event::{CmdId, EventKind};
 use host::fault::Fault;
 
 use crate::outcome::Outcome;
+use crate::scenario::injection_text;
+use crate::scenario::model::Scenario;
 
 /// Columns of a terminal line that no line of a report exceeds.
 pub const WIDTH: usize = 120;
@@ -29,6 +33,23 @@ pub struct Subject {
     pub about: String,
     /// Faults that were switched on, the scenario's own and others, in the order of the registry.
     pub faults: Vec<Fault>,
+    /// Kinds of events that the scenario speaks of: its reports show them all.
+    pub asked: BTreeSet<EventKind>,
+    /// What each injection does, as the scenario's file says it.
+    pub injections: Vec<String>,
+}
+
+impl Subject {
+    /// Returns the subject of a scenario's run with these faults on.
+    pub fn of(name: &str, scenario: &Scenario, faults: Vec<Fault>) -> Self {
+        Self {
+            name: name.to_string(),
+            about: scenario.about.clone(),
+            faults,
+            asked: scenario.event_kinds(),
+            injections: scenario.injections.iter().map(injection_text).collect(),
+        }
+    }
 }
 
 /// How much of the trace a text shows.
@@ -43,6 +64,20 @@ pub enum Detail {
 /// Returns virtual nanoseconds as microseconds with three decimals, the unit of all reports.
 pub fn micros(ns: u64) -> String {
     format!("{}.{:03}", ns / 1_000, ns % 1_000)
+}
+
+/// Returns a text without the line numbers of source files: they change with every edit while the meaning stays.
+pub fn stable(text: &str) -> String {
+    const FILE: &str = ".rs:";
+    let mut parts = text.split(FILE);
+    let mut stable = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        stable.push_str(FILE.trim_end_matches(':'));
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        stable.push_str(if rest.len() == part.len() { ":" } else { "" });
+        stable.push_str(rest);
+    }
+    stable
 }
 
 /// Breaks a text at spaces into lines of at most `width` columns; a longer word stands alone. Line ends in the text are kept.
@@ -63,6 +98,12 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// Returns a number with the noun that it counts, in the plural where that is due.
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 /// Returns command ids in one word each, consecutive ones as `first..last`: a migration of many rounds counts them up.
@@ -101,6 +142,12 @@ mod tests {
         assert_eq!(of(&[0, 0x8000_0000, 0x8000_0001, 1]), "0 80000000 80000001 1");
         assert_eq!(of(&[0, 0x8000_0000, 0x8000_0001, 0x8000_0002, u32::MAX, 0]), "0 80000000..80000002 ffffffff 0");
         assert_eq!(of(&[]), "none");
+    }
+
+    #[test]
+    fn a_source_file_is_named_without_its_line() {
+        assert_eq!(stable("at guest/src/a.rs:45, then b.rs:7"), "at guest/src/a.rs, then b.rs");
+        assert_eq!(stable("a.rs: no line"), "a.rs: no line");
     }
 
     #[test]

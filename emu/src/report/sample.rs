@@ -1,8 +1,8 @@
 //! Hand-made outcomes for the tests of reports and of the command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use host::event::{Actor, CmdId, Event, HintElement, HintStatus, MigrationStatus, PageRange, Pfn, PrecopyReason, Stamped};
+use host::event::{Actor, CmdId, Event, EventKind, HintElement, HintStatus, MigrationStatus, PageRange, Pfn, PrecopyReason, Stamped};
 
 use super::Subject;
 use crate::outcome::{Blame, Facts, GuestCrash, Outcome, PageFacts, Verdict, Violation, Wait};
@@ -23,6 +23,8 @@ pub(crate) fn subject() -> Subject {
         name: "scenarios/fail/hinting/stop-skipped.toml".to_string(),
         about: "page written right after its hint, before the device applies it".to_string(),
         faults: vec![host::fault::Fault::HintStopSkipped],
+        asked: BTreeSet::from([EventKind::HintPop, EventKind::HintApply]),
+        injections: vec!["write = { page = \"P\", byte = 0xbb }, by vcpu1".to_string()],
     }
 }
 

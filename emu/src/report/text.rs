@@ -6,10 +6,10 @@
 
 use crate::outcome::{Outcome, PageFacts, Violation};
 
-use super::{Detail, Subject, WIDTH, ids, micros, pages_sent, timeline, wrap};
+use super::{Detail, Subject, WIDTH, counted, ids, micros, pages_sent, stable, timeline, wrap};
 
 /// Broken rules that a summary shows.
-pub const VIOLATIONS_MAX: usize = 8;
+const VIOLATIONS_MAX: usize = 8;
 
 /// Width of the header's left column.
 const LABEL: usize = 11;
@@ -17,7 +17,8 @@ const LABEL: usize = 11;
 /// Returns the report, each line ended.
 pub fn render(subject: &Subject, outcome: &Outcome, detail: Detail) -> String {
     let mut lines = header(subject, outcome);
-    for section in [pages(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline::lines(outcome, detail)] {
+    let timeline = timeline::lines(subject, outcome, detail);
+    for section in [pages(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline] {
         if !section.is_empty() {
             lines.push(String::new());
             lines.extend(section);
@@ -46,33 +47,37 @@ fn header(subject: &Subject, outcome: &Outcome) -> Vec<String> {
     }
     lines.extend(labelled("verdict", outcome.verdict.name()));
     lines.extend(labelled("time", &format!("{} us", micros(outcome.facts.time_ns))));
-    lines.extend(labelled("facts", &facts(outcome)));
+    lines.extend(facts(outcome));
     lines
 }
 
-/// The line of facts: what crossed the wire and why, then the ids.
-fn facts(outcome: &Outcome) -> String {
+/// The lines of facts: what crossed the wire and why, then the ids.
+fn facts(outcome: &Outcome) -> Vec<String> {
     let facts = &outcome.facts;
     let migrations: Vec<&str> = facts.migrations.iter().map(|status| status.name()).collect();
-    let migrations = if migrations.is_empty() { "none".to_string() } else { migrations.join(" ") };
-    format!(
-        "sent {} ({} data, {} zero), resent {}, skipped {}; hints {} ({} pages cleared, {} blocks held); rounds {}; wire {} bytes; \
-         downtime {} us; ids {}, at the destination {}; migrations {}",
-        pages_sent(outcome),
-        facts.pages_normal,
-        facts.pages_zero,
-        facts.pages_resent,
-        facts.pages_skipped,
-        facts.hints,
-        facts.pages_hinted,
-        facts.held_blocks,
-        facts.rounds,
+    if migrations.is_empty() {
+        return labelled("migration", "none");
+    }
+    let of_sends = [("data", facts.pages_normal), ("zero", facts.pages_zero), ("resent", facts.pages_resent)];
+    let of_sends: Vec<String> = of_sends.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let migration = format!(
+        "{}; {}, {} bytes, downtime {} us",
+        migrations.join(", then "),
+        counted(facts.rounds, "sync"),
         facts.bytes_sent,
-        micros(facts.downtime_ns),
-        ids(&facts.cmd_ids),
-        facts.destination_cmd_id.map_or("none".to_string(), |id| id.to_string()),
-        migrations,
-    )
+        micros(facts.downtime_ns)
+    );
+    let sent = format!("{} ({}); skipped {}", counted(pages_sent(outcome), "page"), of_sends.join(", "), facts.pages_skipped);
+    let hints = format!(
+        "{}, {} cleared; {} held at the end",
+        counted(facts.hints, "block"),
+        counted(facts.pages_hinted, "page"),
+        counted(facts.held_blocks, "block")
+    );
+    let there = facts.destination_cmd_id.map_or("none".to_string(), |id| id.to_string());
+    let lines =
+        [("migration", migration), ("sent", sent), ("hints", hints), ("ids", format!("{}; destination {there}", ids(&facts.cmd_ids)))];
+    lines.iter().flat_map(|(label, line)| labelled(label, line)).collect()
 }
 
 fn pages(outcome: &Outcome) -> Vec<String> {
@@ -110,25 +115,54 @@ pub fn violation_summary(outcome: &Outcome, violation: &Violation) -> String {
     parts.join(", ")
 }
 
-/// Returns the broken rules, of which a summary shows the first: one cause often breaks a rule on every page.
-fn violations(outcome: &Outcome, detail: Detail) -> Vec<String> {
-    let shown = match detail {
-        Detail::Summary => VIOLATIONS_MAX.min(outcome.violations.len()),
-        Detail::Full => outcome.violations.len(),
-    };
-    let mut lines = Vec::new();
-    for violation in &outcome.violations[..shown] {
-        lines.extend(labelled("broken", &violation_summary(outcome, violation)));
-        lines.extend(labelled("", &violation.what));
+/// Returns the broken rules to tell, each with the number of others like it. A summary tells one of those that differ in an unnamed page
+/// alone, and no more than `VIOLATIONS_MAX`: one cause often breaks a rule on every page.
+pub fn told(outcome: &Outcome, detail: Detail) -> Vec<(&Violation, usize)> {
+    let mut told: Vec<(&Violation, usize)> = Vec::new();
+    for violation in &outcome.violations {
+        let named = violation.page.is_some_and(|pfn| outcome.pages.values().any(|facts| facts.pfn == Some(pfn)));
+        let alike = |(first, _): &&mut (&Violation, usize)| {
+            (first.rule, first.verdict, first.blame) == (violation.rule, violation.verdict, violation.blame)
+        };
+        match told.iter_mut().rfind(alike) {
+            Some((_, more)) if detail == Detail::Summary && !named => *more += 1,
+            Some(_) | None => told.push((violation, 0)),
+        }
     }
-    lines.extend(more_violations(outcome).filter(|_| shown < outcome.violations.len()).map(|more| format!("{:LABEL$}{more}", "")));
-    lines
+    if detail == Detail::Summary {
+        told.truncate(VIOLATIONS_MAX);
+    }
+    told
 }
 
-/// Returns how many broken rules a summary leaves out, in words; `None` when it shows all.
-pub fn more_violations(outcome: &Outcome) -> Option<String> {
-    let more = outcome.violations.len().checked_sub(VIOLATIONS_MAX).filter(|more| *more > 0)?;
-    Some(format!("and {more} more"))
+/// Returns the broken rules that a summary tells, as sentences.
+pub fn violation_sentences(outcome: &Outcome) -> Vec<String> {
+    let told = told(outcome, Detail::Summary);
+    let left = outcome.violations.len() - told.iter().map(|(_, more)| 1 + more).sum::<usize>();
+    let sentence = |(violation, more): &(&Violation, usize)| {
+        let alike = if *more > 0 { format!(" ({more} more like it)") } else { String::new() };
+        format!("broken: {}: {}{alike}", violation_summary(outcome, violation), violation.what)
+    };
+    let mut sentences: Vec<String> = told.iter().map(sentence).collect();
+    sentences.extend((left > 0).then(|| format!("and {left} more broken rules")));
+    sentences
+}
+
+fn violations(outcome: &Outcome, detail: Detail) -> Vec<String> {
+    let told = told(outcome, detail);
+    let left = outcome.violations.len() - told.iter().map(|(_, more)| 1 + more).sum::<usize>();
+    let mut lines = Vec::new();
+    for (violation, more) in told {
+        lines.extend(labelled("broken", &violation_summary(outcome, violation)));
+        lines.extend(labelled("", &violation.what));
+        if more > 0 {
+            lines.extend(labelled("", &format!("and {more} more like it; --trace lists them")));
+        }
+    }
+    if left > 0 {
+        lines.extend(labelled("", &format!("and {left} more; --trace lists them")));
+    }
+    lines
 }
 
 fn waits(outcome: &Outcome) -> Vec<String> {
@@ -139,11 +173,18 @@ fn waits(outcome: &Outcome) -> Vec<String> {
     lines
 }
 
-/// Returns the guest's end. Offsets in functions change with every compiler, so a summary leaves them out.
+/// Returns the guest's end. Offsets in functions, line numbers and the compiler's own functions change without the guest's doing, so a
+/// summary leaves them out.
 fn crash(outcome: &Outcome, detail: Detail) -> Vec<String> {
     let Some(crash) = &outcome.crash else { return Vec::new() };
-    let mut lines = labelled("crash", &format!("vcpu{}: {}", crash.vcpu, crash.message));
-    for (depth, function) in crash.backtrace.iter().enumerate() {
+    let message = format!("vcpu{}: {}", crash.vcpu, crash.message);
+    let compilers = |function: &&String| ["core::", "__rustc::"].iter().any(|path| function.starts_with(path));
+    let (message, skipped) = match detail {
+        Detail::Summary => (stable(&message), crash.backtrace.iter().take_while(compilers).count()),
+        Detail::Full => (message, 0),
+    };
+    let mut lines = labelled("crash", &message);
+    for (depth, function) in crash.backtrace[skipped..].iter().enumerate() {
         let name = match detail {
             Detail::Summary => function.rsplit_once("+0x").map_or(function.as_str(), |(name, _)| name),
             Detail::Full => function,
@@ -186,13 +227,26 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_shows_the_first_broken_rules_and_counts_the_rest() {
+    fn a_summary_tells_one_of_the_broken_rules_that_differ_in_an_unnamed_page() {
+        let mut outcome = sample::lost_page();
+        let named = outcome.violations[0].clone();
+        let unnamed = |frame| Violation { page: Some(host::event::Pfn(frame)), ..named.clone() };
+        outcome.violations.extend((0x300..0x310).map(unnamed));
+        let text = |detail| render(&sample::subject(), &outcome, detail);
+        let count = |detail| text(detail).matches("\nbroken ").count();
+        assert_eq!((count(Detail::Summary), count(Detail::Full)), (1, 17));
+        assert!(text(Detail::Summary).contains("\n           and 16 more like it; --trace lists them\n"));
+        assert!(violation_sentences(&outcome)[0].ends_with("(16 more like it)"));
+    }
+
+    #[test]
+    fn a_summary_of_many_different_broken_rules_counts_the_last_ones() {
         let mut outcome = sample::lost_page();
         let one = outcome.violations[0].clone();
         outcome.violations = vec![one; VIOLATIONS_MAX + 2];
         let count = |detail| render(&sample::subject(), &outcome, detail).matches("\nbroken ").count();
         assert_eq!((count(Detail::Summary), count(Detail::Full)), (VIOLATIONS_MAX, VIOLATIONS_MAX + 2));
-        assert!(render(&sample::subject(), &outcome, Detail::Summary).contains("\n           and 2 more\n"));
+        assert!(render(&sample::subject(), &outcome, Detail::Summary).contains("\n           and 2 more; --trace lists them\n"));
     }
 
     #[test]

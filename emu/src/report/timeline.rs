@@ -1,13 +1,14 @@
 //! The trace as a timeline: fixed columns, one event per line.
 //!
-//! What a summary shows is decided by one table, `show`. Numbers in the first column are places in the whole trace, so a line of a
-//! summary is found again in the full timeline, and in a violation's `#n`.
+//! What a summary shows is decided by one table, `show`, and by what the scenario itself speaks of: that is always shown. It starts when the
+//! guest's driver is up, and leaves out the middle of a long run. Numbers in the first column are places in the whole trace, so a line of
+//! a summary is found again in the full timeline, and in a violation's `#n`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, Event, EventKind, PageRange, Pfn, Stamped};
 
-use super::{Detail, WIDTH, micros, words};
+use super::{Detail, Subject, WIDTH, micros, stable, text, words};
 use crate::outcome::{Outcome, PageFacts, name_of};
 
 /// Explains the columns and marks; stands over every timeline.
@@ -18,6 +19,17 @@ pub const LEGEND: [&str; 2] = [
 
 /// The columns' heads.
 const HEAD: &str = "      #            us  actor        event                   particulars";
+
+/// Lines of a summary's timeline that are kept whatever they say: so many of the first ones and of the last ones. A migration of many
+/// rounds repeats itself in between.
+const FIRST_LINES: usize = 24;
+const LAST_LINES: usize = 10;
+/// So many lines stay before the step that doomed a page: they tell how it came to that.
+const BEFORE_DOOM_LINES: usize = 12;
+/// Events of which the scenario speaks stay when there are no more of the kind.
+const ASKED_EVENTS: usize = 6;
+/// So few lines in a row are not worth a note that they are left out.
+const GAP_LINES: usize = 4;
 
 /// What a summary does with an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,27 +45,54 @@ enum Show {
 }
 
 /// The table: what a reader of the protocol wants to see.
-fn show(kind: EventKind) -> Show {
+fn show(event: &Event) -> Show {
     use EventKind as K;
-    match kind {
+    match event.kind() {
         K::GuestReady | K::GuestAllocFail | K::GuestWrite | K::GuestHint | K::GuestReclaim | K::GuestReturn => Show::Always,
-        K::GuestCmdId | K::GuestStart | K::GuestStop | K::GuestActual | K::GuestShrink | K::GuestOom => Show::Always,
-        K::GuestTask | K::GuestTaskDone | K::GuestNamed | K::GuestWork | K::GuestWorkDone => Show::Always,
-        K::GuestWarn | K::GuestCrash | K::DeviceStatus | K::DeviceBroken | K::ConfigCmdId => Show::Always,
+        K::GuestCmdId | K::GuestStart | K::GuestStop | K::GuestActual | K::GuestShrink | K::GuestOom | K::GuestTask => Show::Always,
+        K::GuestWarn | K::GuestCrash | K::DeviceStatus | K::DeviceBroken => Show::Always,
         K::HintRequest | K::HintStart | K::HintStop | K::HintDone | K::HintPop | K::HintApply | K::HintIgnore => Show::Always,
-        K::HintPush | K::HostDiscard | K::BalloonStats | K::LogStart | K::LogStop => Show::Always,
-        K::DirtyGet | K::DirtyMerge | K::VhostMerge | K::BitmapSync | K::AfterSync => Show::Always,
-        K::MigrationState | K::Notify | K::Pass | K::DstDevice | K::DstStart | K::VmStop | K::VmStart | K::LinkDown => Show::Always,
+        K::BalloonStats | K::VhostMerge | K::BitmapSync => Show::Always,
+        K::MigrationState | K::DstDevice | K::DstStart | K::VmStop | K::VmStart | K::LinkDown => Show::Always,
         K::Monitor | K::DmaWrite | K::VhostWrite | K::Inject => Show::Always,
         K::GuestInflate | K::GuestDeflate | K::GuestReport | K::BalloonInflate | K::BalloonDeflate => Show::NamedOrRun,
-        K::BalloonReport | K::DirtyMark | K::BitmapTake | K::RamRead | K::RamSend | K::DstPlace | K::RamPage => Show::NamedOrRun,
+        K::BalloonReport | K::HostDiscard | K::DirtyMark | K::RamSend | K::RamPage => Show::NamedOrRun,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,
-        K::GuestAdd | K::GuestGet | K::GuestKick | K::GuestIrq | K::GuestLock | K::GuestUnlock => Show::Never,
-        K::DeviceIrq | K::IterateBegin | K::IterateEnd | K::RateLimit | K::LockTake | K::LockRelease => Show::Never,
+        K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
+        // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
+        K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,
+        K::BitmapTake | K::RamRead | K::DstPlace => Show::Never,
+        K::GuestAdd | K::GuestGet | K::GuestKick | K::GuestIrq | K::GuestLock | K::GuestUnlock | K::ConfigCmdId => Show::Never,
+        K::GuestNamed | K::GuestTaskDone | K::GuestWork | K::GuestWorkDone | K::HintPush | K::DeviceIrq => Show::Never,
+        K::IterateBegin | K::IterateEnd | K::RateLimit | K::LockTake | K::LockRelease => Show::Never,
     }
 }
 
-/// Consecutive events of one kind and actor on unnamed pages.
+/// Returns what a summary does with an event that the scenario speaks of.
+fn show_asked(kind: EventKind) -> Show {
+    use EventKind as K;
+    let many = [
+        K::GuestAlloc,
+        K::GuestFree,
+        K::GuestInflate,
+        K::GuestDeflate,
+        K::GuestReport,
+        K::BalloonInflate,
+        K::BalloonDeflate,
+        K::BalloonReport,
+        K::HostDiscard,
+        K::DirtyMark,
+        K::DirtyClear,
+        K::BitmapTake,
+        K::RamRead,
+        K::RamSend,
+        K::DstPlace,
+        K::RamPage,
+    ];
+    if many.contains(&kind) { Show::NamedOrRun } else { Show::Always }
+}
+
+/// Events of one kind and actor on unnamed pages, with nothing else shown of that actor in between but other runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Run {
     first: usize,
@@ -66,32 +105,141 @@ struct Run {
     last_ns: u64,
 }
 
+/// A line, and whether it stays when a summary is shortened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    /// Place of its first event in the trace.
+    first: usize,
+    line: String,
+    stays: bool,
+    doom: bool,
+}
+
+impl Row {
+    fn of_run(run: &Run) -> Self {
+        Self { first: run.first, line: run_line(run), stays: false, doom: false }
+    }
+}
+
+/// A timeline in the making.
+struct Timeline<'a> {
+    subject: &'a Subject,
+    outcome: &'a Outcome,
+    detail: Detail,
+    marks: Marks,
+    /// Where the guest's driver came up: a summary starts there.
+    ready: usize,
+}
+
 /// Returns the timeline's lines, heads and legend included.
-pub fn lines(outcome: &Outcome, detail: Detail) -> Vec<String> {
-    let marks = Marks::new(outcome);
+pub fn lines(subject: &Subject, outcome: &Outcome, detail: Detail) -> Vec<String> {
+    let is_ready = |stamped: &Stamped| stamped.event == Event::GuestReady;
+    let ready = outcome.trace.iter().position(is_ready).unwrap_or(0);
+    let timeline = Timeline { subject, outcome, detail, marks: Marks::new(outcome, detail), ready };
     let mut lines: Vec<String> = LEGEND.iter().map(ToString::to_string).collect();
     lines.push(HEAD.to_string());
-    let mut run: Option<Run> = None;
-    for (index, stamped) in outcome.trace.iter().enumerate() {
-        let named = stamped.event.range().is_some_and(|range| !name_of(&outcome.pages, range).is_empty());
-        let shown = match detail {
-            Detail::Full => Show::Always,
-            Detail::Summary if named || marks.at(index) != ' ' => Show::Always,
-            Detail::Summary => show(stamped.event.kind()),
-        };
-        match shown {
-            Show::Always => {
-                lines.extend(run.take().map(|run| run_line(&run)));
-                lines.push(event_line(index, stamped, marks.at(index), &outcome.pages, detail));
+    let rows = timeline.rows();
+    match detail {
+        Detail::Full => lines.extend(rows.into_iter().map(|row| row.line)),
+        Detail::Summary => lines.extend(shortened(rows)),
+    }
+    lines
+}
+
+impl Timeline<'_> {
+    /// Returns the lines in order of their first events. A run goes on while its actor does nothing else that is shown, whatever the
+    /// others do meanwhile.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
+        for (index, stamped) in self.outcome.trace.iter().enumerate() {
+            let named = self.is_named(&stamped.event);
+            match self.show(index, &stamped.event, named) {
+                Show::Always => {
+                    rows.extend(runs.extract_if(.., |run| run.actor == stamped.actor).map(|run| Row::of_run(&run)));
+                    rows.push(self.row(index, stamped, named));
+                }
+                Show::NamedOrRun => match runs.iter_mut().find(|run| run.continues_with(stamped)) {
+                    Some(run) => run.add(stamped),
+                    None => runs.push(Run::new(index, stamped)),
+                },
+                Show::Named | Show::Never => {}
             }
-            Show::NamedOrRun => match &mut run {
-                Some(run) if run.continues_with(stamped) => run.add(stamped),
-                other => lines.extend(other.replace(Run::new(index, stamped)).map(|run| run_line(&run))),
-            },
-            Show::Named | Show::Never => {}
+        }
+        rows.extend(runs.iter().map(Row::of_run));
+        rows.sort_by_key(|row| row.first);
+        rows
+    }
+
+    fn is_named(&self, event: &Event) -> bool {
+        event.range().is_some_and(|range| !name_of(&self.outcome.pages, range).is_empty())
+    }
+
+    fn show(&self, index: usize, event: &Event, named: bool) -> Show {
+        let kind = event.kind();
+        if self.detail == Detail::Full || self.marks.at(index) != ' ' {
+            return Show::Always;
+        }
+        let asked = self.subject.asked.contains(&kind);
+        let shown = if asked { show_asked(kind) } else { show(event) };
+        let boot = index < self.ready && !asked && !matches!(kind, EventKind::GuestWarn | EventKind::DeviceBroken);
+        match shown {
+            _ if boot => Show::Never,
+            Show::NamedOrRun | Show::Named if named => Show::Always,
+            shown => shown,
         }
     }
-    lines.extend(run.map(|run| run_line(&run)));
+
+    fn row(&self, index: usize, stamped: &Stamped, named: bool) -> Row {
+        let mark = self.marks.at(index);
+        let mut words = words::particulars(&stamped.event);
+        if let Event::Inject { index } = stamped.event
+            && let Some(what) = self.subject.injections.get(index as usize)
+        {
+            words = format!("{words}: {what}");
+        }
+        let names = stamped.event.range().map(|range| names(&self.outcome.pages, range)).unwrap_or_default();
+        let particulars = match (names.is_empty(), words.is_empty()) {
+            (true, _) => words,
+            (false, true) => names,
+            (false, false) => format!("{names} {words}"),
+        };
+        let line = columns(index, stamped.at_ns, stamped.actor, mark, stamped.event.kind(), &particulars);
+        let line = match self.detail {
+            Detail::Summary => cut(stable(&line)),
+            Detail::Full => line,
+        };
+        // A CLEAR reaches a whole chunk, whose pages are mostly others.
+        let kind = stamped.event.kind();
+        let about = named && kind != EventKind::DirtyClear;
+        let few = || self.outcome.trace.iter().filter(|stamped| stamped.event.kind() == kind).count() <= ASKED_EVENTS;
+        let asked = self.detail == Detail::Summary && self.subject.asked.contains(&kind) && few();
+        Row { first: index, line, stays: about || asked || mark != ' ', doom: mark == '!' }
+    }
+}
+
+/// Leaves out the middle of a long summary, but for the lines on named pages, those with a mark, and what comes before a doom.
+fn shortened(rows: Vec<Row>) -> Vec<String> {
+    let count = rows.len();
+    let mut lines = Vec::new();
+    let mut gap = Vec::new();
+    let close = |gap: &mut Vec<String>, lines: &mut Vec<String>| match gap.len() {
+        0..=GAP_LINES => lines.append(gap),
+        left_out => {
+            gap.clear();
+            lines.push(format!("         ... {left_out} lines left out; --trace shows every event"));
+        }
+    };
+    let dooms: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| row.doom).map(|(index, _)| index).collect();
+    for (index, row) in rows.into_iter().enumerate() {
+        let before_doom = dooms.iter().any(|doom| (index..index + BEFORE_DOOM_LINES).contains(doom));
+        if row.stays || before_doom || index < FIRST_LINES || index + LAST_LINES >= count {
+            close(&mut gap, &mut lines);
+            lines.push(row.line);
+        } else {
+            gap.push(row.line);
+        }
+    }
     lines
 }
 
@@ -128,22 +276,6 @@ fn run_line(run: &Run) -> String {
     columns(run.first, run.at_ns, run.actor, ' ', run.kind, &format!("x{}{split}{until}", run.count))
 }
 
-/// Returns the line of one event; in a summary a guest's long message is cut, to stand whole in the report's other parts.
-pub fn event_line(index: usize, stamped: &Stamped, mark: char, pages: &BTreeMap<String, PageFacts>, detail: Detail) -> String {
-    let names = stamped.event.range().map(|range| names(pages, range)).unwrap_or_default();
-    let words = words::particulars(&stamped.event);
-    let particulars = match (names.is_empty(), words.is_empty()) {
-        (true, _) => words,
-        (false, true) => names,
-        (false, false) => format!("{names} {words}"),
-    };
-    let line = columns(index, stamped.at_ns, stamped.actor, mark, stamped.event.kind(), &particulars);
-    match detail {
-        Detail::Summary => cut(line),
-        Detail::Full => line,
-    }
-}
-
 /// Returns the names of the pages in a range, in one word.
 pub fn names(pages: &BTreeMap<String, PageFacts>, range: PageRange) -> String {
     name_of(pages, range).join(",")
@@ -175,9 +307,10 @@ struct Marks {
 }
 
 impl Marks {
-    fn new(outcome: &Outcome) -> Self {
-        let dooms = outcome.violations.iter().filter_map(|violation| violation.doom).collect();
-        let lost = outcome.violations.iter().filter_map(|violation| violation.write).collect();
+    fn new(outcome: &Outcome, detail: Detail) -> Self {
+        let told = || text::told(outcome, detail).into_iter().map(|(violation, _)| violation);
+        let dooms = told().filter_map(|violation| violation.doom).collect();
+        let lost = told().filter_map(|violation| violation.write).collect();
         let mut unwritten: BTreeSet<Pfn> = outcome.pages.values().filter_map(|facts| facts.pfn).collect();
         let mut firsts = BTreeSet::new();
         for (index, stamped) in outcome.trace.iter().enumerate() {
@@ -217,7 +350,7 @@ mod tests {
         let mut outcome = sample::lost_page();
         outcome.violations.clear();
         outcome.trace = events;
-        lines(&outcome, Detail::Summary).split_off(LEGEND.len() + 1)
+        lines(&sample::subject(), &outcome, Detail::Summary).split_off(LEGEND.len() + 1)
     }
 
     #[test]
@@ -240,11 +373,37 @@ mod tests {
     }
 
     #[test]
+    fn a_long_summary_keeps_its_ends_and_what_is_about_named_pages() {
+        let sync = |round| sample::at(u64::from(round), Actor::Migration, Event::BitmapSync { round, before: 0, after: 1 });
+        let mut events: Vec<Stamped> = (1..=100).map(sync).collect();
+        events.insert(60, sample::at(60, Actor::Migration, Event::RamSend { pfn: sample::P, zero: false, round: 60 }));
+        let lines = of(events);
+        assert_eq!(lines.len(), FIRST_LINES + LAST_LINES + 3, "{lines:#?}");
+        assert_eq!(lines[FIRST_LINES], "         ... 36 lines left out; --trace shows every event");
+        assert!(lines[FIRST_LINES + 1].contains("ram.send"), "{lines:#?}");
+        assert!(lines[FIRST_LINES + 2].contains("... 30 lines"), "{lines:#?}");
+    }
+
+    #[test]
+    fn what_the_scenario_speaks_of_is_shown_and_what_precedes_the_driver_is_not() {
+        let event = |at_ns, event| sample::at(at_ns, Actor::Vcpu(0), event);
+        let status = Event::DeviceStatus { status: 0 };
+        let mut outcome = sample::pass();
+        outcome.trace =
+            vec![event(1, status.clone()), event(2, Event::GuestReady), event(3, status), event(4, Event::GuestKick { queue: 3 })];
+        let mut subject = sample::subject();
+        let shown = |subject: &Subject| lines(subject, &outcome, Detail::Summary).len() - LEGEND.len() - 1;
+        assert_eq!(shown(&subject), 2);
+        subject.asked.insert(EventKind::GuestKick);
+        assert_eq!(shown(&subject), 3);
+    }
+
+    #[test]
     fn a_doom_step_is_shown_even_where_its_kind_is_noise() {
         let mut outcome = sample::lost_page();
         outcome.trace = vec![sample::at(1, Actor::Iothread, Event::LockTake { lock: host::event::LockId::Bql })];
         outcome.violations[0].doom = Some(0);
-        let lines = lines(&outcome, Detail::Summary);
+        let lines = lines(&sample::subject(), &outcome, Detail::Summary);
         assert!(lines.last().expect("one line").contains("! lock.take"), "{lines:#?}");
     }
 
@@ -259,7 +418,7 @@ mod tests {
     #[test]
     fn the_full_timeline_has_a_line_for_every_event() {
         let outcome = sample::lost_page();
-        assert_eq!(lines(&outcome, Detail::Full).len(), LEGEND.len() + 1 + outcome.trace.len());
+        assert_eq!(lines(&sample::subject(), &outcome, Detail::Full).len(), LEGEND.len() + 1 + outcome.trace.len());
     }
 
     #[test]

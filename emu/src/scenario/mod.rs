@@ -28,7 +28,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Record, Severity};
 pub use model::Scenario;
 pub use schema::schema;
 pub use template::template;
-pub use write::to_toml;
+pub use write::{injection_text, to_toml};
 
 use std::ops::Range as Span;
 

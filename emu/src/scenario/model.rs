@@ -57,6 +57,22 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// Returns the kinds of all events that the scenario speaks of.
+    pub fn event_kinds(&self) -> BTreeSet<EventKind> {
+        let injected = self.injections.iter().flat_map(|injection| injection.trigger.after.iter().chain(&injection.before));
+        let ordered = self.orders.iter().flat_map(|order| &order.chain);
+        let started = self.migration.start.iter().flat_map(|start| &start.after);
+        let named = injected.chain(ordered).chain(started).filter_map(|pattern| match pattern {
+            Pattern::Event { kind, .. } => Some(*kind),
+            Pattern::Injection(_) => None,
+        });
+        let counted = EventKind::ALL.iter().copied().filter(|kind| self.expect.events.contains_key(kind.name()));
+        let ids = self.expect.cmd_ids.as_ref().map(|_| EventKind::GuestCmdId);
+        named.chain(counted).chain(ids).collect()
+    }
+}
+
 /// The guest's side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {

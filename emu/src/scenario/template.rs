@@ -2,13 +2,12 @@
 
 /// Returns a commented scenario to begin from: it lints clean, runs and passes.
 pub fn template(name: &str) -> String {
-    let about =
-        toml::Value::String(format!("{name}: a page written after the device applied its hint is sent again"));
+    let about = toml::Value::String(format!("{name}: a page that is written after the device has applied its hint is sent"));
     format!("about = {about}\n{BODY}")
 }
 
 const BODY: &str = r#"
-# Faults that must change the verdict when switched on: they show that the scenario sees what it is about. `lostpage faults` lists them.
+# Faults that must change the verdict when switched on: they show that the scenario sees what it is about.
 # witness = ["hint-stop-skipped"]
 
 # Every key below may be left out, but for those of [[inject]]; a schema for editors comes from `lostpage schema`.
@@ -35,11 +34,12 @@ Q = "page 1 of hint 1"             # pages of a block count from 0
 [[inject]]
 write = { page = "P", byte = 0xBB }
 by = "vcpu1"                       # or "dma", "vhost"
-after = "hint.apply(P)"            # the device's work on the hint is done
-before = "bitmap.sync#2"           # and the next round has not begun; #2 is the second such event
+after = "hint.apply(P)"
+# before = "bitmap.sync#2"         # what may not happen before it
 
 [expect]
 verdict = "pass"
+sent = { P = { last = 0xBB }, Q = { max = 0 } }
 "#;
 
 #[cfg(test)]
@@ -55,5 +55,12 @@ mod tests {
             assert!(diagnostics.is_empty(), "{diagnostics}");
             assert_eq!(parse("new.toml", &text).expect("a scenario").injections.len(), 1);
         }
+    }
+
+    #[test]
+    fn a_new_file_ends_as_it_says() {
+        let scenario = parse("new.toml", &template("new")).expect("a scenario");
+        let outcome = crate::world::run(&scenario, &crate::world::RunOptions::default());
+        assert_eq!(outcome.unexpected, Vec::<String>::new());
     }
 }

@@ -146,11 +146,12 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
 }
 
 fn operation_table(operation: &Operation) -> String {
+    let of_page = |page: u64| if page == 0 { String::new() } else { format!(", page = {page}") };
     let body = match operation {
         Operation::Alloc { name, order } => format!("alloc = {}, order = {order}", quoted(name)),
         Operation::Free { name } => format!("free = {}", quoted(name)),
-        Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}, page = {page}", quoted(name)),
-        Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}, page = {page}", quoted(name)),
+        Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
+        Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
         Operation::Release { name } => format!("release = {}", quoted(name)),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
@@ -221,17 +222,8 @@ fn write_injection(out: &mut Lines, injection: &Injection) {
     if let Some(name) = name {
         out.key("name", quoted(name));
     }
-    match action {
-        Action::Write { page, offset, byte, pages } => {
-            let offset = if *offset == 0 { String::new() } else { format!(", offset = {offset}") };
-            let pages = if *pages == 1 { String::new() } else { format!(", pages = {pages}") };
-            out.key("write", format!("{{ page = {}, byte = {byte:#04x}{offset}{pages} }}", quoted(page)));
-        }
-        Action::Task(operation) => out.key("task", operation_table(operation)),
-        Action::Monitor(command) => out.key("monitor", command_value(*command)),
-        Action::ClearLog { page, pages } => out.key("clear_log", format!("{{ page = {}, pages = {pages} }}", quoted(page))),
-        Action::RepeatId => out.key("repeat_id", true),
-    }
+    let (key, value) = action_entry(action);
+    out.key(key, value);
     let implied = matches!(action, Action::Monitor(_) | Action::ClearLog { .. });
     out.unless(implied, "by", || quoted(&by.to_string()));
     if let Some(at_ns) = at_ns {
@@ -241,6 +233,30 @@ fn write_injection(out: &mut Lines, injection: &Injection) {
     out.unless(before.is_empty(), "before", || patterns(before));
     out.unless(*delay_ns == 0, "delay", || time(*delay_ns));
     out.unless(*delay_insns == 0, "delay_insns", || delay_insns);
+}
+
+/// Returns the key and the value that say what an injection does.
+fn action_entry(action: &Action) -> (&'static str, String) {
+    match action {
+        Action::Write { page, offset, byte, pages } => {
+            let offset = if *offset == 0 { String::new() } else { format!(", offset = {offset}") };
+            let pages = if *pages == 1 { String::new() } else { format!(", pages = {pages}") };
+            ("write", format!("{{ page = {}, byte = {byte:#04x}{offset}{pages} }}", quoted(page)))
+        }
+        Action::Task(operation) => ("task", operation_table(operation)),
+        Action::Monitor(command) => ("monitor", command_value(*command)),
+        Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}, pages = {pages} }}", quoted(page))),
+        Action::RepeatId => ("repeat_id", true.to_string()),
+    }
+}
+
+/// Returns what an injection does and by whom, as its file writes it.
+pub fn injection_text(injection: &Injection) -> String {
+    let (key, value) = action_entry(&injection.action);
+    match injection.action {
+        Action::Monitor(_) | Action::ClearLog { .. } => format!("{key} = {value}"),
+        Action::Write { .. } | Action::Task(_) | Action::RepeatId => format!("{key} = {value}, by {}", injection.by),
+    }
 }
 
 fn command_value(command: Command) -> String {

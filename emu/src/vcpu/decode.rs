@@ -1,5 +1,7 @@
 //! What the emulator must know of an instruction: how many there are in a block, what memory it uses, whether it is a tracepoint.
 
+use std::collections::BTreeMap;
+
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 use super::regs::Regs;
@@ -22,13 +24,15 @@ pub(super) struct Text {
     first: u64,
     bytes: Vec<u8>,
     blocks: Vec<Block>,
+    /// Answers of [`Text::tracepoint`].
+    tracepoints: BTreeMap<u64, Option<bool>>,
 }
 
 impl Text {
     pub(super) fn new(first: u64, bytes: &[u8]) -> Self {
         assert!(!bytes.is_empty(), "no text");
         let blocks = vec![Block { insns: 0, bytes: 0 }; bytes.len()];
-        Self { first, bytes: bytes.to_vec(), blocks }
+        Self { first, bytes: bytes.to_vec(), blocks, tracepoints: BTreeMap::new() }
     }
 
     /// Returns the block that was last run at an address in text, or one of no size.
@@ -84,9 +88,14 @@ impl Text {
     }
 
     /// Returns whether `out` at an address is plain (not a string instruction), and whether `ret` follows it.
-    pub(super) fn tracepoint(&self, address: u64) -> Option<bool> {
-        let out = self.insn(address).filter(|insn| insn.mnemonic() == Mnemonic::Out)?;
-        Some(self.insn(out.next_ip()).is_some_and(|insn| insn.code() == Code::Retnq))
+    pub(super) fn tracepoint(&mut self, address: u64) -> Option<bool> {
+        if let Some(known) = self.tracepoints.get(&address) {
+            return *known;
+        }
+        let out = self.insn(address).filter(|insn| insn.mnemonic() == Mnemonic::Out);
+        let found = out.map(|out| self.insn(out.next_ip()).is_some_and(|insn| insn.code() == Code::Retnq));
+        self.tracepoints.insert(address, found);
+        found
     }
 
     /// Returns whether the instruction right before an address may be `sti`, whose effect starts one instruction later

@@ -223,6 +223,7 @@ impl Machine {
         let (returned, insns) = self.engines.start(engine, limit);
         self.contexts[cpu].insns += insns;
         let hooks = self.engines.hooks();
+        hooks.pages.opened().for_each(|pfn| self.ram.touch(pfn));
         let Some(mut trace) = hooks.trace.take() else {
             return (returned, insns);
         };

@@ -70,6 +70,15 @@ impl PageSet {
         old
     }
 
+    /// Returns the words that hold a range's pages: index, and the pages' bits.
+    fn words_of(range: PageRange) -> impl Iterator<Item = (usize, u64)> {
+        let (first, end) = (range.first.0, range.end().0);
+        (first / 64..end.div_ceil(64)).map(move |word| {
+            let (from, to) = (first.max(64 * word) % 64, end.min(64 * word + 64) - 64 * word);
+            (word as usize, u64::MAX << from & u64::MAX >> (64 - to))
+        })
+    }
+
     fn fill(&mut self, pages: u64) {
         self.words.fill(u64::MAX);
         if !pages.is_multiple_of(64)
@@ -105,6 +114,8 @@ pub(super) struct Pages {
     /// Pages that an engine may hold as writable, and the same as a list.
     writable: [PageSet; 2],
     granted: [Vec<u64>; 2],
+    /// Pages that an engine was given as writable since the list was drained.
+    opened: Vec<Pfn>,
     /// Engines that must be flushed before they run.
     stale: [bool; 2],
     /// The next stores may go to trapped pages.
@@ -124,6 +135,7 @@ impl Pages {
             touched: Vec::new(),
             writable: [set.clone(), set],
             granted: [Vec::new(), Vec::new()],
+            opened: Vec::new(),
             stale: [false; 2],
             pass: false,
         }
@@ -153,6 +165,7 @@ impl Pages {
         }
         if self.writable[engine].insert(page) {
             self.granted[engine].push(page);
+            self.opened.push(Pfn(page));
         }
         Ok(Rights::ReadWrite)
     }
@@ -183,9 +196,11 @@ impl Pages {
 
     pub(super) fn arm(&mut self, range: PageRange) {
         assert!(range.end().0 <= self.count, "arming {range} of {} pages", self.count);
-        for page in range.first.0..range.end().0 {
-            self.state.armed.insert(page);
-            self.narrowed(page);
+        for (word, bits) in PageSet::words_of(range) {
+            self.state.armed.words[word] |= bits;
+            for engine in 0..2 {
+                self.stale[engine] |= self.writable[engine].words[word] & bits != 0;
+            }
         }
     }
 
@@ -242,6 +257,11 @@ impl Pages {
             self.clean.insert(pfn.0);
             self.narrowed(pfn.0);
         }
+    }
+
+    /// Pages that guest code may have stored to since the list was drained: those that it could.
+    pub(super) fn opened(&mut self) -> std::vec::Drain<'_, Pfn> {
+        self.opened.drain(..)
     }
 
     /// Pages stored to since [`Pages::track`] or since the list was drained, in order of the first store.
@@ -324,6 +344,16 @@ mod tests {
         assert!(pages.take_stale(0) && !pages.take_stale(1));
         pages.arm(PageRange::page(Pfn(30)));
         assert!(!pages.take_stale(0), "a flushed engine holds nothing");
+    }
+
+    #[test]
+    fn a_range_is_armed_to_its_last_page_and_no_further() {
+        for (first, count) in [(0, 64), (3, 1), (63, 2), (10, 80), (64, 36), (99, 1), (50, 0), (64, 0)] {
+            let mut pages = pages();
+            pages.arm(PageRange::new(Pfn(first), count));
+            let armed: Vec<u64> = (0..100).filter(|page| pages.state.armed.contains(*page)).collect();
+            assert_eq!(armed, (first..first + count).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use host::event::{Actor, Event, LockId};
+use host::event::{Actor, CmdId, Event, EventKind, LockId};
 
 use crate::oracle::{End as OracleEnd, guest_mm};
 use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Wait};
+use crate::report::{counted, ids};
 use crate::scenario::model::{CountExpect, Scenario, SentExpect};
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
@@ -78,25 +79,30 @@ impl World<'_> {
                 waits.push(self.injection_wait(index));
             }
         }
+        if self.vmm.migration.wire().is_full() {
+            let waits_for = format!("{} to read, since the wire is full", Actor::Destination);
+            let wait = Wait { who: Actor::Migration.to_string(), wants: EventKind::RamSend.name().to_owned(), waits_for };
+            waits.push(Open { gate: false, wait });
+        }
         for slot in 0..self.vcpus.len() + HOST_ORDER.len() {
             let (readiness, actor) = match slot.checked_sub(self.vcpus.len()) {
                 None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),
                 Some(index) => (self.host_next(index), HOST_ORDER[index]),
             };
-            let wants = match &readiness {
-                Readiness::Ready(Some(what)) => self.move_text(*what),
-                Readiness::Lock(lock) => format!("lock {}", lock.name()),
-                Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(*lock)),
-                Readiness::Ready(None) | Readiness::At(_) | Readiness::Gate(_) | Readiness::Idle => String::new(),
+            let wants = match readiness {
+                Readiness::Ready(Some(what)) => self.move_text(what),
+                Readiness::Lock(lock) => lock.name().to_owned(),
+                Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(lock)),
+                Readiness::Ready(None) | Readiness::At(_) | Readiness::Idle => String::new(),
             };
-            let (waits_for, gate) = match self.gated(slot, readiness) {
-                Readiness::Gate(pattern) => (pattern_text(&pattern, self.scenario), true),
-                Readiness::Lock(lock) => match self.locks.holder(lock) {
+            let (waits_for, gate) = match (self.held_back(slot, readiness), readiness) {
+                (Some(pattern), _) => (pattern_text(pattern, self.scenario), true),
+                (None, Readiness::Lock(lock)) => match self.locks.holder(lock) {
                     Some(holder) => (format!("{holder}, who holds {}", lock.name()), false),
                     None => continue,
                 },
-                Readiness::GuestLock(lock) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
-                Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle => continue,
+                (None, Readiness::GuestLock(lock)) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
+                (None, Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle) => continue,
             };
             waits.push(Open { gate, wait: Wait { who: actor.to_string(), wants, waits_for } });
         }
@@ -110,11 +116,11 @@ impl World<'_> {
         let held = missing.or_else(|| self.gates.holds_injection(index));
         let waits_for = match (held, self.injections[index]) {
             (Some(pattern), _) => format!("{}, which never happened", pattern_text(pattern, self.scenario)),
-            (None, InjectionState::Armed { .. }) if !self.vmm.vm.running => format!("{}, but the VM is stopped", injection.by),
+            (None, InjectionState::Armed { .. }) if !self.vmm.vm.running => format!("{} to run, but the VM is stopped", injection.by),
             (None, InjectionState::Armed { .. }) => format!("{} to be where it can be done, or its page to be known", injection.by),
             (None, InjectionState::Waiting | InjectionState::Fired) => "its time".to_owned(),
         };
-        Open { gate: true, wait: Wait { who, wants: "fire".to_owned(), waits_for } }
+        Open { gate: true, wait: Wait { who, wants: "to fire".to_owned(), waits_for } }
     }
 
     fn move_text(&self, what: host::step::Move) -> String {
@@ -148,7 +154,7 @@ impl World<'_> {
                             let lock = wanted(actor).expect("it waits");
                             let holder = self.locks.holder(lock).expect("it is held");
                             let waits_for = format!("{holder}, who holds {}", lock.name());
-                            Wait { who: actor.to_string(), wants: format!("lock {}", lock.name()), waits_for }
+                            Wait { who: actor.to_string(), wants: lock.name().to_owned(), waits_for }
                         })
                         .collect();
                 }
@@ -192,19 +198,19 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     }
     let Facts { rounds, cmd_ids, destination_cmd_id, .. } = &outcome.facts;
     if expect.rounds.is_some_and(|expected| expected != *rounds) {
-        differs.push(format!("{rounds} rounds, expected {}", expect.rounds.expect("checked")));
+        differs.push(format!("{}, expected {}", counted(*rounds, "sync"), expect.rounds.expect("checked")));
     }
     if let Some(expected) = &expect.cmd_ids {
-        let found: Vec<u32> = cmd_ids.iter().map(|id| id.0).collect();
-        if found != *expected {
-            differs.push(format!("command ids are {found:x?}, expected {expected:x?}"));
+        let expected: Vec<CmdId> = expected.iter().copied().map(CmdId).collect();
+        if *cmd_ids != expected {
+            differs.push(format!("command ids are {}, expected {}", ids(cmd_ids), ids(&expected)));
         }
     }
-    if let Some(expected) = expect.destination_cmd_id {
-        let found = destination_cmd_id.map(|id| id.0);
-        if found != Some(expected) {
-            differs.push(format!("the destination's command id is {found:x?}, expected {expected:x}"));
-        }
+    if let Some(expected) = expect.destination_cmd_id
+        && *destination_cmd_id != Some(CmdId(expected))
+    {
+        let found = destination_cmd_id.map_or("unknown".to_owned(), |id| id.to_string());
+        differs.push(format!("the destination's command id is {found}, expected {expected:x}"));
     }
     for (name, count) in &expect.events {
         differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));
@@ -224,10 +230,10 @@ fn unexpected_sent(name: &str, expect: &SentExpect, page: &PageFacts) -> Vec<Str
         differs.push(format!("page {name} arrived as {found}, expected {last:#04x}"));
     }
     if expect.min.is_some_and(|min| page.sent < min) {
-        differs.push(format!("page {name} was sent {} times, expected at least {}", page.sent, expect.min.expect("checked")));
+        differs.push(format!("page {name} was sent {}, expected at least {}", counted(page.sent, "time"), expect.min.expect("checked")));
     }
     if expect.max.is_some_and(|max| page.sent > max) {
-        differs.push(format!("page {name} was sent {} times, expected at most {}", page.sent, expect.max.expect("checked")));
+        differs.push(format!("page {name} was sent {}, expected at most {}", counted(page.sent, "time"), expect.max.expect("checked")));
     }
     differs
 }
@@ -239,6 +245,6 @@ fn unexpected_count<'e>(name: &str, expect: CountExpect, events: impl Iterator<I
     (low || high).then(|| {
         let bound =
             if low { format!("at least {}", expect.min.expect("checked")) } else { format!("at most {}", expect.max.expect("checked")) };
-        format!("{name} happened {count} times, expected {bound}")
+        format!("{name} happened {}, expected {bound}", counted(count, "time"))
     })
 }

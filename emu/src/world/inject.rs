@@ -49,7 +49,10 @@ impl World<'_> {
         if !self.page_is_known(&injection.action) || self.gates.holds_injection(index).is_some() {
             return false;
         }
-        let Actor::Vcpu(cpu) = injection.by else { return true };
+        let Actor::Vcpu(cpu) = injection.by else {
+            // Devices and backends stop with the VM; the monitor and the display do not.
+            return !matches!(injection.action, Action::Write { .. }) || self.vmm.vm.running;
+        };
         let vcpu = &self.vcpus[usize::from(cpu)];
         let there = at_insns.is_none_or(|at| vcpu.insns >= at);
         match injection.action {
@@ -83,11 +86,21 @@ impl World<'_> {
                 continue;
             }
             let (at_ns, at_insns) = self.due(&injection.trigger, injection.by);
-            if let (Some(at), Actor::Vcpu(cpu)) = (at_insns, injection.by) {
-                self.vcpus[usize::from(cpu)].stop_at_insns = Some(at);
-            }
             self.injections[index] = InjectionState::Armed { at_ns, at_insns };
+            self.stop_for_injections(injection.by);
         }
+    }
+
+    /// Makes a vCPU stop at the first instruction count at which one of its armed injections is due.
+    fn stop_for_injections(&mut self, by: Actor) {
+        let Actor::Vcpu(cpu) = by else { return };
+        let insns = self.vcpus[usize::from(cpu)].insns;
+        let counts = self.scenario.injections.iter().zip(&self.injections).filter_map(|(injection, state)| match state {
+            InjectionState::Armed { at_insns, .. } if injection.by == by => *at_insns,
+            InjectionState::Waiting | InjectionState::Armed { .. } | InjectionState::Fired => None,
+        });
+        // One that was due before and could not fire holds nobody up.
+        self.vcpus[usize::from(cpu)].stop_at_insns = counts.filter(|at| *at >= insns).min();
     }
 
     /// Returns when a trigger is due whose events have all happened just now.
@@ -111,9 +124,7 @@ impl World<'_> {
             // A vCPU's store has happened when its frame ends.
             self.gates.injected(index);
         }
-        if let Actor::Vcpu(cpu) = injection.by {
-            self.vcpus[usize::from(cpu)].stop_at_insns = None;
-        }
+        self.stop_for_injections(injection.by);
         match &injection.action {
             Action::Write { page, offset, byte, pages } => {
                 let first = self.pages.frames[page];

@@ -58,7 +58,7 @@ const HOST_ORDER: [Actor; 4] = [Actor::Destination, Actor::Iothread, Actor::Main
 const BULK_PAGES_MAX: u64 = 4096;
 
 /// Whether an actor can move.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Readiness {
     /// Now; the move's first event, if it announces one.
     Ready(Option<Move>),
@@ -68,8 +68,6 @@ pub(crate) enum Readiness {
     Lock(LockId),
     /// Once a guest lock is free, and somebody else has to free it.
     GuestLock(u32),
-    /// Once this has happened.
-    Gate(Pattern),
     /// When another actor gives it something to do.
     Idle,
 }
@@ -198,12 +196,13 @@ impl World<'_> {
                 None => (self.vcpu_next(slot), Who::Vcpu(slot)),
                 Some(index) => (self.host_next(index), Who::Host(index)),
             };
-            match self.gated(slot, readiness) {
-                Readiness::Ready(_) => {
+            let free = self.held_back(slot, readiness).is_none();
+            match readiness {
+                Readiness::Ready(_) if free => {
                     only_timers = false;
                     consider(self.times_ns[slot].max(self.now_ns), who);
                 }
-                Readiness::Lock(lock) if self.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if free && self.locks.holder(lock).is_none() => {
                     only_timers = false;
                     consider(self.times_ns[slot].max(self.now_ns), who);
                 }
@@ -211,7 +210,7 @@ impl World<'_> {
                     only_timers &= who == Who::Host(MAIN_LOOP);
                     consider(self.times_ns[slot].max(at_ns).max(self.now_ns), who);
                 }
-                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::Gate(_) | Readiness::Idle => {
+                Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::Idle => {
                     // Who waits is not in the past when it goes on.
                     self.times_ns[slot] = self.times_ns[slot].max(self.now_ns);
                 }
@@ -224,24 +223,21 @@ impl World<'_> {
         best.map(|choice| Choice { others_ns, ..choice })
     }
 
-    /// Holds a move back that a constraint forbids for now. A move behind a lock is held back before the lock: a thread that is late is
-    /// late with its hands empty.
-    fn gated(&self, slot: usize, readiness: Readiness) -> Readiness {
-        let what = match &readiness {
-            Readiness::Ready(what) => *what,
-            Readiness::Lock(_) => self.behind_lock(slot),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Gate(_) | Readiness::Idle => None,
-        };
-        match what.and_then(|what| self.gates.holds(what, &self.pages.frames)) {
-            Some(pattern) => Readiness::Gate(pattern.clone()),
-            None => readiness,
-        }
-    }
-
-    fn behind_lock(&self, slot: usize) -> Option<Move> {
+    /// Returns what a move has to wait for, if a constraint forbids it for now. A move behind a lock is held back before the lock: a thread
+    /// that is late is late with its hands empty.
+    fn held_back(&self, slot: usize, readiness: Readiness) -> Option<&Pattern> {
         if self.gates.is_empty() {
             return None;
         }
+        let what = match readiness {
+            Readiness::Ready(what) => what,
+            Readiness::Lock(_) => self.behind_lock(slot),
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => None,
+        };
+        self.gates.holds(what?, &self.pages.frames)
+    }
+
+    fn behind_lock(&self, slot: usize) -> Option<Move> {
         match slot.checked_sub(self.vcpus.len()) {
             None => self.vcpu_behind_lock(slot),
             Some(index) => self.asking(index, |vmm, ctx| vmm.behind_lock(HOST_ORDER[index], ctx)),

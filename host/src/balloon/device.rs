@@ -235,8 +235,9 @@ impl BalloonDevice {
     pub(super) fn discard(&self, range: PageRange, ctx: &mut Ctx<'_>) {
         assert!(range.end().0 <= ctx.ram.pages(), "discard of {range} outside RAM");
         ctx.emit(Event::HostDiscard { range });
-        let zeros = vec![0; usize::try_from(range.count * PAGE_SIZE).expect("64-bit host")];
-        ctx.ram.write_unlogged(range.first.address(), &zeros);
+        for pfn in range.pages().filter(|pfn| !ctx.ram.is_zero(*pfn)) {
+            ctx.ram.write_unlogged(pfn.address(), &[0; PAGE_SIZE as usize]);
+        }
     }
 
     // ---- registers
