@@ -199,6 +199,8 @@ impl Oracle {
         self.pages.slice_mut(range).iter_mut().for_each(|page| page.flags &= !flag::NEED_NOT_SEND);
         for pfn in self.pages.frames(range).map(Pfn) {
             let page = self.pages.get_mut(pfn).expect("cut to RAM");
+            // A host that discards what is hinted leaves its bitmaps alone: the page is sent, as zeros.
+            page.flags &= !flag::NEED_NOT_SEND;
             let given_up = page.has(flag::INFLATED | flag::REPORT_EXPOSED) || (in_round && page.has(flag::HINT_EXPOSED));
             if given_up || page.dropped {
                 continue;

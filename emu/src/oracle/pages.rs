@@ -142,9 +142,9 @@ impl Page {
         self.write_epoch = epoch;
         self.write = index;
         self.writer = by;
-        self.flags &= !flag::NEED_NOT_SEND;
+        // What the VMM writes into a page that was given up is nobody's: it neither ends the excuse nor makes the page worth sending.
         if is_guest_side(by) {
-            self.flags &= !flag::UNTIL_WRITTEN;
+            self.flags &= !(flag::UNTIL_WRITTEN | flag::NEED_NOT_SEND);
             self.dropped = false;
         }
     }
@@ -215,11 +215,11 @@ mod tests {
     #[test]
     fn a_write_by_the_guests_side_ends_an_excuse_and_a_write_by_the_vmm_does_not() {
         let mut page = Page::new();
-        page.flags = flag::HINTED;
+        page.flags = flag::HINTED | flag::NEED_NOT_SEND;
         page.write(Actor::Iothread, 1, TraceIndex::NONE, 0);
-        assert!(page.excuse().is_some());
+        assert!(page.excuse().is_some() && page.has(flag::NEED_NOT_SEND));
         page.write(Actor::Dma, 2, TraceIndex::NONE, 0);
-        assert_eq!(page.excuse(), None);
+        assert!(page.excuse().is_none() && !page.has(flag::NEED_NOT_SEND));
         assert!(page.owes());
     }
 

@@ -50,7 +50,8 @@ impl World<'_> {
             return false;
         }
         let Actor::Vcpu(cpu) = injection.by else {
-            // Devices and backends stop with the VM; the monitor and the display do not.
+            // Devices write for a VM that runs: stopping it drains their requests and stops vhost's backends before anything else happens
+            // (QEMU: system/cpus.c do_vm_stop(), hw/virtio/vhost.c vhost_dev_stop()).
             return !matches!(injection.action, Action::Write { .. }) || self.vmm.vm.running;
         };
         let vcpu = &self.vcpus[usize::from(cpu)];
@@ -133,9 +134,12 @@ impl World<'_> {
             Action::Task(operation) => self.inject_task(injection, operation),
             Action::Monitor(command) => self.vmm.monitor.push(host_command(*command)),
             Action::ClearLog { page, pages } => {
-                let range = PageRange::new(self.pages.frames[page], *pages);
-                self.with_ctx(Actor::Display, |vmm, ctx| vmm.accel.clear(range, ctx));
-                self.protect();
+                let range = self.in_ram(self.pages.frames[page], *pages);
+                // Where no log is kept there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap() calls those who log).
+                if self.vmm.accel.logging() {
+                    self.with_ctx(Actor::Display, |vmm, ctx| vmm.accel.clear(range, ctx));
+                    self.protect();
+                }
             }
             Action::RepeatId => {
                 let Actor::Vcpu(cpu) = injection.by else { unreachable!("checked by the parser") };
@@ -153,7 +157,7 @@ impl World<'_> {
                 self.inject_store(index, usize::from(cpu), first.address() + offset, value);
             }
             Actor::Dma => {
-                let range = PageRange::new(first, pages);
+                let range = self.in_ram(first, pages);
                 for pfn in range.pages() {
                     let value = self.unique_value(byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
@@ -167,7 +171,7 @@ impl World<'_> {
                 }
             }
             Actor::Vhost => {
-                let range = PageRange::new(first, pages);
+                let range = self.in_ram(first, pages);
                 for pfn in range.pages() {
                     let value = self.unique_value(byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
@@ -180,6 +184,12 @@ impl World<'_> {
                 unreachable!("checked by the parser")
             }
         }
+    }
+
+    /// Returns the part of a range that is RAM: a device's write ends where memory does.
+    fn in_ram(&self, first: Pfn, pages: u64) -> PageRange {
+        assert!(first.0 < self.ram.pages(), "page {first} is no RAM");
+        PageRange::new(first, pages.min(self.ram.pages() - first.0))
     }
 
     fn inject_task(&mut self, injection: &Injection, operation: &Operation) {

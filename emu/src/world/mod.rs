@@ -166,9 +166,13 @@ impl World<'_> {
                 self.times_ns[cpu] = self.now_ns + cost;
             }
             Who::Host(index) => {
-                let cost = self.host_step(index, choice.others_ns);
                 let slot = self.vcpus.len() + index;
-                self.times_ns[slot] = self.now_ns + cost;
+                self.times_ns[slot] = self.now_ns;
+                // Who slept wakes up now, and what it finds may have to wait: for a lock that is held by now, or for the scenario's order.
+                if self.host_is_awake(index) {
+                    let cost = self.host_step(index, choice.others_ns);
+                    self.times_ns[slot] = self.now_ns + cost;
+                }
             }
         }
         true
@@ -266,6 +270,19 @@ impl World<'_> {
             Next::Lock(lock) => Readiness::Lock(lock),
             Next::Sleep(at_ns) => Readiness::At(at_ns),
             Next::Idle => Readiness::Idle,
+        }
+    }
+
+    /// Returns whether a host actor can move at this very time.
+    fn host_is_awake(&self, index: usize) -> bool {
+        let readiness = self.host_next(index);
+        if self.held_back(self.vcpus.len() + index, readiness).is_some() {
+            return false;
+        }
+        match readiness {
+            Readiness::Ready(_) => true,
+            Readiness::Lock(lock) => self.locks.holder(lock).is_none(),
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => false,
         }
     }
 

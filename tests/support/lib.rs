@@ -6,7 +6,7 @@ use emu::scenario::model::Scenario;
 
 /// Returns the repository's root.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").to_owned()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Returns all files below a folder of the repository, sorted, with their paths relative to the root.

@@ -1,0 +1,431 @@
+//! Random scenarios that a user could have meant: every value within what its real counterpart does, so that a run has to end well.
+//!
+//! `emu::scenario::arbitrary` draws everything that a file can say, for the reader and the writer; most of that is no sensible system. Here
+//! what would be the scenario's own fault is left out: a link that never catches up with the guest, a store into the kernel's own memory,
+//! two tasks that share an allocation, a driver that is taken away under its device.
+
+use std::collections::BTreeSet;
+
+use emu::scenario::model::*;
+use host::event::{Actor, EventKind};
+use host::step::Costs;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use wire::balloon::feature;
+use wire::platform::{IMAGE_END_MAX, PAGE_SIZE};
+
+/// Names of pages.
+const PAGES: [&str; 3] = ["P", "Q", "R"];
+/// Blocks that a task holds by name.
+const BLOCKS: [&str; 2] = ["A", "B"];
+/// First page frame behind the kernel.
+const FIRST_PFN: u64 = IMAGE_END_MAX / PAGE_SIZE;
+
+/// Events that come in nearly every run.
+const USUAL: &[EventKind] = &[
+    EventKind::GuestReady,
+    EventKind::GuestStart,
+    EventKind::GuestStop,
+    EventKind::GuestAdd,
+    EventKind::GuestIrq,
+    EventKind::GuestWork,
+    EventKind::ConfigCmdId,
+    EventKind::HintRequest,
+    EventKind::HintStart,
+    EventKind::HintPush,
+    EventKind::HintStop,
+    EventKind::LogStart,
+    EventKind::BitmapSync,
+    EventKind::MigrationState,
+    EventKind::Notify,
+    EventKind::IterateBegin,
+    EventKind::LockTake,
+];
+
+/// Events of which a scenario names no page.
+const PLAIN: &[EventKind] = &[
+    EventKind::GuestReady,
+    EventKind::GuestCmdId,
+    EventKind::GuestStart,
+    EventKind::GuestStop,
+    EventKind::GuestAdd,
+    EventKind::GuestKick,
+    EventKind::GuestGet,
+    EventKind::GuestIrq,
+    EventKind::GuestLock,
+    EventKind::GuestInflate,
+    EventKind::GuestDeflate,
+    EventKind::GuestActual,
+    EventKind::GuestShrink,
+    EventKind::GuestOom,
+    EventKind::GuestTask,
+    EventKind::GuestTaskDone,
+    EventKind::GuestWork,
+    EventKind::GuestWorkDone,
+    EventKind::DeviceIrq,
+    EventKind::ConfigCmdId,
+    EventKind::HintRequest,
+    EventKind::HintStart,
+    EventKind::HintStop,
+    EventKind::HintDone,
+    EventKind::HintPush,
+    EventKind::BalloonInflate,
+    EventKind::BalloonDeflate,
+    EventKind::BalloonStats,
+    EventKind::LogStart,
+    EventKind::LogStop,
+    EventKind::DirtyGet,
+    EventKind::DirtyMerge,
+    EventKind::VhostMerge,
+    EventKind::BitmapSync,
+    EventKind::AfterSync,
+    EventKind::MigrationState,
+    EventKind::Notify,
+    EventKind::IterateBegin,
+    EventKind::IterateEnd,
+    EventKind::RateLimit,
+    EventKind::Pass,
+    EventKind::DstDevice,
+    EventKind::DstStart,
+    EventKind::VmStop,
+    EventKind::VmStart,
+    EventKind::LinkDown,
+    EventKind::Monitor,
+    EventKind::LockTake,
+    EventKind::LockRelease,
+];
+
+/// Events of which a scenario names a page.
+const ABOUT_PAGES: &[EventKind] = &[
+    EventKind::GuestAlloc,
+    EventKind::GuestFree,
+    EventKind::GuestWrite,
+    EventKind::GuestHint,
+    EventKind::GuestReclaim,
+    EventKind::GuestReturn,
+    EventKind::HintPop,
+    EventKind::HintApply,
+    EventKind::HintIgnore,
+    EventKind::DirtyMark,
+    EventKind::DirtyClear,
+    EventKind::BitmapTake,
+    EventKind::RamRead,
+    EventKind::RamSend,
+    EventKind::DstPlace,
+];
+
+/// Returns a strategy for scenarios of a profile that must end well.
+pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
+    (prop_oneof![Just(8u64), Just(16), Just(24), Just(32)], 1..=4u8, any::<bool>(), 0..=PAGES.len())
+        .prop_flat_map(move |(mib, vcpus, verifies, pages)| {
+            let orders: Vec<_> = (0..usize::from(vcpus) * BLOCKS.len()).map(|_| 0..=10u8).collect();
+            (Just((mib << 20, vcpus, verifies, pages)), orders)
+        })
+        .prop_flat_map(move |((ram_bytes, vcpus, verifies, pages), orders)| {
+            let names: Vec<PageName> = PAGES[..pages].iter().map(|name| (*name).to_owned()).collect();
+            let specs: Vec<_> = names.iter().map(|name| (Just(name.clone()), page_spec(ram_bytes, orders.clone()))).collect();
+            (
+                guest(ram_bytes, vcpus, orders.clone(), verifies),
+                host(profile, ram_bytes),
+                migration(names.clone()),
+                specs,
+                vec(injection(ram_bytes, vcpus, orders.clone(), names.clone(), verifies), 0..6),
+                prop_oneof![5 => Just(Vec::new()), 1 => vec(chain(names), 1..3)],
+                (costs(), Just(orders)),
+            )
+        })
+        .prop_map(move |(guest, host, migration, pages, injections, chains, (costs, orders))| {
+            let mut scenario = Scenario {
+                about: "drawn at random".to_owned(),
+                witness: Vec::new(),
+                faults: Vec::new(),
+                guest,
+                host,
+                migration,
+                pages: pages.into_iter().collect(),
+                injections,
+                orders: chains.into_iter().flatten().collect(),
+                expect: Expect::default(),
+                costs,
+                limits: Limits { time_ns: 20_000_000_000, ..Limits::default() },
+            };
+            if scenario.host.dirty_log != DirtyLog::ManualClear {
+                scenario.injections.retain(|injection| !matches!(injection.action, Action::ClearLog { .. }));
+            }
+            if profile == Profile::Firecracker {
+                // Each round ends with DONE here: a guest that fills what it hints or gets back dirties it anew in each, for ever.
+                let guest = &mut scenario.guest;
+                (guest.page_poison, guest.init_on_alloc, guest.init_on_free) = (false, false, false);
+            }
+            let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
+            for injection in &mut scenario.injections {
+                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages } = &mut injection.action
+                    && let PageSpec::Pfn(pfn) = scenario.pages[page]
+                {
+                    *pages = (*pages).min(ram_pages - pfn);
+                }
+            }
+            make_consistent(&mut scenario, &orders);
+            scenario
+        })
+}
+
+/// Returns the name of a vCPU's block or list: each task keeps to its own.
+fn own(name: &str, vcpu: u8) -> String {
+    format!("{name}{vcpu}")
+}
+
+/// Sees to it that every allocation that is spoken of is made by somebody. `orders`: of each vCPU's blocks.
+fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
+    let made: BTreeSet<String> = scenario.allocation_names().into_iter().map(str::to_owned).collect();
+    let injected = scenario.injections.iter().filter_map(|injection| match &injection.action {
+        Action::Task(operation) => Some(operation),
+        Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
+    });
+    let used = scenario.guest.tasks.iter().flat_map(|task| &task.operations).chain(injected).filter_map(|operation| match operation {
+        Operation::Free { name } | Operation::Write { name, .. } | Operation::Release { name } => Some(name),
+        _ => None,
+    });
+    let named = scenario.pages.values().filter_map(|spec| match spec {
+        PageSpec::Allocation { name, .. } => Some(name),
+        PageSpec::Pfn(_) | PageSpec::Hint { .. } => None,
+    });
+    let missing: BTreeSet<String> = used.chain(named).filter(|name| !made.contains(*name)).cloned().collect();
+    for name in missing {
+        let vcpu: u8 = name[1..].parse().expect("a name ends in its vCPU");
+        let block = BLOCKS.iter().position(|block| name.starts_with(block));
+        let operation = match block {
+            Some(block) => Operation::Alloc { order: orders[usize::from(vcpu) * BLOCKS.len() + block], name },
+            None => Operation::Fill { name, pages: 16 },
+        };
+        match scenario.guest.tasks.iter_mut().find(|task| task.vcpu == vcpu) {
+            Some(task) => task.operations.insert(0, operation),
+            None => scenario.guest.tasks.push(Task { vcpu, operations: vec![operation] }),
+        }
+    }
+}
+
+fn flags<const N: usize>(all: [(u32, u64); N]) -> impl Strategy<Value = u64> {
+    all.map(|(percent, bit)| prop::bool::weighted(f64::from(percent) / 100.0).prop_map(move |on| if on { bit } else { 0 }))
+        .prop_map(|bits| bits.iter().fold(0, |sum, bit| sum | bit))
+}
+
+fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Strategy<Value = Guest> {
+    let kernel = (prop::bool::weighted(0.25), prop::bool::weighted(0.25), prop::bool::weighted(0.25));
+    let refused = flags([(10, feature::DEFLATE_ON_OOM), (5, feature::FREE_PAGE_HINT), (10, feature::PAGE_POISON)]);
+    let tasks: Vec<_> = (0..vcpus).map(|vcpu| vec(operations(vcpu, ram_bytes, orders.clone(), verifies), 0..7)).collect();
+    (kernel, refused, tasks).prop_map(move |((page_poison, init_on_alloc, init_on_free), features_refused, tasks)| {
+        let tasks = tasks.into_iter().map(|operations| operations.into_iter().flatten().collect::<Vec<_>>());
+        let task = |(vcpu, operations): (usize, Vec<_>)| Task { vcpu: vcpu as u8, operations };
+        Guest {
+            ram_bytes,
+            vcpus,
+            driver: Driver::Hint,
+            features_refused,
+            // A wild store into a poisoned free page is found by the guest, which then panics.
+            page_poison: page_poison && verifies,
+            init_on_alloc,
+            init_on_free,
+            tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
+        }
+    })
+}
+
+/// One operation, or two that belong together.
+fn operations(vcpu: u8, ram_bytes: u64, orders: Vec<u8>, verifies: bool) -> impl Strategy<Value = Vec<Operation>> {
+    let place = block(vcpu, &orders).prop_flat_map(|(name, order)| (Just(name), 0..1u64 << order, any::<u8>()));
+    let write = place.prop_map(move |(name, page, byte)| {
+        let write = Operation::Write { name: name.clone(), page, byte };
+        if verifies { vec![write, Operation::Verify { name, page, byte }] } else { vec![write] }
+    });
+    prop_oneof![4 => operation(vcpu, ram_bytes, &orders).prop_map(|operation| vec![operation]), 1 => write]
+}
+
+/// A block of a vCPU's task, and its order.
+fn block(vcpu: u8, orders: &[u8]) -> impl Strategy<Value = (String, u8)> + use<> {
+    let first = usize::from(vcpu) * BLOCKS.len();
+    let blocks: Vec<_> = BLOCKS.iter().enumerate().map(|(index, name)| (own(name, vcpu), orders[first + index])).collect();
+    select(blocks)
+}
+
+fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = Operation> + use<> {
+    let pages = prop_oneof![15 => 1..=ram_bytes / PAGE_SIZE / 16, 1 => 1..=ram_bytes / PAGE_SIZE];
+    let list = own("L", vcpu);
+    let (fill, release) = (list.clone(), list);
+    prop_oneof![
+        block(vcpu, orders).prop_map(|(name, order)| Operation::Alloc { name, order }),
+        block(vcpu, orders).prop_map(|(name, _)| Operation::Free { name }),
+        pages.clone().prop_map(move |pages| Operation::Fill { name: fill.clone(), pages }),
+        Just(Operation::Release { name: release }),
+        pages.prop_map(|pages| Operation::Shrink { pages }),
+        Just(Operation::Oom),
+        prop_oneof![0..1_000_000u64, 0..50_000_000u64].prop_map(|ns| Operation::Sleep { ns }),
+        (1..400u64, 0..1u64 << 40).prop_map(|(times, seed)| Operation::Churn { times, seed }),
+    ]
+}
+
+fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let features = flags([
+        (10, feature::MUST_TELL_HOST),
+        // QEMU always offers statistics. A driver without them would put its hint queue where QEMU's statistics queue is.
+        (if profile == Profile::Qemu { 100 } else { 50 }, feature::STATS_VQ),
+        (50, feature::DEFLATE_ON_OOM),
+        (95, feature::FREE_PAGE_HINT),
+        (50, feature::PAGE_POISON),
+        (30, feature::PAGE_REPORTING),
+    ]);
+    // A driver whose queue is full allocates and frees 4 MiB in a circle while the device waits for a slice to end: right, and for ever to
+    // watch. 16 entries hold all blocks of the largest memory here.
+    let queues = ((4..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
+    let balloon = prop_oneof![3 => Just(0), 1 => balloon_pages(ram_bytes)];
+    let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
+    (log, features, queues, balloon, stats).prop_map(
+        move |((dirty_log, chunk_shift, initially_set), features, (hint_queue_size, queue_size), balloon_pages, stats_interval_ns)| {
+            let manual = dirty_log == DirtyLog::ManualClear;
+            Host {
+                profile,
+                dirty_log,
+                chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
+                initially_set: manual && initially_set,
+                features,
+                hint_queue_size,
+                queue_size,
+                balloon_pages,
+                stats_interval_ns,
+            }
+        },
+    )
+}
+
+fn balloon_pages(ram_bytes: u64) -> impl Strategy<Value = u32> {
+    0..=u32::try_from(ram_bytes / PAGE_SIZE / 4).expect("a small memory")
+}
+
+/// A link that catches up: what an idle guest dirties in a round fits into the downtime.
+fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
+    let ready = Trigger { after: vec![Pattern::Event { kind: EventKind::GuestReady, page: None, nth: 1 }], ..Trigger::default() };
+    let start = prop_oneof![
+        4 => Just(Some(ready)),
+        3 => (0..20_000_000u64).prop_map(|at| Some(Trigger { at_ns: Some(at), ..Trigger::default() })),
+        2 => trigger(pages).prop_map(|trigger| Some(Trigger { delay_insns: 0, ..trigger })),
+        1 => Just(None),
+    ];
+    let rates = (25..34u32, any::<bool>(), 25..34u32);
+    (start, rates, 100_000_000..1_000_000_000u64, any::<(bool, bool)>(), 1..5u32).prop_map(
+        |(start, (bandwidth, limited, limit), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
+            start,
+            bandwidth: 1 << bandwidth,
+            max_bandwidth: if limited { 1 << limit } else { 0 },
+            downtime_limit_ns,
+            zero_page_detection,
+            rounds_min,
+            complete_before_sync,
+        },
+    )
+}
+
+fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec> {
+    let vcpus = (orders.len() / BLOCKS.len()) as u8;
+    let allocation = (0..vcpus)
+        .prop_flat_map(move |vcpu| block(vcpu, &orders))
+        .prop_flat_map(|(name, order)| page_of(1 << order).prop_map(move |page| PageSpec::Allocation { name: name.clone(), page }));
+    prop_oneof![
+        2 => (FIRST_PFN..ram_bytes / PAGE_SIZE).prop_map(PageSpec::Pfn),
+        5 => (prop_oneof![3 => Just(1u32), 1 => 2..4u32], page_of(1 << wire::balloon::HINT_BLOCK_ORDER)).prop_map(|(hint, page)| PageSpec::Hint { hint, page }),
+        3 => allocation,
+    ]
+}
+
+fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
+    prop_oneof![Just(PageOf::Last), Just(PageOf::Index(0)), (0..pages).prop_map(PageOf::Index)]
+}
+
+fn pattern(pages: Vec<PageName>) -> BoxedStrategy<Pattern> {
+    let kind = prop_oneof![3 => select(USUAL), 1 => select(PLAIN)];
+    let plain = (kind, 1..4u32).prop_map(|(kind, nth)| Pattern::Event { kind, page: None, nth });
+    if pages.is_empty() {
+        return plain.boxed();
+    }
+    let paged = (select(ABOUT_PAGES), select(pages), 1..3u32).prop_map(|(kind, page, nth)| Pattern::Event { kind, page: Some(page), nth });
+    prop_oneof![2 => plain, 1 => paged].boxed()
+}
+
+fn trigger(pages: Vec<PageName>) -> impl Strategy<Value = Trigger> {
+    let at = prop_oneof![0..8_000_000u64, 0..150_000_000u64].prop_map(|at| Trigger { at_ns: Some(at), ..Trigger::default() });
+    let delay_ns = prop_oneof![Just(0), 0..2_000_000u64];
+    let delay_insns = prop_oneof![2 => Just(0), 1 => 0..3_000u64];
+    let after = (pattern(pages), delay_ns, delay_insns).prop_map(|(pattern, delay_ns, delay_insns)| Trigger {
+        at_ns: None,
+        after: vec![pattern],
+        delay_ns,
+        delay_insns,
+    });
+    prop_oneof![1 => at, 2 => after]
+}
+
+fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, verifies: bool) -> BoxedStrategy<(Action, Actor)> {
+    let command = prop_oneof![
+        4 => select(vec![Command::Migrate, Command::Cancel, Command::Stop, Command::Cont, Command::BreakLink]),
+        1 => balloon_pages(ram_bytes).prop_map(|pages| Command::Balloon { pages }),
+    ];
+    let monitor = command.prop_map(|command| (Action::Monitor(command), Actor::MainLoop));
+    let task = (0..vcpus).prop_flat_map(move |vcpu| {
+        operation(vcpu, ram_bytes, &orders).prop_map(move |operation| (Action::Task(operation), Actor::Vcpu(vcpu)))
+    });
+    let repeat = (0..vcpus).prop_map(|vcpu| (Action::RepeatId, Actor::Vcpu(vcpu)));
+    let rest = prop_oneof![6 => monitor, 4 => task, 1 => repeat];
+    // What a task verifies is what it wrote itself: nobody else may store there.
+    if pages.is_empty() || verifies {
+        return rest.boxed();
+    }
+    let by = prop_oneof![2 => (0..vcpus).prop_map(Actor::Vcpu), 1 => select(vec![Actor::Dma, Actor::Vhost])];
+    let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<u8>(), 1..4u64, by).prop_map(|(page, offset, byte, pages, by)| {
+        let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
+        (Action::Write { page, offset, byte, pages }, by)
+    });
+    let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
+    prop_oneof![11 => rest, 12 => write, 1 => clear].boxed()
+}
+
+fn injection(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, verifies: bool) -> impl Strategy<Value = Injection> {
+    let before = prop_oneof![6 => Just(None), 1 => pattern(pages.clone()).prop_map(Some)];
+    (action(ram_bytes, vcpus, orders, pages.clone(), verifies), trigger(pages), before).prop_map(|((action, by), trigger, before)| {
+        let delay_insns = if let Actor::Vcpu(_) = by { trigger.delay_insns } else { 0 };
+        // Every order that is asked for follows the order of patterns: so there is no circle of them.
+        let before = before.filter(|before| trigger.after.iter().all(|after| after < before));
+        Injection { name: None, action, by, trigger: Trigger { delay_insns, ..trigger }, before: before.into_iter().collect() }
+    })
+}
+
+fn chain(pages: Vec<PageName>) -> impl Strategy<Value = Option<Order>> {
+    vec(pattern(pages), 2..4).prop_map(|mut chain| {
+        chain.sort();
+        chain.dedup();
+        (chain.len() > 1).then_some(Order { chain })
+    })
+}
+
+/// Each cost between a tenth of its default and ten times as much.
+fn costs() -> impl Strategy<Value = Costs> {
+    let scale = || prop_oneof![Just(10u64), 1..=100u64];
+    let scaled = [(); 12].map(|()| scale()).prop_map(|by| {
+        let d = Costs::default();
+        Costs {
+            guest_step_ns: d.guest_step_ns * by[0] / 10,
+            exit_ns: d.exit_ns * by[1] / 10,
+            tracked_store_ns: d.tracked_store_ns * by[2] / 10,
+            irq_ns: d.irq_ns * by[3] / 10,
+            lock_ns: d.lock_ns * by[4] / 10,
+            element_ns: d.element_ns * by[5] / 10,
+            sync_word_ns: d.sync_word_ns * by[6] / 10,
+            clear_ns: d.clear_ns * by[7] / 10,
+            page_ns: d.page_ns * by[8] / 10,
+            state_ns: d.state_ns * by[9] / 10,
+            vm_stop_ns: d.vm_stop_ns * by[10] / 10,
+            setup_ns: d.setup_ns * by[11] / 10,
+        }
+    });
+    prop_oneof![Just(Costs::default()), scaled]
+}
