@@ -173,6 +173,18 @@ fn the_first_screen_has_the_two_commands() {
     }
 }
 
+/// The scenario whose report is explained stands in README with comments of its own; its values are the file's.
+#[test]
+fn the_scenario_shown_is_the_one_that_runs() {
+    let lines = readme();
+    let shown = fences(&lines).into_iter().find(|fence| fence.language == "toml").expect("a scenario");
+    let all = quoted(&lines);
+    let path = all[0].command.split_whitespace().last().expect("a path");
+    let parse = |text: &str| emu::scenario::parse(path, text).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let file = fs::read_to_string(root().join(path)).expect("the scenario's file");
+    assert_eq!(parse(&shown.lines.join("\n")), parse(&file));
+}
+
 #[test]
 fn words_behind_x_are_words_that_it_knows() {
     let script = fs::read_to_string(root().join("x")).expect("x");
