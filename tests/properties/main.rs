@@ -1,6 +1,6 @@
 //! Whole worlds at random: a scenario without a fault loses nothing that the guest has not taken back itself, ends, and replays.
 //!
-//! `PROPTEST_CASES` sets the number of cases. What fails is shrunk, kept as a seed below `proptest-regressions/` and replayed first; what
+//! `PROPTEST_CASES` sets the number of cases. What fails is shrunk, kept as a seed in `regressions.txt` and replayed first; what
 //! it came to stands as a scenario under `scenarios/found/`.
 
 mod runnable;
@@ -10,9 +10,10 @@ use emu::scenario::model::{Action, Command, Profile, Scenario};
 use emu::scenario::{parse, to_toml};
 use emu::world::{RunOptions, run};
 use host::event::{Event, MigrationStatus};
+use lostpage_tests::{files, scenario_file};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
-use runnable::runnable;
+use runnable::{mischievous, runnable};
 
 /// Cases of each property where nothing else is asked for: with a debug build, half a minute on two processors.
 const CASES: u32 = 150;
@@ -24,7 +25,7 @@ fn config() -> Config {
         cases: if asked { default.cases } else { CASES },
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/proptest-regressions/worlds.txt"
+            "/tests/properties/regressions.txt"
         )))),
         max_shrink_iters: 2_000,
         ..default
@@ -86,8 +87,24 @@ fn ends_well_and_replays(scenario: &Scenario) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// What random worlds have found comes before anything new is drawn.
+#[test]
+fn what_was_found_before_ends_as_its_file_says() {
+    for path in files("scenarios/found", "toml") {
+        let outcome = run(&scenario_file(&path), &RunOptions::default());
+        assert_eq!(outcome.unexpected, Vec::<String>::new(), "{}", path.display());
+    }
+}
+
 proptest! {
     #![proptest_config(config())]
+
+    /// Nothing that a scenario asks for makes us panic, however wrong it is; it may well end badly, but it ends, and the same way again.
+    #[test]
+    fn any_mischief_ends_and_replays(scenario in mischievous()) {
+        let outcome = run(&scenario, &RunOptions::default());
+        prop_assert_eq!(outcome.digest, run(&scenario, &RunOptions::default()).digest, "{}", to_toml(&scenario));
+    }
 
     #[test]
     fn a_qemu_without_faults_loses_nothing(scenario in runnable(Profile::Qemu)) {

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
+use host::fault::Fault;
 use host::step::Costs;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{select, subsequence};
 use wire::balloon::feature;
 use wire::platform::{IMAGE_END_MAX, PAGE_SIZE};
 
@@ -169,6 +170,38 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
             make_consistent(&mut scenario, &orders);
             scenario
         })
+}
+
+/// Returns a strategy for scenarios in which more goes wrong than any system stands: faults, a device reset under its driver, a driver that
+/// comes and goes, stray stores, rings that are too small.
+pub(crate) fn mischievous() -> impl Strategy<Value = Scenario> {
+    let mischief = prop_oneof![
+        Just((Action::Monitor(Command::ResetDevice), Actor::MainLoop)),
+        Just((Action::Task(Operation::Unbind), Actor::Vcpu(0))),
+        Just((Action::Task(Operation::Bind), Actor::Vcpu(0))),
+        Just((Action::RepeatId, Actor::Vcpu(0))),
+        (0..wire::platform::RAM_BYTES_MIN).prop_map(|address| (Action::Task(Operation::WildStore { address }), Actor::Vcpu(0))),
+    ];
+    let injection = (mischief, trigger(Vec::new())).prop_map(|((action, by), trigger)| {
+        let delay_insns = if let Actor::Vcpu(_) = by { trigger.delay_insns } else { 0 };
+        Injection { name: None, action, by, trigger: Trigger { delay_insns, ..trigger }, before: Vec::new() }
+    });
+    let parts = (vec(injection, 0..4), subsequence(Fault::ALL, 0..3), (1..=10u32).prop_map(|shift| 1u16 << shift), refused_bits());
+    (select(Profile::ALL), parts).prop_flat_map(|(profile, (injections, faults, hint_queue_size, features_refused))| {
+        runnable(profile).prop_map(move |mut scenario| {
+            scenario.injections.extend(injections.iter().cloned());
+            scenario.faults = faults.clone();
+            scenario.host.hint_queue_size = hint_queue_size;
+            scenario.guest.features_refused = features_refused;
+            // What it comes to is seen early; a driver that goes in a circle would take long to watch.
+            scenario.limits = Limits { time_ns: 1_000_000_000, steps: 20_000, step_insns: 5_000_000 };
+            scenario
+        })
+    })
+}
+
+fn refused_bits() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 0..1u64 << 7]
 }
 
 /// Returns the name of a vCPU's block or list: each task keeps to its own.
