@@ -11,6 +11,7 @@ use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::step::Costs;
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use wire::balloon::feature;
@@ -114,6 +115,19 @@ const ABOUT_PAGES: &[EventKind] = &[
     EventKind::RamRead,
     EventKind::RamSend,
     EventKind::DstPlace,
+];
+
+/// What happens to a page that is hinted, and to one that is sent.
+const STORY: &[EventKind] = &[
+    EventKind::GuestAlloc,
+    EventKind::GuestHint,
+    EventKind::HintPop,
+    EventKind::HintApply,
+    EventKind::BitmapTake,
+    EventKind::RamRead,
+    EventKind::RamSend,
+    EventKind::DirtyMark,
+    EventKind::DirtyClear,
 ];
 
 /// Returns a strategy for scenarios of a profile that must end well.
@@ -365,7 +379,7 @@ fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec>
         .prop_flat_map(move |vcpu| block(vcpu, &orders))
         .prop_flat_map(|(name, order)| page_of(1 << order).prop_map(move |page| PageSpec::Allocation { name: name.clone(), page }));
     prop_oneof![
-        2 => (FIRST_PFN..ram_bytes / PAGE_SIZE).prop_map(PageSpec::Pfn),
+        3 => (FIRST_PFN..ram_bytes / PAGE_SIZE).prop_map(PageSpec::Pfn),
         5 => (prop_oneof![3 => Just(1u32), 1 => 2..4u32], page_of(1 << wire::balloon::HINT_BLOCK_ORDER)).prop_map(|(hint, page)| PageSpec::Hint { hint, page }),
         3 => allocation,
     ]
@@ -424,7 +438,14 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
 
 fn injection(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, verifies: bool) -> impl Strategy<Value = Injection> {
     let before = prop_oneof![6 => Just(None), 1 => pattern(pages.clone()).prop_map(Some)];
-    (action(ram_bytes, vcpus, orders, pages.clone(), verifies), trigger(pages), before).prop_map(|((action, by), trigger, before)| {
+    let near = option::of((select(STORY), 0..30_000u64));
+    let drawn = (action(ram_bytes, vcpus, orders, pages.clone(), verifies), trigger(pages), near, before);
+    drawn.prop_map(|((action, by), mut trigger, near, before)| {
+        // Half of the writes fall into their own page's story.
+        if let (Action::Write { page, .. }, Some((kind, delay_ns))) = (&action, near) {
+            let after = vec![Pattern::Event { kind, page: Some(page.clone()), nth: 1 }];
+            trigger = Trigger { at_ns: None, after, delay_ns, delay_insns: 0 };
+        }
         let delay_insns = if let Actor::Vcpu(_) = by { trigger.delay_insns } else { 0 };
         // Every order that is asked for follows the order of patterns: so there is no circle of them.
         let before = before.filter(|before| trigger.after.iter().all(|after| after < before));

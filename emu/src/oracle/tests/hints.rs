@@ -354,6 +354,26 @@ fn a_hinted_page_is_not_sent_again() {
 }
 
 #[test]
+fn a_hinted_page_that_the_host_has_only_discarded_may_be_sent() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.send_all();
+    bench.write(p(17), CPU);
+    bench.sync();
+    bench.guest_start();
+    bench.pop();
+    bench.hint(block(16));
+    bench.pop();
+    bench.discard(block(16));
+    bench.host.k[17] = true;
+    bench.sync();
+    bench.send(p(17), true);
+    bench.complete();
+    let violations = bench.finish().violations;
+    assert!(violations.is_empty(), "{violations:?}");
+}
+
+#[test]
 fn a_hinted_page_written_since_the_sync_may_be_sent() {
     // Written before its exposure, marked after the chunk was cleared: the hint leaves that mark alone.
     let mut bench = Bench::new(Log::ManualClear);
