@@ -90,7 +90,7 @@ bad_files! {
 
 #[test]
 fn warnings_are_no_errors() {
-    let text = "about = \"x\"\nwitness = [\"hint-keeps-k\"]\nfaults = [\"hint-keeps-k\"]\n[host]\nfeatures = []\nstats_interval = \"1 s\"\n[pages]\nP = \"first page of hint 1\"\n[[inject]]\nmonitor = \"stop\"\n";
+    let text = "about = \"x\"\nwitness = [\"hint-keeps-k\"]\nfaults = [\"hint-keeps-k\"]\n[host]\nfeatures = [\"hint-wait-on-ack\"]\nstats_interval = \"1 s\"\n[pages]\nP = \"first page of hint 1\"\n[[inject]]\nmonitor = \"stop\"\n";
     parse("odd.toml", text).expect("odd, but a scenario");
     let diagnostics = lint("odd.toml", text);
     check_places(text, &diagnostics);

@@ -47,7 +47,8 @@ pub const HINT_START_WAS_REQUESTED: &str = "hint-start-was-requested";
 /// A hint is applied only from a popped element, while the device is in START with that id, and no sync has come since it started.
 ///
 /// Source: VIRTIO 1.2 §5.5.6.5 (C37, C39); QEMU: virtio_balloon_free_page_stop() before each sync.
-/// Misses: a hint that the guest exposed under an older id, when it is popped after the newer one: a queue in order excludes that.
+/// Misses: a hint that the guest exposed under an older id, when it is popped after the newer one: a queue in order excludes that, unless the driver rewrites
+/// a start buffer that is still exposed, as Linux does; then the loss shows as [`DESTINATION_EQUALS_SOURCE`].
 /// Cannot alarm falsely: a correct device leaves START before a sync, and starts only what it requested.
 pub const HINT_APPLIED_UNDER_ITS_ID: &str = "hint-applied-under-its-id";
 

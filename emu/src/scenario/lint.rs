@@ -15,6 +15,7 @@ pub(super) fn warnings(scenario: &Scenario, document: &DeTable<'_>) -> Vec<Diagn
     witness_already_on(scenario, document, &mut found);
     hints_that_never_come(scenario, document, &mut found);
     statistics_without_queue(scenario, document, &mut found);
+    acknowledgement_that_nobody_waits_for(scenario, document, &mut found);
     injections_at_once(scenario, document, &mut found);
     found
 }
@@ -53,6 +54,13 @@ fn statistics_without_queue(scenario: &Scenario, document: &DeTable<'_>, found: 
     if scenario.host.stats_interval_ns > 0 && scenario.host.features & feature::STATS_VQ == 0 {
         let span = in_table(document, "host", "stats_interval");
         found.push(Diagnostic::warning(span, "statistics need a queue").label("the device does not offer `stats-vq`"));
+    }
+}
+
+fn acknowledgement_that_nobody_waits_for(scenario: &Scenario, document: &DeTable<'_>, found: &mut Vec<Diagnostic>) {
+    if scenario.host.features & feature::HINT_WAIT_ON_ACK != 0 {
+        let span = in_table(document, "host", "features");
+        found.push(Diagnostic::warning(span, "`hint-wait-on-ack` has no effect").label("no driver here accepts it"));
     }
 }
 

@@ -71,6 +71,12 @@ impl World<'_> {
     /// Returns who waits for what at the end.
     fn waits(&self, end: End) -> Vec<Open> {
         let mut waits = Vec::new();
+        if let Some((then, first)) = self.gates.broken() {
+            let last = self.trace.last().expect("an event broke the order");
+            let wants = format!("{}, within another move", pattern_text(then, self.scenario));
+            let waits_for = format!("{}, which had to come first", pattern_text(first, self.scenario));
+            return vec![Open { gate: true, wait: Wait { who: last.actor.to_string(), wants, waits_for } }];
+        }
         if end == End::Crash {
             return waits;
         }

@@ -2,7 +2,7 @@
 //!
 //! A scenario's `after`, `before` and `[[order]]` all come down to edges "A before B". An edge holds B's actor back, at the door of the move
 //! that would make B happen, until A has happened. Only the announced event of a move can be held back: what the same move emits behind
-//! it is one with it.
+//! it is one with it. Where such an event comes before its time, the order is broken, and the run ends there.
 
 use std::collections::BTreeMap;
 
@@ -46,6 +46,8 @@ pub struct Gates {
     edges: Vec<Edge>,
     /// Kinds that some pattern names: all others pass unseen.
     kinds: Vec<bool>,
+    /// The first edge that could not be kept.
+    broken: Option<Edge>,
 }
 
 /// Where the frames of named pages stand, once known.
@@ -54,7 +56,7 @@ pub type Frames = BTreeMap<PageName, Pfn>;
 impl Gates {
     /// Returns the constraints of a scenario.
     pub fn new(scenario: &Scenario) -> Self {
-        let mut gates = Self { tracked: Vec::new(), edges: Vec::new(), kinds: vec![false; EventKind::ALL.len()] };
+        let mut gates = Self { tracked: Vec::new(), edges: Vec::new(), kinds: vec![false; EventKind::ALL.len()], broken: None };
         for (index, injection) in scenario.injections.iter().enumerate() {
             let this = Pattern::Injection(index);
             for after in &injection.trigger.after {
@@ -117,6 +119,15 @@ impl Gates {
                 tracked.seen += 1;
             }
         }
+        if self.broken.is_none() {
+            let (tracked, edges) = (&self.tracked, &self.edges);
+            self.broken = edges.iter().copied().find(|edge| tracked[edge.then].happened() && !tracked[edge.first].happened());
+        }
+    }
+
+    /// Returns what came too early, and what it should have come behind.
+    pub fn broken(&self) -> Option<(&Pattern, &Pattern)> {
+        self.broken.map(|edge| (&self.tracked[edge.then].pattern, &self.tracked[edge.first].pattern))
     }
 
     /// Counts an injection.

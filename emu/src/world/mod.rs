@@ -81,6 +81,8 @@ pub(crate) enum End {
     Crash,
     /// A limit of the scenario was reached.
     Limit,
+    /// An event came before its time with another event's move, and could not be held back.
+    BrokenOrder,
 }
 
 /// What is due at the injector.
@@ -137,6 +139,9 @@ impl World<'_> {
         loop {
             if self.crash.is_some() {
                 return End::Crash;
+            }
+            if self.gates.broken().is_some() {
+                return End::BrokenOrder;
             }
             if self.steps >= self.scenario.limits.steps || self.now_ns >= self.scenario.limits.time_ns {
                 return End::Limit;
