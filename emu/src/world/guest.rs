@@ -191,23 +191,19 @@ impl World<'_> {
     fn vcpu_run(&mut self, cpu: usize) -> u64 {
         let mut cost = self.scenario.costs.guest_step_ns;
         self.vcpu_timer(cpu);
-        if self.can_interrupt(cpu) {
-            let first = self.vcpus[cpu].interrupts.pop_first().expect("checked");
-            if let Err(fault) = self.machine.interrupt(cpu, first) {
-                self.crash(cpu, format!("interrupt {first:#x} cannot be taken: {}", fault_text(fault.kind, fault.address)));
-                return cost;
-            }
-            self.guest_wrote(cpu);
-            cost += if first == vector::VIRTIO { self.scenario.costs.irq_ns } else { self.scenario.costs.exit_ns };
-        }
         let budget = self.scenario.limits.step_insns;
         let mut left = budget;
         loop {
-            let limit = match self.vcpus[cpu].stop_at_insns {
-                Some(stop) => left.min(stop - self.vcpus[cpu].insns),
-                None => left,
-            };
-            let run = self.machine.run(cpu, limit);
+            if self.can_interrupt(cpu) {
+                match self.take_interrupt(cpu) {
+                    Some(cost_ns) => cost += cost_ns,
+                    None => return cost,
+                }
+            }
+            let stop = self.vcpus[cpu].stop_at_insns.map_or(left, |stop| left.min(stop - self.vcpus[cpu].insns));
+            // An interrupt that waits for the guest to allow it is taken at the first instruction that does.
+            let waits = self.vcpus[cpu].frame.is_none() && !self.vcpus[cpu].interrupts.is_empty();
+            let run = self.machine.run(cpu, if waits { stop.min(1) } else { stop });
             self.vcpus[cpu].insns += run.insns;
             left = left.saturating_sub(run.insns);
             self.guest_wrote(cpu);
@@ -219,6 +215,17 @@ impl World<'_> {
                 return cost;
             }
         }
+    }
+
+    /// Enters the handler of the first interrupt that waits, and returns what that costs; `None` when the guest has died of it.
+    fn take_interrupt(&mut self, cpu: usize) -> Option<u64> {
+        let first = self.vcpus[cpu].interrupts.pop_first().expect("an interrupt waits");
+        if let Err(fault) = self.machine.interrupt(cpu, first) {
+            self.crash(cpu, format!("interrupt {first:#x} cannot be taken: {}", fault_text(fault.kind, fault.address)));
+            return None;
+        }
+        self.guest_wrote(cpu);
+        Some(if first == vector::VIRTIO { self.scenario.costs.irq_ns } else { self.scenario.costs.exit_ns })
     }
 
     /// Deals with an exit; returns whether the vCPU's step ends with it.
