@@ -21,8 +21,9 @@ use wire::platform::{IMAGE_END_MAX, PAGE_SIZE};
 const PAGES: [&str; 3] = ["P", "Q", "R"];
 /// Blocks that a task holds by name.
 const BLOCKS: [&str; 2] = ["A", "B"];
-/// First page frame behind the kernel.
-const FIRST_PFN: u64 = IMAGE_END_MAX / PAGE_SIZE;
+/// What the kernel has for itself once it is up, stacks and rings among it: pages behind the end of the image, and behind the end of the first
+/// zone in a memory that has two. A stray store there kills the guest, and rightly so.
+const KERNEL: [std::ops::Range<u64>; 2] = [0..IMAGE_END_MAX / PAGE_SIZE + 0x40, 0x1000..0x1040];
 
 /// Events that come in nearly every run.
 const USUAL: &[EventKind] = &[
@@ -173,12 +174,9 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 let guest = &mut scenario.guest;
                 (guest.page_poison, guest.init_on_alloc, guest.init_on_free) = (false, false, false);
             }
-            let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
             for injection in &mut scenario.injections {
-                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages } = &mut injection.action
-                    && let PageSpec::Pfn(pfn) = scenario.pages[page]
-                {
-                    *pages = (*pages).min(ram_pages - pfn);
+                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages } = &mut injection.action {
+                    *pages = (*pages).min(room(&scenario.pages[page], &orders, scenario.guest.ram_bytes / PAGE_SIZE));
                 }
             }
             make_consistent(&mut scenario, &orders);
@@ -223,6 +221,25 @@ fn own(name: &str, vcpu: u8) -> String {
     format!("{name}{vcpu}")
 }
 
+/// Returns how many pages from the named one on are the same owner's.
+fn room(spec: &PageSpec, orders: &[u8], ram_pages: u64) -> u64 {
+    let left = |page: &PageOf, pages: u64| match page {
+        PageOf::Index(index) => pages - index,
+        PageOf::Last => 1,
+    };
+    match spec {
+        PageSpec::Pfn(pfn) => KERNEL.iter().map(|kernel| kernel.start).chain([ram_pages]).find(|end| end > pfn).expect("in RAM") - pfn,
+        PageSpec::Hint { page, .. } => left(page, 1 << wire::balloon::HINT_BLOCK_ORDER),
+        PageSpec::Allocation { name, page } => left(page, 1 << orders[order_of(name)]),
+    }
+}
+
+/// Returns the place of a block's order among all.
+fn order_of(name: &str) -> usize {
+    let vcpu: usize = name[1..].parse().expect("a name ends in its vCPU");
+    vcpu * BLOCKS.len() + BLOCKS.iter().position(|block| name.starts_with(block)).expect("a block")
+}
+
 /// Sees to it that every allocation that is spoken of is made by somebody. `orders`: of each vCPU's blocks.
 fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
     let made: BTreeSet<String> = scenario.allocation_names().into_iter().map(str::to_owned).collect();
@@ -241,10 +258,9 @@ fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
     let missing: BTreeSet<String> = used.chain(named).filter(|name| !made.contains(*name)).cloned().collect();
     for name in missing {
         let vcpu: u8 = name[1..].parse().expect("a name ends in its vCPU");
-        let block = BLOCKS.iter().position(|block| name.starts_with(block));
-        let operation = match block {
-            Some(block) => Operation::Alloc { order: orders[usize::from(vcpu) * BLOCKS.len() + block], name },
-            None => Operation::Fill { name, pages: 16 },
+        let operation = match name.starts_with('L') {
+            true => Operation::Fill { name, pages: 16 },
+            false => Operation::Alloc { order: orders[order_of(&name)], name },
         };
         match scenario.guest.tasks.iter_mut().find(|task| task.vcpu == vcpu) {
             Some(task) => task.operations.insert(0, operation),
@@ -378,8 +394,9 @@ fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec>
     let allocation = (0..vcpus)
         .prop_flat_map(move |vcpu| block(vcpu, &orders))
         .prop_flat_map(|(name, order)| page_of(1 << order).prop_map(move |page| PageSpec::Allocation { name: name.clone(), page }));
+    let pfn = (0..ram_bytes / PAGE_SIZE).prop_filter("the kernel's own", |pfn| !KERNEL.iter().any(|kernel| kernel.contains(pfn)));
     prop_oneof![
-        3 => (FIRST_PFN..ram_bytes / PAGE_SIZE).prop_map(PageSpec::Pfn),
+        3 => pfn.prop_map(PageSpec::Pfn),
         5 => (prop_oneof![3 => Just(1u32), 1 => 2..4u32], page_of(1 << wire::balloon::HINT_BLOCK_ORDER)).prop_map(|(hint, page)| PageSpec::Hint { hint, page }),
         3 => allocation,
     ]
