@@ -59,8 +59,8 @@ pub(super) struct Hooks {
     insns: u64,
     /// Instructions that may be begun.
     limit: u64,
-    /// The block (fast) or instruction (slow) that was begun last.
-    last_pc: Option<u64>,
+    /// The block (fast) or instruction (slow) that was begun last; 0 before the first, since nothing runs there.
+    last_pc: u64,
     pub(super) stop: Option<Stop>,
     pub(super) trace: Option<Tracepoint>,
     pub(super) exception: Option<u8>,
@@ -78,7 +78,7 @@ impl Hooks {
             text,
             insns: 0,
             limit: 0,
-            last_pc: None,
+            last_pc: 0,
             stop: None,
             trace: None,
             exception: None,
@@ -90,7 +90,7 @@ impl Hooks {
 
     /// An engine is about to be started.
     pub(super) fn begin(&mut self, limit: u64) {
-        (self.insns, self.limit, self.last_pc) = (0, limit, None);
+        (self.insns, self.limit, self.last_pc) = (0, limit, 0);
         (self.stop, self.exception, self.refused) = (None, None, None);
     }
 
@@ -101,7 +101,7 @@ impl Hooks {
         let insns = self.insns + u64::from(block.insns);
         if block.bytes == bytes && insns <= self.limit {
             self.insns = insns;
-            self.last_pc = Some(address);
+            self.last_pc = address;
             return true;
         }
         self.stop = self.begin_odd_block(address, bytes);
@@ -124,7 +124,7 @@ impl Hooks {
         if insns > self.limit {
             return Some(Stop::Limit);
         }
-        (self.insns, self.last_pc) = (insns, Some(address));
+        (self.insns, self.last_pc) = (insns, address);
         None
     }
 
@@ -139,7 +139,7 @@ impl Hooks {
                     tracepoint.ret_follows = false;
                 }
                 self.insns += 1;
-                self.last_pc = Some(address);
+                self.last_pc = address;
                 return true;
             }
         }
@@ -181,7 +181,10 @@ impl Hooks {
             Returned::Refused(Refused { access: Access::Fetch, .. }) => return self.insns,
             Returned::Refused(_) | Returned::Exception(_) => {}
         }
-        let Some(pc) = self.last_pc else { return self.insns };
+        let pc = self.last_pc;
+        if pc == 0 {
+            return self.insns;
+        }
         let done_bytes = rip.wrapping_sub(pc);
         if engine == SLOW {
             // `int` leaves RIP behind itself, all else in front of the instruction.
