@@ -28,7 +28,8 @@ fn an_interrupt_that_waited_comes_with_the_first_instruction_that_allows_it() {
     let text = format!("{ALLOCATION}\n[[inject]]\ntask = {{ sleep = \"1 us\" }}\nby = \"vcpu1\"\nafter = \"guest.lock#{nth}\"\n");
     let trace = run(&scenario(&text), &RunOptions::default()).trace;
     let fired = trace.iter().position(|stamped| matches!(stamped.event, Event::Inject { .. })).expect("it fires");
-    let of_vcpu1: Vec<&Event> = trace[fired..].iter().filter(|stamped| stamped.actor == Actor::Vcpu(1)).map(|stamped| &stamped.event).collect();
+    let of_vcpu1: Vec<&Event> =
+        trace[fired..].iter().filter(|stamped| stamped.actor == Actor::Vcpu(1)).map(|stamped| &stamped.event).collect();
     let irq = of_vcpu1.iter().position(|event| **event == Event::GuestIrq { vector: vector::MAILBOX }).expect("the interrupt is taken");
     let released = Event::GuestUnlock { lock: lock::ZONE as u32 };
     assert!(of_vcpu1[..irq].contains(&&released), "taken with interrupts off: {:?}", &of_vcpu1[..=irq]);
