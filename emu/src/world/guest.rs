@@ -231,37 +231,13 @@ impl World<'_> {
     /// Deals with an exit; returns whether the vCPU's step ends with it.
     fn vcpu_exit(&mut self, cpu: usize, exit: Exit, cost: &mut u64) -> bool {
         let pending = match exit {
-            Exit::Trace { code, a, b } => match tracepoint::decode(code, a, b, self.hints, &self.ram) {
-                Tracepoint::Event(event) => {
-                    if matches!(event, Event::GuestHint { .. }) {
-                        self.hints += 1;
-                    }
-                    if event == Event::GuestReady {
-                        let Some(stub) = guest_mm::inject_stub(&self.ram) else {
-                            self.crash(cpu, "the driver is up, but the kernel has published nothing of itself".to_owned());
-                            return true;
-                        };
-                        self.inject_stub = stub;
-                    }
-                    self.learn_pages(&event);
-                    Pending::Announced(event)
+            Exit::Trace { code, a, b } => {
+                let said = tracepoint::decode(code, a, b, self.hints, &self.ram);
+                match self.vcpu_said(cpu, said, cost) {
+                    Some(pending) => pending,
+                    None => return true,
                 }
-                // A thread that finds a mutex held goes to sleep: its vCPU has other things to do.
-                Tracepoint::Spin { lock, .. } if debug::lock::SLEEPING.contains(&u64::from(lock)) => Pending::Run,
-                Tracepoint::Spin { lock, address } => Pending::Spin { lock, address },
-                Tracepoint::Panic(message) => {
-                    self.crash(cpu, message);
-                    return true;
-                }
-                Tracepoint::InjectEnd => {
-                    *cost = self.injected_store_ends(cpu);
-                    return true;
-                }
-                Tracepoint::Nonsense(what) => {
-                    self.crash(cpu, what);
-                    return true;
-                }
-            },
+            }
             Exit::MmioRead { address, len } => match self.platform_read(cpu, address) {
                 Some(value) => {
                     self.machine.finish_mmio_read(cpu, value);
@@ -299,6 +275,37 @@ impl World<'_> {
         *cost += if matches!(pending, Pending::Device { .. }) { self.scenario.costs.exit_ns } else { 0 };
         self.vcpus[cpu].pending = pending;
         true
+    }
+
+    /// Takes in what the guest said; returns what the vCPU does next, or `None` when that is settled.
+    fn vcpu_said(&mut self, cpu: usize, said: Tracepoint, cost: &mut u64) -> Option<Pending> {
+        match said {
+            Tracepoint::Event(event) => {
+                if matches!(event, Event::GuestHint { .. }) {
+                    self.hints += 1;
+                }
+                if event == Event::GuestReady {
+                    let Some(stub) = guest_mm::inject_stub(&self.ram) else {
+                        self.crash(cpu, "the driver is up, but the kernel has published nothing of itself".to_owned());
+                        return None;
+                    };
+                    self.inject_stub = stub;
+                }
+                self.learn_pages(&event);
+                Some(Pending::Announced(event))
+            }
+            // A thread that finds a mutex held goes to sleep: its vCPU has other things to do.
+            Tracepoint::Spin { lock, .. } if debug::lock::SLEEPING.contains(&u64::from(lock)) => Some(Pending::Run),
+            Tracepoint::Spin { lock, address } => Some(Pending::Spin { lock, address }),
+            Tracepoint::Panic(message) | Tracepoint::Nonsense(message) => {
+                self.crash(cpu, message);
+                None
+            }
+            Tracepoint::InjectEnd => {
+                *cost = self.injected_store_ends(cpu);
+                None
+            }
+        }
     }
 
     /// What a store to a named page would do first: be recorded, or be made.

@@ -6,7 +6,7 @@ use wire::platform::{self, vector};
 use wire::task;
 
 use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Trigger};
-use crate::world::{Readiness, World};
+use crate::world::World;
 
 /// Where an injection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub(super) enum InjectionState {
 }
 
 impl World<'_> {
-    /// Returns what the injector would do next: the first injection that is due.
-    pub(super) fn injector_next(&self) -> (Readiness, Option<usize>) {
+    /// Returns the injection that can fire first, behind its time in nanoseconds.
+    pub(super) fn injector_next(&self) -> Option<(u64, usize)> {
         let mut soonest: Option<(u64, usize)> = None;
         for (index, state) in self.injections.iter().enumerate() {
             let InjectionState::Armed { at_ns, at_insns } = *state else { continue };
@@ -37,10 +37,7 @@ impl World<'_> {
                 soonest = Some((at_ns, index));
             }
         }
-        match soonest {
-            Some((at_ns, index)) => (Readiness::At(at_ns), Some(index)),
-            None => (Readiness::Idle, None),
-        }
+        soonest
     }
 
     /// Returns whether whom the injection needs is where it can be done.
@@ -115,8 +112,8 @@ impl World<'_> {
         (at_ns, at_insns)
     }
 
-    /// Fires an injection, and returns its cost in nanoseconds.
-    pub(super) fn fire(&mut self, index: usize) -> u64 {
+    /// Fires an injection; a scenario's own doing costs no time.
+    pub(super) fn fire(&mut self, index: usize) {
         let scenario: &Scenario = self.scenario;
         let injection = &scenario.injections[index];
         self.injections[index] = InjectionState::Fired;
@@ -147,7 +144,6 @@ impl World<'_> {
                 self.push_task(usize::from(cpu), op);
             }
         }
-        0
     }
 
     fn inject_write(&mut self, index: usize, first: Pfn, offset: u64, byte: u8, pages: u64) {

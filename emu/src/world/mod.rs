@@ -258,10 +258,7 @@ impl World<'_> {
             Some(InjectionState::Armed { at_ns, .. }) => Some((at_ns, Due::Start)),
             Some(InjectionState::Waiting | InjectionState::Fired) | None => None,
         };
-        let injection = match self.injector_next() {
-            (Readiness::At(at_ns), Some(index)) => Some((at_ns, Due::Injection(index))),
-            _ => None,
-        };
+        let injection = self.injector_next().map(|(at_ns, index)| (at_ns, Due::Injection(index)));
         match (start, injection) {
             (Some(start), Some(injection)) => Some(if injection.0 < start.0 { injection } else { start }),
             (start, injection) => start.or(injection),
