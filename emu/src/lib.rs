@@ -10,5 +10,6 @@ pub mod oracle;
 pub mod outcome;
 pub mod report;
 pub mod scenario;
+pub mod search;
 pub mod vcpu;
 pub mod world;

@@ -1,0 +1,9 @@
+//! The search for orders of events that nobody thought of.
+//!
+//! [`System`] is what is searched; everything else here works on any system, and is tested on a toy.
+
+pub mod system;
+#[cfg(test)]
+mod toy;
+
+pub use system::System;
