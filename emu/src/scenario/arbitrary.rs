@@ -116,10 +116,11 @@ fn make_consistent(scenario: &mut Scenario) {
 
 /// Leaves no value that a variant could not have: fewer vCPUs than are spoken of, chunks without manual clear.
 fn make_variants_consistent(scenario: &mut Scenario) {
-    let injecting = scenario.injections.iter().chain(&scenario.may).filter_map(|injection| match injection.by {
-        Actor::Vcpu(vcpu) => Some(vcpu),
-        _ => None,
-    });
+    let injecting = scenario
+        .injections
+        .iter()
+        .chain(&scenario.may)
+        .filter_map(|injection| if let Actor::Vcpu(vcpu) = injection.by { Some(vcpu) } else { None });
     let last = scenario.guest.tasks.iter().map(|task| task.vcpu).chain(injecting).max().unwrap_or(0);
     scenario.vary.vcpus.retain(|vcpus| *vcpus > last);
     if !scenario.vary.dirty_logs(&scenario.host).contains(&DirtyLog::ManualClear) {
