@@ -27,14 +27,14 @@ use crate::step::{Ctx, Move, Next};
 use crate::transport::{Element, QueueError};
 
 /// The thread's state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Iothread {
     bh_scheduled: bool,
     phase: Phase,
 }
 
 /// Where the thread stands; what it holds is in brackets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     /// Waits for the bottom half to be scheduled.
     Asleep,
@@ -59,7 +59,7 @@ enum Phase {
 }
 
 /// What became of an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Outcome {
     /// An element was returned.
     used: bool,
@@ -68,7 +68,7 @@ struct Outcome {
 }
 
 /// A popped element.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Chain {
     element: Element,
     parts: Vec<Part>,
@@ -80,7 +80,7 @@ struct Chain {
 }
 
 /// A piece of an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Part {
     element: HintElement,
     /// The pages can be discarded.

@@ -13,13 +13,13 @@ use crate::step::{Ctx, Move, Next};
 use crate::transport::Element;
 
 /// The handlers' state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MainLoop {
     kicked: BTreeSet<u16>,
     phase: Phase,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     /// Nothing runs.
     Idle,
@@ -28,7 +28,7 @@ enum Phase {
 }
 
 /// An element and what is to be done for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Work {
     queue: u16,
     role: QueueRole,
@@ -38,7 +38,7 @@ struct Work {
 }
 
 /// One thing to do for an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Item {
     /// Take a page.
     Inflate(Pfn),

@@ -5,6 +5,7 @@
 
 use super::queue::VirtQueue;
 use crate::event::Event;
+use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
 use crate::step::Ctx;
 use wire::virtio::{feature, isr, mmio, status};
@@ -39,7 +40,7 @@ pub enum Written {
 }
 
 /// What a reset forgets.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Registers {
     device_features_sel: u32,
     driver_features_sel: u32,
@@ -79,6 +80,16 @@ impl VirtioMmio {
         self.edge = false;
         for queue in &mut self.queues {
             queue.reset();
+        }
+    }
+
+    /// Adds its state to a hash: the registers, the interrupt line, each queue.
+    pub(crate) fn fold(&self, fold: &mut Fold) {
+        let Self { options: _, registers, queues, generation, edge } = self;
+        fold.add_part(Tag::Registers, &(registers, *generation));
+        fold.add(Tag::Interrupt, u64::from(*edge));
+        for (index, queue) in (0..).zip(queues) {
+            queue.fold(index, fold);
         }
     }
 
