@@ -153,6 +153,13 @@ impl Destination {
         self.contents(pfn).map_or_else(|| ram.is_zero(pfn), |contents| *contents.bytes() == ram.page(pfn))
     }
 
+    /// Returns which of these pages of a 64-page word equal the source's.
+    pub fn equals_at(&self, word: u64, pages: u64, ram: &GuestRam) -> u64 {
+        let same = |bit: &u64| self.equals(Pfn(word * PART_PAGES + bit), ram);
+        let asked = (0..PART_PAGES).filter(|bit| pages >> bit & 1 == 1);
+        asked.filter(same).fold(0, |equal, bit| equal | 1 << bit)
+    }
+
     /// Places a zero record: the main channel always makes the page zero (QEMU: ram_handle_zero()).
     pub fn place_zero(&mut self, pfn: Pfn) {
         if self.contents(pfn).is_some() {

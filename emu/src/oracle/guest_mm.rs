@@ -152,6 +152,7 @@ impl Walk<'_> {
             write: None,
             doom: None,
             blame: Blame::Guest,
+            cause: None,
             what: what(),
         });
     }

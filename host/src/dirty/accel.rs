@@ -87,6 +87,16 @@ impl Accelerator {
         self.logging
     }
 
+    /// Returns the bits of K.
+    pub fn k_bits(&self) -> &DirtyBitmap {
+        &self.k
+    }
+
+    /// Returns the bits of S.
+    pub fn s_bits(&self) -> &DirtyBitmap {
+        &self.s
+    }
+
     /// Returns whether the page is set in K.
     pub fn k(&self, pfn: Pfn) -> bool {
         self.k.test(pfn)

@@ -9,8 +9,8 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod digests;
-mod host;
 mod place;
+mod state;
 mod suite;
 mod vcpu;
 
@@ -25,7 +25,7 @@ type Part = (&'static str, &'static str, fn() -> Vec<Figure>);
 const PARTS: [Part; 5] = [
     ("vcpu", "the guest's speed, and what restores and switches cost", vcpu::figures),
     ("place", "pages from the source's RAM into the destination", place::figures),
-    ("host", "the host's side of a state: clones and hashes", host::figures),
+    ("state", "what a search pays for a state: clones, hashes, the end of a run", state::figures),
     ("suite", "the scenarios, one after the other on one core", suite::figures),
     ("digests", "whether every scenario's digest is the same whoever runs it", digests::figures),
 ];
