@@ -153,6 +153,11 @@ impl Destination {
         self.contents(pfn).map_or_else(|| ram.is_zero(pfn), |contents| *contents.bytes() == ram.page(pfn))
     }
 
+    /// Returns the hash of the contents that arrived for a page, which is kept: `None` where zeros arrived, or nothing.
+    pub fn digest(&self, pfn: Pfn) -> Option<u128> {
+        self.contents(pfn).map(PageContents::digest)
+    }
+
     /// Returns which of these pages of a 64-page word equal the source's.
     pub fn equals_at(&self, word: u64, pages: u64, ram: &GuestRam) -> u64 {
         let same = |bit: &u64| self.equals(Pfn(word * PART_PAGES + bit), ram);
@@ -325,6 +330,10 @@ mod tests {
         let second = first.clone();
         assert!(!first.place_from(Pfn(0), &ram, true));
         assert_eq!((sent.bytes()[0], second.page(Pfn(0))[0], first.page(Pfn(0))[0]), (1, 1, 7));
+        assert_eq!(second.digest(Pfn(0)), Some(sent.digest()));
+        assert_ne!(first.digest(Pfn(0)), second.digest(Pfn(0)));
+        first.place_zero(Pfn(0));
+        assert_eq!([first.digest(Pfn(0)), first.digest(Pfn(1))], [None; 2]);
     }
 
     #[derive(Debug, Clone)]
