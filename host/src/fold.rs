@@ -36,7 +36,6 @@ pub(crate) enum Tag {
     C,
     Cursor,
     Syncs,
-    HasBitmaps,
     Thread,
     BottomHalf,
     Pace,
@@ -50,12 +49,18 @@ pub(crate) enum Tag {
     Received,
     Contents,
     Content,
-    BalloonNumbers,
+    BalloonTarget,
+    BalloonDriver,
+    BalloonTruths,
     Hinting,
+    IothreadBlocked,
+    BottomHalfScheduled,
     Iothread,
+    Kicked,
     MainLoop,
     Stats,
     Registers,
+    DeviceStatus,
     Interrupt,
     Queue,
 }
@@ -119,6 +124,13 @@ impl Fold {
     /// Returns the hash.
     pub fn sum(self) -> u128 {
         self.sum
+    }
+
+    /// Adds truths, each a part of its own.
+    pub(crate) fn add_each<const N: usize>(&mut self, tag: Tag, truths: [bool; N]) {
+        for (index, truth) in (0..).zip(truths) {
+            self.word(tag as u64, index, u64::from(truth));
+        }
     }
 
     pub(crate) fn add(&mut self, tag: Tag, value: u64) {

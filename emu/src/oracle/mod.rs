@@ -3,7 +3,7 @@
 //! It sees events, writes, and read-only observations ([`Observed`]); never the private state of vCPU, device or migration. What it holds true
 //! stands in [`rules`], with sources; the guest's own rules in [`guest_mm`]. Main type: [`Oracle`]; at the end it becomes [`Findings`].
 //!
-//! Every page has a version, raised by every write whoever made it (`pages`). From a migration's first sync on, each event that can remove
+//! Of every page is known whether it was written since it was sent, whoever wrote it (`pages`). From a migration's first sync on, each event that can remove
 //! a record of dirtiness makes the oracle look whether the pages concerned still owe a write and have it recorded (`records`); the first
 //! event after which one does not is the step that doomed the page. When the destination starts, bytes are compared, and what
 //! differs without excuse is lost. Hints are judged by the device's own announcements (`hinting`).

@@ -128,8 +128,12 @@ impl Records {
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
         let Self { migrating, tracking, unmerged, syncing, hand, pending, near_misses: _ } = self;
-        let hand = hand.map(|(pfn, _)| pfn);
-        fold.part(tag, 0, &(*migrating, *tracking, *unmerged, *syncing, hand, pending));
+        for (index, truth) in (0..).zip([*migrating, *tracking, *unmerged, *syncing]) {
+            fold.word(tag, index, u64::from(truth));
+        }
+        fold.part(tag, 4, &hand.map(|(pfn, _)| pfn));
+        // In whatever order they were written: they are looked at together.
+        pending.iter().for_each(|pfn| fold.word(!tag, pfn.0, 1));
     }
 
     /// A migration starts: nothing is sent.

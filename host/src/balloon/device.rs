@@ -185,10 +185,12 @@ impl BalloonDevice {
         let BalloonState { num_pages, actual, poison_val, config, vm_running, inhibited, hinting, iothread, main_loop, stats } = state;
         // The other bytes are filled in anew before anybody looks at them.
         let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
-        fold.add_part(Tag::BalloonNumbers, &(*num_pages, *actual, *poison_val, kept, *vm_running, *inhibited));
+        fold.add(Tag::BalloonTarget, u64::from(*num_pages));
+        fold.add_part(Tag::BalloonDriver, &(*actual, *poison_val, kept));
+        fold.add_each(Tag::BalloonTruths, [*vm_running, *inhibited]);
         hinting.fold(fold);
-        fold.add_part(Tag::Iothread, iothread);
-        fold.add_part(Tag::MainLoop, main_loop);
+        iothread.fold(fold);
+        main_loop.fold(fold);
         stats.fold(now_ns, fold);
     }
 

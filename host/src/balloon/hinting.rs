@@ -55,7 +55,8 @@ impl Hinting {
 
     pub(super) fn fold(&self, fold: &mut Fold) {
         let Self { status, cmd_id, block_iothread, complete } = self;
-        fold.add_part(Tag::Hinting, &(*status, *cmd_id, *block_iothread, *complete));
+        fold.add_part(Tag::Hinting, &(*status, *cmd_id, *complete));
+        fold.add(Tag::IothreadBlocked, u64::from(*block_iothread));
     }
 
     /// Returns the status.

@@ -21,13 +21,14 @@ use super::hinting::IdEffect;
 use super::reporting::{pages, whole};
 use crate::event::{CmdId, Event, EventKind, HintElement, HintStatus, LockId, PageRange};
 use crate::fault::Fault;
+use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
 use crate::migration::notifier::HintSink;
 use crate::step::{Ctx, Move, Next};
 use crate::transport::{Element, QueueError};
 
 /// The thread's state.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iothread {
     bh_scheduled: bool,
     phase: Phase,
@@ -109,6 +110,12 @@ enum Action {
 impl Iothread {
     pub(super) fn new() -> Self {
         Self { bh_scheduled: false, phase: Phase::Asleep }
+    }
+
+    pub(super) fn fold(&self, fold: &mut Fold) {
+        let Self { bh_scheduled, phase } = self;
+        fold.add(Tag::BottomHalfScheduled, u64::from(*bh_scheduled));
+        fold.add_part(Tag::Iothread, phase);
     }
 
     pub(super) fn schedule(&mut self) {

@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 
 use super::device::{BalloonDevice, QueueRole};
 use crate::event::{Event, EventKind, LockId, PageRange, Pfn};
+use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
 use crate::step::{Ctx, Move, Next};
 use crate::transport::Element;
 
 /// The handlers' state.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MainLoop {
     kicked: BTreeSet<u16>,
     phase: Phase,
@@ -72,6 +73,12 @@ impl Item {
 impl MainLoop {
     pub(super) fn new() -> Self {
         Self { kicked: BTreeSet::new(), phase: Phase::Idle }
+    }
+
+    pub(super) fn fold(&self, fold: &mut Fold) {
+        let Self { kicked, phase } = self;
+        kicked.iter().for_each(|queue| fold.word(Tag::Kicked as u64, u64::from(*queue), 1));
+        fold.add_part(Tag::MainLoop, phase);
     }
 
     pub(super) fn schedule(&mut self, queue: u16) {

@@ -484,8 +484,7 @@ impl Run {
             zero_ns: _,
         } = self;
         fold.add_part(Tag::Status, status);
-        fold.add_part(Tag::Run, &(*tried, *stopped_vm, *link_down, *destination_done));
-        fold.add(Tag::HasBitmaps, u64::from(ram.is_some()));
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some()]);
         if let Some(ram) = ram {
             ram.fold(options.rounds_min, fold);
         }
