@@ -49,6 +49,14 @@ pub(super) enum Command {
         /// The other.
         b: PathBuf,
     },
+    /// Put result folders of one search together. In any order they give the same bytes.
+    Merge {
+        /// The folder to make: a new or an empty one.
+        out: PathBuf,
+        /// Result folders, of any shards, finished or not. They are left as they are.
+        #[arg(required = true, value_name = "DIR")]
+        folders: Vec<PathBuf>,
+    },
     /// List the faults that can be switched on.
     Faults,
     /// List the events that scenarios and timelines speak of.
