@@ -47,7 +47,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // The lock goes with the open file in any case.
         let _ = self.file.set_len(0);
+        // The lock goes with the open file, but a process that is just being started from here may hold a copy of that for a moment.
+        let _ = self.file.unlock();
     }
 }
