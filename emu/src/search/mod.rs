@@ -2,8 +2,11 @@
 //!
 //! [`System`] is what is searched; everything else here works on any system, and is tested on a toy.
 
+pub mod results;
+pub mod shard;
 pub mod system;
 #[cfg(test)]
 mod toy;
 
+pub use shard::{Shard, Shards, shard_of};
 pub use system::System;
