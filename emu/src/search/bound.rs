@@ -1,7 +1,7 @@
 //! What can be said of defects that were not found: the guarantee of PCT, where it holds.
 //!
 //! A schedule of `pct:d` brings about a defect of depth `d` or less with probability 1 / (n k^(d-1)) at least, if there are n actors and no schedule is
-//! longer than the k moves over which change points were drawn (MSR-TR-2010-3, theorem 9). All arithmetic is in integers and rounds towards "missed".
+//! longer than the k moves over which change points were drawn (MSR-TR-2010-3). All arithmetic is in integers and rounds towards "missed".
 
 use std::fmt;
 

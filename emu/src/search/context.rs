@@ -1,7 +1,7 @@
 //! One variant's system on one thread, and what is known of it.
 
 use super::block::{BlockResult, Finding, Hits, Signature, Tally};
-use super::coverage::Tracker;
+use super::coverage::{Coverage, Tracker};
 use super::explore::Options;
 use super::graph::{Buffers, Graph, GraphLimits, Known};
 use super::strategy::{Scheduler, Strategy};
@@ -200,12 +200,41 @@ impl Count {
         self.result.failed(&Finding { variant, signature: Signature::from(ending), seed, strategy, choices, schedules: 1, hits });
     }
 
-    fn finish(self, coverage: super::coverage::Coverage) -> BlockResult {
+    fn finish(self, coverage: Coverage) -> BlockResult {
         let Self { mut result, tallies, endings, states } = self;
         tallies.iter().for_each(|tally| result.count(tally));
         endings.iter().for_each(|(ending, schedules)| result.ended(Signature::from(ending), *schedules));
         result.states.add(&states);
         result.coverage = coverage;
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graph_that_knows_little_rests_and_is_tried_again() {
+        let mut pace = Pace::default();
+        let (mut moves, mut tried) = ((0, 0), Vec::new());
+        for schedule in 0..3 * (Pace::FIRST + Pace::REST) * Pace::PERIOD {
+            if pace.is_worth_it() {
+                tried.push(schedule / Pace::PERIOD);
+                // A tenth of the moves is known.
+                moves = (moves.0 + 4, moves.1 + 36);
+                pace.ran(moves);
+            }
+        }
+        tried.dedup();
+        assert_eq!(tried, [0, 1, 2, 3, 4, 5, 6, 7, 8, 24, 40, 56]);
+        for _ in 0..20 * Pace::PERIOD {
+            // From here on, nearly all are; a rest that has begun is still had.
+            if pace.is_worth_it() {
+                moves = (moves.0 + 39, moves.1 + 1);
+                pace.ran(moves);
+            }
+        }
+        assert_eq!(pace.rest, 0);
     }
 }

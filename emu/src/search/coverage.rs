@@ -169,12 +169,27 @@ pub(super) const SILENT: Label = Label::MAX;
 /// What happened to an object in the current schedule.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    /// The schedule that the rest is about.
-    schedule: u32,
+    /// The count of schedules that the rest is about.
+    count: u32,
     changer: Label,
     changer_actor: u16,
     /// Actors that looked since the last change, a bit each.
     lookers: u64,
+}
+
+/// Who ever touched an object, of the moves that a tracker was told of by [`Tracker::meet`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Users {
+    /// Actors, a bit each.
+    actors: u64,
+    changed: bool,
+}
+
+impl Users {
+    /// Returns whether there can be pairs on the object: several actors, and one that changes it.
+    fn can_pair(self) -> bool {
+        self.changed && self.actors.count_ones() > 1
+    }
 }
 
 /// How often a pair was seen in the current block.
@@ -197,6 +212,10 @@ pub(super) struct Tracker {
     slots: Vec<Slot>,
     /// By object and actor: with what it looked.
     looked: Vec<Label>,
+    /// By object.
+    users: Vec<Users>,
+    /// How many objects there can be pairs on.
+    version: u32,
     /// By earlier and later label, in rows of `stride`.
     sightings: Vec<Sighting>,
     stride: usize,
@@ -205,6 +224,8 @@ pub(super) struct Tracker {
     schedule: u32,
     /// The last schedule before this block.
     block: u32,
+    /// Schedules that were begun, or begun again.
+    count: u32,
 }
 
 /// Classes of objects.
@@ -223,18 +244,22 @@ impl Tracker {
             cell_index: Index::default(),
             slots: Vec::new(),
             looked: Vec::new(),
+            users: Vec::new(),
+            version: 0,
             sightings: Vec::new(),
             stride: 0,
             seen: Vec::new(),
             schedule: 0,
             block: 0,
+            count: 0,
         };
         (0..CLASSES).for_each(|_| tracker.add_slot());
         tracker
     }
 
     fn add_slot(&mut self) {
-        self.slots.push(Slot { schedule: 0, changer: SILENT, changer_actor: 0, lookers: 0 });
+        self.slots.push(Slot { count: 0, changer: SILENT, changer_actor: 0, lookers: 0 });
+        self.users.push(Users::default());
         self.looked.resize(self.slots.len() * self.actors, SILENT);
     }
 
@@ -296,6 +321,35 @@ impl Tracker {
     /// Starts a schedule.
     pub(super) fn begin(&mut self) {
         self.schedule += 1;
+        self.count += 1;
+    }
+
+    /// Starts the same schedule again: its moves are about to be told once more, and what was seen of it stays.
+    pub(super) fn begin_again(&mut self) {
+        self.count += 1;
+    }
+
+    /// Remembers who touches what. Where only one actor was met, or nobody who changes, there are no pairs: such objects can be left out of
+    /// [`Tracker::moved`] until [`Tracker::version`] changes.
+    pub(super) fn meet(&mut self, actor: u16, label: Label, touches: &[u32]) {
+        for touch in touches.iter().filter(|_| label != SILENT) {
+            let users = &mut self.users[(touch >> 1) as usize];
+            let could = users.can_pair();
+            users.actors |= 1 << actor;
+            users.changed |= touch & 1 == 1;
+            self.version += u32::from(users.can_pair() != could);
+        }
+    }
+
+    /// Returns a number that changes when there can be pairs on another object.
+    pub(super) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Puts what there can be pairs on to the front of a list; returns how many those are.
+    pub(super) fn sort(&self, touches: &mut [u32]) -> u32 {
+        touches.sort_unstable_by_key(|touch| (!self.users[(touch >> 1) as usize].can_pair(), *touch));
+        touches.partition_point(|touch| self.users[(touch >> 1) as usize].can_pair()) as u32
     }
 
     /// Takes in a move.
@@ -306,13 +360,13 @@ impl Tracker {
         for touch in touches {
             let (object, changes) = ((touch >> 1) as usize, touch & 1 == 1);
             let slot = &mut self.slots[object];
-            if slot.schedule != self.schedule {
-                *slot = Slot { schedule: self.schedule, changer: SILENT, changer_actor: 0, lookers: 0 };
+            if slot.count != self.count {
+                *slot = Slot { count: self.count, changer: SILENT, changer_actor: 0, lookers: 0 };
             }
             let Slot { changer, changer_actor, lookers, .. } = *slot;
             let row = object * self.actors;
             if changes {
-                *slot = Slot { schedule: self.schedule, changer: label, changer_actor: actor, lookers: 0 };
+                *slot = Slot { count: self.count, changer: label, changer_actor: actor, lookers: 0 };
             } else {
                 slot.lookers |= 1 << actor;
                 self.looked[row + usize::from(actor)] = label;
@@ -350,9 +404,9 @@ impl Tracker {
             pairs.push(Pair { before: key(before), then: key(then), sightings, first: first + u64::from(schedule) });
         }
         pairs.sort_unstable_by_key(Pair::keys);
-        if self.schedule > u32::MAX / 2 {
-            self.slots.iter_mut().for_each(|slot| slot.schedule = 0);
-            self.schedule = 0;
+        if self.count > u32::MAX / 2 {
+            self.slots.iter_mut().for_each(|slot| slot.count = 0);
+            (self.schedule, self.count) = (0, 0);
         }
         self.block = self.schedule;
         Coverage { pairs }

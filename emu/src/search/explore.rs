@@ -26,7 +26,7 @@ use super::walk::{Pilot, Run};
 const STACK_BYTES: usize = 8 << 20;
 
 /// How many blocks a thread may be ahead of the last result that was delivered.
-const AHEAD_MAX: u64 = 16;
+const AHEAD_MAX: u64 = 64;
 
 /// What is searched, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -313,6 +313,270 @@ impl<B> Drop for CloseOnPanic<'_, B> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.close();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::search::block::{Repeated, Summary};
+    use crate::search::strategy::Strategy as Drawn;
+    use crate::search::system::{Choice, Edge, Ending, Step};
+    use crate::search::toy::{Flaw, Size, Toy};
+    use crate::search::walk::replay;
+
+    const SIZE: Size = Size { rounds: 2, noise: 3 };
+    const FLAWS: [Flaw; 2] = [Flaw::StopSkipped, Flaw::StopUnlocked];
+
+    fn all<S: System>(
+        explorer: &Explorer<impl Fn(u32) -> S + Sync>,
+        blocks: impl IntoIterator<Item = u64, IntoIter: Send>,
+    ) -> Vec<BlockResult> {
+        let mut results = Vec::new();
+        let finish = explorer.run(blocks, &AtomicBool::new(false), |result| {
+            results.push(result);
+            ControlFlow::Continue(())
+        });
+        assert_eq!(finish, Finish::Done);
+        results
+    }
+
+    fn summary(results: &[BlockResult]) -> Summary {
+        let mut summary = Summary::default();
+        results.iter().for_each(|result| summary.add(result).expect("each block once"));
+        summary
+    }
+
+    /// A toy that also touches cells: some of one actor alone, some that are only looked at, some that the actors have in common.
+    struct Celled {
+        toy: Toy,
+        step: Step,
+    }
+
+    impl Celled {
+        fn new(flaw: Flaw, size: Size) -> Self {
+            Self { toy: Toy::new(flaw, size), step: Step::default() }
+        }
+    }
+
+    impl System for Celled {
+        type Saved = <Toy as System>::Saved;
+
+        fn actors(&self) -> u16 {
+            self.toy.actors()
+        }
+
+        fn choices(&mut self, into: &mut Vec<Choice>) {
+            self.toy.choices(into);
+        }
+
+        fn take(&mut self, choice: Choice) {
+            self.toy.take(choice);
+            self.step = self.toy.step().clone();
+            let happened = self.step.happened[0];
+            let (kind, actor) = (u32::from(happened.key.kind), u32::from(choice.actor));
+            self.step.footprint.looked = vec![1, 2, 10 + kind, 100 + actor];
+            self.step.footprint.changed = vec![100 + actor, 200 + (kind * happened.nth) % 7, 300 + kind % 2];
+        }
+
+        fn step(&self) -> &Step {
+            &self.step
+        }
+
+        fn ending(&mut self) -> Ending {
+            self.toy.ending()
+        }
+
+        fn save(&mut self) -> Self::Saved {
+            self.toy.save()
+        }
+
+        fn put_back(&mut self, saved: &Self::Saved) {
+            self.toy.put_back(saved);
+        }
+
+        fn hash(&mut self) -> u128 {
+            self.toy.hash()
+        }
+
+        fn constrain(&mut self, edges: &[Edge]) {
+            self.toy.constrain(edges);
+        }
+    }
+
+    /// Flaws as variants.
+    fn flawed(variant: u32) -> Toy {
+        Toy::new([Flaw::None, Flaw::StopSkipped, Flaw::StopUnlocked][variant as usize], SIZE)
+    }
+
+    /// Schedules until a flaw shows, on average over the first seeds of twenty searches.
+    fn schedules_to_find(strategy: Drawn, flaw: Flaw, schedules_max: u64) -> Option<u64> {
+        let portfolio = Portfolio::of(&[strategy]).expect("one");
+        let explorer = Explorer::new(Options { portfolio, ..Options::default() }, |_| Toy::new(flaw, Size { rounds: 2, noise: 8 }));
+        let mut context = explorer.context(0);
+        let needed = |search: u64| {
+            let mut seeds = (0..schedules_max).map(|number| search << 32 | number);
+            seeds.position(|seed| context.schedule(&explorer.options, seed).ending.is_failure()).map(|at| at as u64 + 1)
+        };
+        (0..20).map(needed).sum::<Option<u64>>().map(|sum| sum.div_ceil(20))
+    }
+
+    #[test]
+    fn each_strategy_finds_each_flaw() {
+        use Drawn::{Pct, Pos, Random, Urw};
+        let needed = [Pos, Urw, Random, Pct(2), Pct(3), Pct(5)].map(|strategy| {
+            let [skipped, unlocked] =
+                FLAWS.map(|flaw| schedules_to_find(strategy, flaw, 20_000).map_or("never".to_owned(), |n| n.to_string()));
+            format!("{strategy}: {skipped}, {unlocked}")
+        });
+        assert_eq!(needed, ["pos: 12, 58", "urw: 17, 61", "random: 23, 127", "pct:2: 79, never", "pct:3: 52, 1565", "pct:5: 52, 490"]);
+    }
+
+    #[test]
+    fn results_do_not_depend_on_threads_or_on_what_is_known() {
+        let graphs = [None, Some(0), Some(20_000), Some(1 << 20)];
+        let options = |threads, memory: Option<u64>| Options {
+            seed: 77,
+            block_len: 32,
+            variants: 3,
+            threads,
+            graph: memory.map(|memory_bytes| GraphLimits { memory_bytes, saved_bytes: 200 }),
+            ..Options::default()
+        };
+        let expected = all(&Explorer::new(options(1, None), flawed), 0..24);
+        assert_eq!(expected.iter().map(|result| result.block).collect::<Vec<_>>(), (0..24).collect::<Vec<_>>());
+        let found = summary(&expected);
+        assert_eq!(found.schedules(), 24 * 32);
+        assert_eq!(found.findings.iter().map(|finding| finding.variant).collect::<Vec<_>>(), [1, 2]);
+        for threads in [1, 2, 4] {
+            for memory in graphs {
+                let results = all(&Explorer::new(options(threads, memory), flawed), 0..24);
+                assert_eq!(results, expected, "{threads} threads, {memory:?} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_finding_replays_from_its_choices_and_from_its_seed() {
+        let explorer = Explorer::new(Options { variants: 3, ..Options::default() }, flawed);
+        let found = summary(&all(&explorer, 0..30));
+        assert_eq!(found.findings.len(), 2);
+        for finding in &found.findings {
+            let run = explorer.schedule(finding.variant, finding.seed);
+            assert_eq!((run.strategy, &run.choices), (finding.strategy, &finding.choices));
+            let mut toy = flawed(finding.variant);
+            let root = toy.save();
+            let ending = replay(&mut toy, &root, &finding.choices, &mut ()).expect("a schedule of this system").expect("the run's end");
+            assert_eq!((&ending, crate::search::block::Signature::from(&ending)), (&run.ending, finding.signature.clone()));
+            let lowest = finding.hits.iter().map(|hits| hits.seed).min();
+            assert_eq!(lowest, Some(finding.seed));
+            assert_eq!(finding.hits.iter().map(|hits| hits.schedules).sum::<u64>(), finding.schedules);
+        }
+    }
+
+    #[test]
+    fn bounds_are_given_for_pct_only_and_only_when_no_schedule_was_longer() {
+        let portfolio = Portfolio::of(&[Drawn::Pct(3), Drawn::Pos]).expect("two");
+        let options = Options { portfolio, ..Options::default() };
+        let found = summary(&all(&Explorer::new(options.clone(), flawed), 0..10));
+        let [bound] = found.bounds()[..] else { panic!("{:?}", found.bounds()) };
+        assert_eq!((bound.depth, bound.actors, bound.schedules), (3, 3, 320));
+        let longest = found.tallies.iter().map(|tally| tally.longest).max().map_or(0, u64::from);
+        assert!(longest > 0 && bound.moves >= longest, "{bound:?}, {longest} moves");
+        // Schedules that are given up could have been longer.
+        let short = Options { moves_max: 15, ..options };
+        let found = summary(&all(&Explorer::new(short, flawed), 0..10));
+        assert_eq!(found.bounds(), []);
+        assert_eq!(
+            found.endings.iter().map(|count| (count.signature.verdict.as_str(), count.schedules)).collect::<Vec<_>>(),
+            [("stall", 640)]
+        );
+        assert_eq!(found.findings, []);
+    }
+
+    #[test]
+    fn what_was_delivered_when_a_search_is_stopped_is_what_a_whole_one_delivers() {
+        let options = Options { threads: 3, block_len: 8, ..Options::default() };
+        let whole = all(&Explorer::new(options.clone(), flawed), 0..50);
+        let mut delivered = Vec::new();
+        let explorer = Explorer::new(options, flawed);
+        let finish = explorer.run(0.., &AtomicBool::new(false), |result| {
+            delivered.push(result);
+            if delivered.len() == 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!((finish, &delivered[..]), (Finish::Stopped, &whole[..20]));
+        delivered.clear();
+        let stop = AtomicBool::new(false);
+        let finish = explorer.run(0.., &stop, |result| {
+            delivered.push(result);
+            stop.store(delivered.len() >= 20, Ordering::Relaxed);
+            ControlFlow::Continue(())
+        });
+        assert_eq!(finish, Finish::Stopped);
+        assert!(delivered.len() >= 20 && delivered[..20] == whole[..20]);
+    }
+
+    #[test]
+    fn a_panic_of_a_system_ends_the_search() {
+        let options = Options { threads: 3, variants: 3, ..Options::default() };
+        let explorer = Explorer::new(options, |variant| if variant == 2 { panic!("no such system") } else { flawed(variant) });
+        let search = || explorer.run(0.., &AtomicBool::new(false), |_| ControlFlow::Continue(()));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(search)).is_err());
+    }
+
+    #[test]
+    fn shards_are_parts_of_all_blocks_for_good() {
+        let shards = [1, 2, 3].map(|number| Shard::new(number, 3).expect("one of three"));
+        for block in 0..300 {
+            assert_eq!(shards.iter().filter(|shard| shard.has(5, block)).count(), 1);
+            assert!(Shard::ALL.has(5, block));
+        }
+        let first = |seed: u64| (0..).filter(|block| shards[0].has(seed, *block)).take(5).collect::<Vec<u64>>();
+        assert_eq!([first(0), first(1)], [[1, 2, 3, 8, 9], [2, 4, 5, 6, 8]]);
+        assert_eq!("2/3".parse(), Ok(shards[1]));
+        for text in ["", "1", "0/3", "4/3", "1/0", "01/3", "1/3/5", "-1/3"] {
+            assert_eq!(text.parse::<Shard>(), Err(NoShard(text.to_owned())));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn results_add_up_in_any_order(seed in any::<u64>(), order in Just((0..9u64).collect::<Vec<_>>()).prop_shuffle(), cut in 0..=9usize) {
+            let options = Options { seed, block_len: 5, variants: 3, ..Options::default() };
+            let results = all(&Explorer::new(options, flawed), 0..9);
+            let whole = summary(&results);
+            let shuffled: Vec<BlockResult> = order.iter().map(|block| results[*block as usize].clone()).collect();
+            let (mut left, right) = (summary(&shuffled[..cut]), summary(&shuffled[cut..]));
+            prop_assert_eq!(left.merge(&right), Ok(()));
+            prop_assert_eq!(&left, &whole);
+            let text = serde_json::to_string(&whole).expect("plain data");
+            prop_assert_eq!(&serde_json::from_str::<Summary>(&text).expect("as written"), &whole);
+            if let Some(repeated) = shuffled.last() {
+                prop_assert_eq!(left.add(repeated), Err(Repeated { block: repeated.block }));
+                prop_assert!(left.merge(&right).is_err() || cut == 9);
+                prop_assert_eq!(&left, &whole);
+            }
+        }
+
+        #[test]
+        fn known_ground_gives_what_the_system_gives(
+            seed in any::<u64>(),
+            flaw in prop::sample::select(vec![Flaw::None, Flaw::StopSkipped, Flaw::StopUnlocked]),
+            rounds in 1..4u8,
+            noise in 0..4u8,
+            memory_bytes in prop::sample::select(vec![0u64, 3_000, 40_000, 1 << 24]),
+            saved_bytes in prop::sample::select(vec![1u64, 1_000, 1 << 30]),
+            moves_max in prop::sample::select(vec![7u32, 12, 1_000]),
+        ) {
+            let options = |graph| Options { seed, graph, moves_max, ..Options::default() };
+            let toy = |_| Celled::new(flaw, Size { rounds, noise });
+            let known = Explorer::new(options(Some(GraphLimits { memory_bytes, saved_bytes })), toy);
+            prop_assert_eq!(all(&known, 0..6), all(&Explorer::new(options(None), toy), 0..6));
         }
     }
 }

@@ -5,6 +5,8 @@
 //! to the nearest state on its path that was saved, and makes the moves from there. What a schedule gives is the same as on the system itself; only
 //! the time that it takes depends on what is known.
 //!
+//! A state is hashed before the system is asked for its choices there: asking must not change the hash.
+//!
 //! Tables are flat, and the parts that repeat are kept once: lists of choices, and what a move used.
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -64,6 +66,9 @@ struct Made {
     label: Label,
     used: Objects,
     touches: Part,
+    /// How many of these, in front, are on objects that there can be pairs on, as of this version of the tracker.
+    pairing: u32,
+    version: u32,
 }
 
 /// Things that are kept once, by a hash of their content.
@@ -204,10 +209,27 @@ impl<T: Clone> Graph<T> {
         self.done.find(hash).unwrap_or_else(|| {
             let touched = Part { start: self.touches.len() as u32, len: touches.len() as u32 };
             self.touches.extend_from_slice(touches);
-            self.made.push(Made { actor, label, used, touches: touched });
+            self.made.push(Made { actor, label, used, touches: touched, pairing: 0, version: NONE });
             self.used_bytes += (size_of_val(touches) + size_of::<Made>() + size_of::<u128>()) as u64;
             self.done.add(hash)
         })
+    }
+
+    /// Tells a tracker of a move that is known.
+    fn show(&mut self, made: u32, tracker: &mut Tracker) -> Objects {
+        let Made { actor, label, used, touches, pairing, version } = &mut self.made[made as usize];
+        let touches = &mut self.touches[touches.start as usize..][..touches.len as usize];
+        if *version != tracker.version() {
+            (*pairing, *version) = (tracker.sort(touches), tracker.version());
+        }
+        tracker.moved(*actor, *label, &touches[..*pairing as usize]);
+        *used
+    }
+
+    /// Returns the edge of a choice that was made at a node, if both its ends are known.
+    fn edge(&self, node: u32, index: u32) -> Option<Edge> {
+        let node = self.nodes.get(node as usize)?;
+        Some(self.edges[(node.edges + index) as usize]).filter(|edge| edge.next != NONE)
     }
 
     fn choices_at(&self, node: u32) -> &[Choice] {
@@ -222,6 +244,17 @@ pub(super) struct Buffers {
     picks: Vec<u32>,
     offered: Vec<Choice>,
     before: Vec<Choice>,
+    touches: Vec<u32>,
+    strays: Vec<Stray>,
+}
+
+/// A move of a walk that has no edge.
+#[derive(Debug, Clone)]
+struct Stray {
+    /// Its place on the path.
+    place: usize,
+    actor: u16,
+    label: Label,
     touches: Vec<u32>,
 }
 
@@ -250,6 +283,7 @@ impl<'a, S: System> Known<'a, S> {
     pub(super) fn new(system: &'a mut S, graph: &'a mut Graph<S::Saved>, tracker: &'a mut Tracker, buffers: &'a mut Buffers) -> Self {
         buffers.path.clear();
         buffers.picks.clear();
+        buffers.strays.clear();
         buffers.path.push(0);
         let used = Objects::default();
         Self { system, graph, tracker, buffers, here: 0, there: NONE, used, stands: None, asked: false }
@@ -266,9 +300,7 @@ impl<'a, S: System> Known<'a, S> {
     /// Follows a known move.
     fn follow(&mut self, Edge { next, made }: Edge) {
         self.graph.followed += 1;
-        let Made { actor, label, used, touches } = self.graph.made[made as usize];
-        self.tracker.moved(actor, label, touches.of(&self.graph.touches));
-        self.used = used;
+        self.used = self.graph.show(made, self.tracker);
         self.here = next;
     }
 
@@ -310,26 +342,57 @@ impl<'a, S: System> Known<'a, S> {
             if !self.asked {
                 self.system.choices(&mut self.buffers.offered);
             }
-            debug_assert_eq!(self.buffers.offered, self.graph.choices_at(self.here), "equal hashes have equal choices");
+            let known = self.graph.choices_at(self.here).get(index);
+            assert_eq!(self.buffers.offered.get(index), known, "states of equal hash do not offer the same");
         }
         let choice = self.buffers.offered[index];
         self.system.take(choice);
         self.graph.lived += 1;
         std::mem::swap(&mut self.buffers.offered, &mut self.buffers.before);
-        self.buffers.touches.clear();
-        let step: &Step = self.system.step();
-        self.tracker.touches(step, &mut self.buffers.touches);
-        let label = self.tracker.label(&choice, step);
-        self.used = step.footprint.objects;
-        self.tracker.moved(choice.actor, label, &self.buffers.touches);
-        (self.stands, self.asked) = (Some(self.buffers.path.len()), false);
+        let place = self.buffers.path.len();
+        (self.stands, self.asked) = (Some(place), false);
+        let label = self.see(&choice);
         let next = self.arrive();
         if self.here != NONE && next != NONE {
             let made = self.graph.made(choice.actor, label, self.used, &self.buffers.touches);
             let edge = self.graph.nodes[self.here as usize].edges as usize + index;
             self.graph.edges[edge] = Edge { next, made };
+        } else {
+            let touches = self.buffers.touches.clone();
+            self.buffers.strays.push(Stray { place: place - 1, actor: choice.actor, label, touches });
         }
         self.here = next;
+    }
+
+    /// Tells the tracker of the move that the system has just made. What it touched is in the buffers then.
+    fn see(&mut self, choice: &Choice) -> Label {
+        let step: &Step = self.system.step();
+        self.used = step.footprint.objects;
+        self.buffers.touches.clear();
+        self.tracker.touches(step, &mut self.buffers.touches);
+        let label = self.tracker.label(choice, step);
+        let version = self.tracker.version();
+        self.tracker.meet(choice.actor, label, &self.buffers.touches);
+        if version != self.tracker.version() {
+            // The moves before were told without what this one has in common with them.
+            self.tell_again();
+        }
+        self.tracker.moved(choice.actor, label, &self.buffers.touches);
+        label
+    }
+
+    /// Tells the tracker of all moves up to the walk's place once more.
+    fn tell_again(&mut self) {
+        self.tracker.begin_again();
+        let mut strays = self.buffers.strays.iter().peekable();
+        for place in 0..self.buffers.path.len() - 1 {
+            if let Some(stray) = strays.next_if(|stray| stray.place == place) {
+                self.tracker.moved(stray.actor, stray.label, &stray.touches);
+            } else {
+                let edge = self.graph.edge(self.buffers.path[place], self.buffers.picks[place]).expect("a move is known, or a stray");
+                self.graph.show(edge.made, self.tracker);
+            }
+        }
     }
 
     /// Returns the node of the system's state; [`NONE`] if there is no room for a new one. Then the buffers have the choices.
@@ -358,10 +421,7 @@ impl<S: System> Ground for Known<'_, S> {
 
     fn take(&mut self, index: usize) {
         self.there = self.here;
-        let edge = match self.here {
-            NONE => None,
-            here => Some(self.graph.edges[self.graph.nodes[here as usize].edges as usize + index]).filter(|edge| edge.next != NONE),
-        };
+        let edge = self.graph.edge(self.here, index as u32);
         self.buffers.picks.push(index as u32);
         match edge {
             Some(edge) => self.follow(edge),

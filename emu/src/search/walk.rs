@@ -205,3 +205,129 @@ pub fn replay<S: System>(
     let over = ground.offered().is_empty();
     Ok(over.then(|| ground.ending()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::system::{Edge, Footprint, Happening, Key};
+
+    /// Actor 0 wakes up again and again until actor 1 has moved; two injections can be made at any time before that.
+    #[derive(Debug, Clone, Default)]
+    struct Sleeper {
+        state: State,
+        step: Step,
+    }
+
+    #[derive(Debug, Clone, Default)]
+    struct State {
+        injected: [bool; 2],
+        over: bool,
+        wakes: u32,
+    }
+
+    impl System for Sleeper {
+        type Saved = State;
+
+        fn actors(&self) -> u16 {
+            3
+        }
+
+        fn choices(&mut self, into: &mut Vec<Choice>) {
+            into.clear();
+            let choice = |id, actor| Choice { id, actor, key: None, objects: Objects { shared: 1, changed: 0 } };
+            if !self.state.over {
+                into.extend([choice(0, 0), choice(1, 1)]);
+                into.extend((0..2).filter(|index| !self.state.injected[usize::from(*index)]).map(|index| choice(3 + index, 2)));
+            }
+        }
+
+        fn take(&mut self, choice: Choice) {
+            match choice.id {
+                0 => self.state.wakes += 1,
+                1 => self.state.over = true,
+                id => self.state.injected[usize::from(id - 3)] = true,
+            }
+            let key = Key { kind: choice.id, page: Key::NO_PAGE };
+            self.step = Step {
+                happened: vec![Happening { key, nth: 1 }],
+                footprint: Footprint { objects: choice.objects, ..Footprint::default() },
+            };
+        }
+
+        fn step(&self) -> &Step {
+            &self.step
+        }
+
+        fn ending(&mut self) -> Ending {
+            Ending { verdict: Verdict::Pass, rule: None, blame: None, cause: None }
+        }
+
+        fn save(&mut self) -> State {
+            self.state.clone()
+        }
+
+        fn put_back(&mut self, saved: &State) {
+            self.state = saved.clone();
+        }
+
+        fn hash(&mut self) -> u128 {
+            let State { injected, over, wakes } = self.state;
+            u128::from(wakes) << 3 | u128::from(over) << 2 | u128::from(injected[0]) << 1 | u128::from(injected[1])
+        }
+
+        fn constrain(&mut self, edges: &[Edge]) {
+            assert!(edges.is_empty(), "nothing here can be ordered");
+        }
+    }
+
+    /// Counts moves.
+    impl Observer for Vec<(u16, Key)> {
+        fn moved(&mut self, choice: &Choice, step: &Step) {
+            self.push((choice.id, step.happened[0].key));
+        }
+    }
+
+    #[test]
+    fn no_strategy_starves_anybody() {
+        let mut system = Sleeper::default();
+        let root = system.save();
+        let pilot = Pilot::fly(&mut system, &root, 1000);
+        assert_eq!((0..6).map(|id| pilot.expected(id)).collect::<Vec<_>>(), [1, 1, 0, 1, 1, 0]);
+        let mut scheduler = Scheduler::new(pilot);
+        for strategy in [Strategy::Pos, Strategy::Urw, Strategy::Random, Strategy::Pct(1), Strategy::Pct(5)] {
+            let mut longest = 0;
+            for seed in 0..300 {
+                let run = walk(&mut system, &root, &mut scheduler, strategy, seed, 2_000, &mut ());
+                assert_eq!(run.ending.verdict, Verdict::Pass, "{strategy}, seed {seed}");
+                longest = longest.max(run.choices.len());
+            }
+            assert!(longest > 4, "{strategy} never lets the sleeper wake up");
+        }
+    }
+
+    #[test]
+    fn a_schedule_that_does_not_end_is_given_up_and_is_no_failure() {
+        let mut system = Sleeper::default();
+        let root = system.save();
+        let mut scheduler = Scheduler::new(Pilot { expected: vec![1_000_000], moves: 1_000_000 });
+        let run = walk(&mut system, &root, &mut scheduler, Strategy::Urw, 1, 50, &mut ());
+        assert_eq!((run.ending.verdict, run.ending.is_failure(), run.choices.len()), (Verdict::Stall, false, 50));
+        assert_eq!(replay(&mut system, &root, &run.choices, &mut ()), Ok(None));
+    }
+
+    #[test]
+    fn a_run_replays_from_its_choices_move_by_move() {
+        let mut system = Sleeper::default();
+        let root = system.save();
+        let mut scheduler = Scheduler::new(Pilot::default());
+        for seed in 0..50 {
+            let (mut first, mut second) = (Vec::new(), Vec::new());
+            let run = walk(&mut system, &root, &mut scheduler, Strategy::Pos, seed, 100, &mut first);
+            let end = system.hash();
+            assert_eq!(replay(&mut system, &root, &run.choices, &mut second), Ok(Some(run.ending)));
+            assert_eq!((first, system.hash()), (second, end));
+        }
+        assert_eq!(replay(&mut system, &root, &[0, 3, 3], &mut ()), Err(NotOffered { at: 2, id: 3 }));
+        assert_eq!(replay(&mut system, &root, &[1, 0], &mut ()), Err(NotOffered { at: 1, id: 0 }));
+    }
+}
