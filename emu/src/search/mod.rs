@@ -1,12 +1,23 @@
 //! The search for orders of events that nobody thought of.
 //!
-//! [`System`] is what is searched; everything else here works on any system, and is tested on a toy.
+//! [`System`] is what is searched; everything else here works on any system, and is tested on a toy. [`explore`] draws many schedules
+//! ([`strategy`], [`walk`]), in blocks of consecutive seeds, and adds up what was seen ([`block`], [`coverage`], [`bound`]).
 
 pub mod results;
 pub mod shard;
+pub mod block;
+pub mod bound;
+mod context;
+pub mod coverage;
+pub mod draw;
+pub mod explore;
+pub mod graph;
+mod index;
+pub mod strategy;
 pub mod system;
 #[cfg(test)]
 mod toy;
+pub mod walk;
 
 pub use shard::{Shard, Shards, shard_of};
 pub use system::System;
