@@ -2,9 +2,11 @@
 //!
 //! [`System`] is what is searched; everything else here works on any system, and is tested on a toy.
 
+pub mod draw;
 pub mod prove;
 pub mod system;
 #[cfg(test)]
 mod toy;
+pub mod why;
 
 pub use system::System;

@@ -12,10 +12,6 @@ pub(crate) struct Graph {
     states: usize,
 }
 
-/// A state is on the way back to itself: there are infinitely many runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cyclic;
-
 /// What is counted of the runs from a state to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Runs {
@@ -98,12 +94,13 @@ impl Graph {
         counts
     }
 
-    /// Counts the runs from each root, and from all states behind it. States whose moves are not all known count with those that are.
-    pub(crate) fn runs(&self, roots: &[StateId], fails: &[bool]) -> Result<RunsOf<'_>, Cyclic> {
+    /// Counts the runs from each root and from all states behind it, one root after the other, up to one from which a run can come back to where it was:
+    /// there are infinitely many from there. States whose moves are not all known count with those that are.
+    pub(crate) fn runs(&self, roots: &[StateId], fails: &[bool]) -> RunsOf<'_> {
         let mut colours = vec![Colour::Unseen; self.states];
         let mut runs = vec![Runs::NONE; self.states];
         let mut way: Vec<(StateId, u16)> = Vec::new();
-        for &root in roots {
+        for (counted_roots, &root) in roots.iter().enumerate() {
             if colours[self.index(root)] == Colour::Unseen {
                 self.enter(root, fails, &mut colours, &mut runs, &mut way);
             }
@@ -118,7 +115,7 @@ impl Graph {
                 match colours[there] {
                     // Behind it, the same move is looked at again.
                     Colour::Unseen => self.enter(edge.target, fails, &mut colours, &mut runs, &mut way),
-                    Colour::Entered => return Err(Cyclic),
+                    Colour::Entered => return RunsOf { graph: self, runs, counted_roots },
                     Colour::Left => {
                         *next += 1;
                         let behind = runs[there];
@@ -127,7 +124,7 @@ impl Graph {
                 }
             }
         }
-        Ok(RunsOf { graph: self, runs })
+        RunsOf { graph: self, runs, counted_roots: roots.len() }
     }
 
     fn enter(&self, state: StateId, fails: &[bool], colours: &mut [Colour], runs: &mut [Runs], way: &mut Vec<(StateId, u16)>) {
@@ -189,10 +186,12 @@ impl Graph {
 pub(crate) struct RunsOf<'a> {
     graph: &'a Graph,
     runs: Vec<Runs>,
+    /// How many roots were counted: the first ones.
+    pub(crate) counted_roots: usize,
 }
 
 impl RunsOf<'_> {
-    /// Returns the runs from a state.
+    /// Returns the runs from a root that was counted, or from a state behind one.
     pub(crate) fn from(&self, state: StateId) -> Runs {
         self.runs[self.graph.index(state)]
     }

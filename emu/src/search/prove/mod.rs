@@ -1,6 +1,6 @@
 //! Exhaustive search: all orders of a system's moves, each state once.
 //!
-//! [`prove`] deduplicates states by their hash, makes only those moves whose target is not known without it (see [`explore`]), and still knows the whole
+//! [`prove`] deduplicates states by their hash, makes only those moves whose target is not known without it (`exhaust.rs` says how), and still knows the whole
 //! graph: which states there are, where each move leads, how many interleavings that stands for. [`enumerate`] does the same by brute force, for
 //! small systems; the tests compare the two.
 //!
@@ -9,10 +9,10 @@
 
 mod count;
 mod enumerate;
-mod explore;
+mod exhaust;
 mod graph;
 #[cfg(test)]
-mod random;
+pub(crate) mod random;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,8 +25,8 @@ use table::Mark;
 
 pub use count::Count;
 pub use enumerate::{Enumeration, enumerate};
-pub(crate) use explore::{Found, explore};
-pub(crate) use graph::{Cyclic, Graph};
+pub(crate) use exhaust::{Found, exhaust};
+pub(crate) use graph::{Graph, Runs, RunsOf};
 pub(crate) use table::StateId;
 
 /// How to search, and when to stop.
@@ -38,7 +38,7 @@ pub struct Options<'a> {
     pub memory_bytes: u64,
     /// Bytes that one saved state takes.
     pub saved_bytes: u64,
-    /// States after which the search stops. Within a few hundred for each thread.
+    /// States beyond which the search stops, within a few hundred for each thread. Whether it comes to its end before does not depend on the threads.
     pub states: u64,
     /// Whether moves whose target is known are left out.
     pub reduce: bool,
@@ -213,7 +213,7 @@ where
 {
     let mut system = factory();
     let root = system.save();
-    let found = explore(&mut system, &factory, vec![root], options)?;
+    let found = exhaust(&mut system, &factory, vec![root], options).map_err(|(_, unsound)| unsound)?;
     Ok(conclude(&found, options))
 }
 
@@ -227,11 +227,12 @@ fn conclude(found: &Found, options: &Options<'_>) -> Proof {
         (true, true) => Answer::Proved,
         (true, false) => Answer::OutOfBudget,
     };
-    let runs = graph.runs(roots, &fails).map(|runs| runs.from(roots[0]));
+    let counted = graph.runs(roots, &fails);
+    let runs = (counted.counted_roots == 1).then(|| counted.from(roots[0]));
     let interleavings = match runs.map(|runs| runs.passing.plus(runs.failing)) {
-        Err(Cyclic) => Interleavings::Endless,
-        Ok(count) if complete && !options.local => Interleavings::Exactly(count),
-        Ok(count) => Interleavings::AtLeast(count),
+        None => Interleavings::Endless,
+        Some(count) if complete && !options.local => Interleavings::Exactly(count),
+        Some(count) => Interleavings::AtLeast(count),
     };
     Proof {
         answer,
@@ -242,7 +243,7 @@ fn conclude(found: &Found, options: &Options<'_>) -> Proof {
         edges: graph.edges(),
         outcomes: endings.iter().cloned().zip(graph.endings(endings.len())).collect(),
         interleavings,
-        longest: runs.ok().map(|runs| runs.longest),
+        longest: runs.map(|runs| runs.longest),
         counterexamples,
         memory_bytes: covered.memory_bytes,
         reduced: options.reduce,

@@ -147,8 +147,13 @@ pub(crate) struct Found {
 }
 
 /// Finds all states behind each root, one root after the other, until the budget is spent. `system` serves the calling thread; each further thread makes
-/// its own.
-pub(crate) fn explore<S, F>(system: &mut S, factory: &F, roots: Vec<S::Saved>, options: &Options<'_>) -> Result<Found, Box<Unsound>>
+/// its own. A defect is told with the index of the root that its path starts from.
+pub(crate) fn exhaust<S, F>(
+    system: &mut S,
+    factory: &F,
+    roots: Vec<S::Saved>,
+    options: &Options<'_>,
+) -> Result<Found, (usize, Box<Unsound>)>
 where
     S: System,
     F: Fn() -> S + Sync,
@@ -277,7 +282,7 @@ impl<'a, T> Shared<'a, T> {
         number.try_into().expect("endings are few")
     }
 
-    fn into_found(self, hashes: &[u128]) -> Result<Found, Box<Unsound>> {
+    fn into_found(self, hashes: &[u128]) -> Result<Found, (usize, Box<Unsound>)> {
         let (covered, halted) = (self.covered(), self.halted());
         let queue = self.queue.into_inner().expect("no thread failed");
         for task in queue.tasks {
@@ -290,9 +295,10 @@ impl<'a, T> Shared<'a, T> {
         let graph = Graph::new(self.table);
         if let Some(Defect { arrival, choice, fault }) = self.defect.into_inner().expect("no thread failed") {
             let (parent, mover) = arrival.by.expect("a root knows nothing of its moves");
-            let mut path = roots.iter().find_map(|root| graph.shortest(*root, 1, |state, _| state == parent).pop()).unwrap_or_default();
+            let way = |root| Some((root, graph.shortest(roots[root], 1, |state, _| state == parent).pop()?));
+            let (root, mut path) = (0..roots.len()).find_map(way).expect("all that was entered was entered from a root");
             path.push(mover.id);
-            return Err(Box::new(Unsound { path, choice, fault }));
+            return Err((root, Box::new(Unsound { path, choice, fault })));
         }
         let endings = self.endings.into_inner().expect("no thread failed");
         let roots_done = queue.roots_taken - usize::from(halted && queue.roots_taken > 0);
