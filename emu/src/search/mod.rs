@@ -1,10 +1,9 @@
 //! The search for orders of events that nobody thought of.
 //!
 //! [`System`] is what is searched; everything else here works on any system, and is tested on a toy. [`explore`] draws many schedules
-//! ([`strategy`], [`walk`]), in blocks of consecutive seeds, and adds up what was seen ([`block`], [`coverage`], [`bound`]).
+//! ([`strategy`], [`walk`]), in blocks of consecutive seeds, and adds up what was seen ([`block`], [`coverage`], [`bound`]). [`prove`] searches all
+//! schedules; [`why`] says when a failing one was lost.
 
-pub mod results;
-pub mod shard;
 pub mod block;
 pub mod bound;
 mod context;
@@ -13,11 +12,15 @@ pub mod draw;
 pub mod explore;
 pub mod graph;
 mod index;
+pub mod prove;
+pub mod results;
+pub mod shard;
 pub mod strategy;
 pub mod system;
 #[cfg(test)]
 mod toy;
 pub mod walk;
+pub mod why;
 
 pub use shard::{Shard, Shards, shard_of};
 pub use system::System;
