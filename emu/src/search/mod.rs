@@ -2,6 +2,7 @@
 //!
 //! [`System`] is what is searched; everything else here works on any system, and is tested on a toy.
 
+pub mod shrink;
 pub mod system;
 #[cfg(test)]
 mod toy;
