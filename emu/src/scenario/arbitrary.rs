@@ -45,8 +45,24 @@ pub fn arb_scenario() -> impl Strategy<Value = Scenario> {
         })
         .prop_map(|(guest, pages, (about, witness, faults, host, migration, injections, chains, expect, costs, limits))| {
             let orders = chains.into_iter().map(|chain| Order { chain: in_order(chain) }).filter(|order| order.chain.len() > 1).collect();
-            let mut scenario =
-                Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits };
+            let mut scenario = Scenario {
+                about,
+                witness,
+                faults,
+                guest,
+                host,
+                migration,
+                pages,
+                injections,
+                orders,
+                expect,
+                costs,
+                limits,
+                may: Vec::new(),
+                search: Search::default(),
+                vary: Vary::default(),
+                found: None,
+            };
             make_consistent(&mut scenario);
             scenario
         })

@@ -15,6 +15,7 @@ mod read_guest;
 mod read_host;
 mod read_inject;
 mod schema;
+mod search;
 mod template;
 mod units;
 mod vocabulary;
@@ -80,7 +81,25 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
     let limits = reader.limits(&root);
     let contradictions = contradiction::contradictions(&reader.edges);
     reader.found.extend(contradictions);
-    let scenario = Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits };
+    let (may, search, vary, found) = (Vec::new(), model::Search::default(), model::Vary::default(), None);
+    let scenario = Scenario {
+        about,
+        witness,
+        faults,
+        guest,
+        host,
+        migration,
+        pages,
+        injections,
+        may,
+        orders,
+        search,
+        vary,
+        expect,
+        costs,
+        limits,
+        found,
+    };
     (scenario, with_syntax(text, syntax_errors, reader.found))
 }
 

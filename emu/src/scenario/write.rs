@@ -16,7 +16,7 @@ use super::words::FEATURES;
 
 /// Returns a scenario file's text.
 pub fn to_toml(scenario: &Scenario) -> String {
-    let Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits } = scenario;
+    let Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits, .. } = scenario;
     let mut out = Lines::default();
     out.key("about", quoted(about));
     out.unless(witness.is_empty(), "witness", || fault_list(witness));
