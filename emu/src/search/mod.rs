@@ -2,8 +2,11 @@
 //!
 //! [`System`] is what is searched; everything else here works on any system, and is tested on a toy.
 
+mod base32;
+pub mod found;
 pub mod shrink;
 pub mod system;
+pub mod token;
 #[cfg(test)]
 mod toy;
 

@@ -14,6 +14,8 @@ mod sample;
 
 pub use chain::chains;
 
+use std::collections::BTreeSet;
+
 use super::system::{Edge, Ending, Happening, Key, System};
 use crate::outcome::Verdict;
 use candidates::{Candidates, Level};
@@ -57,6 +59,8 @@ impl<'a> Options<'a> {
 pub struct Shrunk {
     /// The constraints, in the order of the failing schedule; none: it fails in any order.
     pub edges: Vec<Edge>,
+    /// Indices of the injections that the failing schedule made.
+    pub injected: BTreeSet<u16>,
     /// Orders of the schedule that were candidates.
     pub candidates: usize,
     /// Sets that were tried.
@@ -223,7 +227,17 @@ impl<S: System> Shrinker<'_, S> {
                     let (tries, replays) = (self.tries, self.replays);
                     let edges = self.in_order(edges);
                     let (sampled, exact, smallest) = (failed, self.exact, set.smallest);
-                    return Ok(Shrunk { edges, candidates: candidates.len(), tries, replays, sampled, stalled, exact, smallest });
+                    return Ok(Shrunk {
+                        edges,
+                        injected: self.injected(),
+                        candidates: candidates.len(),
+                        tries,
+                        replays,
+                        sampled,
+                        stalled,
+                        exact,
+                        smallest,
+                    });
                 }
                 Trial::Holds { .. } | Trial::Refuted => {}
             }
@@ -313,6 +327,12 @@ impl<S: System> Shrinker<'_, S> {
             let same = (ending.verdict, ending.rule) == (self.target.verdict, self.target.rule);
             same && (!self.exact || (ending.blame, ending.cause) == (self.target.blame, self.target.cause))
         })
+    }
+
+    /// Returns the injections that the failing schedule made.
+    fn injected(&self) -> BTreeSet<u16> {
+        let happened = self.schedule.iter().flat_map(|made| &made.happened);
+        happened.filter(|happening| happening.key.kind == Key::INJECTION).map(|happening| happening.key.page).collect()
     }
 
     /// Puts constraints in the order in which the failing schedule kept them.
