@@ -3,9 +3,10 @@
 use crate::search::system::{Edge, Happening};
 
 /// Returns the constraints as chains, each happening before the next: as few chains as can be had by always going on from where one ends. The
-/// constraints stand in the order of the schedule that kept them.
+/// longest comes first; how the constraints are sorted makes no difference.
 pub fn chains(edges: &[Edge]) -> Vec<Vec<Happening>> {
     let mut left: Vec<Edge> = edges.to_vec();
+    left.sort_unstable();
     let mut chains = Vec::new();
     while !left.is_empty() {
         // A chain begins where none of the others can lead to.
@@ -17,6 +18,7 @@ pub fn chains(edges: &[Edge]) -> Vec<Vec<Happening>> {
         }
         chains.push(chain);
     }
+    chains.sort_by_key(|chain: &Vec<Happening>| std::cmp::Reverse(chain.len()));
     chains
 }
 
@@ -44,6 +46,7 @@ mod tests {
     fn what_does_not_follow_stays_apart() {
         assert_eq!(chained(&[(1, 2), (3, 4)]), [[1, 2], [3, 4]]);
         assert_eq!(chained(&[(1, 2), (1, 3), (2, 4)]), [vec![1, 2, 4], vec![1, 3]]);
+        assert_eq!(chained(&[(5, 6), (1, 2), (2, 3)]), [vec![1, 2, 3], vec![5, 6]], "the longest first");
         assert_eq!(chained(&[]), Vec::<Vec<u16>>::new());
     }
 }

@@ -5,14 +5,20 @@
 //! tried on completions ([`sample`]), and each that does not fail rules out all sets which would allow it. A set that no sample refutes is the
 //! result. So there is no smaller one among the candidates, and sets that stop sufficing when one constraint is taken out, but suffice again
 //! when two are, need no care: nothing is ever taken out.
+//!
+//! What goes wrong in the fifth round mostly goes wrong in the first, with less to be said: so the same failure is also looked for earlier
+//! ([`earlier`]).
 
 mod candidates;
 mod chain;
+mod configuration;
 mod cover;
+mod earlier;
 mod recording;
 mod sample;
 
 pub use chain::chains;
+pub use configuration::{Configured, shrink_configuration};
 
 use std::collections::BTreeSet;
 
@@ -145,11 +151,12 @@ pub fn shrink_until<S: System>(
         guide,
         target: ending,
         exact: true,
+        edges_max: options.edges_max,
         refuting: Vec::new(),
         tries: 0,
         replays: 0,
     };
-    let found = shrinker.search();
+    let found = shrinker.search().map(|found| shrinker.earlier(found));
     system.put_back(root);
     system.constrain(&[]);
     found
@@ -179,6 +186,8 @@ struct Shrinker<'a, S: System> {
     target: Ending,
     /// Blame and cause must be the target's, too.
     exact: bool,
+    /// Most constraints of a set.
+    edges_max: usize,
     refuting: Vec<Refuting>,
     tries: u32,
     replays: u32,
@@ -219,7 +228,7 @@ impl<S: System> Shrinker<'_, S> {
                 }
             }
             noted = self.refuting.len();
-            let Some(set) = cover.best(&candidates, self.options.edges_max) else { return Err(NotShrunk::NotByOrder) };
+            let Some(set) = cover.best(&candidates, self.edges_max) else { return Err(NotShrunk::NotByOrder) };
             let edges: Vec<Edge> = set.edges.iter().map(|index| candidates.edge(*index)).collect();
             self.tries += 1;
             match self.sample(&edges, &swaps)? {
@@ -297,7 +306,7 @@ impl<S: System> Shrinker<'_, S> {
         let moves = counterexample.into_iter().zip(0..);
         let happened = moves.flat_map(|(happened, at)| happened.into_iter().map(move |happening| (happening, at))).collect();
         let ending = Some(Ending { verdict: Verdict::Pass, rule: None, blame: None, cause: None });
-        self.refuting.push(Refuting { run: Run { ending, happened }, pending: Vec::new() });
+        self.refuting.push(Refuting { run: Run { ending, happened, ids: Vec::new() }, pending: Vec::new() });
         true
     }
 

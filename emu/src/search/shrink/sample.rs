@@ -104,6 +104,8 @@ pub(super) struct Run {
     pub(super) ending: Option<Ending>,
     /// What happened, each with the number of its move.
     pub(super) happened: Vec<(Happening, u32)>,
+    /// The ids of its choices.
+    pub(super) ids: Vec<u16>,
 }
 
 /// State of a completion under way.
@@ -183,16 +185,18 @@ impl<'g> Picker<'g> {
 /// Goes on from the system's present state until it ends.
 pub(super) fn complete<S: System>(system: &mut S, style: Style, seed: u64, guide: &Guide, moves_max: u32) -> Run {
     let mut picker = Picker::new(style, seed, guide);
-    let (mut offered, mut happened) = (Vec::new(), Vec::new());
+    let (mut offered, mut happened, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     for at in 0..moves_max {
         system.choices(&mut offered);
         if offered.is_empty() {
             let ending = system.ending();
             let ending = (ending.verdict != Verdict::Stall).then_some(ending);
-            return Run { ending, happened };
+            return Run { ending, happened, ids };
         }
-        system.take(picker.pick(&offered, at as usize));
+        let choice = picker.pick(&offered, at as usize);
+        ids.push(choice.id);
+        system.take(choice);
         happened.extend(system.step().happened.iter().map(|happening| (*happening, at)));
     }
-    Run { ending: None, happened }
+    Run { ending: None, happened, ids }
 }

@@ -63,19 +63,23 @@ fn suffices(flaw: Flaw, size: Size, edges: &[Edge]) -> bool {
     all == failing
 }
 
+/// What goes wrong in a late round takes up to six constraints, the same in the first round three or four: and there all schedules arrive.
 #[test]
 fn a_flaw_shrinks_to_the_few_constraints_that_suffice_exhaustively() {
     for flaw in [Flaw::StopSkipped, Flaw::StopUnlocked] {
+        let mut told_apart = BTreeSet::new();
         for (rounds, noise, seeds) in [(1, 0, 20), (2, 1, 10), (3, 1, 3)] {
             for seed in 0..seeds {
                 let size = Size { rounds, noise };
                 let found = shrunk(flaw, size, seed);
                 let told = format!("{flaw:?}, {size:?}, seed {seed}: {found:?}");
-                assert!(!found.edges.is_empty() && found.edges.len() <= 6, "{told}");
-                assert!(found.smallest && found.exact && found.sampled == 300 && found.replays < 1000, "{told}");
+                assert!(!found.edges.is_empty() && found.edges.len() <= 4, "{told}");
+                assert!(found.smallest && found.exact && found.sampled == 300 && found.replays < 2500, "{told}");
                 assert!(suffices(flaw, size, &found.edges), "{told}");
+                told_apart.insert(chains(&found.edges));
             }
         }
+        assert_eq!(told_apart.len(), 1, "{flaw:?}: {told_apart:?}");
     }
 }
 
@@ -250,8 +254,41 @@ fn an_order_that_gets_stuck_is_no_reproduction() {
     let then = Happening { key: key(kind::POP, 0), nth: 1 };
     let edge = Edge { first, then };
     let ending = |verdict| Some(Ending { verdict, rule: None, blame: None, cause: None });
-    let stuck = Run { ending: ending(Verdict::Unreachable), happened: Vec::new() };
+    let stuck = Run { ending: ending(Verdict::Unreachable), happened: Vec::new(), ids: Vec::new() };
     assert_eq!(held_back(&stuck, &[edge]), [edge], "other sets may go on");
-    let over = Run { ending: ending(Verdict::Pass), happened: Vec::new() };
+    let over = Run { ending: ending(Verdict::Pass), happened: Vec::new(), ids: Vec::new() };
     assert_eq!(held_back(&over, &[edge]), [], "nothing held this run back");
+}
+
+#[test]
+fn big() {
+    for flaw in [Flaw::StopSkipped, Flaw::StopUnlocked] {
+        for (rounds, noise) in [(10, 30), (40, 100)] {
+            for seed in 0..4 {
+                let mut toy = Toy::new(flaw, Size { rounds, noise });
+                let root = toy.save();
+                let (ids, ending) = failing(&mut toy, seed);
+                let t = std::time::Instant::now();
+                let found = shrink(&mut toy, &root, &ending, &ids, Options::new(seed, &cost));
+                let t = t.elapsed();
+                let found = match found {
+                    Ok(f) => f,
+                    Err(e) => {
+                        println!("BIG {flaw:?} {rounds} {e:?} {t:?}");
+                        continue;
+                    }
+                };
+                println!(
+                    "BIG {flaw:?} {rounds} moves {} cands {} edges {} replays {} tries {} {t:?} {:?} {:?}",
+                    ids.len(),
+                    found.candidates,
+                    found.edges.len(),
+                    found.replays,
+                    found.tries,
+                    found.smallest,
+                    found.edges.iter().map(|e| (e.first.key.kind, e.first.nth, e.then.key.kind, e.then.nth)).collect::<Vec<_>>()
+                );
+            }
+        }
+    }
 }

@@ -1,0 +1,92 @@
+//! The same failure, sooner: a result that says "the fourth sync" is tried as "the first sync".
+
+use std::collections::BTreeMap;
+
+use super::candidates::Level;
+use super::sample::{self, Guide, Style};
+use super::{NotShrunk, Shrinker, Shrunk, recording};
+use crate::search::system::{Edge, Happening, Key, System};
+
+/// By how many occurrences a result is moved at most.
+const SHIFT_MAX: u32 = 16;
+/// Completions in which the moved result is looked for, in quick samples.
+const PATIENCE: u32 = 4;
+
+impl<S: System> Shrinker<'_, S> {
+    /// Returns a result that needs fewer constraints, or as many on earlier happenings, if a schedule which fails likewise has one; otherwise the
+    /// one that there is.
+    pub(super) fn earlier(&mut self, mut best: Shrunk) -> Shrunk {
+        self.exact = best.exact;
+        let farthest = best.edges.iter().flat_map(|edge| [edge.first.nth, edge.then.nth]).max().unwrap_or(1).min(SHIFT_MAX);
+        // The farthest first: what it finds cannot be moved much more.
+        for by in (1..farthest).rev() {
+            for all in [true, false] {
+                let moved = self.moved(&best.edges, by, all);
+                if moved == best.edges {
+                    continue;
+                }
+                match self.solve_elsewhere(&moved, &best) {
+                    Ok(Some(better)) => best = better,
+                    Ok(None) => {}
+                    // Out of budget: what is there is good enough.
+                    Err(_) => return Shrunk { tries: self.tries, replays: self.replays, ..best },
+                }
+            }
+        }
+        Shrunk { tries: self.tries, replays: self.replays, ..best }
+    }
+
+    /// Returns constraints on happenings that came so many times sooner. Those that come once stay; of the others, when all are to move, constraints
+    /// that would move past the first are gone.
+    fn moved(&self, edges: &[Edge], by: u32, all: bool) -> Vec<Edge> {
+        let mut counts: BTreeMap<Key, u32> = BTreeMap::new();
+        for happening in self.schedule.iter().flat_map(|made| &made.happened) {
+            let count = counts.entry(happening.key).or_default();
+            *count = happening.nth.max(*count);
+        }
+        let sooner = |Happening { key, nth }: Happening| match nth.checked_sub(by).filter(|nth| *nth > 0) {
+            Some(nth) => Some(Happening { key, nth }),
+            None if !all || counts.get(&key) == Some(&1) => Some(Happening { key, nth }),
+            None => None,
+        };
+        edges.iter().filter_map(|edge| Some(Edge { first: sooner(edge.first)?, then: sooner(edge.then)? })).collect()
+    }
+
+    /// Looks for a schedule that fails under these constraints, and shrinks it; the system's schedule stays if nothing better comes of that.
+    fn solve_elsewhere(&mut self, moved: &[Edge], best: &Shrunk) -> Result<Option<Shrunk>, NotShrunk> {
+        let start = self.constrain(moved);
+        let mut failing = None;
+        for number in 0..self.options.samples_quick * PATIENCE {
+            let style = [Style::Walk, Style::Turns, Style::Priorities][number as usize % 3];
+            self.system.put_back(&start);
+            let run = self.complete_here(style, sample::seed(self.options.seed, u32::MAX - self.tries, number))?;
+            if self.fails(&run) {
+                failing = Some(run.ids);
+                break;
+            }
+        }
+        let Some(ids) = failing else { return Ok(None) };
+        self.constrain(&[]);
+        let (schedule, _) = recording::record(self.system, &ids)?;
+        let guide = Guide::new(&schedule);
+        let old = (std::mem::replace(&mut self.schedule, schedule), std::mem::replace(&mut self.guide, guide));
+        let limit = std::mem::replace(&mut self.edges_max, best.edges.len());
+        let found = self.solve(Level::Conflicts);
+        self.edges_max = limit;
+        match found {
+            Ok(found) if rank(&found.edges) < rank(&best.edges) => Ok(Some(found)),
+            other => {
+                (self.schedule, self.guide) = old;
+                match other {
+                    Err(NotShrunk::Budget) => Err(NotShrunk::Budget),
+                    Ok(_) | Err(_) => Ok(None),
+                }
+            }
+        }
+    }
+}
+
+/// Returns how much a result says: fewer constraints are better, then earlier happenings.
+fn rank(edges: &[Edge]) -> (usize, u32) {
+    (edges.len(), edges.iter().map(|edge| edge.first.nth + edge.then.nth).sum())
+}
