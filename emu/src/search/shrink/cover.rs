@@ -110,6 +110,11 @@ impl Cover {
         Some(Set { edges, smallest: false })
     }
 
+    #[cfg(test)]
+    pub(super) fn is_kept_by(&self, set: &[usize]) -> bool {
+        self.clauses.iter().all(|clause| clause.is_kept_by(set))
+    }
+
     /// Puts others of the same groups in place of edges, where that makes the set read better.
     fn polish(&self, mut set: Vec<usize>, candidates: &Candidates) -> Vec<usize> {
         let mut cost = candidates.cost(&set) + candidates.chains(&set);
@@ -199,5 +204,66 @@ impl Search<'_> {
             let keeps = |edge: usize| open.iter().filter(|clause| self.clauses[**clause].one_of.contains(edge)).count();
             set.push(self.branches[tightest].iter().copied().min_by_key(|edge| (std::cmp::Reverse(keeps(*edge)), *edge))?);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::shrink::candidates::Level;
+    use crate::search::shrink::recording::Recorded;
+    use crate::search::system::{Footprint, Happening, Key};
+
+    /// Returns candidates from as many moves of two actors in turns.
+    fn candidates(moves: u16) -> Candidates {
+        let made = |at: u16| {
+            let happening = Happening { key: Key { kind: at, page: Key::NO_PAGE }, nth: 1 };
+            Recorded { id: at % 2, happened: vec![happening], announced: 1, footprint: Footprint::default() }
+        };
+        let schedule: Vec<Recorded> = (0..moves).map(made).collect();
+        Candidates::new(&schedule, Level::All, &|key| u32::from(key.kind))
+    }
+
+    fn clause(candidates: &Candidates, one_of: &[usize], unless: &[usize]) -> Clause {
+        let mut bits = FixedBitSet::with_capacity(candidates.len());
+        one_of.iter().for_each(|edge| bits.insert(*edge));
+        Clause { one_of: bits, unless: unless.to_vec() }
+    }
+
+    #[test]
+    fn the_smallest_set_wins_and_then_the_cheapest() {
+        let candidates = candidates(8);
+        let mut cover = Cover::new(candidates.len());
+        assert_eq!(cover.best(&candidates, 4), Some(Set { edges: vec![], smallest: true }));
+        cover.add(clause(&candidates, &[3, 5], &[]));
+        assert_eq!(cover.best(&candidates, 4), Some(Set { edges: vec![3], smallest: true }));
+        cover.add(clause(&candidates, &[5, 7], &[]));
+        assert_eq!(cover.best(&candidates, 4), Some(Set { edges: vec![5], smallest: true }));
+        cover.add(clause(&candidates, &[1, 2], &[]));
+        assert_eq!(cover.best(&candidates, 4).map(|set| set.edges.len()), Some(2));
+        assert_eq!(cover.best(&candidates, 1), None);
+    }
+
+    #[test]
+    fn a_clause_with_conditions_binds_only_those_who_meet_them() {
+        let candidates = candidates(8);
+        let mut cover = Cover::new(candidates.len());
+        cover.add(clause(&candidates, &[0, 4], &[]));
+        cover.add(clause(&candidates, &[], &[0]));
+        assert_eq!(cover.best(&candidates, 4).map(|set| set.edges), Some(vec![4]), "a set with 0 gets stuck");
+        cover.add(clause(&candidates, &[], &[]));
+        assert_eq!(cover.best(&candidates, 4), None, "a run that breaks nothing refutes all");
+    }
+
+    #[test]
+    fn what_says_no_more_is_left_out() {
+        let candidates = candidates(8);
+        let mut cover = Cover::new(candidates.len());
+        cover.add(clause(&candidates, &[1, 2, 3], &[]));
+        cover.add(clause(&candidates, &[1, 2, 3, 4], &[]));
+        cover.add(clause(&candidates, &[1, 2, 3], &[6]));
+        assert_eq!(cover.clauses.len(), 1);
+        cover.add(clause(&candidates, &[2, 3], &[]));
+        assert_eq!(cover.clauses, [clause(&candidates, &[2, 3], &[])]);
     }
 }

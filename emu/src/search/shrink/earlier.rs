@@ -7,8 +7,6 @@ use super::sample::{self, Guide, Style};
 use super::{NotShrunk, Shrinker, Shrunk, recording};
 use crate::search::system::{Edge, Happening, Key, System};
 
-/// By how many occurrences a result is moved at most.
-const SHIFT_MAX: u32 = 16;
 /// Completions in which the moved result is looked for, in quick samples.
 const PATIENCE: u32 = 4;
 
@@ -17,23 +15,26 @@ impl<S: System> Shrinker<'_, S> {
     /// one that there is.
     pub(super) fn earlier(&mut self, mut best: Shrunk) -> Shrunk {
         self.exact = best.exact;
-        let farthest = best.edges.iter().flat_map(|edge| [edge.first.nth, edge.then.nth]).max().unwrap_or(1).min(SHIFT_MAX);
-        // The farthest first: what it finds cannot be moved much more.
-        for by in (1..farthest).rev() {
+        while let Some(better) = self.sooner(&best) {
+            best = better;
+        }
+        Shrunk { tries: self.tries, replays: self.replays, ..best }
+    }
+
+    /// Returns the first better result, of those that are tried. When the budget is used up, what there is is good enough.
+    fn sooner(&mut self, best: &Shrunk) -> Option<Shrunk> {
+        for by in distances(&best.edges) {
             for all in [true, false] {
                 let moved = self.moved(&best.edges, by, all);
                 if moved == best.edges {
                     continue;
                 }
-                match self.solve_elsewhere(&moved, &best) {
-                    Ok(Some(better)) => best = better,
-                    Ok(None) => {}
-                    // Out of budget: what is there is good enough.
-                    Err(_) => return Shrunk { tries: self.tries, replays: self.replays, ..best },
+                if let Some(better) = self.solve_elsewhere(&moved, best).unwrap_or(None) {
+                    return Some(better);
                 }
             }
         }
-        Shrunk { tries: self.tries, replays: self.replays, ..best }
+        None
     }
 
     /// Returns constraints on happenings that came so many times sooner. Those that come once stay; of the others, when all are to move, constraints
@@ -71,7 +72,7 @@ impl<S: System> Shrinker<'_, S> {
         let guide = Guide::new(&schedule);
         let old = (std::mem::replace(&mut self.schedule, schedule), std::mem::replace(&mut self.guide, guide));
         let limit = std::mem::replace(&mut self.edges_max, best.edges.len());
-        let found = self.solve(Level::Conflicts);
+        let found = self.solve(Level::Conflicts, self.options.replays_max / 64);
         self.edges_max = limit;
         match found {
             Ok(found) if rank(&found.edges) < rank(&best.edges) => Ok(Some(found)),
@@ -84,6 +85,19 @@ impl<S: System> Shrinker<'_, S> {
             }
         }
     }
+}
+
+/// Returns by how many occurrences constraints are moved: so that the farthest becomes the first, so that the nearest that can be moved does, and
+/// by less and less.
+fn distances(edges: &[Edge]) -> Vec<u32> {
+    let counts = || edges.iter().flat_map(|edge| [edge.first.nth, edge.then.nth]).filter(|nth| *nth > 1);
+    let mut distances: Vec<u32> = counts().max().into_iter().chain(counts().min()).map(|nth| nth - 1).collect();
+    while let Some(half) = distances.last().map(|distance| distance / 2).filter(|half| *half > 0) {
+        distances.push(half);
+    }
+    distances.sort_unstable_by(|a, b| b.cmp(a));
+    distances.dedup();
+    distances
 }
 
 /// Returns how much a result says: fewer constraints are better, then earlier happenings.

@@ -43,8 +43,8 @@ pub struct Options<'a> {
     pub samples_final: u32,
     /// Most completions in all.
     pub replays_max: u32,
-    /// Moves after which a completion is given up.
-    pub moves_max: u32,
+    /// A completion is given up when it is so many times as long as the failing schedule.
+    pub patience: u32,
     /// Most constraints of a set.
     pub edges_max: usize,
     /// Of all random choices.
@@ -56,7 +56,7 @@ pub struct Options<'a> {
 impl<'a> Options<'a> {
     /// Returns the usual options: about a second of work at 20 µs for a completion.
     pub fn new(seed: u64, cost: &'a dyn Fn(Key) -> u32) -> Self {
-        Self { samples_quick: 8, samples_final: 300, replays_max: 50_000, moves_max: 100_000, edges_max: 12, seed, cost }
+        Self { samples_quick: 8, samples_final: 300, replays_max: 50_000, patience: 8, edges_max: 12, seed, cost }
     }
 }
 
@@ -162,9 +162,24 @@ pub fn shrink_until<S: System>(
     found
 }
 
-/// A run that did not fail, and the constraints that may have held it back.
+/// Returns whether all of so many random completions from `root` on fail as `failing` did, with the same verdict and rule: what a check of
+/// [`shrink_configuration`] asks of a scenario's system.
+pub fn always_fails<S: System>(system: &mut S, root: &S::Saved, failing: &Ending, samples: u32, moves_max: u32, seed: u64) -> bool {
+    let guide = Guide::new(&[]);
+    (0..samples).all(|sample| {
+        let seed = sample::seed(seed, 0, sample);
+        system.put_back(root);
+        let run = sample::complete(system, Style::nth(sample, seed, &[]), seed, &guide, moves_max);
+        run.ending.is_some_and(|ending| (ending.verdict, ending.rule) == (failing.verdict, failing.rule))
+    })
+}
+
+/// A run that did not fail.
 struct Refuting {
     run: Run,
+    /// The constraints that it was made under.
+    under: Vec<Edge>,
+    /// Those of them that may have held it back, so that it ended as it did.
     pending: Vec<Edge>,
 }
 
@@ -203,7 +218,7 @@ impl<S: System> Shrinker<'_, S> {
                 // No run failed in another way: there is nothing to be generous about.
                 continue;
             }
-            match (self.solve(level), &best) {
+            match (self.solve(level, self.options.replays_max / 16), &best) {
                 (Ok(found), _) if found.edges.len() <= AIM => return Ok(found),
                 (Ok(found), Ok(known)) if found.edges.len() >= known.edges.len() => {}
                 (Ok(found), _) => best = Ok(found),
@@ -215,7 +230,7 @@ impl<S: System> Shrinker<'_, S> {
         best
     }
 
-    fn solve(&mut self, level: Level) -> Result<Shrunk, NotShrunk> {
+    fn solve(&mut self, level: Level, provocations: u32) -> Result<Shrunk, NotShrunk> {
         let candidates = Candidates::new(&self.schedule, level, self.options.cost);
         let swaps = candidates.swaps();
         let mut cover = Cover::new(candidates.len());
@@ -252,20 +267,20 @@ impl<S: System> Shrinker<'_, S> {
             }
             if !provoked {
                 provoked = true;
-                self.provoke(&swaps)?;
+                self.provoke(&swaps, provocations)?;
             }
             assert!(self.refuting.len() > noted, "a set was refuted by nothing");
         }
     }
 
     /// Leaves the failing schedule in one place at a time: what does not fail then says most about what matters.
-    fn provoke(&mut self, swaps: &[sample::Swap]) -> Result<(), NotShrunk> {
+    fn provoke(&mut self, swaps: &[sample::Swap], most: u32) -> Result<(), NotShrunk> {
         self.constrain(&[]);
-        for swap in swaps.iter().take(self.options.replays_max as usize / 16) {
+        for swap in swaps.iter().take(most as usize / 2) {
             for style in [Style::Delay(*swap), Style::Hurry(*swap)] {
                 let run = self.complete(style, 0)?;
                 if run.ending.is_some() && !self.fails(&run) {
-                    self.refuting.push(Refuting { run, pending: Vec::new() });
+                    self.refuting.push(Refuting { run, under: Vec::new(), pending: Vec::new() });
                 }
             }
         }
@@ -289,12 +304,12 @@ impl<S: System> Shrinker<'_, S> {
             } else if run.ending.is_none() {
                 stalled += 1;
                 if sample + 1 >= self.options.samples_quick && stalled * STALLS_SHARE > sample + 1 {
-                    self.refuting.push(Refuting { run, pending: edges.to_vec() });
+                    self.refuting.push(Refuting { run, under: edges.to_vec(), pending: edges.to_vec() });
                     return Ok(Trial::Refuted);
                 }
             } else {
                 let pending = held_back(&run, edges);
-                self.refuting.push(Refuting { run, pending });
+                self.refuting.push(Refuting { run, under: edges.to_vec(), pending });
             }
         }
         Ok(if self.refuting.len() > known { Trial::Refuted } else { Trial::Holds { failed, stalled } })
@@ -306,7 +321,7 @@ impl<S: System> Shrinker<'_, S> {
         let moves = counterexample.into_iter().zip(0..);
         let happened = moves.flat_map(|(happened, at)| happened.into_iter().map(move |happening| (happening, at))).collect();
         let ending = Some(Ending { verdict: Verdict::Pass, rule: None, blame: None, cause: None });
-        self.refuting.push(Refuting { run: Run { ending, happened, ids: Vec::new() }, pending: Vec::new() });
+        self.refuting.push(Refuting { run: Run { ending, happened, ids: Vec::new() }, under: edges.to_vec(), pending: Vec::new() });
         true
     }
 
@@ -327,7 +342,8 @@ impl<S: System> Shrinker<'_, S> {
             return Err(NotShrunk::Budget);
         }
         self.replays += 1;
-        Ok(sample::complete(self.system, style, seed, &self.guide, self.options.moves_max))
+        let moves_max = self.options.patience.saturating_mul(u32::try_from(self.schedule.len()).unwrap_or(u32::MAX));
+        Ok(sample::complete(self.system, style, seed, &self.guide, moves_max))
     }
 
     /// Returns whether a run ended as the failing one did.
@@ -356,7 +372,10 @@ impl<S: System> Shrinker<'_, S> {
 fn clause(refuting: &Refuting, candidates: &Candidates) -> Option<Clause> {
     // Held back by what is no candidate here: no set can do the same.
     let unless: Option<Vec<usize>> = refuting.pending.iter().map(|edge| candidates.index(edge)).collect();
-    Some(Clause { one_of: candidates.broken_by(&refuting.run), unless: unless? })
+    let mut one_of = candidates.broken_by(&refuting.run);
+    // What was laid down and broken all the same cannot be kept: the event came behind another one in a move that nothing held back.
+    refuting.under.iter().filter_map(|edge| candidates.index(edge)).for_each(|edge| one_of.remove(edge));
+    Some(Clause { one_of, unless: unless? })
 }
 
 /// Returns the constraints that a run which got stuck may have waited for: those whose first happening did not come.

@@ -147,23 +147,24 @@ fn the_same_schedule_and_seed_shrink_to_the_same() {
     assert_eq!(shrunk(Flaw::StopUnlocked, size, 7), shrunk(Flaw::StopUnlocked, size, 7));
 }
 
-/// The toy under constraints of a scenario's own, which leave it no other end.
+/// The toy under constraints of a scenario's own, or with conflicts told too coarsely.
 #[derive(Debug)]
-struct Doomed {
+struct Other {
     toy: Toy,
     own: Vec<Edge>,
+    coarse: bool,
+    step: Step,
 }
 
-impl Doomed {
-    fn new(size: Size) -> Self {
-        let own = shrunk(Flaw::StopSkipped, size, 0).edges;
-        let mut doomed = Self { toy: Toy::new(Flaw::StopSkipped, size), own };
-        doomed.constrain(&[]);
-        doomed
+impl Other {
+    fn new(toy: Toy, own: Vec<Edge>, coarse: bool) -> Self {
+        let mut other = Self { toy, own, coarse, step: Step::default() };
+        other.constrain(&[]);
+        other
     }
 }
 
-impl System for Doomed {
+impl System for Other {
     type Saved = <Toy as System>::Saved;
 
     fn actors(&self) -> u16 {
@@ -176,10 +177,12 @@ impl System for Doomed {
 
     fn take(&mut self, choice: Choice) {
         self.toy.take(choice);
+        self.step = self.toy.step().clone();
+        self.step.footprint.objects.changed |= u64::from(self.coarse);
     }
 
     fn step(&self) -> &Step {
-        self.toy.step()
+        &self.step
     }
 
     fn ending(&mut self) -> Ending {
@@ -205,11 +208,16 @@ impl System for Doomed {
 
 #[test]
 fn what_always_fails_needs_no_constraint() {
-    let mut doomed = Doomed::new(Size { rounds: 1, noise: 1 });
+    let size = Size { rounds: 1, noise: 1 };
+    let own = shrunk(Flaw::StopSkipped, size, 0).edges;
+    let mut doomed = Other::new(Toy::new(Flaw::StopSkipped, size), own, false);
     let root = doomed.save();
     let (ids, ending) = failing(&mut doomed, 3);
     let found = shrink(&mut doomed, &root, &ending, &ids, Options::new(3, &cost)).expect("it fails");
     assert_eq!((found.edges, found.replays, found.tries), (vec![], 300, 1));
+    assert!(always_fails(&mut doomed, &root, &ending, 50, 1000, 0));
+    let mut free = Toy::new(Flaw::StopSkipped, size);
+    assert!(!always_fails(&mut free, &root, &ending, 50, 1000, 0));
 }
 
 #[test]
@@ -261,34 +269,30 @@ fn an_order_that_gets_stuck_is_no_reproduction() {
 }
 
 #[test]
-fn big() {
-    for flaw in [Flaw::StopSkipped, Flaw::StopUnlocked] {
-        for (rounds, noise) in [(10, 30), (40, 100)] {
-            for seed in 0..4 {
-                let mut toy = Toy::new(flaw, Size { rounds, noise });
-                let root = toy.save();
-                let (ids, ending) = failing(&mut toy, seed);
-                let t = std::time::Instant::now();
-                let found = shrink(&mut toy, &root, &ending, &ids, Options::new(seed, &cost));
-                let t = t.elapsed();
-                let found = match found {
-                    Ok(f) => f,
-                    Err(e) => {
-                        println!("BIG {flaw:?} {rounds} {e:?} {t:?}");
-                        continue;
-                    }
-                };
-                println!(
-                    "BIG {flaw:?} {rounds} moves {} cands {} edges {} replays {} tries {} {t:?} {:?} {:?}",
-                    ids.len(),
-                    found.candidates,
-                    found.edges.len(),
-                    found.replays,
-                    found.tries,
-                    found.smallest,
-                    found.edges.iter().map(|e| (e.first.key.kind, e.first.nth, e.then.key.kind, e.then.nth)).collect::<Vec<_>>()
-                );
-            }
-        }
+fn a_long_schedule_with_coarse_conflicts_takes_thousands_of_completions_at_most() {
+    for (flaw, edges, coarse) in [(Flaw::StopSkipped, 3, true), (Flaw::StopUnlocked, 4, true), (Flaw::StopUnlocked, 4, false)] {
+        let mut toy = Other::new(Toy::new(flaw, Size { rounds: 25, noise: 60 }), Vec::new(), coarse);
+        let root = toy.save();
+        let (ids, ending) = failing(&mut toy, 1);
+        assert!(ids.len() > 200, "{} moves", ids.len());
+        let found = shrink(&mut toy, &root, &ending, &ids, Options::new(1, &cost)).expect("it fails");
+        assert_eq!(found.edges.len(), edges, "{found:?}");
+        assert!(found.replays < 6_000 && found.smallest, "{found:?}");
     }
+}
+
+#[test]
+fn a_constraint_that_cannot_be_kept_is_refuted_by_the_run_that_broke_it() {
+    let mut toy = Toy::new(Flaw::StopSkipped, Size { rounds: 1, noise: 0 });
+    let (ids, _) = failing(&mut toy, 0);
+    let (schedule, _) = recording::record(&mut toy, &ids).expect("it replays");
+    let candidates = Candidates::new(&schedule, Level::Conflicts, &cost);
+    let edge = candidates.edge(0);
+    let ending = Some(Ending { verdict: Verdict::Unreachable, rule: None, blame: None, cause: None });
+    let run = Run { ending, happened: vec![(edge.then, 0)], ids: Vec::new() };
+    let pending = held_back(&run, &[edge]);
+    let mut cover = Cover::new(candidates.len());
+    cover.add(clause(&Refuting { run, under: vec![edge], pending }, &candidates).expect("a candidate"));
+    assert_eq!(cover.best(&candidates, 1).map(|set| set.edges), Some(vec![]), "other sets are not refuted");
+    assert!(!cover.is_kept_by(&[0]));
 }
