@@ -178,3 +178,87 @@ impl Scenario {
         variant
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::arbitrary::arb_scenario;
+    use super::super::{parse, to_toml};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn scenario(text: &str) -> Scenario {
+        parse("scenario.toml", &format!("about = \"x\"\n{text}")).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    proptest! {
+        #[test]
+        fn every_variant_is_a_scenario(scenario in arb_scenario(), index: prop::sample::Index) {
+            let count = scenario.variants_count();
+            prop_assert_eq!(count == 1, scenario.vary.choices().iter().all(|choices| *choices == 1));
+            let variant = scenario.variant(index.index(usize::try_from(count).expect("few")) as u64);
+            prop_assert!(variant.vary.is_empty());
+            prop_assert_eq!(variant.variants_count(), 1);
+            let text = to_toml(&variant);
+            match parse("variant.toml", &text) {
+                Ok(read) => prop_assert_eq!(read, variant),
+                Err(diagnostics) => prop_assert!(false, "{}\n{}", diagnostics, text),
+            }
+        }
+
+        #[test]
+        fn without_choices_the_variant_is_the_scenario(scenario in arb_scenario()) {
+            let scenario = Scenario { vary: Vary::default(), ..scenario };
+            prop_assert_eq!(scenario.variant(0), scenario);
+        }
+    }
+
+    #[test]
+    fn every_combination_is_drawn_once() {
+        let file =
+            "[vary]\nprofile = [\"qemu\", \"firecracker\"]\nhint_queue_size = [16, 32, 64]\nvcpus = [1, 2]\nfaults = [\"hint-no-done\"]\n";
+        let scenario = scenario(file);
+        assert_eq!(scenario.variants_count(), 2 * 3 * 2 * 2);
+        let all: Vec<Scenario> = (0..24).map(|index| scenario.variant(index)).collect();
+        for (index, variant) in all.iter().enumerate() {
+            assert!(!all[..index].contains(variant), "{index}");
+        }
+        assert_eq!((all[0].host.profile, all[1].host.profile), (Profile::Qemu, Profile::Firecracker), "the first list turns fastest");
+        assert_eq!((all[0].host.hint_queue_size, all[2].host.hint_queue_size), (16, 32));
+        assert!(all[..12].iter().all(|variant| variant.faults.is_empty()), "first without the fault");
+        assert!(all[12..].iter().all(|variant| variant.faults == [Fault::HintNoDone]));
+    }
+
+    #[test]
+    fn defaults_follow_the_profile_and_other_settings_stay() {
+        let plain = scenario("[vary]\nprofile = [\"firecracker\"]");
+        assert_eq!(plain.variant(0).host, Host::of_profile(Profile::Firecracker));
+        let own = scenario(
+            "[host]\nhint_queue_size = 8\nfeatures = [\"free-page-hint\", \"page-reporting\"]\n[vary]\nprofile = [\"firecracker\"]",
+        );
+        let variant = own.variant(0).host;
+        assert_eq!((variant.hint_queue_size, variant.features), (8, own.host.features));
+        assert_eq!(variant.queue_size, 256);
+    }
+
+    #[test]
+    fn a_chunk_outlives_a_change_of_profile() {
+        let file =
+            "[host]\nchunk = \"256 KiB\"\n[vary]\nprofile = [\"qemu\", \"firecracker\"]\ndirty_log = [\"manual-clear\", \"get-clears\"]\n";
+        let variants: Vec<Host> = (0..4).map(|index| scenario(file).variant(index).host).collect();
+        assert!(variants[..2].iter().all(|host| host.chunk_shift == 6 && host.initially_set), "{variants:?}");
+        assert!(variants[2..].iter().all(|host| host.chunk_shift == Host::CHUNK_SHIFT && !host.initially_set), "{variants:?}");
+    }
+
+    #[test]
+    fn a_fault_is_drawn_beside_the_scenario_s_own() {
+        let scenario = scenario("faults = [\"hint-no-done\"]\n[vary]\nfaults = [\"hint-no-done\", \"hint-keeps-k\"]\n");
+        let drawn: Vec<Vec<Fault>> = (0..3).map(|index| scenario.variant(index).faults).collect();
+        assert_eq!(drawn, [vec![Fault::HintNoDone], vec![Fault::HintNoDone], vec![Fault::HintNoDone, Fault::HintKeepsK]]);
+    }
+
+    #[test]
+    fn a_search_begins_when_the_driver_is_up() {
+        assert_eq!(scenario("").search.start().to_string(), "guest.ready");
+        assert_eq!(scenario("[search]\nfrom = \"hint.pop#2\"").search.start().to_string(), "hint.pop#2");
+    }
+}
