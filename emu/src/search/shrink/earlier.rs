@@ -1,14 +1,12 @@
 //! The same failure, sooner: a result that says "the fourth sync" is tried as "the first sync".
 
-use std::collections::BTreeMap;
-
 use super::candidates::Level;
 use super::sample::{self, Guide, Style};
 use super::{NotShrunk, Shrinker, Shrunk, recording};
-use crate::search::system::{Edge, Happening, Key, System};
+use crate::search::system::{Edge, Happening, System};
 
 /// Completions in which the moved result is looked for, in quick samples.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 16;
 
 impl<S: System> Shrinker<'_, S> {
     /// Returns a result that needs fewer constraints, or as many on earlier happenings, if a schedule which fails likewise has one; otherwise the
@@ -24,11 +22,8 @@ impl<S: System> Shrinker<'_, S> {
     /// Returns the first better result, of those that are tried. When the budget is used up, what there is is good enough.
     fn sooner(&mut self, best: &Shrunk) -> Option<Shrunk> {
         for by in distances(&best.edges) {
-            for all in [true, false] {
-                let moved = self.moved(&best.edges, by, all);
-                if moved == best.edges {
-                    continue;
-                }
+            for rest in [false, true] {
+                let moved = moved(&best.edges, by, rest);
                 if let Some(better) = self.solve_elsewhere(&moved, best).unwrap_or(None) {
                     return Some(better);
                 }
@@ -37,28 +32,12 @@ impl<S: System> Shrinker<'_, S> {
         None
     }
 
-    /// Returns constraints on happenings that came so many times sooner. Those that come once stay; of the others, when all are to move, constraints
-    /// that would move past the first are gone.
-    fn moved(&self, edges: &[Edge], by: u32, all: bool) -> Vec<Edge> {
-        let mut counts: BTreeMap<Key, u32> = BTreeMap::new();
-        for happening in self.schedule.iter().flat_map(|made| &made.happened) {
-            let count = counts.entry(happening.key).or_default();
-            *count = happening.nth.max(*count);
-        }
-        let sooner = |Happening { key, nth }: Happening| match nth.checked_sub(by).filter(|nth| *nth > 0) {
-            Some(nth) => Some(Happening { key, nth }),
-            None if !all || counts.get(&key) == Some(&1) => Some(Happening { key, nth }),
-            None => None,
-        };
-        edges.iter().filter_map(|edge| Some(Edge { first: sooner(edge.first)?, then: sooner(edge.then)? })).collect()
-    }
-
     /// Looks for a schedule that fails under these constraints, and shrinks it; the system's schedule stays if nothing better comes of that.
     fn solve_elsewhere(&mut self, moved: &[Edge], best: &Shrunk) -> Result<Option<Shrunk>, NotShrunk> {
         let start = self.constrain(moved);
         let mut failing = None;
         for number in 0..self.options.samples_quick * PATIENCE {
-            let style = [Style::Walk, Style::Turns, Style::Priorities][number as usize % 3];
+            let style = Style::nth(number, 0, &[]);
             self.system.put_back(&start);
             let run = self.complete_here(style, sample::seed(self.options.seed, u32::MAX - self.tries, number))?;
             if self.fails(&run) {
@@ -85,6 +64,14 @@ impl<S: System> Shrinker<'_, S> {
             }
         }
     }
+}
+
+/// Returns constraints on happenings that come so many times sooner, where they came as often; of constraints that stay as they are, mostly about
+/// how the run got there, nothing or all.
+fn moved(edges: &[Edge], by: u32, rest: bool) -> Vec<Edge> {
+    let sooner = |Happening { key, nth }: Happening| Happening { key, nth: if nth > by { nth - by } else { nth } };
+    let moved = edges.iter().map(|edge| (edge, Edge { first: sooner(edge.first), then: sooner(edge.then) }));
+    moved.filter(|(old, new)| rest || *old != new).map(|(_, new)| new).collect()
 }
 
 /// Returns by how many occurrences constraints are moved: so that the farthest becomes the first, so that the nearest that can be moved does, and

@@ -22,7 +22,9 @@ pub use configuration::{Configured, shrink_configuration};
 
 use std::collections::BTreeSet;
 
+use super::strategy::Scheduler;
 use super::system::{Edge, Ending, Happening, Key, System};
+use super::walk::Pilot;
 use crate::outcome::Verdict;
 use candidates::{Candidates, Level};
 use cover::{Clause, Cover};
@@ -142,6 +144,7 @@ pub fn shrink_until<S: System>(
         return Err(NotShrunk::OtherEnding(ending));
     }
     let guide = Guide::new(&schedule);
+    let scheduler = Scheduler::new(sample::pilot(&schedule));
     let mut shrinker = Shrinker {
         system,
         root,
@@ -149,6 +152,7 @@ pub fn shrink_until<S: System>(
         confirm,
         schedule,
         guide,
+        scheduler,
         target: ending,
         exact: true,
         edges_max: options.edges_max,
@@ -165,11 +169,11 @@ pub fn shrink_until<S: System>(
 /// Returns whether all of so many random completions from `root` on fail as `failing` did, with the same verdict and rule: what a check of
 /// [`shrink_configuration`] asks of a scenario's system.
 pub fn always_fails<S: System>(system: &mut S, root: &S::Saved, failing: &Ending, samples: u32, moves_max: u32, seed: u64) -> bool {
-    let guide = Guide::new(&[]);
+    let (guide, mut scheduler) = (Guide::new(&[]), Scheduler::new(Pilot::fly(system, root, moves_max)));
     (0..samples).all(|sample| {
         let seed = sample::seed(seed, 0, sample);
         system.put_back(root);
-        let run = sample::complete(system, Style::nth(sample, seed, &[]), seed, &guide, moves_max);
+        let run = sample::complete(system, Style::nth(sample, seed, &[]), seed, &guide, &mut scheduler, moves_max);
         run.ending.is_some_and(|ending| (ending.verdict, ending.rule) == (failing.verdict, failing.rule))
     })
 }
@@ -198,6 +202,7 @@ struct Shrinker<'a, S: System> {
     confirm: &'a mut dyn FnMut(&[Edge]) -> Option<Counterexample>,
     schedule: Vec<Recorded>,
     guide: Guide,
+    scheduler: Scheduler,
     target: Ending,
     /// Blame and cause must be the target's, too.
     exact: bool,
@@ -343,7 +348,7 @@ impl<S: System> Shrinker<'_, S> {
         }
         self.replays += 1;
         let moves_max = self.options.patience.saturating_mul(u32::try_from(self.schedule.len()).unwrap_or(u32::MAX));
-        Ok(sample::complete(self.system, style, seed, &self.guide, moves_max))
+        Ok(sample::complete(self.system, style, seed, &self.guide, &mut self.scheduler, moves_max))
     }
 
     /// Returns whether a run ended as the failing one did.
