@@ -8,36 +8,31 @@ use std::str::FromStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::base32;
+use super::strategy::Strategy;
 use crate::scenario::{self, Scenario};
 
 /// Says what the word is, and in which version.
 const PREFIX: &str = "lp1:";
-/// Digits of a scenario's fingerprint: 35 bits.
-const FINGERPRINT_DIGITS: u32 = 7;
-/// Most characters of a strategy's name, so that no token is longer than [`Token::CHARS_MAX`].
-const STRATEGY_CHARS_MAX: usize = 14;
+/// Digits of a scenario's fingerprint: 40 bits.
+const FINGERPRINT_DIGITS: u32 = 8;
 
-/// `lp1:<strategy>:<seed>-<scenario>`, both numbers in base 32.
+/// `lp1:<strategy>:<seed>-<scenario>`, both numbers in base 32: at most 40 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token {
-    strategy: String,
+    strategy: Strategy,
     seed: u64,
     fingerprint: String,
 }
 
 impl Token {
-    /// Most characters of a token.
-    pub const CHARS_MAX: usize = PREFIX.len() + STRATEGY_CHARS_MAX + 1 + 13 + 1 + FINGERPRINT_DIGITS as usize;
-
-    /// Returns the token of a strategy's schedule. The strategy is a short word of lower-case letters, digits and colons, as `pct:3`.
-    pub fn new(strategy: &str, seed: u64, scenario: &Scenario) -> Self {
-        assert!(is_strategy(strategy), "`{strategy}` does not fit into a token");
-        Self { strategy: strategy.to_owned(), seed, fingerprint: fingerprint(scenario) }
+    /// Returns the token of a strategy's schedule.
+    pub fn new(strategy: Strategy, seed: u64, scenario: &Scenario) -> Self {
+        Self { strategy, seed, fingerprint: fingerprint(scenario) }
     }
 
-    /// Returns the strategy's name.
-    pub fn strategy(&self) -> &str {
-        &self.strategy
+    /// Returns the strategy.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
     }
 
     /// Returns the seed.
@@ -49,11 +44,6 @@ impl Token {
     pub fn is_of(&self, scenario: &Scenario) -> bool {
         self.fingerprint == fingerprint(scenario)
     }
-}
-
-fn is_strategy(word: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b':';
-    (1..=STRATEGY_CHARS_MAX).contains(&word.len()) && word.bytes().all(fits) && !word.starts_with(':') && !word.ends_with(':')
 }
 
 /// Returns a scenario's fingerprint: a hash of its values, so that neither comments nor layout change it.
@@ -88,8 +78,8 @@ impl FromStr for Token {
             let (strategy, rest) = word.strip_prefix(PREFIX)?.rsplit_once(':')?;
             let (seed, fingerprint) = rest.split_once('-')?;
             let known = fingerprint.len() == FINGERPRINT_DIGITS as usize && base32::parse(&format!("1{fingerprint}")).is_some();
-            let seed = base32::parse(seed)?;
-            (known && is_strategy(strategy)).then(|| Self { strategy: strategy.to_owned(), seed, fingerprint: fingerprint.to_owned() })
+            let (strategy, seed) = (strategy.parse().ok()?, base32::parse(seed)?);
+            known.then(|| Self { strategy, seed, fingerprint: fingerprint.to_owned() })
         };
         parts().ok_or_else(|| NoToken(word.to_owned()))
     }
@@ -98,6 +88,7 @@ impl FromStr for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::search::strategy::Strategy;
     use proptest::prelude::*;
 
     fn scenario(text: &str) -> Scenario {
@@ -106,11 +97,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_is_short_and_read_back(strategy in "[a-z][a-z0-9]{0,8}(:[0-9]{1,2})?", seed: u64) {
-            let token = Token::new(&strategy, seed, &scenario("about = \"x\""));
-            let text = token.to_string();
-            prop_assert!(text.len() <= 40, "{}", text);
-            prop_assert_eq!(text.parse(), Ok(token));
+        fn a_token_is_read_back(depth in 1..=Strategy::DEPTH_MAX, seed: u64) {
+            let token = Token::new(Strategy::Pct(depth), seed, &scenario("about = \"x\""));
+            prop_assert_eq!(token.to_string().parse(), Ok(token));
         }
 
         #[test]
@@ -123,24 +112,27 @@ mod tests {
 
     #[test]
     fn the_longest_token_fits() {
-        assert_eq!(Token::CHARS_MAX, 40);
-        let token = Token::new("pct:3", 0x1_2345, &scenario("about = \"x\""));
+        for strategy in [Strategy::Pos, Strategy::Urw, Strategy::Random, Strategy::Pct(Strategy::DEPTH_MAX)] {
+            let text = Token::new(strategy, u64::MAX, &scenario("about = \"x\"")).to_string();
+            assert!(text.len() <= 40, "{text}");
+        }
+        let token = Token::new(Strategy::Pct(3), 0x1_2345, &scenario("about = \"x\""));
         assert!(token.to_string().starts_with("lp1:pct:3:28t5-"), "{token}");
-        assert_eq!((token.strategy(), token.seed()), ("pct:3", 0x1_2345));
+        assert_eq!((token.strategy(), token.seed()), (Strategy::Pct(3), 0x1_2345));
     }
 
     #[test]
     fn a_token_knows_its_scenario_by_its_values() {
-        let token = Token::new("pos", 1, &scenario("about = \"x\""));
+        let token = Token::new(Strategy::Pos, 1, &scenario("about = \"x\""));
         assert!(token.is_of(&scenario("# noted\nabout = \"another text\"\n[guest]\nvcpus = 2")));
         assert!(!token.is_of(&scenario("about = \"x\"\n[guest]\nvcpus = 1")));
     }
 
     #[test]
     fn what_is_no_token_is_named() {
-        for bad in
-            ["", "lp1:", "lp2:pos:1-0000000", "lp1:pos:1", "lp1::1-0000000", "lp1:pos:01-0000000", "lp1:pos:1-000", "lp1:POS:1-0000000"]
-        {
+        let words =
+            "lp1: lp2:pos:1-00000000 lp1:pos:1 lp1::1-00000000 lp1:pos:01-00000000 lp1:pos:1-000 lp1:POS:1-00000000 lp1:pct:0:1-00000000";
+        for bad in words.split(' ').chain([""]) {
             let problem = bad.parse::<Token>().expect_err(bad);
             assert!(problem.to_string().contains("lp1:<strategy>"), "{problem}");
         }
