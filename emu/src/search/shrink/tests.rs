@@ -1,3 +1,5 @@
+//! Schedules of the toy are shrunk, and every completion is tried under what comes out.
+
 use super::*;
 use crate::search::system::{Choice, Step};
 use crate::search::toy::{Flaw, Size, Toy, kind};
