@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use host::event::{Actor, CmdId, Event, EventKind, LockId};
 
 use crate::oracle::{End as OracleEnd, guest_mm};
-use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Wait};
+use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Violation, Wait};
 use crate::report::{counted, ids};
 use crate::scenario::model::{CountExpect, Scenario, SentExpect};
+use crate::search::system::Ending;
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
 use crate::world::observe::Observation;
@@ -16,37 +17,19 @@ use crate::world::{End, HOST_ORDER, Readiness, World};
 impl World {
     /// Judges a finished run.
     pub(super) fn finish(self, end: End) -> Outcome {
-        let waits = self.waits(end);
-        let cycle = self.lock_cycle();
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit;
-        let unfired = self.unfired();
-        let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
-        let at_rest = end == End::Quiet && cycle.is_empty() && waits.is_empty();
+        let Rest { waits, cycle, at_rest, ended } = self.rest(end);
+        let broken_in_guest = self.broken_in_guest(at_rest);
         let insns = self.state.vcpus.iter().map(|vcpu| vcpu.insns).collect();
-        let findings = self.state.oracle.finish(&view, OracleEnd { time_ns: self.state.now_ns, insns, steps: self.state.steps, at_rest });
+        let (time_ns, steps) = (self.state.now_ns, self.state.steps);
+        let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
+        let findings = self.state.oracle.finish(&view, OracleEnd { time_ns, insns, steps, at_rest });
         let pages = self.scenario.pages.keys().map(|name| {
             let pfn = self.state.pages.frames.get(name).copied();
             (name.clone(), findings.page(pfn, &view))
         });
         let pages: BTreeMap<String, PageFacts> = pages.collect();
         let (mut violations, facts) = (findings.violations, findings.facts);
-        if at_rest && self.state.ready && self.state.crash.is_none() && self.state.vmm.vm.running {
-            violations.extend(guest_mm::check(&self.ram));
-        } else if self.state.ready {
-            violations.extend(guest_mm::check_zones(&self.ram));
-        }
-        let gated = waits.iter().any(|wait| wait.gate);
-        let ended = if self.state.crash.is_some() {
-            Verdict::GuestCrash
-        } else if !cycle.is_empty() {
-            Verdict::Deadlock
-        } else if gated || unfired {
-            Verdict::Unreachable
-        } else if stuck {
-            Verdict::Stall
-        } else {
-            Verdict::Pass
-        };
+        violations.extend(broken_in_guest);
         let verdict = violations.iter().map(|violation| violation.verdict).chain([ended]).min().expect("at least one");
         let waits = if cycle.is_empty() { waits.into_iter().map(|open| open.wait).collect() } else { cycle };
         let mut outcome = Outcome {
@@ -64,8 +47,52 @@ impl World {
         outcome
     }
 
+    /// Returns how a run would be judged that ends here: what [`World::finish`] would say, less what only reports tell.
+    pub(super) fn ending(&self, end: End) -> Ending {
+        let Rest { at_rest, ended, .. } = self.rest(end);
+        let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
+        let mut violations = self.state.oracle.violations_at_end(&view, &OracleEnd { at_rest, ..OracleEnd::default() });
+        violations.extend(self.broken_in_guest(at_rest));
+        let worst = violations.iter().map(|violation| (violation.verdict, violation.rule, violation.blame, violation.cause)).min();
+        match worst {
+            Some((verdict, rule, blame, cause)) if verdict <= ended => Ending { verdict, rule: Some(rule), blame: Some(blame), cause },
+            Some(_) | None => Ending { verdict: ended, rule: None, blame: None, cause: None },
+        }
+    }
+
+    /// Returns where everybody stands at the end.
+    fn rest(&self, end: End) -> Rest {
+        let (waits, cycle) = (self.waits(end), self.lock_cycle());
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit;
+        let gated = waits.iter().any(|wait| wait.gate);
+        let ended = if self.state.crash.is_some() {
+            Verdict::GuestCrash
+        } else if !cycle.is_empty() {
+            Verdict::Deadlock
+        } else if gated || self.unfired() {
+            Verdict::Unreachable
+        } else if stuck {
+            Verdict::Stall
+        } else {
+            Verdict::Pass
+        };
+        Rest { at_rest: end == End::Quiet && cycle.is_empty() && waits.is_empty(), waits, cycle, ended }
+    }
+
+    /// Returns the guest's own rules that are broken.
+    fn broken_in_guest(&self, at_rest: bool) -> Vec<Violation> {
+        if at_rest && self.state.ready && self.state.crash.is_none() && self.state.vmm.vm.running {
+            guest_mm::check(&self.ram)
+        } else if self.state.ready {
+            guest_mm::check_zones(&self.ram)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Returns whether something is left that the scenario wanted done.
     fn unfired(&self) -> bool {
-        self.state.injections.iter().any(|state| *state != InjectionState::Fired)
+        self.state.injections.iter().take(self.scenario.injections.len()).any(|state| *state != InjectionState::Fired)
     }
 
     /// Returns who waits for what at the end.
@@ -81,7 +108,7 @@ impl World {
             return waits;
         }
         for (index, state) in self.state.injections.iter().enumerate() {
-            if *state != InjectionState::Fired {
+            if *state != InjectionState::Fired && !self.is_may(index) {
                 waits.push(self.injection_wait(index));
             }
         }
@@ -173,6 +200,18 @@ impl World {
         }
         Vec::new()
     }
+}
+
+/// Where everybody stands at the end of a run.
+struct Rest {
+    /// Who waits for what.
+    waits: Vec<Open>,
+    /// A circle of those who wait for each other's locks.
+    cycle: Vec<Wait>,
+    /// Nobody has anything left to do.
+    at_rest: bool,
+    /// The verdict, if no rule is broken.
+    ended: Verdict,
 }
 
 /// A wait, and whether it is a constraint's.

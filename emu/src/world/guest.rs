@@ -13,12 +13,13 @@ use wire::platform::{self, lapic, vector};
 
 use crate::oracle::guest_mm;
 use crate::outcome::GuestCrash;
+use crate::scenario::model::Grain;
 use crate::vcpu::{Context, Exit, FaultKind};
 use crate::world::tracepoint::{self, Tracepoint};
-use crate::world::{Readiness, World};
+use crate::world::{Readiness, Window, World, object};
 
 /// What a vCPU will do when it moves next.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) enum Pending {
     /// Go on with guest code; nothing is announced.
     Run,
@@ -54,7 +55,7 @@ pub(super) enum Pending {
 }
 
 /// An access to a device register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Access {
     /// Offset in the device's window.
     pub(super) offset: u64,
@@ -68,11 +69,13 @@ pub(super) struct Access {
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     context: Context,
-    resume: Pending,
+    pub(super) resume: Pending,
     /// When the vCPU would have gone on, nanoseconds.
     resume_ns: u64,
     /// The injection.
-    injection: usize,
+    pub(super) injection: usize,
+    /// Hash of the registers in `context`.
+    pub(super) hash: u64,
 }
 
 /// A vCPU, but for its registers.
@@ -84,8 +87,8 @@ pub(super) struct Vcpu {
     pub(super) interrupts: BTreeSet<u8>,
     /// When its timer fires.
     pub(super) timer_ns: Option<u64>,
-    icr_high: u32,
-    clock_latch: u32,
+    pub(super) icr_high: u32,
+    pub(super) clock_latch: u32,
     /// An injected store, if one is under way.
     pub(super) frame: Option<Frame>,
     /// Guest instructions executed.
@@ -192,6 +195,8 @@ impl World {
         let mut cost = self.costs.guest_step_ns;
         self.vcpu_timer(cpu);
         let budget = self.scenario.limits.step_insns;
+        // Where a search chooses before each instruction, one is a move.
+        let single = self.state.window == Window::Open && self.scenario.search.grain == Grain::Instruction;
         let mut left = budget;
         loop {
             if self.can_interrupt(cpu) {
@@ -203,11 +208,11 @@ impl World {
             let stop = self.state.vcpus[cpu].stop_at_insns.map_or(left, |stop| left.min(stop - self.state.vcpus[cpu].insns));
             // An interrupt that waits for the guest to allow it is taken at the first instruction that does.
             let waits = self.state.vcpus[cpu].frame.is_none() && !self.state.vcpus[cpu].interrupts.is_empty();
-            let run = self.machine.run(cpu, if waits { stop.min(1) } else { stop });
+            let run = self.machine.run(cpu, if waits || single { stop.min(1) } else { stop });
             self.state.vcpus[cpu].insns += run.insns;
             left = left.saturating_sub(run.insns);
             self.guest_wrote(cpu);
-            if self.vcpu_exit(cpu, run.exit, &mut cost) {
+            if self.vcpu_exit(cpu, run.exit, &mut cost) || single {
                 return cost;
             }
             if left == 0 {
@@ -283,6 +288,7 @@ impl World {
             Tracepoint::Event(event) => {
                 if matches!(event, Event::GuestHint { .. }) {
                     self.state.hints += 1;
+                    self.used.changed |= object::HINTS;
                 }
                 if event == Event::GuestReady {
                     let Some(stub) = guest_mm::inject_stub(&self.ram) else {
@@ -444,6 +450,7 @@ impl World {
                 let destination = (self.state.vcpus[cpu].icr_high >> 24) as usize;
                 if let Some(target) = self.state.vcpus.get_mut(destination) {
                     target.interrupts.insert(value as u8);
+                    self.used.changed |= object::interrupts(destination);
                 }
             }
             TIMER => self.state.vcpus[cpu].timer_ns = (value != 0).then(|| self.state.now_ns + u64::from(value as u32)),
@@ -466,7 +473,7 @@ impl World {
     /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
     pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64) {
         assert!(self.state.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
-        let context = self.machine.save_context(cpu);
+        let (context, hash) = (self.machine.save_context(cpu), self.machine.hash_cpu(cpu));
         let mut regs = self.machine.regs(cpu);
         regs.rip = self.state.inject_stub;
         regs.rdi = address;
@@ -474,7 +481,7 @@ impl World {
         regs.rflags &= !crate::vcpu::RFLAGS_IF;
         self.machine.set_regs(cpu, &regs);
         let resume = std::mem::replace(&mut self.state.vcpus[cpu].pending, Pending::Run);
-        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection });
+        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash });
         self.state.times_ns[cpu] = self.state.now_ns;
     }
 

@@ -8,7 +8,7 @@ use wire::platform::{self, vector};
 use wire::task;
 
 use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Trigger};
-use crate::world::World;
+use crate::world::{World, object};
 
 /// Where an injection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,16 +30,21 @@ impl World {
     /// Returns the injection that can fire first, behind its time in nanoseconds.
     pub(super) fn injector_next(&self) -> Option<(u64, usize)> {
         let mut soonest: Option<(u64, usize)> = None;
-        for (index, state) in self.state.injections.iter().enumerate() {
-            let InjectionState::Armed { at_ns, at_insns } = *state else { continue };
-            if !self.injection_can_fire(index, at_insns) {
-                continue;
-            }
+        for index in 0..self.state.injections.len() {
+            let Some(at_ns) = self.injection_due(index) else { continue };
             if soonest.is_none_or(|(at, _)| at_ns < at) {
                 soonest = Some((at_ns, index));
             }
         }
         soonest
+    }
+
+    /// Returns from when on an injection can fire, nanoseconds, if it can.
+    pub(super) fn injection_due(&self, index: usize) -> Option<u64> {
+        match self.state.injections[index] {
+            InjectionState::Armed { at_ns, at_insns } if self.injection_can_fire(index, at_insns) => Some(at_ns),
+            InjectionState::Armed { .. } | InjectionState::Waiting | InjectionState::Fired => None,
+        }
     }
 
     /// Returns whether whom the injection needs is where it can be done.
@@ -243,6 +248,7 @@ impl World {
         self.state.backlog[cpu].push_back(op);
         self.feed_mailbox(cpu);
         self.state.vcpus[cpu].interrupts.insert(vector::MAILBOX);
+        self.used.changed |= object::interrupts(cpu);
     }
 
     /// Writes operations into a vCPU's mailbox as far as there is room. What does not fit follows as the guest works off the others.

@@ -9,8 +9,10 @@ mod end;
 pub mod gates;
 mod guest;
 mod inject;
+mod object;
 mod observe;
 mod pages;
+pub mod search;
 mod setup;
 pub mod tracepoint;
 
@@ -30,12 +32,14 @@ use crate::image::Image;
 use crate::oracle::Oracle;
 use crate::outcome::{GuestCrash, Outcome};
 use crate::scenario::model::{Pattern, Scenario};
+use crate::search::system::{Happening, Objects};
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::observe::Observation;
 use crate::world::pages::NamedPages;
+use crate::world::search::counts::Counts;
 
 /// How to run a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,6 +114,10 @@ pub(crate) struct World {
     /// All events so far; in a search, those of the last move.
     trace: Vec<Stamped>,
     digest: Xxh3,
+    /// What the move has used beside what its events tell: classes, as a search wants to know.
+    used: Objects,
+    /// Every key that an event of the move fits, while a search counts them.
+    happened: Vec<Happening>,
     state: State,
 }
 
@@ -138,20 +146,29 @@ pub(crate) struct State {
     /// Task operations that did not fit into the mailboxes yet, by vCPU.
     backlog: Vec<VecDeque<TaskOp>>,
     crash: Option<GuestCrash>,
+    /// Who picks the next move.
+    window: Window,
+    /// How often each key has happened, for a search.
+    counts: Option<Counts>,
+}
+
+/// Who picks the next move: the clock, but for a part of the run in which a search does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Window {
+    /// The clock, until the search's first event.
+    Ahead,
+    /// The search.
+    Open,
+    /// The clock, since the search's last event.
+    Closed,
 }
 
 impl World {
     /// Steps until nobody can move, the guest is dead, or a limit is reached.
     fn run_to_end(&mut self) -> End {
         loop {
-            if self.state.crash.is_some() {
-                return End::Crash;
-            }
-            if self.state.gates.broken().is_some() {
-                return End::BrokenOrder;
-            }
-            if self.state.steps >= self.scenario.limits.steps || self.state.now_ns >= self.scenario.limits.time_ns {
-                return End::Limit;
+            if let Some(end) = self.end() {
+                return end;
             }
             if !self.step() {
                 return End::Quiet;
@@ -159,10 +176,29 @@ impl World {
         }
     }
 
+    /// Returns why the run is over, though somebody could move.
+    fn end(&self) -> Option<End> {
+        if self.state.crash.is_some() {
+            Some(End::Crash)
+        } else if self.state.gates.broken().is_some() {
+            Some(End::BrokenOrder)
+        } else if self.state.steps >= self.scenario.limits.steps || self.state.now_ns >= self.scenario.limits.time_ns {
+            Some(End::Limit)
+        } else {
+            None
+        }
+    }
+
     /// Lets the next actor move; `false` when nobody can.
     fn step(&mut self) -> bool {
         self.arm_injections();
         let Some(choice) = self.choose() else { return false };
+        self.make(choice);
+        true
+    }
+
+    /// Lets somebody move, at his time.
+    fn make(&mut self, choice: Choice) {
         self.state.now_ns = choice.at_ns;
         self.state.steps += 1;
         match choice.who {
@@ -187,7 +223,6 @@ impl World {
                 }
             }
         }
-        true
     }
 
     /// Picks who moves: the smallest time, then the fixed order.
@@ -208,10 +243,7 @@ impl World {
             consider(at_ns.max(self.state.now_ns), Who::Injector(due));
         }
         for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
-            let (readiness, who) = match slot.checked_sub(self.state.vcpus.len()) {
-                None => (self.vcpu_next(slot), Who::Vcpu(slot)),
-                Some(index) => (self.host_next(index), Who::Host(index)),
-            };
+            let (readiness, who) = self.readiness(slot);
             let free = self.held_back(slot, readiness).is_none();
             match readiness {
                 Readiness::Ready(_) if free => {
@@ -239,18 +271,26 @@ impl World {
         best.map(|choice| Choice { others_ns, ..choice })
     }
 
+    /// Returns whether the actor of a slot can move, and how it is called.
+    fn readiness(&self, slot: usize) -> (Readiness, Who) {
+        match slot.checked_sub(self.state.vcpus.len()) {
+            None => (self.vcpu_next(slot), Who::Vcpu(slot)),
+            Some(index) => (self.host_next(index), Who::Host(index)),
+        }
+    }
+
     /// Returns what a move has to wait for, if a constraint forbids it for now. A move behind a lock is held back before the lock: a thread
     /// that is late is late with its hands empty.
     fn held_back(&self, slot: usize, readiness: Readiness) -> Option<&Pattern> {
         if self.state.gates.is_empty() {
             return None;
         }
-        let what = match readiness {
-            Readiness::Ready(what) => what,
-            Readiness::Lock(_) => self.behind_lock(slot),
+        let holds = |what: Move| self.state.gates.holds(what, &self.state.pages.frames);
+        match readiness {
+            Readiness::Ready(what) => holds(what?),
+            Readiness::Lock(_) => holds(Move::plain(EventKind::LockTake)).or_else(|| holds(self.behind_lock(slot)?)),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => None,
-        };
-        self.state.gates.holds(what?, &self.state.pages.frames)
+        }
     }
 
     fn behind_lock(&self, slot: usize) -> Option<Move> {
@@ -369,6 +409,7 @@ impl World {
         self.observe_for_writes(&stamped.event);
         digest_event(&mut self.digest, &stamped);
         self.state.gates.happened(&stamped.event, &self.state.pages.frames);
+        self.count(&stamped.event);
         self.state.ready |= stamped.event == Event::GuestReady;
         if let (Event::GuestTaskDone { .. }, Actor::Vcpu(cpu)) = (&stamped.event, stamped.actor) {
             self.feed_mailbox(usize::from(cpu));
@@ -401,6 +442,7 @@ impl World {
     fn raise_interrupts(&mut self) {
         if self.state.vmm.balloon.take_irq() {
             self.state.vcpus[0].interrupts.insert(wire::platform::vector::VIRTIO);
+            self.used.changed |= object::interrupts(0);
         }
     }
 
@@ -420,6 +462,8 @@ impl World {
     fn learn_pages(&mut self, event: &Event) {
         for (_, pfn) in self.state.pages.learn(event, &self.scenario, &self.allocations) {
             self.watch_page(pfn);
+            // From here on everybody's moves on the page are cut finer.
+            self.used.changed = u64::MAX;
         }
     }
 

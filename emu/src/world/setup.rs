@@ -18,26 +18,27 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
 use crate::scenario::model::{DirtyLog, Driver, Profile, Scenario};
+use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
-use crate::world::{HOST_ORDER, RunOptions, State, World};
+use crate::world::{HOST_ORDER, RunOptions, State, Window, World};
 
 impl World {
-    /// Returns a world at its first instruction. `may` says whether what may happen can.
-    pub(crate) fn new(scenario: &Arc<Scenario>, options: &RunOptions, may: bool) -> World {
+    /// Returns a world at its first instruction. For a search, what may happen can, and no rate is estimated or kept, for time stands still.
+    pub(crate) fn new(scenario: &Arc<Scenario>, options: &RunOptions, searched: bool) -> World {
         let image = guest_image();
         let ram = Arc::new(GuestRam::new(scenario.guest.ram_bytes));
         let vcpus = usize::from(scenario.guest.vcpus);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
         let faults = Faults(scenario.faults.iter().chain(&options.faults).copied().collect());
         let oracle = Oracle::new(OracleOptions { pages: ram.pages(), vcpus: scenario.guest.vcpus, ram_bytes: ram.bytes() });
-        let injections = scenario.injections.len() + if may { scenario.may.len() } else { 0 };
+        let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
-            vmm: Vmm::new(&vmm_options(scenario)),
+            vmm: Vmm::new(&vmm_options(scenario, searched)),
             locks: Locks::default(),
             watch: Watch::default(),
             gates: Gates::new(scenario),
@@ -53,6 +54,8 @@ impl World {
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            window: Window::Ahead,
+            counts: None,
         };
         let mut world = World {
             scenario: Arc::clone(scenario),
@@ -62,9 +65,11 @@ impl World {
             machine,
             costs: scenario.costs.clone(),
             allocations: scenario.allocation_names().into_iter().map(str::to_owned).collect(),
-            may,
+            may: searched,
             trace: Vec::new(),
             digest: Xxh3::new(),
+            used: Objects::default(),
+            happened: Vec::new(),
             state,
         };
         world.write_boot_info();
@@ -117,7 +122,7 @@ impl World {
     }
 }
 
-fn vmm_options(scenario: &Scenario) -> VmmOptions {
+fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
@@ -145,7 +150,7 @@ fn vmm_options(scenario: &Scenario) -> VmmOptions {
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
-            paced: true,
+            paced: !searched,
         },
     }
 }
