@@ -10,6 +10,7 @@ use host::fault::Fault;
 use super::explore::parse_time;
 use crate::search::Shard;
 use crate::search::strategy::Strategy;
+use crate::search::token::Token;
 
 /// Tests whether live migration with free page hinting loses a page.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -27,6 +28,8 @@ pub(super) enum Command {
     Run(RunArguments),
     /// Draw many orders of a scenario's events by chance; what fails becomes a scenario file.
     Explore(ExploreArguments),
+    /// Run one schedule of a search again, and print its report.
+    Replay(ReplayArguments),
     /// Read scenarios without running them.
     Lint {
         /// Scenario files, or folders of them.
@@ -145,6 +148,21 @@ pub(super) struct ExploreArguments {
     /// Run the K-th of N parts of the blocks, 1 ≤ K ≤ N; `merge` puts the parts' results together.
     #[arg(long, value_name = "K/N")]
     pub(super) shard: Option<Shard>,
+}
+
+/// `lostpage replay`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct ReplayArguments {
+    /// The scenario file that was searched.
+    pub(super) file: PathBuf,
+    /// The schedule's seed, as `explore` prints it. It holds for the same build.
+    pub(super) seed: Token,
+    /// Switch a fault on, as it was in the search. May be repeated.
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
+    pub(super) faults: Vec<Fault>,
+    /// Print every event.
+    #[arg(long)]
+    pub(super) trace: bool,
 }
 
 /// How results are printed.

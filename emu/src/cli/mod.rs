@@ -1,4 +1,4 @@
-//! The command line: `lostpage run`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
+//! The command line: `lostpage run`, `explore`, `replay`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
@@ -12,6 +12,7 @@ mod judge;
 mod lists;
 mod merge;
 mod pool;
+mod replay;
 mod results;
 mod run;
 mod screen;
@@ -159,7 +160,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
     };
     let status = match &arguments.command {
         Command::Run(arguments) => run::run(arguments, environment, screen),
-        Command::Explore(_) => {
+        Command::Explore(_) | Command::Replay(_) => {
             screen.err("error: the world cannot be searched yet\n");
             Status::BadInput
         }
