@@ -134,7 +134,7 @@ pub(super) struct ExploreArguments {
     #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
     pub(super) faults: Vec<Fault>,
     /// Schedules in a block: what is run, kept and counted as a whole.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) block: u32,
     /// Keep results in this folder, and go on from what is there of the same search.
     #[arg(long, value_name = "DIR")]

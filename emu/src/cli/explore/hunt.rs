@@ -195,7 +195,7 @@ impl<S: Subject> Hunt<'_, S> {
             }
         });
         drop(progress);
-        screen.out(&text::verdict(&groups));
+        screen.out(&text::verdict(self.scenario, &groups));
         status
     }
 }

@@ -262,6 +262,14 @@ fn no_file_of_another_is_overwritten() {
 }
 
 #[test]
+fn what_a_file_expects_is_no_failure_of_the_search() {
+    let project = Project::new(&[("toy", &format!("{HEAD}[expect]\nverdict = \"lost-page\"\n"))]);
+    let ended = project.explore("/scenarios/toy.toml --schedules 500");
+    assert_eq!(ended.status, Status::AsExpected);
+    assert!(ended.out.ends_with("1 finding, as the file expects\n"), "{}", ended.out);
+}
+
+#[test]
 fn bad_words_are_refused() {
     for words in [
         "a.toml --schedules 0",

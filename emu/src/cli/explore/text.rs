@@ -233,9 +233,12 @@ fn settlement(settled: &Settled) -> String {
 }
 
 /// Returns the last line.
-pub(super) fn verdict(groups: &[Group]) -> String {
-    match groups.len() {
-        0 => "nothing found\n".to_owned(),
-        count => format!("{}\n", counted(count as u64, "finding")),
+pub(super) fn verdict(scenario: &Scenario, groups: &[Group]) -> String {
+    let expected = groups.iter().filter(|group| group.is_expected(scenario)).count();
+    match (groups.len(), expected) {
+        (0, _) => "nothing found\n".to_owned(),
+        (all, 0) => format!("{}\n", counted(all as u64, "finding")),
+        (all, expected) if all == expected => format!("{}, as the file expects\n", counted(all as u64, "finding")),
+        (all, expected) => format!("{}, {expected} of them as the file expects\n", counted(all as u64, "finding")),
     }
 }
