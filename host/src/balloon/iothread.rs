@@ -15,6 +15,14 @@
 //! ```
 //! The loop looks for a next element after each one, and as long as the status is START: then without being kicked. Differs: QEMU spins on
 //! an empty queue, with the lock taken and released each time; here that is waiting ([`Next::Idle`]), and an empty look raises no interrupt.
+//! (QEMU calls virtio_notify() for an empty look, too. With EVENT_IDX that raises nothing; without, each look would interrupt a driver that
+//! wants interrupts for hints.)
+//!
+//! For a driver that waits for each buffer (HINT_WAIT_ON_ACK, a proposal of January 2026) the device does nothing but offer the bit. It returns
+//! every element, in whatever status, behind what the element does, and interrupts a driver that has not asked for peace; one that does not
+//! wait has. Firecracker: the fork that offers the bit says the same of its process_free_page_hinting_queue(), which interrupts once for all
+//! that it found: one element, from a driver that waits. Differs: Firecracker's balloon never asks a driver not to kick; here it does in
+//! both profiles, so that the lost kick of `scenarios/fail/findings/wait-on-ack-lost-kick.toml` is one of QEMU's device alone.
 
 use super::device::{BalloonDevice, Profile, QueueRole};
 use super::hinting::IdEffect;

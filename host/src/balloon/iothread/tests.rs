@@ -307,6 +307,70 @@ fn firecracker_ignores_ranges_of_another_id_and_goes_on_with_the_right_one() {
 }
 
 #[test]
+fn waiting_for_hints_is_offered_by_both_profiles_when_asked_for() {
+    for profile in [Profile::Qemu, Profile::Firecracker] {
+        let wait = wire::balloon::feature::HINT_WAIT_ON_ACK;
+        let mut with = options(profile);
+        assert_eq!(with.offered() & wait, 0, "{profile:?}");
+        with.features |= wait;
+        let mut rig = Rig::bare(with);
+        rig.probe(u64::MAX);
+        assert!(rig.device.transport.negotiated(wait), "{profile:?}");
+        rig.probe(!wait);
+        assert!(!rig.device.transport.negotiated(wait), "{profile:?}");
+    }
+}
+
+/// What a driver needs that waits for each buffer: it comes back with an interrupt, behind whatever the hint did, in every status.
+#[test]
+fn each_hint_comes_back_with_an_interrupt_when_it_is_over_and_done_with() {
+    for profile in [Profile::Qemu, Profile::Firecracker] {
+        for status in [HintStatus::Stop, HintStatus::Requested, HintStatus::Start, HintStatus::Done] {
+            let mut with = options(profile);
+            with.features |= wire::balloon::feature::HINT_WAIT_ON_ACK;
+            let mut rig = Rig::bare(with);
+            rig.probe(u64::MAX);
+            rig.run();
+            let mut rig = rig.in_status(status);
+            let before = rig.used(HINT).len();
+            rig.send(&[Buf::pages(0x300, 1)]);
+            let kinds: Vec<_> = rig.take_events().iter().map(Event::kind).collect();
+            use EventKind::{DeviceIrq, HintApply, HintIgnore, HintPop, HintPush, HostDiscard};
+            let expected = match (status, profile) {
+                (HintStatus::Start, Profile::Qemu) => vec![HintPop, HintApply, HintPush, DeviceIrq],
+                (HintStatus::Start, Profile::Firecracker) => vec![HintPop, HintApply, HostDiscard, HintPush, DeviceIrq],
+                (HintStatus::Stop | HintStatus::Requested | HintStatus::Done, _) => vec![HintPop, HintIgnore, HintPush, DeviceIrq],
+            };
+            assert_eq!(kinds, expected, "{profile:?} in {}", status.name());
+            assert_eq!(rig.used(HINT).len(), before + 1, "{profile:?} in {}", status.name());
+        }
+    }
+}
+
+#[test]
+fn a_hint_that_a_stop_or_done_overtakes_comes_back_all_the_same() {
+    for reason in [PrecopyReason::BeforeBitmapSync, PrecopyReason::Cleanup] {
+        let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+        rig.add(HINT, &[Buf::pages(0x300, 1)]);
+        rig.notify(reason, true);
+        rig.run();
+        assert!(rig.take_events().contains(&USED), "without a kick: the round was polled");
+        assert_eq!((rig.used(HINT).len(), rig.sink.applied.len()), (2, 0));
+    }
+}
+
+#[test]
+fn a_hint_in_the_queue_of_a_device_that_is_reset_never_comes_back() {
+    let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+    rig.add(HINT, &[Buf::pages(0x300, 1)]);
+    rig.write(mmio::STATUS, 0);
+    rig.take_events();
+    rig.kick(HINT);
+    rig.run();
+    assert_eq!((rig.take_events(), rig.used(HINT).len(), rig.sink.applied.len()), (vec![], 1, 0));
+}
+
+#[test]
 fn a_forked_device_moves_on_its_own() {
     let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
     rig.add(HINT, &[Buf::pages(0x300, 1)]);
