@@ -2,10 +2,18 @@
 //!
 //! `$RUSTC` is called directly, not through cargo: no lock, no profile, no `RUSTFLAGS` and no wrapper reaches the images, so that their
 //! bytes depend on the sources and the pinned compiler alone. The linker is the one that comes with the compiler.
+//! The fingerprint of the build, by which results of a search know who made them, is made here, too.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
+
+use xxhash_rust::xxh3::Xxh3;
+
+/// What the images are made from.
+const IMAGE_INPUTS: [&str; 5] = ["guest/src", "guest/wire/src", "emu/src/vcpu/testguest", "emu/link.ld", "emu/build.rs"];
+/// What a run depends on beside the guest's image.
+const RUN_INPUTS: [&str; 4] = ["guest/wire/src", "host/src", "emu/src", "Cargo.lock"];
 
 /// Compiles images from one workspace into one directory.
 struct Compiler {
@@ -25,16 +33,61 @@ fn main() {
     let workspace = manifest.parent().expect("the crate stands in the workspace").to_path_buf();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let rustc = PathBuf::from(env::var_os("RUSTC").expect("cargo sets RUSTC"));
-    for input in ["guest/src", "guest/wire/src", "emu/src/vcpu/testguest", "emu/link.ld", "emu/build.rs"] {
+    for input in IMAGE_INPUTS.iter().chain(&RUN_INPUTS) {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
-    let compiler = Compiler { rustc, workspace, out };
-    let wire = compiler.library("wire", "guest/wire/src/lib.rs", &[]);
-    let test_guest = compiler.image("testguest", "emu/src/vcpu/testguest/main.rs", &[&wire]);
+    let inputs = fingerprint(&workspace, &IMAGE_INPUTS);
+    let (guest, test_guest) = (out.join("lostpage-guest.elf"), out.join("testguest.elf"));
+    // Most edits leave the guest as it is, and its images take longer than all else here.
+    let stamp = out.join("images.stamp");
+    let made_by = format!("{} {inputs}", rustc.display());
+    if fs::read_to_string(&stamp).ok().as_deref() != Some(made_by.as_str()) || !guest.exists() || !test_guest.exists() {
+        // A compilation that fails leaves images of no known inputs.
+        let _ = fs::remove_file(&stamp);
+        compile(&Compiler { rustc, workspace: workspace.clone(), out });
+        fs::write(&stamp, made_by).expect("OUT_DIR is writable");
+    }
     println!("cargo::rustc-env=LOSTPAGE_TEST_GUEST={}", test_guest.display());
+    println!("cargo::rustc-env=LOSTPAGE_GUEST={}", guest.display());
+    let mut hash = Xxh3::new();
+    hash.update(&fs::read(&guest).expect("the image that was just compiled"));
+    hash.update(fingerprint(&workspace, &RUN_INPUTS).as_bytes());
+    println!("cargo::rustc-env=LOSTPAGE_BUILD={:032x}", hash.digest128());
+}
+
+/// Compiles the images.
+fn compile(compiler: &Compiler) {
+    let wire = compiler.library("wire", "guest/wire/src/lib.rs", &[]);
+    compiler.image("testguest", "emu/src/vcpu/testguest/main.rs", &[&wire]);
     let guest = compiler.library("guest", "guest/src/lib.rs", &[&wire]);
-    let image = compiler.image("lostpage-guest", "guest/src/main.rs", &[&wire, &guest]);
-    println!("cargo::rustc-env=LOSTPAGE_GUEST={}", image.display());
+    compiler.image("lostpage-guest", "guest/src/main.rs", &[&wire, &guest]);
+}
+
+/// Returns a hash of files and folders: of their paths in the workspace and their contents.
+fn fingerprint(workspace: &Path, inputs: &[&str]) -> String {
+    let mut files = Vec::new();
+    for input in inputs {
+        collect(&workspace.join(input), &mut files);
+    }
+    files.sort();
+    let mut hash = Xxh3::new();
+    for file in files {
+        let bytes = fs::read(&file).unwrap_or_else(|error| panic!("failed to read {}: {error}", file.display()));
+        let path = file.strip_prefix(workspace).expect("collected under the workspace").to_string_lossy().replace('\\', "/");
+        hash.update(format!("{path} {}\n", bytes.len()).as_bytes());
+        hash.update(&bytes);
+    }
+    format!("{:032x}", hash.digest128())
+}
+
+/// Adds a file, or all files under a folder.
+fn collect(path: &Path, files: &mut Vec<PathBuf>) {
+    if !path.is_dir() {
+        return files.push(path.to_path_buf());
+    }
+    for entry in fs::read_dir(path).unwrap_or_else(|error| panic!("failed to read {}: {error}", path.display())) {
+        collect(&entry.expect("an entry of a folder").path(), files);
+    }
 }
 
 impl Compiler {
@@ -48,7 +101,7 @@ impl Compiler {
     }
 
     /// Compiles and links one image.
-    fn image(&self, name: &str, source: &str, libraries: &[&Library]) -> PathBuf {
+    fn image(&self, name: &str, source: &str, libraries: &[&Library]) {
         let path = self.out.join(format!("{name}.elf"));
         let script = self.workspace.join("emu/link.ld");
         let mut command = self.command(source, &path, libraries);
@@ -57,7 +110,6 @@ impl Compiler {
         command.args(["-Clink-arg=--build-id=none", "-Clink-arg=--gc-sections"]);
         command.arg(format!("-Clink-arg=-T{}", script.display()));
         run(command, source);
-        path
     }
 
     /// What every part of an image is compiled with. No AVX, because the engine executes it wrongly; no red zone, because interrupts

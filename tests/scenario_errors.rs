@@ -85,19 +85,47 @@ bad_files! {
     expectations: "about = \"x\"\n[pages]\nP = \"pfn 1\"\n[expect]\nverdict = \"pass\"\nblame = \"host\"\nsent = { P = { last = 300, min = 3, max = 2 } }\ncmd_ids = [0, 0x80000001, 0x100000000]\nevents = { \"hint.apply\" = { mni = 1 } }\n[migration]\nstart = { aftre = \"guest.ready\" }\n",
     copy_of_a_page_never_sent: "about = \"x\"\n[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = { last = 3, max = 0 } }\n",
     broken_syntax_hides_nothing_else: "about = \"unclosed\n[guest]\nram = \"4 MiB\"\nvcpus =\n[host]\nprofil = \"qemu\"\n",
+    search_that_has_no_window: "about = \"x\"\n[search]\nuntil = \"guest.ready\"\ngrain = \"insn\"\n",
+    search_that_ends_before_it_begins: "about = \"x\"\n[pages]\nP = \"first page of hint 1\"\n[search]\nfrom = \"hint.apply(P)\"\nuntil = \"hint.pop(P)\"\n[[order]]\nchain = [\"hint.pop(P)\", \"hint.apply(P)\"]\n",
+    search_that_ends_where_it_begins: "about = \"x\"\n[search]\nfrom = \"hint.apply#2\"\nuntil = \"hint.apply#2\"\n",
+    lists_of_values: "about = \"x\"\n[vary]\nprofile = \"qemu\"\ndirty_log = [\"manual-claer\"]\nchunk = [\"256 KiB\", \"1 GiB\", \"1024 MiB\", \"3 MiB\", 64]\nhint_queue_size = [1, 16, 16]\nqueue_size = [100]\nvcpus = [1, 5, \"2\"]\nfaults = [\"hint-keeps-k\", \"hint-keeps-k\"]\nram = [\"16 MiB\"]\n",
+    vcpus_that_are_left_out: "about = \"x\"\n[guest]\nvcpus = 3\n[[guest.task]]\non = \"vcpu0\"\ndo = [{ oom = true }]\n[[may]]\ntask = { oom = true }\nby = \"vcpu2\"\n[vary]\nvcpus = [1, 2, 3]\n",
+    chunks_without_manual_clear: "about = \"x\"\n[host]\ndirty_log = \"tcg\"\n[vary]\nprofile = [\"qemu\", \"firecracker\"]\nchunk = [\"256 KiB\"]\n",
+    chunks_of_logs_without_manual_clear: "about = \"x\"\n[vary]\ndirty_log = [\"tcg\", \"get-clears\"]\nchunk = [\"256 KiB\"]\n",
+    orders_of_what_may_be_done: "about = \"x\"\n[[inject]]\nname = \"halt\"\nmonitor = \"stop\"\nat = \"1 ms\"\n[[may]]\nname = \"end\"\nmonitor = \"cancel\"\n[[may]]\nname = \"halt\"\nmonitor = \"cont\"\n[[may]]\nwrite = { page = \"P\", byte = 1 }\n[[order]]\nchain = [\"guest.ready\", \"end\", \"inject[1]\"]\n",
+    what_may_be_done_never_can: "about = \"x\"\n[[may]]\nmonitor = \"stop\"\nafter = \"bitmap.sync#3\"\nbefore = \"bitmap.sync#2\"\n",
+    provenance_that_lacks_something: "about = \"x\"\n[found]\nscenario = \"\"\nseed = 7\nschedules = 1\n",
     columns_are_characters: "about = \"Größe → ∞\"\nwitness = [\"é\", \"hint-keeps-k\", \"ö\"]\n",
 }
 
-#[test]
-fn warnings_are_no_errors() {
-    let text = "about = \"x\"\nwitness = [\"hint-keeps-k\"]\nfaults = [\"hint-keeps-k\"]\n[host]\nfeatures = [\"hint-wait-on-ack\"]\nstats_interval = \"1 s\"\n[pages]\nP = \"first page of hint 1\"\n[[inject]]\nmonitor = \"stop\"\n";
+/// Compares the warnings about a file with the snapshot of that name.
+fn warned(name: &str, text: &str) {
     parse("odd.toml", text).expect("odd, but a scenario");
     let diagnostics = lint("odd.toml", text);
     check_places(text, &diagnostics);
     assert!(diagnostics.list().iter().all(|diagnostic| diagnostic.severity == Severity::Warning));
     insta::with_settings!({ omit_expression => true }, {
-        insta::assert_snapshot!("warnings", diagnostics.render(false));
+        insta::assert_snapshot!(name, diagnostics.render(false));
     });
+}
+
+#[test]
+fn warnings_are_no_errors() {
+    let text = "about = \"x\"\nwitness = [\"hint-keeps-k\"]\nfaults = [\"hint-keeps-k\"]\n[host]\nfeatures = [\"hint-wait-on-ack\"]\nstats_interval = \"1 s\"\n[pages]\nP = \"first page of hint 1\"\n[[inject]]\nmonitor = \"stop\"\n";
+    warned("warnings", text);
+}
+
+#[test]
+fn a_search_that_gains_nothing_is_warned_of() {
+    let text = "about = \"x\"\nfaults = [\"hint-keeps-k\"]\n[search]\ngrain = \"instruction\"\n[vary]\nprofile = [\"qemu\"]\ndirty_log = [\"manual-clear\"]\nchunk = [\"1 GiB\"]\nhint_queue_size = [1024]\nqueue_size = [128]\nvcpus = [2]\ndriver = [\"hint\"]\nfaults = [\"hint-no-done\", \"hint-keeps-k\"]\n";
+    warned("warnings_of_searches", text);
+}
+
+#[test]
+fn a_search_that_gains_something_is_not_warned_of() {
+    let text = "about = \"x\"\n[pages]\nP = \"first page of hint 1\"\n[[may]]\nmonitor = \"cancel\"\n[search]\nfrom = \"hint.request\"\nuntil = \"bitmap.sync#2\"\ngrain = \"instruction\"\n[vary]\nprofile = [\"qemu\", \"firecracker\"]\ndirty_log = [\"manual-clear\"]\nqueue_size = [128]\nvcpus = [1, 2]\n";
+    let diagnostics = lint("search.toml", text);
+    assert!(diagnostics.is_empty(), "{diagnostics}");
 }
 
 #[test]
@@ -134,6 +162,12 @@ const WORDS: &[&str] = &[
     "[guest]",
     "[[inject]]",
     "[[order]]",
+    "[[may]]",
+    "[search]",
+    "[vary]",
+    "until",
+    "chunk",
+    "vcpus",
     "[pages]",
     "[expect]",
     "\n",
@@ -203,6 +237,11 @@ fn an_editor_marks_what_the_reader_refuses() {
         "about = \"x\"\n[[guest.task]]\non = \"vcpu0\"\ndo = [{ oom = true, order = 1 }]",
         "about = \"x\"\n[pages]\nP = \"fourth page of hint 1\"",
         "about = \"x\"\n[host]\nhint_queue_size = 1000",
+        "about = \"x\"\n[vary]\nhint_queue_size = [16, 16]",
+        "about = \"x\"\n[vary]\nchunk = [64]",
+        "about = \"x\"\n[search]\nfrom = [\"guest.ready\"]",
+        "about = \"x\"\n[[may]]\nname = \"nothing\"",
+        "about = \"x\"\n[found]\nseed = \"1\"",
     ] {
         assert!(parse("bad.toml", bad).is_err(), "{bad}");
         assert!(!fits_schema(&validator, bad), "{bad}");

@@ -66,6 +66,18 @@ fn the_oracle_sees_events_and_memory_only() {
 }
 
 #[test]
+fn the_guest_reads_nothing_that_a_states_hash_leaves_out() {
+    for (path, text) in sources("guest/src") {
+        assert_eq!(
+            naming(&text, "CONFIG_GENERATION"),
+            0,
+            "{} reads the generation: host/src/transport/mmio.rs must hash it",
+            path.display()
+        );
+    }
+}
+
+#[test]
 fn nothing_is_left_for_later() {
     for (path, text) in all_sources() {
         if path.ends_with("tidy.rs") {

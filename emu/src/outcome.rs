@@ -94,6 +94,8 @@ pub struct Violation {
     pub doom: Option<usize>,
     /// Whose fault.
     pub blame: Blame,
+    /// How it came about, in words that are the same for the same defect; of what is lost.
+    pub cause: Option<&'static str>,
     /// What happened, in one sentence with the values.
     pub what: String,
 }

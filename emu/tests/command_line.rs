@@ -1,9 +1,14 @@
 //! The real binary as a process: exit statuses, streams, pipes. What needs no process is tested beside [`emu::cli`].
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+use emu::cli::Results;
+use emu::search::Shard;
+use emu::search::results::{AnyBlock, Header, Request};
 
 /// A run of the binary in a folder, with an environment that the machine's own does not reach into.
 fn lostpage(folder: &Path, words: &[&str]) -> Command {
@@ -128,4 +133,86 @@ fn a_file_is_not_written_over() {
     fs::write(&path, "mine").expect("writable");
     assert_refused(&output(folder.path(), &["new", "hinting/a"]), &["exists already"]);
     assert_eq!(fs::read_to_string(&path).expect("there"), "mine");
+}
+
+#[test]
+fn a_shard_that_does_not_exist_is_refused() {
+    for shard in ["0/2", "3/2", "1/0", "2"] {
+        assert_refused(&output(folder().path(), &["run", "--shard", shard]), &["--shard <K/N>", "expected K/N with 1 ≤ K ≤ N"]);
+    }
+}
+
+/// Results of one search in a folder: the blocks of a shard, below 10.
+fn write_results(folder: &Path, name: &str, seed: u64, shard: &str) {
+    let shard: Shard = shard.parse().expect("a shard");
+    let scenario = emu::scenario::parse("a.toml", "about = \"a\"\n").unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let request = Request { seed, block_schedules: 1, strategies: vec!["pos".to_string()], options: BTreeMap::new(), shard };
+    let header = Header::new("scenarios/pass/a.toml", &scenario, request);
+    let mut results: Results<AnyBlock> = Results::open(&folder.join(name), &header).expect("new");
+    for number in (0..10).filter(|number| header.has_block(*number)) {
+        let block = serde_json::from_str(&format!("{{\"block\":{number},\"schedules\":18446744073709551615}}")).expect("a block");
+        results.append(block).expect("writable");
+    }
+    results.finish(Some(10)).expect("writable");
+}
+
+#[test]
+fn results_are_merged_in_any_order_to_the_same_bytes() {
+    let folder = folder();
+    for (name, shard) in [("a", "1/3"), ("b", "2/3"), ("c", "3/3"), ("whole", "1/1")] {
+        write_results(folder.path(), name, 4, shard);
+    }
+    let two = output(folder.path(), &["merge", "two", "c", "a"]);
+    assert_eq!((two.status.code(), text(&two.stderr)), (Some(0), ""));
+    assert_eq!(text(&two.stdout), "two: 7 blocks of shards 1/3, 3/3; no block missing\n");
+    for (words, out) in [(&["merge", "x/all", "b", "a", "c"][..], "x/all"), (&["merge", "all", "two", "b"], "all")] {
+        let output = output(folder.path(), words);
+        assert_eq!(text(&output.stdout), format!("{out}: 10 blocks of all shards; no block missing\n"));
+        for file in ["header.json", "blocks.jsonl", "summary.json"] {
+            let read = |name: &str| fs::read_to_string(folder.path().join(name).join(file)).expect("there");
+            assert_eq!(read(out), read("whole"), "{file}");
+        }
+    }
+}
+
+#[test]
+fn results_that_do_not_go_together_are_not_merged() {
+    let folder = folder();
+    write_results(folder.path(), "a", 4, "1/2");
+    write_results(folder.path(), "b", 5, "2/2");
+    assert_refused(&output(folder.path(), &["merge", "out", "a", "b"]), &["b/header.json: ", "seed 5, not 4", "nothing was merged"]);
+    assert_refused(&output(folder.path(), &["merge", "out", "a", "none"]), &["error: none: no such file or folder"]);
+    assert_refused(&output(folder.path(), &["merge", "b", "a"]), &["error: b: holds ", "expected a new or an empty folder"]);
+    assert_refused(&output(folder.path(), &["merge", "out"]), &["DIR"]);
+    assert!(!folder.path().join("out").exists());
+}
+
+#[test]
+fn a_block_that_was_cut_off_is_told_and_missing() {
+    let folder = folder();
+    write_results(folder.path(), "a", 4, "1/1");
+    fs::remove_file(folder.path().join("a/summary.json")).expect("there");
+    let blocks = fs::read(folder.path().join("a/blocks.jsonl")).expect("there");
+    fs::write(folder.path().join("a/blocks.jsonl"), &blocks[..blocks.len() - 1]).expect("writable");
+    let cut = output(folder.path(), &["merge", "cut", "a"]);
+    assert!(text(&cut.stderr).starts_with("note: a/blocks.jsonl:10: cut off: "), "{}", text(&cut.stderr));
+    assert_eq!(text(&cut.stdout), "cut: 9 blocks of all shards; no block missing\n");
+    let lines: String =
+        text(&blocks).lines().enumerate().filter(|(index, _)| ![2, 5, 6].contains(index)).map(|(_, line)| format!("{line}\n")).collect();
+    fs::write(folder.path().join("a/blocks.jsonl"), lines).expect("writable");
+    let some = output(folder.path(), &["merge", "some", "a"]);
+    assert_eq!(text(&some.stdout), "some: 7 blocks of all shards; blocks 2, 5..6 missing\n");
+}
+
+/// A limit on the size of files stands for a disk that has no room left.
+#[cfg(target_os = "linux")]
+#[test]
+fn merging_onto_a_full_disk_leaves_nothing_half_done() {
+    let folder = folder();
+    write_results(folder.path(), "a", 4, "1/1");
+    let script = format!("trap '' XFSZ; ulimit -f 0; exec '{}' merge out a", env!("CARGO_BIN_EXE_lostpage"));
+    let output = Command::new("sh").args(["-c", &script]).current_dir(folder.path()).output().expect("a shell");
+    assert_refused(&output, &["error: out: cannot be written: ", "nothing was merged"]);
+    let names: Vec<_> = fs::read_dir(folder.path()).expect("readable").map(|entry| entry.expect("readable").file_name()).collect();
+    assert_eq!(names, ["a"]);
 }

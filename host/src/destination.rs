@@ -4,20 +4,16 @@
 //! destination's memory may hold firmware; so a page that was wrongly left out shows even if the source's is zero.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{CmdId, Pfn};
+use crate::fold::{Fold, Tag, mix_wide};
 use crate::memory::GuestRam;
+use crate::page::{PageBytes, PageContents, ZERO_PAGE};
 use wire::platform::PAGE_SIZE;
 
-/// The contents of a page.
-pub type PageBytes = [u8; PAGE_SIZE as usize];
-
-/// A page of zeros.
-pub const ZERO_PAGE: PageBytes = [0; PAGE_SIZE as usize];
-
-/// Pages per separately copied part of the store: a clone shares parts until one side writes.
+/// Pages of a part of the store: a clone shares parts until one side writes, and a part shares pages.
 const PART_PAGES: u64 = 64;
 
 /// How far the destination is.
@@ -33,32 +29,50 @@ pub enum DestinationStatus {
     Paused,
 }
 
-/// What a page of the destination holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum PageState {
-    /// Nothing arrived.
-    Garbage,
-    /// A zero record came last.
-    Zero,
-    /// Bytes came last.
-    Data,
-}
-
-/// The destination.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// The destination. A page that did not arrive holds garbage; one that did holds what the store has for it, or zeros.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Destination {
     seed: u64,
     status: DestinationStatus,
     cmd_id: Option<CmdId>,
     received: DirtyBitmap,
-    pages: Vec<PageState>,
-    store: Vec<Option<Arc<Vec<u8>>>>,
+    store: Arc<[Option<Arc<Part>>]>,
+}
+
+/// Contents of neighbouring pages.
+#[derive(Clone)]
+struct Part {
+    pages: [Option<Arc<PageContents>>; PART_PAGES as usize],
+    /// Sum of the hashes of all contents, once somebody has asked for it.
+    sum: OnceLock<u128>,
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        self.pages == other.pages
+    }
+}
+
+impl Eq for Part {}
+
+impl Part {
+    fn new() -> Self {
+        Self { pages: [const { None }; PART_PAGES as usize], sum: OnceLock::new() }
+    }
+
+    /// Returns the sum of the hashes of all contents, each with its place.
+    fn fold(&self) -> u128 {
+        *self.sum.get_or_init(|| {
+            let pages = (0..).zip(&self.pages).filter_map(|(at, page)| page.as_ref().map(|page| (at, page.digest())));
+            pages.map(|(at, digest)| mix_wide(Tag::Content as u64, at, digest)).fold(0, u128::wrapping_add)
+        })
+    }
 }
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, status, cmd_id, received, pages, store: _ } = self;
-        let data = pages.iter().filter(|page| **page == PageState::Data).count();
+        let Self { seed, status, cmd_id, received, store } = self;
+        let data = store.iter().flatten().flat_map(|part| &part.pages).flatten().count();
         f.debug_struct("Destination")
             .field("seed", seed)
             .field("status", status)
@@ -78,14 +92,25 @@ impl Destination {
             status: DestinationStatus::Incoming,
             cmd_id: None,
             received: DirtyBitmap::new(pages),
-            pages: vec![PageState::Garbage; usize::try_from(pages).expect("64-bit host")],
-            store: vec![None; parts],
+            store: std::iter::repeat_n(None, parts).collect(),
         }
     }
 
     /// A new process takes this one's place: all is garbage again.
     pub fn restart(&mut self) {
         *self = Self::new(self.received.pages(), self.seed);
+    }
+
+    /// Adds its state to a hash: what it is to start with, and all that has arrived.
+    pub(crate) fn fold(&mut self, fold: &mut Fold) {
+        let Self { seed: _, status, cmd_id, received, store } = self;
+        fold.add_part(Tag::DestinationStatus, &(*status, *cmd_id));
+        fold.sum_of(Tag::Received as u64, received.fold());
+        for (index, part) in (0..).zip(store.iter()) {
+            if let Some(part) = part {
+                fold.sum_of(Tag::Contents as u64 + (index << 32), part.fold());
+            }
+        }
     }
 
     /// Returns how far it is.
@@ -113,37 +138,44 @@ impl Destination {
     /// # Panics
     /// When there is no such page.
     pub fn page(&self, pfn: Pfn) -> PageBytes {
-        let mut bytes = ZERO_PAGE;
-        match self.pages[at(pfn)] {
-            PageState::Garbage => self.garbage(pfn, &mut bytes),
-            PageState::Zero => {}
-            PageState::Data => bytes.copy_from_slice(self.data(pfn).expect("a page with data has a part of the store")),
+        if !self.arrived(pfn) {
+            return self.garbage(pfn);
         }
-        bytes
+        self.contents(pfn).map_or(ZERO_PAGE, |contents| *contents.bytes())
     }
 
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
-        match self.pages[at(pfn)] {
-            PageState::Garbage => {
-                let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
-                !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same)
-            }
-            PageState::Zero => ram.is_zero(pfn),
-            PageState::Data => self.data(pfn).is_some_and(|bytes| bytes == ram.page(pfn)),
+        if !self.arrived(pfn) {
+            let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
+            return !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same);
         }
+        self.contents(pfn).map_or_else(|| ram.is_zero(pfn), |contents| *contents.bytes() == ram.page(pfn))
+    }
+
+    /// Returns the hash of the contents that arrived for a page, which is kept: `None` where zeros arrived, or nothing.
+    pub fn digest(&self, pfn: Pfn) -> Option<u128> {
+        self.contents(pfn).map(PageContents::digest)
+    }
+
+    /// Returns which of these pages of a 64-page word equal the source's.
+    pub fn equals_at(&self, word: u64, pages: u64, ram: &GuestRam) -> u64 {
+        let same = |bit: &u64| self.equals(Pfn(word * PART_PAGES + bit), ram);
+        let asked = (0..PART_PAGES).filter(|bit| pages >> bit & 1 == 1);
+        asked.filter(same).fold(0, |equal, bit| equal | 1 << bit)
     }
 
     /// Places a zero record: the main channel always makes the page zero (QEMU: ram_handle_zero()).
     pub fn place_zero(&mut self, pfn: Pfn) {
-        self.pages[at(pfn)] = PageState::Zero;
+        if self.contents(pfn).is_some() {
+            *self.slot(pfn) = None;
+        }
         self.received.set(pfn);
     }
 
     /// Places a page's bytes.
-    pub fn place_data(&mut self, pfn: Pfn, bytes: &PageBytes) {
-        self.slot(pfn).copy_from_slice(bytes);
-        self.pages[at(pfn)] = PageState::Data;
+    pub fn place_data(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
+        *self.slot(pfn) = Some(contents);
         self.received.set(pfn);
     }
 
@@ -154,8 +186,12 @@ impl Destination {
             self.place_zero(pfn);
             return true;
         }
-        ram.read(pfn.address(), self.slot(pfn));
-        self.pages[at(pfn)] = PageState::Data;
+        let slot = self.slot(pfn);
+        // Contents that somebody else sees, too, stay as they are.
+        let mut contents =
+            slot.take().filter(|contents| Arc::strong_count(contents) == 1).unwrap_or_else(|| Arc::new(PageContents::zeros()));
+        Arc::get_mut(&mut contents).expect("nobody else sees it").read(pfn, ram);
+        *slot = Some(contents);
         self.received.set(pfn);
         false
     }
@@ -179,21 +215,25 @@ impl Destination {
         self.status = if start { DestinationStatus::Started } else { DestinationStatus::Paused };
     }
 
-    fn data(&self, pfn: Pfn) -> Option<&[u8]> {
-        let (part, offset) = place(pfn);
-        self.store[part].as_ref().map(|bytes| &bytes[offset..offset + PAGE_SIZE as usize])
+    fn contents(&self, pfn: Pfn) -> Option<&PageContents> {
+        let (part, at) = place(pfn);
+        self.store[part].as_ref()?.pages[at].as_deref()
     }
 
-    fn slot(&mut self, pfn: Pfn) -> &mut [u8] {
-        let (part, offset) = place(pfn);
-        let bytes = self.store[part].get_or_insert_with(|| Arc::new(vec![0; (PART_PAGES * PAGE_SIZE) as usize]));
-        &mut Arc::make_mut(bytes)[offset..offset + PAGE_SIZE as usize]
+    fn slot(&mut self, pfn: Pfn) -> &mut Option<Arc<PageContents>> {
+        let (part, at) = place(pfn);
+        let part = Arc::make_mut(&mut self.store)[part].get_or_insert_with(|| Arc::new(Part::new()));
+        let part = Arc::make_mut(part);
+        part.sum = OnceLock::new();
+        &mut part.pages[at]
     }
 
-    fn garbage(&self, pfn: Pfn, bytes: &mut PageBytes) {
+    fn garbage(&self, pfn: Pfn) -> PageBytes {
+        let mut bytes = ZERO_PAGE;
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(self.garbage_words(pfn)) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
+        bytes
     }
 
     /// Words of a SplitMix64 sequence that starts from seed and page; the lowest bit of the first is set, so that it is never all zero.
@@ -209,17 +249,20 @@ impl Destination {
     }
 }
 
-fn at(pfn: Pfn) -> usize {
-    usize::try_from(pfn.0).expect("64-bit host")
-}
-
+/// Returns the part that holds a page, and its place there.
 fn place(pfn: Pfn) -> (usize, usize) {
-    (at(Pfn(pfn.0 / PART_PAGES)), ((pfn.0 % PART_PAGES) * PAGE_SIZE) as usize)
+    let part = usize::try_from(pfn.0 / PART_PAGES).expect("64-bit host");
+    (part, (pfn.0 % PART_PAGES) as usize)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn bytes(byte: u8) -> Arc<PageContents> {
+        Arc::new(PageContents::new(&[byte; PAGE_SIZE as usize]))
+    }
 
     #[test]
     fn a_page_that_never_arrived_is_garbage_and_not_zero() {
@@ -236,7 +279,7 @@ mod tests {
     #[test]
     fn a_zero_record_clears_a_page_that_had_data() {
         let mut destination = Destination::new(128, 0);
-        destination.place_data(Pfn(100), &[5; PAGE_SIZE as usize]);
+        destination.place_data(Pfn(100), bytes(5));
         assert_eq!(destination.page(Pfn(100)), [5; PAGE_SIZE as usize]);
         destination.place_zero(Pfn(100));
         assert_eq!(destination.page(Pfn(100)), ZERO_PAGE);
@@ -271,10 +314,77 @@ mod tests {
     #[test]
     fn a_clone_does_not_see_later_arrivals() {
         let mut first = Destination::new(128, 0);
-        first.place_data(Pfn(1), &[1; PAGE_SIZE as usize]);
+        first.place_data(Pfn(1), bytes(1));
         let second = first.clone();
-        first.place_data(Pfn(1), &[2; PAGE_SIZE as usize]);
+        first.place_data(Pfn(1), bytes(2));
         assert_eq!(second.page(Pfn(1)), [1; PAGE_SIZE as usize]);
         assert_eq!(first.page(Pfn(1)), [2; PAGE_SIZE as usize]);
+    }
+
+    #[test]
+    fn contents_that_a_clone_or_the_wire_still_holds_are_not_overwritten() {
+        let ram = GuestRam::new(2 * PAGE_SIZE);
+        ram.write(0, &[7]);
+        let (sent, mut first) = (bytes(1), Destination::new(2, 0));
+        first.place_data(Pfn(0), Arc::clone(&sent));
+        let second = first.clone();
+        assert!(!first.place_from(Pfn(0), &ram, true));
+        assert_eq!((sent.bytes()[0], second.page(Pfn(0))[0], first.page(Pfn(0))[0]), (1, 1, 7));
+        assert_eq!(second.digest(Pfn(0)), Some(sent.digest()));
+        assert_ne!(first.digest(Pfn(0)), second.digest(Pfn(0)));
+        first.place_zero(Pfn(0));
+        assert_eq!([first.digest(Pfn(0)), first.digest(Pfn(1))], [None; 2]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Arrival {
+        Zero,
+        Data(u8),
+        From,
+    }
+
+    fn sum(destination: &mut Destination) -> u128 {
+        let mut fold = Fold::default();
+        destination.fold(&mut fold);
+        fold.sum()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The hash is that of what stands there, whatever stood there before, and whenever it was asked for.
+        #[test]
+        fn the_hash_follows_the_contents(
+            arrivals in prop::collection::vec((0..130_u64, prop_oneof![Just(Arrival::Zero), (0..3_u8).prop_map(Arrival::Data), Just(Arrival::From)], any::<bool>()), 0..60)
+        ) {
+            let ram = GuestRam::new(130 * PAGE_SIZE);
+            (0..130).for_each(|pfn| ram.write(pfn * PAGE_SIZE, &[(pfn % 3) as u8]));
+            let mut destination = Destination::new(130, 0);
+            for (pfn, arrival, fold) in &arrivals {
+                match arrival {
+                    Arrival::Zero => destination.place_zero(Pfn(*pfn)),
+                    Arrival::Data(byte) => destination.place_data(Pfn(*pfn), bytes(*byte)),
+                    Arrival::From => {
+                        destination.place_from(Pfn(*pfn), &ram, true);
+                    }
+                }
+                if *fold {
+                    sum(&mut destination);
+                }
+            }
+            let mut fresh = Destination::new(130, 0);
+            for pfn in (0..130).map(Pfn).filter(|pfn| destination.arrived(*pfn)) {
+                match destination.contents(pfn) {
+                    Some(contents) => fresh.place_data(pfn, Arc::new(contents.clone())),
+                    None => fresh.place_zero(pfn),
+                }
+            }
+            prop_assert_eq!(sum(&mut destination), sum(&mut fresh));
+            for pfn in [Pfn(0), Pfn(64), Pfn(129)] {
+                let mut other = fresh.clone();
+                other.place_data(pfn, bytes(9));
+                prop_assert_ne!(sum(&mut other), sum(&mut fresh));
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::vhost::VhostLog;
 use crate::event::{Actor, Event, EventKind, LockId, Pfn};
+use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::PrecopyNotifier;
@@ -33,7 +34,7 @@ pub struct VmmOptions {
 }
 
 /// A monitor command (QEMU: qapi/migration.json, qapi/machine.json, qapi/misc.json).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Command {
     /// `migrate`.
     Migrate,
@@ -81,14 +82,14 @@ impl fmt::Display for Command {
 }
 
 /// Commands on their way through the main loop.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Monitor {
     queue: VecDeque<Command>,
     state: MonitorState,
 }
 
 /// Where the command at the head of the queue stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum MonitorState {
     /// Not begun.
     #[default]
@@ -160,6 +161,22 @@ impl Vmm {
             monitor: Monitor::default(),
             options: options.migration.clone(),
         }
+    }
+
+    /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
+    /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
+    pub fn fold(&mut self, now_ns: u64) -> u128 {
+        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor, options: _ } = self;
+        let mut fold = Fold::default();
+        accel.fold(&mut fold);
+        d.fold(&mut fold);
+        vhost.fold(&mut fold);
+        balloon.fold(now_ns, &mut fold);
+        migration.fold(&mut fold);
+        destination.fold(&mut fold);
+        fold.add(Tag::VmRunning, u64::from(vm.running));
+        fold.add_part(Tag::Monitor, monitor);
+        fold.sum()
     }
 
     /// Returns what an actor would do next. `vcpus_in_store`: a vCPU has marked a page and not yet stored to it.
@@ -345,4 +362,221 @@ enum Job {
     Monitor(Command),
     Cleanup,
     Balloon,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balloon::Profile;
+    use crate::event::{PageRange, Stamped};
+    use crate::fault::Faults;
+    use crate::lock::Locks;
+    use crate::memory::GuestRam;
+    use crate::step::{Costs, Watch};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const PAGES: u64 = 192;
+    const ACTORS: [Actor; 4] = [Actor::Migration, Actor::Destination, Actor::MainLoop, Actor::Iothread];
+
+    fn options(paced: bool) -> VmmOptions {
+        let balloon = BalloonOptions {
+            features: wire::balloon::feature::FREE_PAGE_HINT,
+            profile: Profile::Qemu,
+            queue_size: 16,
+            hint_queue_size: 16,
+            stats_interval_ns: 0,
+            target_pages: 0,
+        };
+        let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
+        VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, balloon, migration }
+    }
+
+    /// A host without a guest, and what it needs to move.
+    #[derive(Clone)]
+    struct Rig {
+        vmm: Vmm,
+        locks: Locks,
+        now_ns: u64,
+    }
+
+    impl Rig {
+        fn new(paced: bool) -> Self {
+            Self { vmm: Vmm::new(&options(paced)), locks: Locks::default(), now_ns: 0 }
+        }
+
+        fn with<R>(&mut self, actor: Actor, ram: &GuestRam, run: impl FnOnce(&mut Vmm, &mut Ctx<'_>) -> R) -> (R, Vec<Stamped>) {
+            let (faults, costs, watch, mut events) =
+                (Faults::default(), Costs::default(), Watch([Pfn(3), Pfn(64), Pfn(65)].into()), Vec::new());
+            let (locks, now_ns) = (&mut self.locks, self.now_ns);
+            let mut ctx = Ctx { actor, now_ns, ram, locks, faults: &faults, costs: &costs, watch: &watch, events: &mut events };
+            (run(&mut self.vmm, &mut ctx), events)
+        }
+
+        /// Lets an actor move if it can, and returns what it showed.
+        fn step(&mut self, actor: Actor, ram: &GuestRam) -> Vec<Stamped> {
+            let next = self.with(actor, ram, |vmm, ctx| vmm.next(actor, false, ctx)).0;
+            match next {
+                Next::Lock(lock) if self.locks.holder(lock).is_some() => {}
+                Next::Do(_) | Next::Lock(_) => return self.with(actor, ram, |vmm, ctx| vmm.step(actor, false, ctx)).1,
+                Next::Sleep(until_ns) => self.now_ns = until_ns,
+                Next::Idle => {}
+            }
+            Vec::new()
+        }
+
+        fn make(&mut self, act: &Act, ram: &GuestRam) {
+            match act {
+                Act::Step(actor, times) => (0..*times).for_each(|_| drop(self.step(*actor, ram))),
+                Act::Command(command) => self.vmm.monitor.push(*command),
+                Act::Store(pfn) => {
+                    self.vmm.accel.guest_store(Pfn(*pfn), &mut self.vmm.d);
+                }
+                Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
+                Act::Vhost(pfn) => self.vmm.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Fold => {
+                    self.fold();
+                }
+            }
+        }
+
+        fn fold(&mut self) -> u128 {
+            self.vmm.fold(self.now_ns).wrapping_add(self.locks.fold())
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Step(Actor, u32),
+        Command(Command),
+        Store(u64),
+        Dma(u64, u64),
+        Vhost(u64),
+        Fold,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let commands = [
+            Command::Migrate,
+            Command::Migrate,
+            Command::Cancel,
+            Command::Stop,
+            Command::Cont,
+            Command::BreakLink,
+            Command::Balloon { pages: 3 },
+        ];
+        let one = prop_oneof![
+            8 => (prop::sample::select(ACTORS.to_vec()), 1..60_u32).prop_map(|(actor, times)| Act::Step(actor, times)),
+            1 => prop::sample::select(commands.to_vec()).prop_map(Act::Command),
+            2 => (0..PAGES).prop_map(Act::Store),
+            1 => (0..PAGES, 1..70_u64).prop_map(|(first, count)| Act::Dma(first, count)),
+            1 => (0..PAGES).prop_map(Act::Vhost),
+            4 => Just(Act::Fold),
+        ];
+        prop::collection::vec(one, 0..60)
+            .prop_map(|acts| [vec![Act::Command(Command::Migrate), Act::Step(Actor::MainLoop, 2)], acts].concat())
+    }
+
+    fn ram() -> GuestRam {
+        let ram = GuestRam::new(PAGES * wire::platform::PAGE_SIZE);
+        for pfn in (0..PAGES).step_by(3) {
+            ram.write(Pfn(pfn).address(), &[pfn as u8 | 1]);
+        }
+        ram
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A hash that was kept up to date is the one that is computed at the end, in a clone, too; and whoever was cloned does not see it.
+        #[test]
+        fn a_hash_that_is_kept_is_the_hash_of_the_state(acts in acts(), paced: bool, cut in 0..60_usize) {
+            let ram = ram();
+            let (mut often, mut once) = (Rig::new(paced), Rig::new(paced));
+            let mut aside = None;
+            for (index, act) in acts.iter().enumerate() {
+                if index == cut {
+                    let mut clone = often.clone();
+                    aside = Some((clone.fold(), clone));
+                }
+                often.make(act, &ram);
+                if !matches!(act, Act::Fold) {
+                    once.make(act, &ram);
+                }
+            }
+            prop_assert_eq!(often.fold(), once.fold());
+            prop_assert_eq!(often.clone().fold(), once.fold());
+            if let Some((before, mut clone)) = aside {
+                prop_assert_eq!(clone.fold(), before);
+                acts[cut..].iter().for_each(|act| clone.make(act, &ram));
+                prop_assert_eq!(clone.fold(), once.fold());
+            }
+        }
+    }
+
+    /// States met in a whole migration, in which no two are the same but those that a move without effect leads to: each move shows in the hash.
+    #[test]
+    fn each_move_changes_the_hash() {
+        let ram = ram();
+        let mut rig = Rig::new(false);
+        rig.vmm.monitor.push(Command::Migrate);
+        let mut seen = BTreeMap::from([(rig.fold(), 0)]);
+        let mut moves = 0;
+        while let Some(events) = ACTORS.iter().map(|actor| rig.step(*actor, &ram)).find(|events| !events.is_empty()) {
+            moves += 1;
+            if moves == 20 {
+                rig.vmm.d.mark(PageRange::new(Pfn(60), 9));
+            }
+            let last = seen.insert(rig.fold(), moves);
+            assert_eq!(last, None, "{events:?} leads to a state that was there before");
+        }
+        assert!(rig.vmm.migration.is_finished() && moves > 200, "{moves} moves");
+    }
+
+    #[test]
+    fn each_field_counts_and_what_is_only_reported_does_not() {
+        type Change = (&'static str, fn(&mut Vmm));
+        let changes: &[Change] = &[
+            ("vm", |vmm| vmm.vm.running ^= true),
+            ("monitor", |vmm| vmm.monitor.push(Command::Stop)),
+            ("two commands", |vmm| [Command::Stop, Command::Cont].map(|command| vmm.monitor.push(command)).into_iter().collect()),
+            ("two commands in another order", |vmm| {
+                [Command::Cont, Command::Stop].map(|command| vmm.monitor.push(command)).into_iter().collect()
+            }),
+            ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
+            ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
+            ("v", |vmm| vmm.vhost.mark(PageRange::page(Pfn(70)))),
+            ("no v", |vmm| vmm.vhost.log_stop()),
+            ("k", |vmm| {
+                vmm.accel.guest_store(Pfn(1), &mut vmm.d);
+            }),
+            ("tracking", |vmm| vmm.d.set_tracking(false)),
+            ("protected", |vmm| {
+                vmm.accel.take_protected();
+            }),
+            ("b", |vmm| vmm.migration.ram_mut().expect("runs").take(Pfn(150))),
+            ("b elsewhere", |vmm| vmm.migration.ram_mut().expect("runs").take(Pfn(151))),
+            ("c", |vmm| {
+                vmm.migration.ram_mut().expect("runs").take_chunk(Pfn(150));
+            }),
+            ("zero", |vmm| vmm.destination.place_zero(Pfn(150))),
+            ("device", |vmm| vmm.destination.load_device(crate::event::CmdId(1))),
+            ("restart", |vmm| vmm.destination.restart()),
+        ];
+        let ram = ram();
+        let mut rig = Rig::new(false);
+        rig.vmm.monitor.push(Command::Migrate);
+        for _ in 0..40 {
+            ACTORS.iter().for_each(|actor| drop(rig.step(*actor, &ram)));
+        }
+        assert!(rig.vmm.migration.ram().is_some_and(|ram| ram.n() > 50 && ram.n() < PAGES), "in the middle of a round");
+        let mut seen = BTreeMap::from([(rig.fold(), "nothing")]);
+        for (name, change) in changes {
+            let mut changed = rig.clone();
+            change(&mut changed.vmm);
+            let like = seen.insert(changed.fold(), name);
+            assert_eq!(like, None, "{name}");
+        }
+        assert_eq!(rig.vmm.fold(1), rig.vmm.fold(2), "no deadline is open");
+    }
 }

@@ -161,10 +161,14 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 migration,
                 pages: pages.into_iter().collect(),
                 injections,
+                may: Vec::new(),
+                search: Search::default(),
+                vary: Vary::default(),
                 orders: chains.into_iter().flatten().collect(),
                 expect: Expect::default(),
                 costs,
                 limits: Limits { time_ns: 20_000_000_000, ..Limits::default() },
+                found: None,
             };
             if scenario.host.dirty_log != DirtyLog::ManualClear {
                 scenario.injections.retain(|injection| !matches!(injection.action, Action::ClearLog { .. }));

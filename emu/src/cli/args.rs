@@ -1,11 +1,12 @@
 //! The command line's grammar.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use host::fault::Fault;
+
+use crate::search::Shard;
 
 /// Tests whether live migration with free page hinting loses a page.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -47,6 +48,14 @@ pub(super) enum Command {
         a: PathBuf,
         /// The other.
         b: PathBuf,
+    },
+    /// Put result folders of one search together. In any order they give the same bytes.
+    Merge {
+        /// The folder to make: a new or an empty one.
+        out: PathBuf,
+        /// Result folders, of any shards, finished or not. They are left as they are.
+        #[arg(required = true, value_name = "DIR")]
+        folders: Vec<PathBuf>,
     },
     /// List the faults that can be switched on.
     Faults,
@@ -117,35 +126,6 @@ pub(super) enum SchemaOf {
     Run,
 }
 
-/// A part of all scenarios.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shard {
-    /// Which, from 1.
-    pub(super) number: u64,
-    /// Of how many.
-    pub(super) count: u64,
-}
-
-impl Shard {
-    /// Returns whether a scenario of this name belongs to the part.
-    pub(super) fn has(self, name: &str) -> bool {
-        assert!(1 <= self.number && self.number <= self.count, "shard {}/{}", self.number, self.count);
-        xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % self.count == self.number - 1
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
-        match parts {
-            Some((number, count)) if 1 <= number && number <= count => Ok(Self { number, count }),
-            Some(_) | None => Err("expected K/N with 1 ≤ K ≤ N".to_string()),
-        }
-    }
-}
-
 fn fault_parser() -> impl TypedValueParser<Value = Fault> {
     PossibleValuesParser::new(Fault::ALL.iter().map(|fault| fault.name()))
         .map(|name| Fault::from_name(&name).expect("one of the possible values"))
@@ -160,22 +140,6 @@ mod tests {
     #[test]
     fn the_grammar_holds_together() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn every_scenario_is_in_exactly_one_shard() {
-        for name in (0..100).map(|n| format!("scenarios/pass/{n}.toml")) {
-            let shards = (1..=3).filter(|number| Shard { number: *number, count: 3 }.has(&name));
-            assert_eq!(shards.count(), 1, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_shard_outside_its_count_is_refused() {
-        assert_eq!("2/3".parse(), Ok(Shard { number: 2, count: 3 }));
-        for text in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
-            assert!(text.parse::<Shard>().is_err(), "{text}");
-        }
     }
 
     #[test]

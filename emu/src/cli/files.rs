@@ -1,4 +1,4 @@
-//! The only place of the library that reads and writes files: finding scenarios, keeping snapshots, writing whole files or none.
+//! Files and folders: finding scenarios, keeping snapshots, writing whole files or none. Beside this, only `super::results` touches them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -67,7 +67,7 @@ fn under(path: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// An error of the system in the words of this tool, so that it reads the same on every platform.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file or folder".to_string(),
         _ => error.to_string(),
@@ -203,7 +203,7 @@ impl Store for Disk {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

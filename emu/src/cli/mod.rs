@@ -1,4 +1,4 @@
-//! The command line: `lostpage run`, `lint`, `new`, `schema`, `diff`, `faults`, `events`.
+//! The command line: `lostpage run`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
@@ -9,7 +9,9 @@ mod files;
 mod guard;
 mod judge;
 mod lists;
+mod merge;
 mod pool;
+mod results;
 mod run;
 mod screen;
 mod show;
@@ -17,6 +19,7 @@ mod show;
 mod tests;
 
 pub use guard::{guarded, install as install_guard};
+pub use results::Results;
 pub use screen::Screen;
 
 use std::ffi::OsString;
@@ -159,6 +162,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),
         Command::Diff { a, b } => diff::diff(a, b, environment.engine, screen),
+        Command::Merge { out, folders } => merge::merge(out, folders, screen),
         Command::Faults => lists::faults(screen),
         Command::Events => lists::events(screen),
     };

@@ -62,8 +62,8 @@ type Read = (Found, Vec<Scenario>);
 fn read(arguments: &RunArguments, engine: Engine) -> Result<Read, Vec<Problem>> {
     let mut found = find(&arguments.paths);
     if let Some(shard) = arguments.shard {
-        found.cases.retain(|case| shard.has(&case.name));
-        found.orphans.retain(|(_, name)| shard.has(name));
+        found.cases.retain(|case| shard.has_name(&case.name));
+        found.orphans.retain(|(_, name)| shard.has_name(name));
     }
     let mut problems: Vec<Problem> = std::mem::take(&mut found.problems).into_iter().map(Problem::plain).collect();
     let mut scenarios = Vec::new();

@@ -7,6 +7,7 @@ use host::memory::GuestRam;
 use wire::platform::PAGE_SIZE;
 
 use super::{End, Findings, Observed, Oracle, OracleOptions};
+use crate::outcome::{Blame, Verdict, Violation};
 
 /// Pages of RAM.
 pub(crate) const PAGES: u64 = 64;
@@ -45,7 +46,7 @@ impl Observed for Host {
     fn ram(&self) -> &GuestRam {
         &self.ram
     }
-    fn recorded(&self, level: Level, pfn: Pfn) -> bool {
+    fn recorded(&self, level: Level, word: u64) -> u64 {
         let bits = match level {
             Level::K => &self.k,
             Level::S => &self.s,
@@ -53,7 +54,8 @@ impl Observed for Host {
             Level::V => &self.v,
             Level::B => &self.b,
         };
-        bits[pfn.0 as usize]
+        assert_eq!((word, PAGES), (0, 64));
+        (0..PAGES).filter(|pfn| bits[*pfn as usize]).fold(0, |word, pfn| word | 1 << pfn)
     }
     fn on_wire(&self, pfn: Pfn) -> bool {
         self.wire.contains(&pfn)
@@ -73,6 +75,10 @@ impl Observed for Host {
     fn destination_equals(&self, pfn: Pfn) -> bool {
         self.there[pfn.0 as usize].is_some_and(|page| page == self.ram.page(pfn))
     }
+    fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
+        let same = |pfn: &u64| pages >> pfn & 1 == 1 && self.destination_equals(Pfn(word * 64 + pfn));
+        (0..64).filter(same).fold(0, |equal, pfn| equal | 1 << pfn)
+    }
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
@@ -86,6 +92,8 @@ impl Observed for Host {
 pub(crate) struct Bench {
     pub(crate) host: Host,
     pub(crate) oracle: Oracle,
+    /// Sees the same without keeping details, is cloned and hashed at each event, and must come to the same hash and the same defects.
+    shadow: Oracle,
     pub(crate) trace: Vec<Event>,
     pub(crate) log: Log,
     pub(crate) queue: VecDeque<(u16, HintElement)>,
@@ -95,6 +103,11 @@ pub(crate) struct Bench {
     pub(crate) initially_set: bool,
     heads: u16,
     writes: u64,
+}
+
+/// Returns what findings are told apart by, each once.
+fn defects(violations: &[Violation]) -> BTreeSet<(&'static str, Verdict, Blame, Option<&'static str>)> {
+    violations.iter().map(|violation| (violation.rule, violation.verdict, violation.blame, violation.cause)).collect()
 }
 
 fn none() -> Bits {
@@ -125,10 +138,13 @@ impl Bench {
             running: true,
         };
         let oracle = Oracle::new(OracleOptions { pages: PAGES, vcpus: 1, ram_bytes });
+        let mut shadow = oracle.clone();
+        shadow.drop_details();
         let (queue, round) = (VecDeque::new(), HintStatus::Stop);
         let mut bench = Self {
             host,
             oracle,
+            shadow,
             trace: Vec::new(),
             log,
             queue,
@@ -149,7 +165,11 @@ impl Bench {
         let index = self.trace.len();
         self.trace.push(event.clone());
         let at_ns = index as u64 + 1;
-        self.oracle.on_event(index, &Stamped { at_ns, actor, event }, &self.host);
+        let stamped = Stamped { at_ns, actor, event };
+        self.oracle.on_event(index, &stamped, &self.host);
+        let before = (self.shadow.clone(), self.shadow.fold());
+        self.shadow.on_event(0, &stamped, &self.host);
+        assert_eq!(before.0.fold(), before.1, "a clone does not see what happens later");
         index
     }
 
@@ -159,6 +179,7 @@ impl Bench {
         self.host.ram.write_unlogged(pfn.address(), &self.writes.to_le_bytes());
         let index = self.trace.len();
         self.oracle.on_write(pfn, by, index as u64 + 1, Some(index));
+        self.shadow.on_write(pfn, by, 0, None);
         index
     }
 
@@ -456,6 +477,10 @@ impl Bench {
 
     pub(crate) fn finish(self) -> Findings {
         let end = End { time_ns: self.trace.len() as u64, insns: vec![0], steps: 0, at_rest: true };
-        self.oracle.finish(&self.host, end)
+        assert_eq!(self.shadow.fold(), self.oracle.fold(), "the hash knows neither details nor the way");
+        let shadow = self.shadow.violations_at_end(&self.host, &end);
+        let findings = self.oracle.finish(&self.host, end);
+        assert_eq!(defects(&shadow), defects(&findings.violations));
+        findings
     }
 }

@@ -4,12 +4,13 @@
 //! violation, and no list is followed further than its zone is long. A zone whose lock is held is left out, since its lists may be half
 //! changed; the driver's lists have no published lock, so they are looked at only when the caller knows that the guest is at rest.
 
+use std::fmt::Display;
 use std::mem::offset_of;
 
 use fixedbitset::FixedBitSet;
 use host::memory::GuestRam;
 use wire::layout::{FREE_AREA_BYTES, KernelInfo, MAX_ZONES, MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, ZoneInfo, page};
-use wire::platform::KERNEL_INFO;
+use wire::platform::{KERNEL_INFO, PAGE_SHIFT};
 
 use super::rules::Violations;
 use crate::outcome::{Blame, Verdict, Violation};
@@ -44,7 +45,17 @@ const _: () = assert!(ISOLATE + 1 == MIGRATE_TYPES);
 
 /// Checks everything; for a guest at rest.
 pub fn check(ram: &GuestRam) -> Vec<Violation> {
-    let mut walk = Walk { ram, violations: Violations::default() };
+    check_all(ram, None)
+}
+
+/// Checks everything, as [`check`] does, with fewer looks at the memory map: where it is as it was, what was known then is taken. `changed`
+/// says whether a page of RAM may have been written since.
+pub fn check_since(ram: &GuestRam, then: &KnownMap, changed: &dyn Fn(Pfn) -> bool) -> Vec<Violation> {
+    check_all(ram, Some((then, changed)))
+}
+
+fn check_all(ram: &GuestRam, known: Option<Known<'_>>) -> Vec<Violation> {
+    let mut walk = Walk { ram, known, violations: Violations::default() };
     if let Some(info) = walk.kernel_info() {
         walk.zones(&info);
         walk.balloon(&info);
@@ -55,7 +66,7 @@ pub fn check(ram: &GuestRam) -> Vec<Violation> {
 
 /// Checks the page allocator alone, zones whose lock is held left out; for any moment.
 pub fn check_zones(ram: &GuestRam) -> Vec<Violation> {
-    let mut walk = Walk { ram, violations: Violations::default() };
+    let mut walk = Walk { ram, known: None, violations: Violations::default() };
     if let Some(info) = walk.kernel_info() {
         walk.zones(&info);
     }
@@ -123,6 +134,21 @@ fn read_info(ram: &GuestRam) -> Option<KernelInfo> {
     })
 }
 
+/// Entries of the memory map that are read at once.
+const ENTRIES: usize = 64;
+const _: () = assert!(page::flag::ISOLATED < 1 << 32, "the lower half of the flags is looked at");
+
+/// Returns whether an entry's type has this bit; types are told by clear bits.
+fn is_type(kind: u32, bit: u32) -> bool {
+    kind & (page::TYPE_BASE | bit) == page::TYPE_BASE
+}
+
+/// Returns the half word at an offset of an entry.
+fn word(entry: &[u8], offset: u64) -> u32 {
+    let at = offset as usize;
+    u32::from_le_bytes(entry[at..at + 4].try_into().expect("four bytes"))
+}
+
 /// A free block's place: which zone, order and type of list.
 #[derive(Debug, Clone, Copy)]
 struct List {
@@ -138,8 +164,58 @@ struct FreeLists {
     heads: Vec<FixedBitSet>,
 }
 
+/// A known map, and whether a page of RAM may have been written since.
+type Known<'a> = (&'a KnownMap, &'a dyn Fn(Pfn) -> bool);
+
+/// What the memory map says of its pages at some moment: what [`check`] would have to look at each entry for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownMap {
+    mem_map: u64,
+    max_pfn: u64,
+    marks: Vec<MapMarks>,
+}
+
+/// A bit for each of 64 pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MapMarks {
+    offline: u64,
+    isolated: u64,
+}
+
+impl KnownMap {
+    /// Returns what the map says now; `None` before the guest has published a sound one.
+    pub fn of(ram: &GuestRam) -> Option<Self> {
+        let info = Walk { ram, known: None, violations: Violations::default() }.kernel_info()?;
+        let KernelInfo { mem_map, max_pfn, .. } = info;
+        let parts = usize::try_from(max_pfn).ok()?.div_ceil(ENTRIES);
+        Some(Self { mem_map, max_pfn, marks: (0..parts).map(|index| MapMarks::read(ram, &info, index)).collect() })
+    }
+
+    fn is_of(&self, info: &KernelInfo) -> bool {
+        (self.mem_map, self.max_pfn) == (info.mem_map, info.max_pfn)
+    }
+}
+
+impl MapMarks {
+    /// Reads 64 entries, or those that there are, of a map that lies in RAM.
+    fn read(ram: &GuestRam, info: &KernelInfo, index: usize) -> Self {
+        let mut bytes = [0; ENTRIES * page::BYTES as usize];
+        let first = (index * ENTRIES) as u64;
+        let part = &mut bytes[..((info.max_pfn - first).min(ENTRIES as u64) * page::BYTES) as usize];
+        ram.read(info.mem_map + first * page::BYTES, part);
+        let mut marks = Self { offline: 0, isolated: 0 };
+        for (bit, entry) in part.chunks_exact(page::BYTES as usize).enumerate() {
+            let isolated = u64::from(word(entry, page::FLAGS)) & page::flag::ISOLATED != 0;
+            marks.offline |= u64::from(is_type(word(entry, page::PAGE_TYPE), page::TYPE_OFFLINE)) << bit;
+            marks.isolated |= u64::from(isolated) << bit;
+        }
+        marks
+    }
+}
+
 struct Walk<'a> {
     ram: &'a GuestRam,
+    known: Option<Known<'a>>,
     violations: Violations,
 }
 
@@ -152,6 +228,7 @@ impl Walk<'_> {
             write: None,
             doom: None,
             blame: Blame::Guest,
+            cause: None,
             what: what(),
         });
     }
@@ -170,7 +247,7 @@ impl Walk<'_> {
         Some(info)
     }
 
-    fn word(&mut self, name: &str, address: u64) -> Option<u64> {
+    fn word(&mut self, name: &dyn Display, address: u64) -> Option<u64> {
         let value = read_u64(self.ram, address);
         if value.is_none() {
             self.broken(LIST_IS_SOUND, None, || format!("{name} is published at {address:#x}, outside RAM"));
@@ -179,7 +256,7 @@ impl Walk<'_> {
     }
 
     /// Returns the frames on a list of pages, in order; cut at the first fault, which is reported.
-    fn list(&mut self, info: &KernelInfo, name: &str, head: u64, len_max: u64) -> Vec<u64> {
+    fn list(&mut self, info: &KernelInfo, name: &dyn Display, head: u64, len_max: u64) -> Vec<u64> {
         let mut frames = Vec::new();
         let mut before = head;
         loop {
@@ -212,8 +289,7 @@ impl Walk<'_> {
     }
 
     fn has_type(&self, info: &KernelInfo, pfn: u64, bit: u32) -> bool {
-        let kind = self.ram.read_u32(info.mem_map + pfn * page::BYTES + page::PAGE_TYPE);
-        kind & (page::TYPE_BASE | bit) == page::TYPE_BASE
+        is_type(self.ram.read_u32(info.mem_map + pfn * page::BYTES + page::PAGE_TYPE), bit)
     }
 
     fn zones(&mut self, info: &KernelInfo) {
@@ -243,7 +319,7 @@ impl Walk<'_> {
             let mut blocks = 0;
             for kind in 0..MIGRATE_TYPES {
                 let list = List { order, kind };
-                let name = format!("free list of zone {index}, order {order}, type {kind}");
+                let name = format_args!("free list of zone {index}, order {order}, type {kind}");
                 let frames = self.list(info, &name, area.saturating_add(kind as u64 * 16), zone.spanned_pages);
                 blocks += frames.len() as u64;
                 if kind != ISOLATE {
@@ -253,14 +329,14 @@ impl Walk<'_> {
                     self.free_block(info, zone, list, pfn, &mut free);
                 }
             }
-            let Some(nr_free) = self.word("nr_free", area.saturating_add(MIGRATE_TYPES as u64 * 16)) else { return };
+            let Some(nr_free) = self.word(&"nr_free", area.saturating_add(MIGRATE_TYPES as u64 * 16)) else { return };
             if nr_free != blocks {
                 self.broken(NR_FREE_EQUALS_LISTS, None, || {
                     format!("zone {index}, order {order}: nr_free is {nr_free}, the lists hold {blocks} blocks")
                 });
             }
         }
-        if let Some(total) = self.word("nr_free_pages", zone.nr_free_pages)
+        if let Some(total) = self.word(&"nr_free_pages", zone.nr_free_pages)
             && total != counted
         {
             self.broken(FREE_PAGES_ARE_COUNTED, None, || format!("zone {index}: {total} free pages are counted, the lists hold {counted}"));
@@ -339,19 +415,20 @@ impl Walk<'_> {
         if info.balloon_pages == 0 || info.balloon_num_pages == 0 {
             return;
         }
-        let frames = self.list(info, "the balloon's list", info.balloon_pages, info.max_pfn);
-        let Some(counted) = self.word("the balloon's num_pages", info.balloon_num_pages) else { return };
+        let frames = self.list(info, &"the balloon's list", info.balloon_pages, info.max_pfn);
+        let Some(counted) = self.word(&"the balloon's num_pages", info.balloon_num_pages) else { return };
         let mut listed = FixedBitSet::with_capacity(info.max_pfn as usize);
         listed.extend(frames.iter().map(|pfn| *pfn as usize));
         let mut isolated = 0;
-        for pfn in 0..info.max_pfn {
-            let offline = self.has_type(info, pfn, page::TYPE_OFFLINE);
-            let is_isolated = self.entry_u64(info, pfn, page::FLAGS) & page::flag::ISOLATED != 0;
-            let is_listed = listed.contains(pfn as usize);
-            isolated += u64::from(offline && is_isolated && !is_listed);
-            if offline != (is_listed || (offline && is_isolated)) {
+        for (index, first) in (0..).zip((0..info.max_pfn).step_by(ENTRIES)) {
+            let listed = listed.as_slice().get(index).map_or(0, |bits| *bits as u64);
+            let MapMarks { offline, isolated: aside } = self.map_marks(info, index);
+            isolated += u64::from((offline & aside & !listed).count_ones());
+            for bit in (0..ENTRIES as u64).filter(|bit| (offline ^ (listed | offline & aside)) >> bit & 1 == 1) {
+                let [offline, listed, aside] = [offline, listed, aside].map(|marks| marks >> bit & 1 == 1);
+                let pfn = first + bit;
                 self.broken(OFFLINE_IS_IN_BALLOON, Some(pfn), || {
-                    format!("page {pfn:#x}: Offline {offline}, on the balloon's list {is_listed}, isolated {is_isolated}")
+                    format!("page {pfn:#x}: Offline {offline}, on the balloon's list {listed}, isolated {aside}")
                 });
             }
         }
@@ -361,13 +438,23 @@ impl Walk<'_> {
         }
     }
 
+    /// Returns the marks of 64 entries: as they were in the known map, where nobody has written since.
+    fn map_marks(&self, info: &KernelInfo, index: usize) -> MapMarks {
+        let first = info.mem_map + (index * ENTRIES) as u64 * page::BYTES;
+        let pages = Pfn(first >> PAGE_SHIFT)..=Pfn((first + ENTRIES as u64 * page::BYTES - 1) >> PAGE_SHIFT);
+        match self.known {
+            Some((map, changed)) if map.is_of(info) && !changed(*pages.start()) && !changed(*pages.end()) => map.marks[index],
+            Some(_) | None => MapMarks::read(self.ram, info, index),
+        }
+    }
+
     /// Checks the hinted blocks: I13.
     fn hints(&mut self, info: &KernelInfo) {
         if info.free_page_list == 0 || info.num_free_page_blocks == 0 {
             return;
         }
-        let blocks = self.list(info, "free_page_list", info.free_page_list, info.max_pfn).len() as u64;
-        if let Some(counted) = self.word("num_free_page_blocks", info.num_free_page_blocks)
+        let blocks = self.list(info, &"free_page_list", info.free_page_list, info.max_pfn).len() as u64;
+        if let Some(counted) = self.word(&"num_free_page_blocks", info.num_free_page_blocks)
             && counted != blocks
         {
             self.broken(HINTS_ARE_COUNTED, None, || format!("num_free_page_blocks is {counted}, the list holds {blocks}"));
@@ -567,6 +654,20 @@ mod tests {
         kernel.add(HINTS + 16, 1);
         let rules: Vec<_> = check_zones(&kernel.0).iter().map(|violation| violation.rule).collect();
         assert_eq!(rules, [FREE_PAGES_ARE_COUNTED]);
+    }
+
+    #[test]
+    fn entries_that_nobody_wrote_are_as_they_were_known() {
+        let kernel = Kernel::new();
+        let known = KnownMap::of(&kernel.0).expect("it is sound");
+        assert_eq!(check_since(&kernel.0, &known, &|_| false), []);
+        kernel.set_type(1800, page::TYPE_OFFLINE);
+        kernel.inflate(1801);
+        let written = Pfn(entry(1800) >> PAGE_SHIFT);
+        assert_eq!(check_since(&kernel.0, &known, &|pfn| pfn == written), check(&kernel.0));
+        assert_eq!(kernel.broken(), [OFFLINE_IS_IN_BALLOON]);
+        let silent = check_since(&kernel.0, &known, &|_| false);
+        assert!(silent.iter().all(|violation| violation.page != Some(Pfn(1800))), "it was told that nobody wrote there: {silent:?}");
     }
 
     #[test]

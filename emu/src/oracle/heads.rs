@@ -1,19 +1,31 @@
 //! Which buffers the guest has exposed and not collected (VIRTIO 1.2 §2.7.13, §2.7.14).
 
-use fixedbitset::FixedBitSet;
+use std::sync::Arc;
 
-/// Exposed heads, by queue.
+use fixedbitset::FixedBitSet;
+use host::fold::Fold;
+
+/// Exposed heads, by queue; shared between clones until one side changes.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Heads(Vec<FixedBitSet>);
+pub(crate) struct Heads(Arc<Vec<FixedBitSet>>);
 
 impl Heads {
     fn queue(&mut self, queue: u16, head: u16) -> &mut FixedBitSet {
-        let queue = usize::from(queue);
-        if self.0.len() <= queue {
-            self.0.resize_with(queue + 1, FixedBitSet::new);
+        let (queue, queues) = (usize::from(queue), Arc::make_mut(&mut self.0));
+        if queues.len() <= queue {
+            queues.resize_with(queue + 1, FixedBitSet::new);
         }
-        self.0[queue].grow(usize::from(head) + 1);
-        &mut self.0[queue]
+        queues[queue].grow(usize::from(head) + 1);
+        &mut queues[queue]
+    }
+
+    /// Adds to a hash which heads are exposed.
+    pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
+        for (queue, heads) in (0_u64..).zip(self.0.iter()) {
+            for (at, word) in (0_u64..).zip(heads.as_slice()).filter(|(_, word)| **word != 0) {
+                fold.word(tag, queue << 32 | at, *word as u64);
+            }
+        }
     }
 
     /// The guest exposes a buffer. Returns whether the head was free.
@@ -31,7 +43,7 @@ impl Heads {
 
     /// The driver reset the device.
     pub(crate) fn reset(&mut self) {
-        self.0.clear();
+        self.0 = Arc::default();
     }
 }
 

@@ -2,10 +2,13 @@
 //!
 //! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_free_page_start(), _stop(), _done(), get_free_page_hints().
 
-use host::event::{CmdId, HintElement, PageRange, Pfn};
+use host::event::{CmdId, HintElement, PageRange};
+use host::fold::Fold;
+
+use super::pages::bits_of;
 
 /// The device's state, with what makes a START wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Round {
     Stop,
     /// Stopped by the driver's own sign. In profile firecracker the request still stands, and the driver may start again.
@@ -27,8 +30,6 @@ pub(crate) struct Device {
     popped: Vec<(u16, Option<PageRange>)>,
     /// Heads that were in the device's hand when the driver reset it: they may still be returned, and need not be.
     forgotten: Vec<u16>,
-    /// The epoch in which the round was opened: pages written in an earlier one were merged before it.
-    epoch: u32,
     /// Another log user merged K since the round was opened.
     merged_since: bool,
 }
@@ -36,13 +37,18 @@ pub(crate) struct Device {
 impl Device {
     /// Returns a device without a round.
     pub(crate) fn new() -> Self {
-        Self { round: Round::Stop, popped: Vec::new(), forgotten: Vec::new(), epoch: 0, merged_since: false }
+        Self { round: Round::Stop, popped: Vec::new(), forgotten: Vec::new(), merged_since: false }
+    }
+
+    /// Adds to a hash what the future depends on.
+    pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
+        let Self { round, popped, forgotten, merged_since } = self;
+        fold.part(tag, 0, &(*round, popped, forgotten, *merged_since));
     }
 
     /// A new id stands in the configuration.
-    pub(crate) fn request(&mut self, id: CmdId, epoch: u32) {
+    pub(crate) fn request(&mut self, id: CmdId) {
         self.round = Round::Requested(id);
-        self.epoch = epoch;
         self.merged_since = false;
     }
 
@@ -108,9 +114,9 @@ impl Device {
         matches!(self.round, Round::Start(_))
     }
 
-    /// Returns whether a page last written in that epoch was merged before the round, so that a hint makes its sending needless.
-    pub(crate) fn merged_before_round(&self, write_epoch: u32) -> bool {
-        write_epoch < self.epoch && !self.merged_since
+    /// Returns whether another log user merged K since the round was opened: what was set before may come to B after it.
+    pub(crate) fn merged_since(&self) -> bool {
+        self.merged_since
     }
 
     /// The device took an element (or, for a head that it holds, a further part of it).
@@ -135,9 +141,9 @@ impl Device {
         self.popped.first().map(|(head, _)| *head)
     }
 
-    /// Returns whether an element that the device holds contains the page.
-    pub(crate) fn holds_page(&self, pfn: Pfn) -> bool {
-        self.popped.iter().any(|(_, range)| range.is_some_and(|range| pfn.0.checked_sub(range.first.0).is_some_and(|n| n < range.count)))
+    /// Returns which pages of a word the elements that the device holds contain.
+    pub(crate) fn holds(&self, at: u64) -> u64 {
+        self.popped.iter().filter_map(|(_, range)| *range).fold(0, |held, range| held | bits_of(range, at))
     }
 
     /// The driver reset the device: the queue is gone. An element in the device's hand may still be on its way to be returned.
@@ -149,13 +155,14 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use host::event::Pfn;
 
     #[test]
     fn only_a_requested_round_without_a_sync_takes_hints() {
         let mut device = Device::new();
         assert!(!device.start(CmdId(7)), "nothing was requested");
         assert!(device.why_not(CmdId(7)).is_some());
-        device.request(CmdId(8), 1);
+        device.request(CmdId(8));
         assert!(device.why_not(CmdId(8)).is_some());
         assert!(device.start(CmdId(8)));
         assert_eq!(device.why_not(CmdId(8)), None);
@@ -167,7 +174,7 @@ mod tests {
     #[test]
     fn a_driver_may_go_on_after_its_own_stop_until_the_next_sync() {
         let mut device = Device::new();
-        device.request(CmdId(2), 1);
+        device.request(CmdId(2));
         assert!(device.start(CmdId(2)));
         device.stop_by_driver();
         assert!(device.why_not(CmdId(2)).is_some());
@@ -191,7 +198,8 @@ mod tests {
     fn an_element_is_returned_once() {
         let mut device = Device::new();
         device.pop(3, &HintElement::Pages(PageRange::new(Pfn(u64::MAX), 2)));
-        assert!(device.holds_page(Pfn(u64::MAX)) && !device.holds_page(Pfn(0)));
+        device.pop(3, &HintElement::Pages(PageRange::new(Pfn(63), 2)));
+        assert_eq!([device.holds(0), device.holds(1), device.holds(2)], [1 << 63, 1, 0]);
         assert!(device.push(3));
         assert!(!device.push(3));
     }

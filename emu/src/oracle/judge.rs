@@ -4,7 +4,7 @@ use host::event::{CmdId, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
 use super::loss::Loss;
-use super::pages::{TraceIndex, flag, widened};
+use super::pages::{Marks, pages_of, place, widened};
 use super::records::Cause;
 use super::{Observed, Oracle, rules};
 use crate::outcome::{Blame, Verdict, Violation};
@@ -13,28 +13,30 @@ use crate::report::micros;
 impl Oracle {
     pub(super) fn break_rule(&mut self, rule: &'static str, doom: Option<usize>, blame: Blame, what: impl FnOnce() -> String) {
         let verdict = Verdict::BrokenRule;
-        self.violations.add(rule, || Violation { rule, verdict, page: None, write: None, doom, blame, what: what() });
+        self.violations.add(rule, || Violation { rule, verdict, page: None, write: None, doom, blame, cause: None, what: what() });
     }
 
     pub(super) fn look_everywhere(&mut self, index: usize, cause: Cause, world: &dyn Observed) {
         let all = self.pages.all();
-        self.records.look_range(&mut self.pages, all, index, cause, world);
+        self.records.look_range(&mut self.pages, all, index, |_, _| cause, world);
     }
 
     pub(super) fn read(&mut self, pfn: Pfn) {
-        if let Some(page) = self.pages.get_mut(pfn) {
-            page.sent_version = page.version;
-            self.records.near_misses += u64::from(page.cause.take().is_some());
-        }
+        self.pages.edit_page(pfn, |marks, bit| marks.sending.unsent &= !bit);
+        self.records.near_misses += u64::from(self.pages.take_doom(pfn));
     }
 
     pub(super) fn send(&mut self, index: usize, pfn: Pfn, zero: bool) {
         self.records.sent(pfn);
-        let Some(page) = self.pages.get_mut(pfn) else { return };
-        page.sent += 1;
-        self.counter.send(zero, page.sent == 1);
-        if page.has(flag::NEED_NOT_SEND) {
-            page.flags &= !flag::NEED_NOT_SEND;
+        if !self.pages.contains(pfn) {
+            return;
+        }
+        if let Some(detail) = self.pages.detail_mut(pfn) {
+            detail.sent += 1;
+            self.counter.send(zero, detail.sent == 1);
+        }
+        if self.pages.is(pfn, |marks| marks.sending.need_not_send) {
+            self.pages.edit_page(pfn, |marks, bit| marks.sending.need_not_send &= !bit);
             let rule = rules::HINTED_PAGE_IS_NOT_SENT;
             self.violations.add(rule, || Violation {
                 rule,
@@ -43,6 +45,7 @@ impl Oracle {
                 write: None,
                 doom: Some(index),
                 blame: Blame::Host,
+                cause: None,
                 what: format!("page {pfn} was sent though its hint was applied and nobody wrote it since the sync before the round"),
             });
         }
@@ -50,7 +53,7 @@ impl Oracle {
 
     pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {
         self.counter.sync();
-        self.records.end_sync();
+        self.records.end_sync(&mut self.pages);
         self.device.synced();
         self.look_everywhere(index, Cause::SyncDropped, world);
         self.count_bitmap(index, world);
@@ -78,28 +81,30 @@ impl Oracle {
         }
     }
 
-    pub(super) fn expose(&mut self, range: PageRange, flags: u8) {
-        self.pages.slice_mut(range).iter_mut().for_each(|page| page.flags |= flags);
+    pub(super) fn expose_hint(&mut self, range: PageRange) {
+        self.pages.edit_range(range, |marks, bits| {
+            marks.hint_exposed |= bits;
+            marks.ever_hinted |= bits;
+        });
+    }
+
+    pub(super) fn expose_report(&mut self, range: PageRange) {
+        self.pages.edit_range(range, |marks, bits| marks.report_exposed |= bits);
     }
 
     pub(super) fn inflate(&mut self, pfn: Pfn) {
-        if let Some(page) = self.pages.get_mut(pfn) {
-            page.flags |= flag::INFLATED;
-        }
+        self.pages.edit_page(pfn, |marks, bit| marks.inflated |= bit);
     }
 
     pub(super) fn deflate(&mut self, pfn: Pfn) {
-        if let Some(page) = self.pages.get_mut(pfn)
-            && page.has(flag::INFLATED)
-        {
-            page.flags = page.flags & !flag::INFLATED | flag::DEFLATED;
-        }
+        self.pages.edit_page(pfn, |marks, bit| {
+            marks.sending.deflated |= marks.inflated & bit;
+            marks.inflated &= !bit;
+        });
     }
 
     pub(super) fn report_taken(&mut self, range: PageRange) {
-        for page in self.pages.slice_mut(range).iter_mut().filter(|page| page.has(flag::REPORT_EXPOSED)) {
-            page.flags |= flag::REPORTED;
-        }
+        self.pages.edit_range(range, |marks, bits| marks.sending.reported |= marks.report_exposed & bits);
     }
 
     pub(super) fn hint_start(&mut self, index: usize, id: CmdId) {
@@ -152,17 +157,21 @@ impl Oracle {
             });
         }
         let mut beyond = None;
-        for pfn in self.pages.frames(range).map(Pfn) {
-            let held = self.device.holds_page(pfn);
-            let page = self.pages.get_mut(pfn).expect("cut to RAM");
-            if !held {
-                beyond = beyond.or(Some(pfn));
-            } else if in_round && page.has(flag::HINT_EXPOSED) {
-                page.flags |= flag::HINTED;
-                if self.device.merged_before_round(page.write_epoch) && !self.records.holds(pfn) {
-                    page.flags |= flag::NEED_NOT_SEND;
-                }
+        for (at, bits) in self.pages.words(range) {
+            let held = self.device.holds(at) & bits;
+            beyond = beyond.or_else(|| pages_of(at, bits & !held).next());
+            if !in_round {
+                continue;
             }
+            let in_hand = self.records.held(at);
+            let merged_since = self.device.merged_since();
+            self.pages.edit(at, |marks| {
+                let given_up = held & marks.hint_exposed;
+                marks.sending.hinted |= given_up;
+                if !merged_since {
+                    marks.sending.need_not_send |= given_up & !marks.sending.since_request & !in_hand;
+                }
+            });
         }
         if let Some(pfn) = beyond {
             self.break_rule(rules::HINT_APPLIED_UNDER_ITS_ID, Some(index), Blame::Host, || {
@@ -176,53 +185,63 @@ impl Oracle {
     }
 
     pub(super) fn look_after_hint(&mut self, index: usize, range: PageRange, in_round: bool, world: &dyn Observed) {
-        for frame in self.pages.frames(widened(range)) {
-            let pfn = Pfn(frame);
-            let page = self.pages.get(pfn).expect("cut to RAM");
-            let cause = if !in_round {
+        let device = &self.device;
+        let cause = |pfn: Pfn, marks: &Marks| {
+            let (at, bit) = place(pfn);
+            if !in_round {
                 Cause::HintOutsideRound
-            } else if !self.device.holds_page(pfn) {
+            } else if device.holds(at) & bit == 0 {
                 Cause::HintBeyondElement
-            } else if page.has(flag::EVER_HINTED) {
+            } else if marks.ever_hinted & bit != 0 {
                 Cause::EarlyReuse
             } else {
                 Cause::HintUnannounced
-            };
-            self.records.look(&mut self.pages, pfn, TraceIndex::new(index), cause, world);
-        }
+            }
+        };
+        self.records.look_range(&mut self.pages, widened(range), index, cause, world);
     }
 
     /// Judges a discard: the guest must have given the page up, and for a hint the device must be in a round.
     pub(super) fn host_discard(&mut self, index: usize, range: PageRange) {
         let in_round = self.device.is_open();
-        // A host that discards need not leave anything out: the page is zeros now, and goes as such.
-        self.pages.slice_mut(range).iter_mut().for_each(|page| page.flags &= !flag::NEED_NOT_SEND);
-        for pfn in self.pages.frames(range).map(Pfn) {
-            let page = self.pages.get_mut(pfn).expect("cut to RAM");
-            // A host that discards what is hinted leaves its bitmaps alone: the page is sent, as zeros.
-            page.flags &= !flag::NEED_NOT_SEND;
-            let given_up = page.has(flag::INFLATED | flag::REPORT_EXPOSED) || (in_round && page.has(flag::HINT_EXPOSED));
-            if given_up || page.dropped {
-                continue;
-            }
-            page.dropped = true;
-            let early = in_round && page.has(flag::EVER_HINTED);
-            let (write, writer, at_ns) = (page.write.get(), page.writer, page.write_at_ns);
+        // A host that discards what is hinted leaves its bitmaps alone: the page is sent, as zeros.
+        self.pages.edit_range(range, |marks, bits| marks.sending.need_not_send &= !bits);
+        for (at, bits) in self.pages.words(range) {
+            let marks = *self.pages.marks(at);
+            let in_rounds_hint = if in_round { marks.hint_exposed } else { 0 };
+            let wronged = bits & !(marks.inflated | marks.report_exposed | in_rounds_hint | marks.dropped);
+            self.pages.edit(at, |marks| marks.dropped |= wronged);
+            let early = if in_round { marks.ever_hinted } else { 0 };
+            pages_of(at, wronged).for_each(|pfn| self.drop_page(index, pfn, early & place(pfn).1 != 0));
+        }
+    }
+
+    /// A page was dropped that the guest had not given up, or, when `early`, written after that.
+    fn drop_page(&mut self, index: usize, pfn: Pfn, early: bool) {
+        self.lose(pfn);
+        let detail = self.pages.detail(pfn);
+        let rule = rules::DISCARDED_PAGE_WAS_GIVEN_UP;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::LostPage,
+            page: Some(pfn),
+            write: detail.write.get(),
+            doom: Some(index),
+            blame: if early { Blame::Guest } else { Blame::Host },
+            cause: early.then_some(Cause::EarlyReuse.name()),
+            what: if early {
+                let (writer, at) = (detail.writer, micros(detail.write_at_ns));
+                format!("page {pfn} was dropped after {writer} wrote it at {at} us: {}", Cause::EarlyReuse.reason())
+            } else {
+                format!("page {pfn} was dropped though the guest had not given it up")
+            },
+        });
+    }
+
+    /// Lists a lost page, for reports.
+    fn lose(&mut self, pfn: Pfn) {
+        if self.pages.keeps_details() {
             self.lost.push(pfn);
-            let rule = rules::DISCARDED_PAGE_WAS_GIVEN_UP;
-            self.violations.add(rule, || Violation {
-                rule,
-                verdict: Verdict::LostPage,
-                page: Some(pfn),
-                write,
-                doom: Some(index),
-                blame: if early { Blame::Guest } else { Blame::Host },
-                what: if early {
-                    format!("page {pfn} was dropped after {writer} wrote it at {} us: {}", micros(at_ns), Cause::EarlyReuse.reason())
-                } else {
-                    format!("page {pfn} was dropped though the guest had not given it up")
-                },
-            });
         }
     }
 
@@ -230,14 +249,24 @@ impl Oracle {
     pub(super) fn compare(&mut self, index: usize, world: &dyn Observed) {
         self.records.drop_hand(&mut self.pages);
         let mut losses: Vec<Loss> = Vec::new();
-        for (pfn, page) in self.pages.iter() {
-            if page.dropped || world.destination_equals(pfn) || self.is_only_input(pfn, world) {
-                self.records.near_misses += u64::from(page.cause.is_some());
-            } else if let Some(excuse) = page.excuse() {
-                self.excused.insert(pfn, excuse);
-            } else {
-                self.lost.push(pfn);
-                let loss = Loss::new(page, pfn, index, self.records.recorded(pfn, world), world);
+        for (at, bits) in self.pages.words(self.pages.all()) {
+            let marks = *self.pages.marks(at);
+            // Excused pages that differ are only listed, for reports.
+            let silent = if self.pages.keeps_details() { 0 } else { marks.excused() };
+            let asked = bits & !marks.dropped & !silent;
+            let mut differing = asked & !world.destination_equals_at(at, asked);
+            for pfn in pages_of(at, differing).filter(|pfn| self.is_only_input(*pfn, world)) {
+                differing &= !place(pfn).1;
+            }
+            self.records.near_misses += u64::from((marks.sending.doomed & bits & !differing & !silent).count_ones());
+            for pfn in pages_of(at, differing) {
+                if let Some(excuse) = marks.excuse(place(pfn).1) {
+                    self.excused.insert(pfn, excuse);
+                    continue;
+                }
+                self.lose(pfn);
+                let recorded = self.records.recorded(at, place(pfn).1, world) != 0;
+                let loss = Loss::new(&self.pages, pfn, index, recorded, world);
                 match losses.last_mut() {
                     Some(last) if last.continues(&loss) => last.range.count += 1,
                     _ => losses.push(loss),
@@ -263,24 +292,39 @@ impl Oracle {
         here[tail.clone()] == there[tail] && here[behind.clone()] == there[behind]
     }
 
-    pub(super) fn leak(&mut self, held: u64, world: &dyn Observed) {
-        let over = self.device.is_done() || self.counter.has_migrated();
-        if held == 0 || !over || !world.vm_running() || world.migration_status().is_running() {
-            return;
-        }
+    /// Returns what is broken when the run ends here, beside what was found on the way.
+    pub(super) fn broken_at_rest(&self, held: u64, world: &dyn Observed) -> Vec<Violation> {
+        let returned = self.device.held_head().map(|head| Violation {
+            rule: rules::POPPED_HEAD_IS_RETURNED_ONCE,
+            verdict: Verdict::BrokenRule,
+            page: None,
+            write: None,
+            doom: None,
+            blame: Blame::Host,
+            cause: None,
+            what: format!("head {head} was never returned"),
+        });
+        self.leak(held, world).into_iter().chain(returned).collect()
+    }
+
+    fn leak(&self, held: u64, world: &dyn Observed) -> Option<Violation> {
         let done = self.device.is_done();
-        let rule = rules::HINTED_PAGES_COME_HOME;
-        self.violations.add(rule, || Violation {
-            rule,
+        let over = done || self.counter.has_migrated();
+        if held == 0 || !over || !world.vm_running() || world.migration_status().is_running() {
+            return None;
+        }
+        Some(Violation {
+            rule: rules::HINTED_PAGES_COME_HOME,
             verdict: Verdict::Leak,
             page: None,
             write: None,
             doom: None,
             blame: if done { Blame::Guest } else { Blame::Host },
+            cause: None,
             what: format!(
                 "the guest still holds {held} hinted blocks, {} DONE",
                 if done { "after" } else { "and the device has not said" }
             ),
-        });
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use host::event::{Actor, PageRange, Pfn};
 
-use super::pages::{Page, TraceIndex};
+use super::pages::{Marks, Pages, TraceIndex};
 use super::records::Cause;
 use super::{Observed, rules};
 use crate::outcome::{Verdict, Violation};
@@ -22,15 +22,17 @@ pub(crate) struct Loss {
 
 impl Loss {
     /// Returns what is known of a page that differs; `recorded` is whether its record stands to the end.
-    pub(crate) fn new(page: &Page, pfn: Pfn, index: usize, recorded: bool, world: &dyn Observed) -> Self {
-        let (doom, write, cause) = match page.cause {
-            Some(cause) => (page.doom.get().unwrap_or(index), page.doomed_write, cause),
-            None if page.sent_version == page.version && world.on_wire(pfn) => (index, page.write, Cause::OnWire),
-            None if page.sent_version == page.version => (index, page.write, Cause::OtherBytes),
-            None if recorded => (index, page.write, Cause::LeftBehind),
-            None => (index, page.write, Cause::SyncDropped),
+    pub(crate) fn new(pages: &Pages, pfn: Pfn, index: usize, recorded: bool, world: &dyn Observed) -> Self {
+        let sent = !pages.is(pfn, |marks: &Marks| marks.sending.unsent);
+        let detail = pages.detail(pfn);
+        let (doom, write, cause) = match pages.doom(pfn) {
+            Some(doom) => (doom.event.get().unwrap_or(index), doom.write, doom.cause),
+            None if sent && world.on_wire(pfn) => (index, detail.write, Cause::OnWire),
+            None if sent => (index, detail.write, Cause::OtherBytes),
+            None if recorded => (index, detail.write, Cause::LeftBehind),
+            None => (index, detail.write, Cause::SyncDropped),
         };
-        Self { range: PageRange::page(pfn), write, doom, cause, writer: page.writer, write_at_ns: page.write_at_ns }
+        Self { range: PageRange::page(pfn), write, doom, cause, writer: detail.writer, write_at_ns: detail.write_at_ns }
     }
 
     /// Returns whether the next page was lost by the same event.
@@ -54,6 +56,7 @@ impl Loss {
             write: write.get(),
             doom: Some(*doom),
             blame: cause.blame(),
+            cause: Some(cause.name()),
             what: format!("page {range} does not hold {who}: {}", cause.reason()),
         }
     }

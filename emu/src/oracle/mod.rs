@@ -3,7 +3,7 @@
 //! It sees events, writes, and read-only observations ([`Observed`]); never the private state of vCPU, device or migration. What it holds true
 //! stands in [`rules`], with sources; the guest's own rules in [`guest_mm`]. Main type: [`Oracle`]; at the end it becomes [`Findings`].
 //!
-//! Every page has a version, raised by every write whoever made it (`pages`). From a migration's first sync on, each event that can remove
+//! Of every page is known whether it was written since it was sent, whoever wrote it (`pages`). From a migration's first sync on, each event that can remove
 //! a record of dirtiness makes the oracle look whether the pages concerned still owe a write and have it recorded (`records`); the first
 //! event after which one does not is the step that doomed the page. When the destination starts, bytes are compared, and what
 //! differs without excuse is lost. Hints are judged by the device's own announcements (`hinting`).
@@ -26,14 +26,15 @@ mod tests;
 use std::collections::BTreeMap;
 
 use host::event::{Actor, CmdId, Event, Level, MigrationStatus, Pfn, Stamped};
+use host::fold::Fold;
 use host::memory::GuestRam;
 use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
 
-use crate::outcome::{Blame, Facts, PageFacts, Violation};
+use crate::outcome::{Facts, PageFacts, Violation};
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
-use pages::{Pages, TraceIndex, flag, widened};
+use pages::{Pages, TraceIndex, place, widened};
 use records::{Cause, Records};
 use rules::Violations;
 
@@ -41,8 +42,8 @@ use rules::Violations;
 pub trait Observed {
     /// Returns the source's memory.
     fn ram(&self) -> &GuestRam;
-    /// Returns whether the page's bit is set at this level.
-    fn recorded(&self, level: Level, pfn: Pfn) -> bool;
+    /// Returns which bits are set at this level, of 64 pages: those from 64 times `word` on.
+    fn recorded(&self, level: Level, word: u64) -> u64;
     /// Returns whether a copy of the page is sent and not yet placed.
     fn on_wire(&self, pfn: Pfn) -> bool;
     /// Returns whether guest writes are logged.
@@ -55,6 +56,8 @@ pub trait Observed {
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; PAGE_SIZE as usize]>;
     /// Returns whether the page arrived and equals the source's.
     fn destination_equals(&self, pfn: Pfn) -> bool;
+    /// Returns which of these pages of a word (see [`Observed::recorded`]) arrived and equal the source's.
+    fn destination_equals_at(&self, word: u64, pages: u64) -> u64;
     /// Returns the status of the last migration.
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
@@ -83,6 +86,15 @@ pub struct End {
     pub steps: u64,
     /// Nobody had anything left to do: what should have come home has come.
     pub at_rest: bool,
+}
+
+/// What tells the parts of the oracle's hash from each other, and from those of a host.
+mod tag {
+    pub(super) const RECORDS: u64 = 0x1_0100;
+    pub(super) const DEVICE: u64 = 0x1_0101;
+    pub(super) const HEADS: u64 = 0x1_0102;
+    pub(super) const HAS_MIGRATED: u64 = 0x1_0103;
+    pub(super) const VIOLATIONS: u64 = 0x1_0104;
 }
 
 /// Folds events into violations and facts.
@@ -118,17 +130,17 @@ pub struct Findings {
 impl Findings {
     /// Returns what became of a page (of a name that never got one, when `None`).
     pub fn page(&self, pfn: Option<Pfn>, world: &dyn Observed) -> PageFacts {
-        let known = pfn.and_then(|pfn| self.pages.get(pfn).map(|page| (pfn, page)));
-        let Some((pfn, page)) = known else {
+        let Some(pfn) = pfn.filter(|pfn| self.pages.contains(*pfn)) else {
             return PageFacts { pfn, sent: 0, source_byte: 0, destination_byte: None, equal: false, excused: None };
         };
+        let (at, bit) = place(pfn);
         PageFacts {
             pfn: Some(pfn),
-            sent: u64::from(page.sent),
+            sent: u64::from(self.pages.detail(pfn).sent),
             source_byte: world.ram().page(pfn)[0],
             destination_byte: world.destination_page(pfn).map(|bytes| bytes[0]),
             equal: world.destination_equals(pfn),
-            excused: page.excuse(),
+            excused: self.pages.marks(at).excuse(bit),
         }
     }
 }
@@ -154,6 +166,25 @@ impl Oracle {
         }
     }
 
+    /// From here on nothing is kept that only reports tell: times, indices in the trace, counts, lists of pages. For searches, which find
+    /// out what they want to report by another run; violations name rule, page, blame and cause all the same.
+    pub fn drop_details(&mut self) {
+        self.pages.drop_details();
+    }
+
+    /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
+    pub fn fold(&self) -> u128 {
+        let Self { options: _, pages, records, device, heads, counter, violations, lost: _, excused: _ } = self;
+        let mut fold = Fold::default();
+        pages.fold(records.migrating, &mut fold);
+        records.fold(tag::RECORDS, &mut fold);
+        device.fold(tag::DEVICE, &mut fold);
+        heads.fold(tag::HEADS, &mut fold);
+        fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
+        violations.fold(tag::VIOLATIONS, &mut fold);
+        fold.sum()
+    }
+
     /// Returns whether a rule is broken so far.
     pub fn is_content(&self) -> bool {
         self.violations.is_empty()
@@ -164,9 +195,8 @@ impl Oracle {
     /// Of a guest's stores to a page the first counts, until somebody looks at the page again: the host reads, sends or hints it, GET or a
     /// sync takes its mark, or the guest announces it as a hint, a report or for the balloon.
     pub fn on_write(&mut self, pfn: Pfn, by: Actor, at_ns: u64, trace_index: Option<usize>) {
-        let epoch = self.records.epoch;
-        if let Some(page) = self.pages.get_mut(pfn) {
-            page.write(by, at_ns, trace_index.map_or(TraceIndex::NONE, TraceIndex::new), epoch);
+        if self.pages.contains(pfn) {
+            self.pages.write(pfn, by, at_ns, trace_index.map_or(TraceIndex::NONE, TraceIndex::new));
             self.records.wrote(pfn);
         }
     }
@@ -188,7 +218,7 @@ impl Oracle {
             Event::DirtyGet { pages: _ } => {
                 self.records.get();
                 if stamped.actor != Actor::Display {
-                    self.records.begin_sync();
+                    self.records.begin_sync(&mut self.pages);
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
             }
@@ -201,7 +231,7 @@ impl Oracle {
             }
             Event::VhostMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
             Event::DirtyClear { range, cleared: _ } => {
-                self.records.look_range(&mut self.pages, widened(*range), index, Cause::ClearedUnmerged, world);
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
@@ -215,16 +245,17 @@ impl Oracle {
             }
             Event::GuestHint { range, number: _ } => {
                 self.counter.hint();
-                self.expose(*range, flag::HINT_EXPOSED | flag::EVER_HINTED);
+                self.expose_hint(*range);
             }
-            Event::GuestReport { range } => self.expose(*range, flag::REPORT_EXPOSED),
+            Event::GuestReport { range } => self.expose_report(*range),
             Event::GuestInflate { pfn } | Event::BalloonInflate { pfn } => self.inflate(*pfn),
             Event::GuestDeflate { pfn } | Event::BalloonDeflate { pfn } => self.deflate(*pfn),
             Event::BalloonReport { range } => self.report_taken(*range),
             Event::HostDiscard { range } => self.host_discard(index, *range),
             Event::ConfigCmdId { id } => self.counter.cmd_id(*id),
             Event::HintRequest { id } => {
-                self.device.request(*id, self.records.epoch);
+                self.pages.request();
+                self.device.request(*id);
             }
             Event::HintStart { id } => self.hint_start(index, *id),
             Event::HintStop { from: _ } => {
@@ -291,17 +322,25 @@ impl Oracle {
         }
     }
 
-    /// Ends the run.
-    pub fn finish(mut self, world: &dyn Observed, end: End) -> Findings {
-        let held = guest_mm::held_blocks(world.ram()).unwrap_or(0);
+    /// Returns the broken rules if the run ends here: what [`Oracle::finish`] would find.
+    pub fn violations_at_end(&self, world: &dyn Observed, end: &End) -> Vec<Violation> {
+        let held = if end.at_rest { guest_mm::held_blocks(world.ram()).unwrap_or(0) } else { 0 };
+        self.all_violations(held, world, end).finish()
+    }
+
+    fn all_violations(&self, held: u64, world: &dyn Observed, end: &End) -> Violations {
+        let mut violations = self.violations.clone();
         if end.at_rest {
-            self.leak(held, world);
-            if let Some(head) = self.device.held_head() {
-                self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, None, Blame::Host, || format!("head {head} was never returned"));
-            }
+            self.broken_at_rest(held, world).into_iter().for_each(|violation| violations.add(violation.rule, || violation));
         }
+        violations
+    }
+
+    /// Ends the run.
+    pub fn finish(self, world: &dyn Observed, end: End) -> Findings {
+        let held = guest_mm::held_blocks(world.ram()).unwrap_or(0);
         Findings {
-            violations: self.violations.finish(),
+            violations: self.all_violations(held, world, &end).finish(),
             facts: self.counter.finish(end, held),
             lost: self.lost,
             excused: self.excused,

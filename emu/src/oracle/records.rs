@@ -4,13 +4,14 @@
 //! kept here is only what no bitmap shows: whether S will still be merged, and which page is in the sender's hand.
 
 use host::event::{Level, PageRange, Pfn};
+use host::fold::Fold;
 
 use super::Observed;
-use super::pages::{Page, Pages, TraceIndex};
+use super::pages::{Marks, Pages, TraceIndex, pages_of, place};
 use crate::outcome::Blame;
 
 /// Why the last record of a write is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Cause {
     /// The guest wrote the page after it had announced its hint, and the device applied the hint rightly.
     EarlyReuse,
@@ -60,6 +61,25 @@ impl Cause {
         }
     }
 
+    /// Returns the cause in a word or two, by which findings are told apart.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Cause::EarlyReuse => "early-reuse",
+            Cause::HintOutsideRound => "hint-outside-round",
+            Cause::HintBeyondElement => "hint-beyond-element",
+            Cause::HintUnannounced => "hint-unannounced",
+            Cause::ClearedUnmerged => "cleared-unmerged",
+            Cause::SyncDropped => "sync-dropped",
+            Cause::Unmarked => "unmarked",
+            Cause::Unlogged => "unlogged",
+            Cause::SenderDropped => "sender-dropped",
+            Cause::LogStopped => "log-stopped",
+            Cause::LeftBehind => "left-behind",
+            Cause::OnWire => "on-wire",
+            Cause::OtherBytes => "other-bytes",
+        }
+    }
+
     /// Returns the reason as the end of a sentence.
     pub(crate) fn reason(self) -> &'static str {
         match self {
@@ -95,8 +115,6 @@ pub(crate) struct Records {
     hand: Option<(Pfn, TraceIndex)>,
     /// Written since the last event; looked at once the writing step is complete.
     pending: Vec<Pfn>,
-    /// Number of syncs begun. A write's epoch tells whether a sync began after it.
-    pub(crate) epoch: u32,
     /// Writes whose last record was lost, and which went out all the same with a later one.
     pub(crate) near_misses: u64,
 }
@@ -104,28 +122,29 @@ pub(crate) struct Records {
 impl Records {
     /// Returns the state before any migration.
     pub(crate) fn new() -> Self {
-        Self {
-            migrating: false,
-            tracking: false,
-            unmerged: false,
-            syncing: false,
-            hand: None,
-            pending: Vec::new(),
-            epoch: 1,
-            near_misses: 0,
+        Self { migrating: false, tracking: false, unmerged: false, syncing: false, hand: None, pending: Vec::new(), near_misses: 0 }
+    }
+
+    /// Adds to a hash what the future depends on.
+    pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
+        let Self { migrating, tracking, unmerged, syncing, hand, pending, near_misses: _ } = self;
+        for (index, truth) in (0..).zip([*migrating, *tracking, *unmerged, *syncing]) {
+            fold.word(tag, index, u64::from(truth));
         }
+        fold.part(tag, 4, &hand.map(|(pfn, _)| pfn));
+        // In whatever order they were written: they are looked at together.
+        pending.iter().for_each(|pfn| fold.word(!tag, pfn.0, 1));
     }
 
     /// A migration starts: nothing is sent.
     pub(crate) fn start_migration(&mut self, pages: &mut Pages) {
-        let all = pages.all();
-        pages.slice_mut(all).iter_mut().for_each(Page::start_migration);
+        pages.start_migration();
         self.migrating = true;
     }
 
     /// The migration ends: nothing is claimed any more.
     pub(crate) fn end_migration(&mut self) {
-        *self = Self { epoch: self.epoch, near_misses: self.near_misses, ..Self::new() };
+        *self = Self { near_misses: self.near_misses, ..Self::new() };
     }
 
     /// A page was written; its record is looked for after the step.
@@ -136,9 +155,9 @@ impl Records {
     }
 
     /// A sync begins: what is written from here may be found by the next one only.
-    pub(crate) fn begin_sync(&mut self) {
+    pub(crate) fn begin_sync(&mut self, pages: &mut Pages) {
         if !self.syncing {
-            self.epoch += 1;
+            pages.begin_sync();
             self.syncing = true;
         }
     }
@@ -154,8 +173,8 @@ impl Records {
     }
 
     /// D was merged into B: the sync is over, and from a migration's first one on every unsent write must be recorded.
-    pub(crate) fn end_sync(&mut self) {
-        self.begin_sync();
+    pub(crate) fn end_sync(&mut self, pages: &mut Pages) {
+        self.begin_sync(pages);
         self.syncing = false;
         self.tracking = self.migrating;
     }
@@ -181,44 +200,73 @@ impl Records {
     /// The sender's hand must be empty: a page still in it was dropped, and counts as not sent.
     pub(crate) fn drop_hand(&mut self, pages: &mut Pages) {
         let Some((pfn, taken)) = self.hand.take() else { return };
-        if let Some(page) = pages.get_mut(pfn) {
-            page.sent_version = Page::NOT_SENT;
-            page.cause = Some(Cause::SenderDropped);
-            page.doom = taken;
-            page.doomed_write = page.write;
+        if pages.contains(pfn) {
+            pages.edit_page(pfn, |marks, bit| marks.sending.unsent |= bit);
+            pages.set_doom(pfn, Cause::SenderDropped, taken);
         }
     }
 
-    /// Returns whether the last write of the page stands where the engine will look.
-    pub(crate) fn recorded(&self, pfn: Pfn, world: &dyn Observed) -> bool {
-        world.recorded(Level::B, pfn)
-            || world.recorded(Level::K, pfn)
-            || world.recorded(Level::D, pfn)
-            || world.recorded(Level::V, pfn)
-            || (self.unmerged && world.recorded(Level::S, pfn))
-            || self.holds(pfn)
+    /// Returns the page in the sender's hand, as a bit of a word.
+    pub(crate) fn held(&self, at: u64) -> u64 {
+        self.hand.map(|(pfn, _)| place(pfn)).filter(|(word, _)| *word == at).map_or(0, |(_, bit)| bit)
     }
 
-    /// Looks at one page after an event that may have removed its last record.
-    pub(crate) fn look(&mut self, pages: &mut Pages, pfn: Pfn, index: TraceIndex, cause: Cause, world: &dyn Observed) {
-        if !self.tracking {
+    /// Returns which of these pages stand where the engine will look.
+    pub(crate) fn recorded(&self, at: u64, bits: u64, world: &dyn Observed) -> u64 {
+        let mut found = self.held(at);
+        for level in [Level::B, Level::K, Level::D, Level::V, Level::S] {
+            if bits & !found == 0 {
+                break;
+            }
+            if level != Level::S || self.unmerged {
+                found |= world.recorded(level, at);
+            }
+        }
+        found & bits
+    }
+
+    /// Looks at pages of a word after an event that may have removed their last records.
+    fn look_word(
+        &mut self,
+        pages: &mut Pages,
+        (at, bits): (u64, u64),
+        index: TraceIndex,
+        cause: impl Fn(Pfn, &Marks) -> Cause,
+        world: &dyn Observed,
+    ) {
+        let marks = *pages.marks(at);
+        let (owing, doomed) = (marks.owing() & bits, marks.sending.doomed & bits);
+        if owing | doomed == 0 {
             return;
         }
-        let Some(page) = pages.get_mut(pfn) else { return };
-        if !page.owes() || self.recorded(pfn, world) {
-            self.near_misses += u64::from(page.cause.take().is_some());
-        } else if page.cause.is_none() {
-            page.cause = Some(cause);
-            page.doom = index;
-            page.doomed_write = page.write;
+        let lost = owing & !self.recorded(at, owing, world);
+        for pfn in pages_of(at, doomed & !lost) {
+            self.near_misses += u64::from(pages.take_doom(pfn));
+        }
+        for pfn in pages_of(at, lost & !doomed) {
+            pages.set_doom(pfn, cause(pfn, &marks), index);
         }
     }
 
-    /// Looks at the pages of a range.
-    pub(crate) fn look_range(&mut self, pages: &mut Pages, range: PageRange, index: usize, cause: Cause, world: &dyn Observed) {
+    /// Looks at one page.
+    pub(crate) fn look(&mut self, pages: &mut Pages, pfn: Pfn, index: TraceIndex, cause: Cause, world: &dyn Observed) {
+        if self.tracking && pages.contains(pfn) {
+            self.look_word(pages, place(pfn), index, |_, _| cause, world);
+        }
+    }
+
+    /// Looks at the pages of a range; each may have a cause of its own.
+    pub(crate) fn look_range(
+        &mut self,
+        pages: &mut Pages,
+        range: PageRange,
+        index: usize,
+        cause: impl Fn(Pfn, &Marks) -> Cause,
+        world: &dyn Observed,
+    ) {
         if self.tracking {
-            for frame in pages.frames(range) {
-                self.look(pages, Pfn(frame), TraceIndex::new(index), cause, world);
+            for word in pages.words(range) {
+                self.look_word(pages, word, TraceIndex::new(index), &cause, world);
             }
         }
     }
@@ -231,7 +279,7 @@ impl Records {
         let cause = if world.logging() { Cause::Unmarked } else { Cause::Unlogged };
         let mut written = std::mem::take(&mut self.pending);
         for pfn in written.drain(..) {
-            let write = pages.get(pfn).and_then(|page| page.write.get()).unwrap_or(index);
+            let write = pages.detail(pfn).write.get().unwrap_or(index);
             self.look(pages, pfn, TraceIndex::new(write), cause, world);
         }
         self.pending = written;

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use host::fold::Fold;
+
 use crate::outcome::Violation;
 
 /// When the destination starts, every page of RAM has the source's bytes, unless it is excused.
@@ -109,6 +111,18 @@ impl Violations {
             }
         }
         self.list
+    }
+
+    /// Adds to a hash which rules are broken how, in the order of discovery; how often and where is only reported.
+    pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
+        let kinds = |violation: &Violation| (violation.rule, violation.verdict, violation.blame, violation.cause);
+        let mut seen = Vec::new();
+        for kind in self.list.iter().map(kinds) {
+            if !seen.contains(&kind) {
+                fold.part(tag, seen.len() as u64, &kind);
+                seen.push(kind);
+            }
+        }
     }
 
     /// Returns whether there are none.

@@ -85,6 +85,7 @@ pub(crate) fn lost_page() -> Outcome {
         write: Some(8),
         doom: Some(9),
         blame: Blame::Host,
+        cause: None,
         what: "the write of 0xbb by vcpu1 at #8 was recorded in B only, and the hint of id 80000001 cleared it after the sync that had merged it"
             .to_string(),
     };

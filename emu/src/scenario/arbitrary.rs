@@ -29,6 +29,7 @@ pub fn arb_scenario() -> impl Strategy<Value = Scenario> {
         .prop_flat_map(|(guest, pages, injections)| {
             let names: Vec<PageName> = pages.keys().cloned().collect();
             let injection = injection(guest.vcpus, names.clone());
+            let left = (vec(self::injection(guest.vcpus, names.clone()), 0..=2), search(names.clone()), vary(), option::of(found()));
             let parts = (
                 about(),
                 subsequence(Fault::ALL, 0..=2),
@@ -38,15 +39,32 @@ pub fn arb_scenario() -> impl Strategy<Value = Scenario> {
                 vec(injection, injections),
                 vec(vec(pattern(names.clone()), 2..4), 0..2),
                 expect(names),
-                costs(),
-                limits(),
+                (costs(), limits()),
+                left,
             );
             (Just(guest), Just(pages), parts)
         })
-        .prop_map(|(guest, pages, (about, witness, faults, host, migration, injections, chains, expect, costs, limits))| {
+        .prop_map(|(guest, pages, (about, witness, faults, host, migration, injections, chains, expect, (costs, limits), left))| {
             let orders = chains.into_iter().map(|chain| Order { chain: in_order(chain) }).filter(|order| order.chain.len() > 1).collect();
-            let mut scenario =
-                Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits };
+            let (may, search, vary, found) = left;
+            let mut scenario = Scenario {
+                about,
+                witness,
+                faults,
+                guest,
+                host,
+                migration,
+                pages,
+                injections,
+                may,
+                orders,
+                search,
+                vary,
+                expect,
+                costs,
+                limits,
+                found,
+            };
             make_consistent(&mut scenario);
             scenario
         })
@@ -76,7 +94,7 @@ fn make_consistent(scenario: &mut Scenario) {
             *pfn %= ram_pages - RANGE_PAGES_MAX;
         }
     }
-    for (index, injection) in scenario.injections.iter_mut().enumerate() {
+    for (index, injection) in scenario.injections.iter_mut().chain(&mut scenario.may).enumerate() {
         injection.name = injection.name.take().map(|name| format!("{name}{index}"));
     }
     // Patterns that speak of injections stand where they cannot close a circle: behind all events that the injection precedes none of.
@@ -85,7 +103,69 @@ fn make_consistent(scenario: &mut Scenario) {
         if let Some(start) = &mut scenario.migration.start {
             start.after.push(Pattern::Injection(last));
         }
+        if scenario.search.until.is_none() {
+            scenario.search.until = Some(Pattern::Injection(last));
+        }
+        // What may be done binds nobody else, but has to come behind its own events.
+        for injection in scenario.may.iter_mut().filter(|injection| injection.before.is_empty()) {
+            injection.trigger.after.push(Pattern::Injection(last));
+        }
     }
+    make_variants_consistent(scenario);
+}
+
+/// Leaves no value that a variant could not have: fewer vCPUs than are spoken of, chunks without manual clear.
+fn make_variants_consistent(scenario: &mut Scenario) {
+    let injecting = scenario
+        .injections
+        .iter()
+        .chain(&scenario.may)
+        .filter_map(|injection| if let Actor::Vcpu(vcpu) = injection.by { Some(vcpu) } else { None });
+    let last = scenario.guest.tasks.iter().map(|task| task.vcpu).chain(injecting).max().unwrap_or(0);
+    scenario.vary.vcpus.retain(|vcpus| *vcpus > last);
+    if !scenario.vary.dirty_logs(&scenario.host).contains(&DirtyLog::ManualClear) {
+        scenario.vary.chunk_shift.clear();
+    }
+}
+
+/// From an event on, until a later one in the order of patterns.
+fn search(pages: Vec<PageName>) -> impl Strategy<Value = Search> {
+    (option::of(pattern(pages.clone())), option::of(pattern(pages)), select(Grain::ALL)).prop_map(|(from, until, grain)| {
+        let search = Search { from, until: None, grain };
+        let start = search.start();
+        Search { until: until.filter(|until| *until > start), ..search }
+    })
+}
+
+fn vary() -> impl Strategy<Value = Vary> {
+    let powers = |from: u32| subsequence((from..=10).map(|shift| 1u16 << shift).collect::<Vec<_>>(), 0..3).prop_shuffle();
+    let host = (
+        subsequence(Profile::ALL, 0..=Profile::ALL.len()).prop_shuffle(),
+        subsequence(DirtyLog::ALL, 0..=DirtyLog::ALL.len()).prop_shuffle(),
+        subsequence((6..=31u8).collect::<Vec<_>>(), 0..3).prop_shuffle(),
+        powers(1),
+        powers(0),
+    );
+    let vcpus = subsequence(vec![1, 2, 3, 4u8], 0..=4).prop_shuffle();
+    let drivers = subsequence(Driver::ALL, 0..=Driver::ALL.len());
+    let drawn = (host, vcpus, drivers, subsequence(Fault::ALL, 0..=2)).prop_map(
+        |((profile, dirty_log, chunk_shift, hint_queue_size, queue_size), vcpus, driver, faults)| Vary {
+            profile,
+            dirty_log,
+            chunk_shift,
+            hint_queue_size,
+            queue_size,
+            vcpus,
+            driver,
+            faults,
+        },
+    );
+    prop_oneof![Just(Vary::default()), drawn]
+}
+
+fn found() -> impl Strategy<Value = Found> {
+    let texts = (about(), about(), about());
+    (texts, 0..=INTEGER_MAX).prop_map(|((scenario, seed, strategy), schedules)| Found { scenario, seed, strategy, schedules })
 }
 
 /// Longest range of pages that an injection writes or clears.

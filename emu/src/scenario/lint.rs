@@ -6,7 +6,7 @@ use toml::de::DeTable;
 use wire::balloon::feature;
 
 use super::diagnostic::Diagnostic;
-use super::model::{Action, Command, PageSpec, Pattern, Scenario};
+use super::model::{Action, Command, DirtyLog, Grain, PageSpec, Pattern, Scenario};
 use super::read::Value;
 
 /// Returns the warnings about a file without errors.
@@ -17,6 +17,9 @@ pub(super) fn warnings(scenario: &Scenario, document: &DeTable<'_>) -> Vec<Diagn
     statistics_without_queue(scenario, document, &mut found);
     acknowledgement_without_hints(scenario, document, &mut found);
     injections_at_once(scenario, document, &mut found);
+    instructions_to_the_end(scenario, document, &mut found);
+    lists_that_vary_nothing(scenario, document, &mut found);
+    faults_that_vary_nothing(scenario, document, &mut found);
     found
 }
 
@@ -31,7 +34,7 @@ fn witness_already_on(scenario: &Scenario, document: &DeTable<'_>, found: &mut V
 }
 
 fn hints_that_never_come(scenario: &Scenario, document: &DeTable<'_>, found: &mut Vec<Diagnostic>) {
-    let migrates = scenario.injections.iter().any(|injection| injection.action == Action::Monitor(Command::Migrate));
+    let migrates = scenario.injections.iter().chain(&scenario.may).any(|injection| injection.action == Action::Monitor(Command::Migrate));
     let reason = if scenario.host.features & feature::FREE_PAGE_HINT == 0 {
         "the device does not offer `free-page-hint`"
     } else if scenario.guest.features_refused & feature::FREE_PAGE_HINT != 0 {
@@ -73,6 +76,44 @@ fn injections_at_once(scenario: &Scenario, document: &DeTable<'_>, found: &mut V
             let span = element(document.get("inject"), index).map_or(0..0, |value| value.span());
             let message = "the injection fires at once: nothing says when";
             found.push(Diagnostic::warning(span, message).label("no `at`, `after`, `before`, nor a place in a chain"));
+        }
+    }
+}
+
+fn instructions_to_the_end(scenario: &Scenario, document: &DeTable<'_>, found: &mut Vec<Diagnostic>) {
+    if scenario.search.grain == Grain::Instruction && scenario.search.until.is_none() {
+        let span = in_table(document, "search", "grain");
+        let message = "every instruction to the end of the run is a scheduling point";
+        found.push(Diagnostic::warning(span, message).label("no `until` ends the window"));
+    }
+}
+
+fn lists_that_vary_nothing(scenario: &Scenario, document: &DeTable<'_>, found: &mut Vec<Diagnostic>) {
+    let Scenario { guest, host, vary, .. } = scenario;
+    // Under another profile, a value that is the own one's default would change if no list held it.
+    let follows = vary.profile.iter().any(|profile| *profile != host.profile);
+    let same = [
+        ("profile", vary.profile == [host.profile]),
+        ("dirty_log", vary.dirty_log == [host.dirty_log] && !follows),
+        ("chunk", vary.chunk_shift == [host.chunk_shift] && host.dirty_log == DirtyLog::ManualClear),
+        ("hint_queue_size", vary.hint_queue_size == [host.hint_queue_size] && !follows),
+        ("queue_size", vary.queue_size == [host.queue_size] && !follows),
+        ("vcpus", vary.vcpus == [guest.vcpus]),
+        ("driver", vary.driver == [guest.driver]),
+    ];
+    for (key, _) in same.into_iter().filter(|(_, same)| *same) {
+        let span = in_table(document, "vary", key);
+        found.push(Diagnostic::warning(span, format!("`{key}` varies nothing")).label("the scenario's own value alone"));
+    }
+}
+
+fn faults_that_vary_nothing(scenario: &Scenario, document: &DeTable<'_>, found: &mut Vec<Diagnostic>) {
+    let vary = document.get("vary").and_then(|value| value.get_ref().as_table());
+    for (index, fault) in scenario.vary.faults.iter().enumerate() {
+        if scenario.faults.contains(fault) {
+            let span = element(vary.and_then(|vary| vary.get("faults")), index).map_or(0..0, |value| value.span());
+            let message = format!("`{}` is on already: switching it on changes nothing", fault.name());
+            found.push(Diagnostic::warning(span, message).label("stands in `faults` of the file, too"));
         }
     }
 }

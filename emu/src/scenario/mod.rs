@@ -14,7 +14,9 @@ mod read;
 mod read_guest;
 mod read_host;
 mod read_inject;
+mod read_search;
 mod schema;
+mod search;
 mod template;
 mod units;
 mod vocabulary;
@@ -28,7 +30,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Record, Severity};
 pub use model::Scenario;
 pub use schema::schema;
 pub use template::template;
-pub use write::{injection_text, to_toml};
+pub use write::{injection_text, to_toml, to_toml_with_comment};
 
 use std::ops::Range as Span;
 
@@ -63,7 +65,8 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
     let document = document.get_ref();
     let default = model::Guest::default();
     let names = names::Names::of(document);
-    let mut reader = Reader { text, found: Vec::new(), names, vcpus: default.vcpus, ram_bytes: default.ram_bytes, edges: Vec::new() };
+    let mut reader =
+        Reader { text, found: Vec::new(), names, vcpus: default.vcpus, ram_bytes: default.ram_bytes, last_vcpu: None, edges: Vec::new() };
     let root = reader.root(document);
     reader.check_names(document);
     let about = reader.text(&root, "about").unwrap_or_default();
@@ -74,13 +77,34 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
     let pages = reader.pages(&root);
     let migration = reader.migration(&root);
     let injections = reader.injections(&root, &pages);
+    let may = reader.may(&root, &pages);
     let orders = reader.orders(&root);
+    let search = reader.search(&root);
+    let vary = reader.vary(&root, &host);
     let expect = reader.expect(&root);
     let costs = reader.costs(&root);
     let limits = reader.limits(&root);
+    let found = reader.provenance(&root);
     let contradictions = contradiction::contradictions(&reader.edges);
     reader.found.extend(contradictions);
-    let scenario = Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits };
+    let scenario = Scenario {
+        about,
+        witness,
+        faults,
+        guest,
+        host,
+        migration,
+        pages,
+        injections,
+        may,
+        orders,
+        search,
+        vary,
+        expect,
+        costs,
+        limits,
+        found,
+    };
     (scenario, with_syntax(text, syntax_errors, reader.found))
 }
 

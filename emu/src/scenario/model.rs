@@ -9,6 +9,7 @@ use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::step::Costs;
 
+pub use super::search::{Found, Grain, Search, Vary};
 use crate::outcome::Verdict;
 
 /// A page's name in the file, such as `P`.
@@ -33,21 +34,31 @@ pub struct Scenario {
     pub pages: BTreeMap<PageName, PageSpec>,
     /// Injections, in the file's order.
     pub injections: Vec<Injection>,
+    /// What a search may do, at a moment of its choosing or not at all, in the file's order. A run leaves it out; orders cannot name it.
+    /// `trigger` and `before` bind it if it happens.
+    pub may: Vec<Injection>,
     /// Order chains, in the file's order.
     pub orders: Vec<Order>,
+    /// Where a search is free.
+    pub search: Search,
+    /// Settings that a search may change.
+    pub vary: Vary,
     /// What must come out.
     pub expect: Expect,
     /// Costs of moves.
     pub costs: Costs,
     /// Limits after which the run is given up.
     pub limits: Limits,
+    /// Where it came from, if a search wrote it.
+    pub found: Option<Found>,
 }
 
 impl Scenario {
-    /// Returns the names of all allocations that tasks and injections make, in order: a name's index in [`wire::task::TaskOp`] is its rank.
+    /// Returns the names of all allocations that tasks and injections make, and that a search may make, in order: a name's index in
+    /// [`wire::task::TaskOp`] is its rank.
     pub fn allocation_names(&self) -> Vec<&str> {
         let tasks = self.guest.tasks.iter().flat_map(|task| &task.operations);
-        let injected = self.injections.iter().filter_map(|injection| match &injection.action {
+        let injected = self.injections.iter().chain(&self.may).filter_map(|injection| match &injection.action {
             Action::Task(operation) => Some(operation),
             Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
         });
@@ -60,10 +71,12 @@ impl Scenario {
 impl Scenario {
     /// Returns the kinds of all events that the scenario speaks of.
     pub fn event_kinds(&self) -> BTreeSet<EventKind> {
-        let injected = self.injections.iter().flat_map(|injection| injection.trigger.after.iter().chain(&injection.before));
+        let injected =
+            self.injections.iter().chain(&self.may).flat_map(|injection| injection.trigger.after.iter().chain(&injection.before));
         let ordered = self.orders.iter().flat_map(|order| &order.chain);
         let started = self.migration.start.iter().flat_map(|start| &start.after);
-        let named = injected.chain(ordered).chain(started).filter_map(|pattern| match pattern {
+        let window = self.search.from.iter().chain(&self.search.until);
+        let named = injected.chain(ordered).chain(started).chain(window).filter_map(|pattern| match pattern {
             Pattern::Event { kind, .. } => Some(*kind),
             Pattern::Injection(_) => None,
         });

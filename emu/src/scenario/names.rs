@@ -29,6 +29,8 @@ pub(super) struct Names<'d> {
     pub(super) allocations: BTreeMap<&'d str, Allocated>,
     /// Name of each injection that has one, in order.
     pub(super) injections: Vec<Option<(&'d str, Span<usize>)>>,
+    /// Names of what a search may do, with their places.
+    pub(super) may: Vec<(&'d str, Span<usize>)>,
 }
 
 impl<'d> Names<'d> {
@@ -43,14 +45,22 @@ impl<'d> Names<'d> {
             tables(task.get("do")).into_iter().for_each(|operation| names.add_operation(operation));
         }
         for injection in tables_or_blanks(document.get("inject")) {
-            let field = |key| injection.and_then(|table| table.get(key));
-            if let Some(operation) = field("task").and_then(|value| value.get_ref().as_table()) {
-                names.add_operation(operation);
-            }
-            let name = field("name").and_then(|value| value.get_ref().as_str().map(|name| (name, value.span())));
+            let name = injection.and_then(|table| names.add_injection(table));
             names.injections.push(name);
         }
+        for injection in tables(document.get("may")) {
+            let name = names.add_injection(injection);
+            names.may.extend(name);
+        }
         names
+    }
+
+    /// Gathers what an injection allocates; returns its name.
+    fn add_injection(&mut self, table: &'d DeTable<'d>) -> Option<(&'d str, Span<usize>)> {
+        if let Some(operation) = table.get("task").and_then(|value| value.get_ref().as_table()) {
+            self.add_operation(operation);
+        }
+        table.get("name").and_then(|value| value.get_ref().as_str().map(|name| (name, value.span())))
     }
 
     fn add_operation(&mut self, operation: &'d DeTable<'d>) {
@@ -114,7 +124,7 @@ impl<'d> Reader<'d> {
     /// Notes names that the file may not give: injections called alike, or like an event; and more allocations than the guest can hold.
     pub(super) fn check_names(&mut self, document: &'d DeTable<'d>) {
         let mut first: BTreeMap<&str, Span<usize>> = BTreeMap::new();
-        for (name, span) in self.names.injections.clone().into_iter().flatten() {
+        for (name, span) in self.names.injections.clone().into_iter().flatten().chain(self.names.may.clone()) {
             match first.get(name) {
                 Some(earlier) => {
                     let message = format!("two injections are called `{name}`");

@@ -186,6 +186,11 @@ impl<'d> Reader<'d> {
             return Some(Pattern::Injection(index));
         }
         let Some(kind) = EventKind::ALL.iter().copied().find(|kind| kind.name() == base) else {
+            if let Some((_, may)) = self.names.may.iter().find(|(name, _)| *name == base).cloned() {
+                let diagnostic = Diagnostic::error(base_span, format!("nothing can wait for `{base}`")).label("it may never happen");
+                self.report(diagnostic.related(may, "a run leaves it out").note("patterns name events, and injections of [[inject]]"));
+                return None;
+            }
             let named: Vec<&str> = self.names.injections.iter().flatten().map(|(name, _)| *name).collect();
             let events = words::events();
             let known: Vec<&str> = events.iter().map(|(name, _)| *name).chain(named).collect();

@@ -33,6 +33,8 @@ pub(super) struct Reader<'d> {
     pub(super) vcpus: u8,
     /// The guest's memory, once known.
     pub(super) ram_bytes: u64,
+    /// The last of the vCPUs that are spoken of, and where, once that is known.
+    pub(super) last_vcpu: Option<(u8, Span<usize>)>,
     /// Orders asked for so far.
     pub(super) edges: Vec<Edge>,
 }
@@ -209,8 +211,11 @@ impl<'d> Reader<'d> {
 
     /// Returns an integer of a key's range.
     pub(super) fn integer(&mut self, fields: &Fields<'d>, key: &str) -> Option<u64> {
-        let value = fields.get(key)?;
-        let kind = &fields.table.key(key).kind;
+        self.integer_of_kind(fields.get(key)?, key, &fields.table.key(key).kind)
+    }
+
+    /// Returns an integer of a kind.
+    fn integer_of_kind(&mut self, value: &'d Value<'d>, key: &str, kind: &Kind) -> Option<u64> {
         let (Kind::Integer(range) | Kind::PowerOfTwo(range)) = kind else { unreachable!("`{key}` is no integer") };
         let number = self.integer_in(value, key, *range)?;
         if matches!(kind, Kind::PowerOfTwo(_)) && !number.is_power_of_two() {
@@ -240,8 +245,11 @@ impl<'d> Reader<'d> {
 
     /// Returns a size in bytes.
     pub(super) fn size(&mut self, fields: &Fields<'d>, key: &str) -> Option<u64> {
-        let value = fields.get(key)?;
-        let kind = &fields.table.key(key).kind;
+        self.size_of_kind(fields.get(key)?, key, &fields.table.key(key).kind)
+    }
+
+    /// Returns a size of a kind in bytes.
+    fn size_of_kind(&mut self, value: &'d Value<'d>, key: &str, kind: &Kind) -> Option<u64> {
         let (Kind::Size(range, _) | Kind::SizePowerOfTwo(range)) = kind else { unreachable!("`{key}` is no size") };
         let bytes = self.quantity(value, key, units::SIZES, *range)?;
         let near = if let Kind::Size(_, multiple) = kind { bytes.next_multiple_of(*multiple) } else { bytes.next_power_of_two() };
@@ -256,6 +264,32 @@ impl<'d> Reader<'d> {
         let near = units::format(near.min(range.max), units::SIZES);
         self.report(Diagnostic::error(self.inner(value), message).label(label).suggest(Some(near)));
         None
+    }
+
+    /// Returns the different integers, or sizes in bytes, of a key's list.
+    pub(super) fn several(&mut self, fields: &Fields<'d>, key: &str) -> Vec<u64> {
+        let Some(value) = fields.get(key) else { return Vec::new() };
+        let Kind::Several(kind) = fields.table.key(key).kind else { unreachable!("`{key}` is no list of values") };
+        let mut seen: Vec<(u64, Span<usize>)> = Vec::new();
+        for element in self.list(value) {
+            let sizes = matches!(kind, Kind::Size(..) | Kind::SizePowerOfTwo(_));
+            let number = if sizes { self.size_of_kind(element, key, kind) } else { self.integer_of_kind(element, key, kind) };
+            let Some(number) = number else { continue };
+            match seen.iter().find(|(other, _)| *other == number).cloned() {
+                Some((_, first)) => {
+                    let text = self.text[element.span()].trim_matches(['"', '\'']);
+                    self.stands_twice(text, key, element.span(), first);
+                }
+                None => seen.push((number, element.span())),
+            }
+        }
+        seen.into_iter().map(|(number, _)| number).collect()
+    }
+
+    /// Notes that a list of different values holds one twice.
+    fn stands_twice(&mut self, text: &str, key: &str, span: Span<usize>, first: Span<usize>) {
+        let message = format!("`{text}` stands twice in `{key}`");
+        self.report(Diagnostic::error(span, message).label("again").related(first, "first here"));
     }
 
     /// Returns a time in nanoseconds.
@@ -329,10 +363,7 @@ impl<'d> Reader<'d> {
         for element in self.list(value) {
             let Some(index) = self.word_of(element, noun, &words) else { continue };
             match seen.iter().find(|(other, _)| *other == index).cloned() {
-                Some((_, first)) => {
-                    let message = format!("`{}` stands twice in `{key}`", words[index].0);
-                    self.report(Diagnostic::error(element.span(), message).label("again").related(first, "first here"));
-                }
+                Some((_, first)) => self.stands_twice(words[index].0, key, element.span(), first),
                 None => seen.push((index, element.span())),
             }
         }

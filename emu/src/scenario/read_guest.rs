@@ -78,13 +78,23 @@ impl<'d> Reader<'d> {
         let text = self.string(value)?;
         let index = text.strip_prefix("vcpu").and_then(|index| index.parse::<u8>().ok());
         match index.filter(|index| *index < self.vcpus && text == format!("vcpu{index}")) {
-            Some(index) => Some(index),
+            Some(index) => {
+                self.speak_of_vcpu(index, value.span());
+                Some(index)
+            }
             None => {
                 let names: Vec<String> = (0..self.vcpus).map(|index| format!("vcpu{index}")).collect();
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 self.unknown(self.inner(value), "vCPU", text, &names);
                 None
             }
+        }
+    }
+
+    /// Keeps in mind where the last of the vCPUs is spoken of first.
+    pub(super) fn speak_of_vcpu(&mut self, vcpu: u8, span: Span<usize>) {
+        if self.last_vcpu.as_ref().is_none_or(|(last, _)| *last < vcpu) {
+            self.last_vcpu = Some((vcpu, span));
         }
     }
 

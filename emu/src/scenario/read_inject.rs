@@ -15,6 +15,9 @@ use super::vocabulary::{self, Kind};
 use super::words;
 use crate::outcome::Verdict;
 
+/// Events with their places.
+pub(super) type Places = Vec<(Pattern, Span<usize>)>;
+
 impl<'d> Reader<'d> {
     /// Reads `[pages]`.
     pub(super) fn pages(&mut self, root: &Fields<'d>) -> BTreeMap<PageName, PageSpec> {
@@ -39,29 +42,39 @@ impl<'d> Reader<'d> {
         let mut injections = Vec::new();
         for (index, element) in self.list(value).into_iter().enumerate() {
             let Some(fields) = self.fields(table, element) else { continue };
-            injections.extend(self.injection(&fields, index, pages));
+            let (injection, after, before) = self.injection(&fields, pages);
+            for (pattern, span) in after {
+                self.edges.push(Edge { from: pattern, to: Pattern::Injection(index), span });
+            }
+            for (pattern, span) in before {
+                self.edges.push(Edge { from: Pattern::Injection(index), to: pattern, span });
+            }
+            injections.extend(injection);
         }
         injections
     }
 
-    fn injection(&mut self, fields: &Fields<'d>, index: usize, pages: &BTreeMap<PageName, PageSpec>) -> Option<Injection> {
+    /// Returns an injection, and the events that it comes after and before, with their places.
+    pub(super) fn injection(&mut self, fields: &Fields<'d>, pages: &BTreeMap<PageName, PageSpec>) -> (Option<Injection>, Places, Places) {
         let name = fields.get("name").map(|value| self.injection_name(value));
         let (trigger, after) = self.trigger(fields);
         let delay_insns = self.integer(fields, "delay_insns").unwrap_or(0);
         let before = self.patterns(fields, "before");
-        for (pattern, span) in after {
-            self.edges.push(Edge { from: pattern, to: Pattern::Injection(index), span });
-        }
-        for (pattern, span) in &before {
-            self.edges.push(Edge { from: Pattern::Injection(index), to: pattern.clone(), span: span.clone() });
-        }
+        let trigger = Trigger { delay_insns, ..trigger };
+        let injection = self.deed(fields, pages).map(|(action, by)| {
+            let before = before.iter().map(|(pattern, _)| pattern.clone()).collect();
+            Injection { name: name.flatten(), action, by, trigger, before }
+        });
+        (injection, after, before)
+    }
+
+    /// Returns what an injection does, and who does it.
+    fn deed(&mut self, fields: &Fields<'d>, pages: &BTreeMap<PageName, PageSpec>) -> Option<(Action, Actor)> {
         let key = self.action_key(fields)?;
         let by = self.actor(fields, key);
         let action = self.action(fields, key, pages, by);
         self.check_delays(fields, by);
-        let trigger = Trigger { delay_insns, ..trigger };
-        let before = before.into_iter().map(|(pattern, _)| pattern).collect();
-        Some(Injection { name: name.flatten(), action: action?, by: by?, trigger, before })
+        Some((action?, by?))
     }
 
     fn injection_name(&mut self, value: &'d Value<'d>) -> Option<String> {
@@ -75,7 +88,7 @@ impl<'d> Reader<'d> {
     }
 
     /// Returns the trigger without its count of instructions, and its events with their places.
-    pub(super) fn trigger(&mut self, fields: &Fields<'d>) -> (Trigger, Vec<(Pattern, Span<usize>)>) {
+    pub(super) fn trigger(&mut self, fields: &Fields<'d>) -> (Trigger, Places) {
         let after = self.patterns(fields, "after");
         let at_ns = self.time(fields, "at");
         let delay_ns = self.time(fields, "delay").unwrap_or(0);
@@ -143,6 +156,9 @@ impl<'d> Reader<'d> {
             let label = if known { "does not fit" } else { "not known" };
             let diagnostic = Diagnostic::error(self.inner(value), message).label(label).note(format!("who can: {listed}"));
             self.report(diagnostic.suggest(suggestion));
+        }
+        if let Some(Actor::Vcpu(vcpu)) = found {
+            self.speak_of_vcpu(vcpu, value.span());
         }
         found
     }

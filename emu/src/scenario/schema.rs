@@ -61,6 +61,7 @@ fn why(kind: &Kind) -> Option<String> {
     let with_units =
         |range: &Range, units| format!("{} to {}; {}", units::format(range.min, units), units::format(range.max, units), range.why);
     match kind {
+        Kind::Several(one) => why(one),
         Kind::Integer(range) | Kind::PowerOfTwo(range) | Kind::Integers(range) => {
             Some(format!("{} to {}; {}", range.min, range.max, range.why))
         }
@@ -77,6 +78,7 @@ fn why(kind: &Kind) -> Option<String> {
         | Kind::Actor
         | Kind::Page
         | Kind::Allocation
+        | Kind::Pattern
         | Kind::Patterns
         | Kind::Chain
         | Kind::Table(_)
@@ -105,6 +107,7 @@ fn kind(kind: &Kind) -> Value {
             json!({ "enum": powers })
         }
         Kind::Integers(range) => json!({ "type": "array", "items": { "type": "integer", "minimum": range.min, "maximum": range.max } }),
+        Kind::Several(one) => json!({ "type": "array", "items": self::kind(one), "uniqueItems": true }),
         Kind::Size(..) | Kind::SizePowerOfTwo(_) => quantity(SIZES),
         Kind::Time(_) => quantity(TIMES),
         Kind::Rate(_) => quantity(RATES),
@@ -113,6 +116,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::Words(_, all) => json!({ "type": "array", "items": word_set(&all()), "uniqueItems": true }),
         Kind::Vcpu => json!({ "type": "string", "pattern": "^vcpu[0-9]$" }),
         Kind::Actor => json!({ "type": "string", "pattern": "^(vcpu[0-9]|dma|vhost|display|main-loop)$" }),
+        Kind::Pattern => pattern(),
         Kind::Patterns => json!({ "anyOf": [pattern(), { "type": "array", "items": pattern() }] }),
         Kind::Chain => json!({ "type": "array", "items": pattern(), "minItems": 2 }),
         Kind::Table(inner) => Value::Object(table(inner)),

@@ -5,7 +5,7 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, dirty_logs, drivers, faults, features, profiles, verdicts};
+use super::words::{blames, dirty_logs, drivers, faults, features, grains, profiles, verdicts};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ pub(super) enum Kind {
     PowerOfTwo(Range),
     /// A list of integers.
     Integers(Range),
+    /// A list of different values of a kind: integers or sizes.
+    Several(&'static Kind),
     /// A size with a unit; a multiple of the number.
     Size(Range, u64),
     /// A size with a unit; a power of two.
@@ -85,6 +87,8 @@ pub(super) enum Kind {
     Page,
     /// The name of an allocation, new or known.
     Allocation,
+    /// An event pattern.
+    Pattern,
     /// An event pattern or a list of them.
     Patterns,
     /// Two or more event patterns.
@@ -150,6 +154,10 @@ const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyon
 const BYTE: Range = range(0, 255, "it is a byte");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
+const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
+const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
+const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
+const QUEUE: Range = range(1, 1024, "QEMU's queues end at 1024");
 const AMOUNT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "at least a page, and no memory is larger");
 
 /// The whole file.
@@ -168,10 +176,18 @@ pub(super) static ROOT: Table = Table {
             Kind::Pages,
         ),
         key("inject", "Something that the scenario does at a chosen moment.", Kind::Tables(&INJECT)),
+        key(
+            "may",
+            "Something that a search may do, at a moment of its choosing or not at all; `run` leaves it out, and orders cannot name it.",
+            Kind::Tables(&MAY),
+        ),
         key("order", "Events that must come in this order.", Kind::Tables(&ORDER)),
+        key("search", "Where a search chooses who moves.", Kind::Table(&SEARCH)),
+        key("vary", "Settings that a search may change; without a list, the scenario's own value holds.", Kind::Table(&VARY)),
         key("expect", "What must come out.", Kind::Table(&EXPECT)),
         key("costs", "What moves cost in virtual time.", Kind::Table(&COSTS)),
         key("limits", "When the run is given up.", Kind::Table(&LIMITS)),
+        key("found", "Where the scenario came from, if a search wrote it; nothing depends on it.", Kind::Table(&FOUND)),
     ],
 };
 
@@ -191,7 +207,7 @@ static GUEST: Table = Table {
             ),
         )
         .default("\"16 MiB\""),
-        key("vcpus", "Number of vCPUs.", Kind::Integer(range(1, MAX_VCPUS as u64, "each has a mailbox page"))).default("2"),
+        key("vcpus", "Number of vCPUs.", Kind::Integer(VCPUS)).default("2"),
         key("driver", "Which interface the balloon driver speaks.", Kind::Word("driver", drivers)).default("\"hint\""),
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
@@ -288,28 +304,15 @@ static HOST: Table = Table {
             "How guest writes are tracked; default: manual-clear for qemu, get-clears for firecracker.",
             Kind::Word("dirty log", dirty_logs),
         ),
-        key(
-            "chunk",
-            "Memory per CLEAR (only with manual-clear).",
-            Kind::SizePowerOfTwo(range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two")),
-        )
-        .default("\"1 GiB\""),
+        key("chunk", "Memory per CLEAR (only with manual-clear).", Kind::SizePowerOfTwo(CHUNK)).default("\"1 GiB\""),
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",
             "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker.",
             Kind::Words("feature", features),
         ),
-        key(
-            "hint_queue_size",
-            "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.",
-            Kind::PowerOfTwo(range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024")),
-        ),
-        key(
-            "queue_size",
-            "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.",
-            Kind::PowerOfTwo(range(1, 1024, "QEMU's queues end at 1024")),
-        ),
+        key("hint_queue_size", "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.", Kind::PowerOfTwo(HINT_QUEUE)),
+        key("queue_size", "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.", Kind::PowerOfTwo(QUEUE)),
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
@@ -346,25 +349,27 @@ pub(super) static START: Table = Table {
     ],
 };
 
-static INJECT: Table = Table {
-    title: "[[inject]]",
-    keys: &[
-        key("name", "A name for order chains; `inject[i]` always works.", Kind::Name),
-        key("write", "Stores to a named page.", Kind::Table(&WRITE)),
-        key("task", "Makes a vCPU's task thread do an operation.", Kind::Operation),
-        key("monitor", "Gives a monitor command.", Kind::Command),
-        key("clear_log", "Another user of the dirty log clears its pages.", Kind::Table(&CLEAR_LOG)),
-        key("repeat_id", "A stray element on the hint queue repeats the current command id.", Kind::True),
-        key("by", "Who: a vCPU, dma or vhost for `write`, a vCPU for `task` and `repeat_id`.", Kind::Actor),
-        key("at", "Not before this virtual time.", Kind::Time(TIME)),
-        key("after", "Not before these events.", Kind::Patterns).default("[]"),
-        key("before", "These events may not happen before it.", Kind::Patterns).default("[]"),
-        key("delay", "That long behind the last event of `after`.", Kind::Time(TIME)).default("\"0 ns\""),
-        key("delay_insns", "That many instructions of the vCPU behind the last event of `after`.", Kind::Integer(ANY)).default("0"),
-    ],
-};
+static INJECT: Table = Table { title: "[[inject]]", keys: INJECTION };
 
-/// The keys of `[[inject]]` of which there is exactly one.
+/// An injection that may be left out.
+static MAY: Table = Table { title: "[[may]]", keys: INJECTION };
+
+static INJECTION: &[Key] = &[
+    key("name", "A name; that of [[inject]] works in orders, as `inject[i]` always does.", Kind::Name),
+    key("write", "Stores to a named page.", Kind::Table(&WRITE)),
+    key("task", "Makes a vCPU's task thread do an operation.", Kind::Operation),
+    key("monitor", "Gives a monitor command.", Kind::Command),
+    key("clear_log", "Another user of the dirty log clears its pages.", Kind::Table(&CLEAR_LOG)),
+    key("repeat_id", "A stray element on the hint queue repeats the current command id.", Kind::True),
+    key("by", "Who: a vCPU, dma or vhost for `write`, a vCPU for `task` and `repeat_id`.", Kind::Actor),
+    key("at", "Not before this virtual time.", Kind::Time(TIME)),
+    key("after", "Not before these events.", Kind::Patterns).default("[]"),
+    key("before", "These events may not happen before it.", Kind::Patterns).default("[]"),
+    key("delay", "That long behind the last event of `after`.", Kind::Time(TIME)).default("\"0 ns\""),
+    key("delay_insns", "That many instructions of the vCPU behind the last event of `after`.", Kind::Integer(ANY)).default("0"),
+];
+
+/// The keys of `[[inject]]` and `[[may]]` of which there is exactly one.
 pub(super) const ACTIONS: &[&str] = &["write", "task", "monitor", "clear_log", "repeat_id"];
 
 static WRITE: Table = Table {
@@ -395,6 +400,39 @@ pub(super) static BALLOON: Table = Table {
 };
 
 static ORDER: Table = Table { title: "[[order]]", keys: &[key("chain", "Events, each before the next.", Kind::Chain).required()] };
+
+static SEARCH: Table = Table {
+    title: "[search]",
+    keys: &[
+        key("from", "From this event on the search chooses; default: guest.ready.", Kind::Pattern),
+        key("until", "Behind this event the default schedule goes on; default: none, the search chooses to the end.", Kind::Pattern),
+        key("grain", "What a scheduling point is.", Kind::Word("grain", grains)).default("\"event\""),
+    ],
+};
+
+static VARY: Table = Table {
+    title: "[vary]",
+    keys: &[
+        key("profile", "Profiles; host settings that are the old one's defaults follow.", Kind::Words("profile", profiles)).default("[]"),
+        key("dirty_log", "Dirty logs.", Kind::Words("dirty log", dirty_logs)).default("[]"),
+        key("chunk", "Sizes of a CLEAR (only with manual-clear).", Kind::Several(&Kind::SizePowerOfTwo(CHUNK))).default("[]"),
+        key("hint_queue_size", "Sizes of the hint queue.", Kind::Several(&Kind::PowerOfTwo(HINT_QUEUE))).default("[]"),
+        key("queue_size", "Sizes of the other queues but reporting's.", Kind::Several(&Kind::PowerOfTwo(QUEUE))).default("[]"),
+        key("vcpus", "Numbers of vCPUs.", Kind::Several(&Kind::Integer(VCPUS))).default("[]"),
+        key("driver", "Interfaces of the balloon driver.", Kind::Words("driver", drivers)).default("[]"),
+        key("faults", "Faults of which at most one is on, beside those of `faults`.", Kind::Words("fault", faults)).default("[]"),
+    ],
+};
+
+static FOUND: Table = Table {
+    title: "[found]",
+    keys: &[
+        key("scenario", "The scenario that was searched.", Kind::Text).required(),
+        key("seed", "Seed of the schedule that failed.", Kind::Text).required(),
+        key("strategy", "Strategy that drew it.", Kind::Text).required(),
+        key("schedules", "Schedules tried until then.", Kind::Integer(ANY)).required(),
+    ],
+};
 
 static EXPECT: Table = Table {
     title: "[expect]",
@@ -454,12 +492,12 @@ pub(super) fn tables() -> Vec<&'static Table> {
     let mut done = 0;
     while done < all.len() {
         for key in all[done].keys {
-            match key.kind {
-                Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table) => all.push(table),
-                Kind::Start => all.push(&START),
-                Kind::Command => all.push(&BALLOON),
+            let found: &[&'static Table] = match key.kind {
+                Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table) => &[table],
+                Kind::Start => &[&START],
+                Kind::Command => &[&BALLOON],
                 // An injected task's operations are the tasks'.
-                Kind::Operations => all.extend(OPERATIONS),
+                Kind::Operations => &OPERATIONS.iter().collect::<Vec<_>>(),
                 Kind::Operation
                 | Kind::Text
                 | Kind::Name
@@ -468,6 +506,7 @@ pub(super) fn tables() -> Vec<&'static Table> {
                 | Kind::Integer(_)
                 | Kind::PowerOfTwo(_)
                 | Kind::Integers(_)
+                | Kind::Several(_)
                 | Kind::Size(..)
                 | Kind::SizePowerOfTwo(_)
                 | Kind::Time(_)
@@ -479,9 +518,16 @@ pub(super) fn tables() -> Vec<&'static Table> {
                 | Kind::Actor
                 | Kind::Page
                 | Kind::Allocation
+                | Kind::Pattern
                 | Kind::Patterns
                 | Kind::Chain
-                | Kind::Pages => {}
+                | Kind::Pages => &[],
+            };
+            // Two tables may hold the same one.
+            for table in found {
+                if !all.iter().any(|other| std::ptr::eq(*other, *table)) {
+                    all.push(table);
+                }
             }
         }
         done += 1;
@@ -534,7 +580,7 @@ mod tests {
         for table in tables() {
             for key in table.keys {
                 let mut lines = vec![format!("{} = {BAD}", key.name)];
-                if table.title == "[[inject]]" && !ACTIONS.contains(&key.name) {
+                if table.has("repeat_id") && !ACTIONS.contains(&key.name) {
                     lines.push("repeat_id = true".to_owned());
                 }
                 let verb = table.keys[0].name;
@@ -548,7 +594,7 @@ mod tests {
 
     #[test]
     fn several_bad_keys_of_a_table_are_noted_together() {
-        for table in tables().into_iter().filter(|table| table.title != "[[inject]]") {
+        for table in tables().into_iter().filter(|table| !table.has("repeat_id")) {
             let lines: Vec<String> = table.keys.iter().map(|key| format!("{} = {BAD}", key.name)).collect();
             assert_each_is_noted(&file_with(table.title, &lines));
         }
@@ -559,7 +605,7 @@ mod tests {
         let about = "about = \"x\"\n";
         let bare = parse("file.toml", about).expect("a scenario");
         let mut checked = 0;
-        for table in [&ROOT, &GUEST, &HOST, &MIGRATION, &EXPECT, &COSTS, &LIMITS] {
+        for table in [&ROOT, &GUEST, &HOST, &MIGRATION, &SEARCH, &VARY, &EXPECT, &COSTS, &LIMITS] {
             for key in table.keys.iter().filter(|key| !key.default.is_empty()) {
                 let text = format!("{about}{}", file_with(table.title, &[format!("{} = {}", key.name, key.default)]));
                 assert_eq!(parse("file.toml", &text).unwrap_or_else(|problems| panic!("{problems}")), bare, "{text}");

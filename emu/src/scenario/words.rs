@@ -4,7 +4,7 @@ use host::event::EventKind;
 use host::fault::Fault;
 use wire::balloon::feature;
 
-use super::model::{DirtyLog, Driver, Profile};
+use super::model::{DirtyLog, Driver, Grain, Profile};
 use super::vocabulary::Word;
 use crate::outcome::{Blame, Verdict};
 
@@ -67,6 +67,14 @@ pub(super) fn dirty_logs() -> Vec<Word> {
         DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
     };
     DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()
+}
+
+pub(super) fn grains() -> Vec<Word> {
+    let about = |grain: &Grain| match grain {
+        Grain::Event => "At each event and each lock.",
+        Grain::Instruction => "Before each guest instruction, too.",
+    };
+    Grain::ALL.iter().map(|grain| (grain.name(), about(grain))).collect()
 }
 
 pub(super) fn verdicts() -> Vec<Word> {

@@ -9,14 +9,44 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::model::{
-    Action, Command, DirtyLog, Expect, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern, Scenario, Task, Trigger,
+    Action, Command, DirtyLog, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern, Scenario,
+    Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
 
+/// Returns a scenario file's text with a comment on top, each of its lines behind a `#`.
+pub fn to_toml_with_comment(scenario: &Scenario, comment: &str) -> String {
+    let mut text = String::new();
+    for line in comment.lines() {
+        // TOML refuses control characters even there.
+        let line = line.replace(|c: char| c.is_control() && c != '\t', " ");
+        text.push_str(format!("# {line}").trim_end());
+        text.push('\n');
+    }
+    text + &to_toml(scenario)
+}
+
 /// Returns a scenario file's text.
 pub fn to_toml(scenario: &Scenario) -> String {
-    let Scenario { about, witness, faults, guest, host, migration, pages, injections, orders, expect, costs, limits } = scenario;
+    let Scenario {
+        about,
+        witness,
+        faults,
+        guest,
+        host,
+        migration,
+        pages,
+        injections,
+        may,
+        orders,
+        search,
+        vary,
+        expect,
+        costs,
+        limits,
+        found,
+    } = scenario;
     let mut out = Lines::default();
     out.key("about", quoted(about));
     out.unless(witness.is_empty(), "witness", || fault_list(witness));
@@ -30,14 +60,18 @@ pub fn to_toml(scenario: &Scenario) -> String {
             out.key(name, quoted(&spec.to_string()));
         }
     }
-    injections.iter().for_each(|injection| write_injection(&mut out, injection));
+    injections.iter().for_each(|injection| write_injection(&mut out, "[[inject]]", injection));
+    may.iter().for_each(|injection| write_injection(&mut out, "[[may]]", injection));
     for Order { chain } in orders {
         out.header("[[order]]");
         out.key("chain", list(chain.iter().map(|pattern| quoted(&pattern.to_string()))));
     }
+    write_search(&mut out, search);
+    write_vary(&mut out, vary);
     write_expect(&mut out, expect);
     write_costs(&mut out, costs);
     write_limits(&mut out, limits);
+    found.iter().for_each(|found| write_found(&mut out, found));
     out.text
 }
 
@@ -145,10 +179,15 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     }
 }
 
+/// Returns a key of an inline table that stands behind another, nothing if its value goes without saying.
+fn unless(default: bool, key: &str, value: impl Display) -> String {
+    if default { String::new() } else { format!(", {key} = {value}") }
+}
+
 fn operation_table(operation: &Operation) -> String {
-    let of_page = |page: u64| if page == 0 { String::new() } else { format!(", page = {page}") };
+    let of_page = |page: u64| unless(page == 0, "page", page);
     let body = match operation {
-        Operation::Alloc { name, order } => format!("alloc = {}, order = {order}", quoted(name)),
+        Operation::Alloc { name, order } => format!("alloc = {}{}", quoted(name), unless(*order == 0, "order", order)),
         Operation::Free { name } => format!("free = {}", quoted(name)),
         Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
@@ -157,7 +196,7 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
         Operation::Sleep { ns } => format!("sleep = {}", time(*ns)),
-        Operation::Churn { times, seed } => format!("churn = {times}, seed = {seed}"),
+        Operation::Churn { times, seed } => format!("churn = {times}{}", unless(*seed == 0, "seed", seed)),
         Operation::Unbind => "unbind = true".to_owned(),
         Operation::Bind => "bind = true".to_owned(),
         Operation::Panic => "panic = true".to_owned(),
@@ -215,10 +254,10 @@ fn start_value(trigger: &Trigger) -> String {
     }
 }
 
-fn write_injection(out: &mut Lines, injection: &Injection) {
+fn write_injection(out: &mut Lines, header: &'static str, injection: &Injection) {
     let Injection { name, action, by, trigger, before } = injection;
     let Trigger { at_ns, after, delay_ns, delay_insns } = trigger;
-    out.header("[[inject]]");
+    out.header(header);
     if let Some(name) = name {
         out.key("name", quoted(name));
     }
@@ -235,17 +274,49 @@ fn write_injection(out: &mut Lines, injection: &Injection) {
     out.unless(*delay_insns == 0, "delay_insns", || delay_insns);
 }
 
+fn write_search(out: &mut Lines, search: &Search) {
+    let Search { from, until, grain } = search;
+    out.table("[search]");
+    for (key, pattern) in [("from", from), ("until", until)] {
+        if let Some(pattern) = pattern {
+            out.key(key, quoted(&pattern.to_string()));
+        }
+    }
+    out.unless(*grain == Grain::default(), "grain", || quoted(grain.name()));
+}
+
+fn write_vary(out: &mut Lines, vary: &Vary) {
+    let Vary { profile, dirty_log, chunk_shift, hint_queue_size, queue_size, vcpus, driver, faults } = vary;
+    out.table("[vary]");
+    out.unless(profile.is_empty(), "profile", || list(profile.iter().map(|profile| quoted(profile.name()))));
+    out.unless(dirty_log.is_empty(), "dirty_log", || list(dirty_log.iter().map(|log| quoted(log.name()))));
+    out.unless(chunk_shift.is_empty(), "chunk", || list(chunk_shift.iter().map(|shift| size(PAGE_SIZE << shift))));
+    out.unless(hint_queue_size.is_empty(), "hint_queue_size", || list(hint_queue_size));
+    out.unless(queue_size.is_empty(), "queue_size", || list(queue_size));
+    out.unless(vcpus.is_empty(), "vcpus", || list(vcpus));
+    out.unless(driver.is_empty(), "driver", || list(driver.iter().map(|driver| quoted(driver.name()))));
+    out.unless(faults.is_empty(), "faults", || fault_list(faults));
+}
+
+fn write_found(out: &mut Lines, found: &Found) {
+    let Found { scenario, seed, strategy, schedules } = found;
+    out.header("[found]");
+    out.key("scenario", quoted(scenario));
+    out.key("seed", quoted(seed));
+    out.key("strategy", quoted(strategy));
+    out.key("schedules", schedules);
+}
+
 /// Returns the key and the value that say what an injection does.
 fn action_entry(action: &Action) -> (&'static str, String) {
     match action {
         Action::Write { page, offset, byte, pages } => {
-            let offset = if *offset == 0 { String::new() } else { format!(", offset = {offset}") };
-            let pages = if *pages == 1 { String::new() } else { format!(", pages = {pages}") };
+            let (offset, pages) = (unless(*offset == 0, "offset", offset), unless(*pages == 1, "pages", pages));
             ("write", format!("{{ page = {}, byte = {byte:#04x}{offset}{pages} }}", quoted(page)))
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
-        Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}, pages = {pages} }}", quoted(page))),
+        Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages))),
         Action::RepeatId => ("repeat_id", true.to_string()),
     }
 }
@@ -351,6 +422,7 @@ fn write_limits(out: &mut Lines, limits: &Limits) {
 mod tests {
     use super::super::{arbitrary::arb_scenario, lint, parse};
     use super::*;
+    use host::event::EventKind;
     use proptest::prelude::*;
 
     proptest! {
@@ -362,6 +434,47 @@ mod tests {
                 Err(diagnostics) => prop_assert!(false, "{}\n{}", diagnostics, text),
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_comment_changes_nothing(scenario in arb_scenario(), comment in any::<String>()) {
+            let text = to_toml_with_comment(&scenario, &comment);
+            prop_assert!(text.lines().filter(|line| line.starts_with('#')).count() >= comment.lines().count());
+            match parse("scenario.toml", &text) {
+                Ok(read) => prop_assert_eq!(read, scenario),
+                Err(diagnostics) => prop_assert!(false, "{}\n{}", diagnostics, text),
+            }
+        }
+    }
+
+    #[test]
+    fn a_comment_stands_on_top() {
+        let scenario = parse("scenario.toml", "about = \"nothing\"").expect("a scenario");
+        let text = to_toml_with_comment(&scenario, "Found by a search.\n\nSeed 7.");
+        assert_eq!(text, format!("# Found by a search.\n#\n# Seed 7.\n{}", to_toml(&scenario)));
+    }
+
+    #[test]
+    fn a_found_scenario_is_short() {
+        let event = |kind, page: Option<&str>, nth| Pattern::Event { kind, page: page.map(str::to_owned), nth };
+        let file =
+            "about = \"found\"\n[pages]\nP = \"first page of hint 1\"\n[[inject]]\nwrite = { page = \"P\", byte = 0xdd }\nby = \"dma\"\n";
+        let mut scenario = parse("scenario.toml", file).expect("a scenario");
+        let chains = [
+            vec![event(EventKind::HintPop, Some("P"), 1), Pattern::Injection(0), event(EventKind::HintApply, Some("P"), 1)],
+            vec![event(EventKind::GuestWrite, Some("P"), 2), event(EventKind::DirtyClear, Some("P"), 1)],
+        ];
+        scenario.orders = chains.into_iter().map(|chain| Order { chain }).collect();
+        scenario.expect.verdict = crate::outcome::Verdict::LostPage;
+        let (neutral, seed) = ("scenarios/neutral.toml".to_owned(), "0x7f".to_owned());
+        scenario.found = Some(Found { scenario: neutral, seed, strategy: "pos".to_owned(), schedules: 12 });
+        let text = to_toml(&scenario);
+        assert!(text.contains("chain = [\"hint.pop(P)\", \"inject[0]\", \"hint.apply(P)\"]\n"), "{text}");
+        assert!(text.contains("chain = [\"guest.write(P)#2\", \"dirty.clear(P)\"]\n"), "{text}");
+        assert_eq!(parse("found.toml", &text), Ok(scenario));
+        assert!(text.lines().count() <= 30, "{text}");
+        assert!(lint("found.toml", &text).is_empty(), "{}", lint("found.toml", &text));
     }
 
     #[test]

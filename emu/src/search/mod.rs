@@ -1,9 +1,31 @@
 //! The search for orders of events that nobody thought of.
 //!
-//! [`System`] is what is searched; everything else here works on any system, and is tested on a toy.
+//! [`System`] is what is searched; everything else here works on any system, and is tested on a toy. [`explore`] draws many schedules
+//! ([`strategy`], [`walk`]), in blocks of consecutive seeds, and adds up what was seen ([`block`], [`coverage`], [`bound`]). [`mod@shrink`] makes
+//! few constraints of a schedule that fails, [`found`] a scenario file of those; [`token`] is what replays the schedule itself. [`prove`] searches
+//! all schedules; [`why`] says when a failing one was lost.
 
+mod base32;
+pub mod block;
+pub mod bound;
+mod context;
+pub mod coverage;
+pub mod draw;
+pub mod explore;
+pub mod found;
+pub mod graph;
+mod index;
+pub mod prove;
+pub mod results;
+pub mod shard;
+pub mod shrink;
+pub mod strategy;
 pub mod system;
+pub mod token;
 #[cfg(test)]
 mod toy;
+pub mod walk;
+pub mod why;
 
+pub use shard::{Shard, Shards, shard_of};
 pub use system::System;

@@ -146,6 +146,12 @@ pub trait System {
     /// Puts the moves that can be made into `into`, in a fixed order. None: the run has ended.
     fn choices(&mut self, into: &mut Vec<Choice>);
 
+    /// Returns whether a choice that is offered now commutes with every move that the others can make before it is made, however many. An exhaustive
+    /// search may then let it be made first, and look at no other order. Never, unless the system knows better.
+    fn is_local(&self, _choice: &Choice) -> bool {
+        false
+    }
+
     /// Makes a move that [`System::choices`] has just offered.
     fn take(&mut self, choice: Choice);
 

@@ -230,6 +230,10 @@ impl System for Toy {
         }
     }
 
+    fn is_local(&self, choice: &Choice) -> bool {
+        choice.key.is_some_and(|key| key.kind == kind::NOISE)
+    }
+
     fn take(&mut self, choice: Choice) {
         let key = choice.key.expect("all moves of the model are announced");
         match choice.actor {
@@ -276,10 +280,9 @@ impl System for Toy {
         let flags = [queued, started, checked, k, b].map(u128::from);
         let numbers = [guest.into(), balloon.into(), migration.into(), version.into(), sent.into(), hint_round.into(), round.into()];
         let parts = flags.into_iter().chain(numbers).chain(counts.map(u128::from));
-        parts.enumerate().fold(0u128, |sum, (index, part)| {
-            let seed = (index as u64).to_le_bytes();
-            sum.wrapping_add(xxhash_rust::xxh3::xxh3_128(&[seed, (part as u64).to_le_bytes()].concat()))
-        })
+        parts
+            .enumerate()
+            .fold(0u128, |sum, (index, part)| sum.wrapping_add(xxhash_rust::xxh3::xxh3_128(&((index as u128) << 64 | part).to_le_bytes())))
     }
 
     fn constrain(&mut self, edges: &[Edge]) {

@@ -17,13 +17,14 @@ impl Observed for Observation<'_> {
         self.ram
     }
 
-    fn recorded(&self, level: Level, pfn: Pfn) -> bool {
+    fn recorded(&self, level: Level, word: u64) -> u64 {
+        let at = usize::try_from(word).expect("64-bit host");
         match level {
-            Level::K => self.vmm.accel.k(pfn),
-            Level::S => self.vmm.accel.s(pfn),
-            Level::D => self.vmm.d.test(pfn),
-            Level::V => self.vmm.vhost.bits().test(pfn),
-            Level::B => self.vmm.migration.ram().is_some_and(|ram| ram.b().test(pfn)),
+            Level::K => self.vmm.accel.k_bits().word(at),
+            Level::S => self.vmm.accel.s_bits().word(at),
+            Level::D => self.vmm.d.bits().word(at),
+            Level::V => self.vmm.vhost.bits().word(at),
+            Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b().word(at)),
         }
     }
 
@@ -49,6 +50,10 @@ impl Observed for Observation<'_> {
 
     fn destination_equals(&self, pfn: Pfn) -> bool {
         self.vmm.destination.equals(pfn, self.ram)
+    }
+
+    fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
+        self.vmm.destination.equals_at(word, pages, self.ram)
     }
 
     fn migration_status(&self) -> MigrationStatus {

@@ -141,6 +141,7 @@ fn vmm_options(scenario: &Scenario) -> VmmOptions {
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            paced: true,
         },
     }
 }

@@ -7,6 +7,7 @@ use super::iothread::Iothread;
 use super::main_loop::MainLoop;
 use super::stats::Stats;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
+use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
 use crate::transport::{TransportOptions, VirtioMmio, Written};
 use wire::balloon::{self, config, feature, queue_size};
@@ -42,7 +43,7 @@ pub struct BalloonOptions {
 }
 
 /// What a queue is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QueueRole {
     /// The guest gives pages.
     Inflate,
@@ -175,6 +176,22 @@ impl BalloonDevice {
         let transport = VirtioMmio::new(options.transport());
         let state = BalloonState::new(&options);
         Self { roles: options.queues(), options, transport, state }
+    }
+
+    /// Adds its state to a hash, as it is at this time: deadlines count from there.
+    pub(crate) fn fold(&self, now_ns: u64, fold: &mut Fold) {
+        let Self { options: _, roles: _, transport, state } = self;
+        transport.fold(fold);
+        let BalloonState { num_pages, actual, poison_val, config, vm_running, inhibited, hinting, iothread, main_loop, stats } = state;
+        // The other bytes are filled in anew before anybody looks at them.
+        let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
+        fold.add(Tag::BalloonTarget, u64::from(*num_pages));
+        fold.add_part(Tag::BalloonDriver, &(*actual, *poison_val, kept));
+        fold.add_each(Tag::BalloonTruths, [*vm_running, *inhibited]);
+        hinting.fold(fold);
+        iothread.fold(fold);
+        main_loop.fold(fold);
+        stats.fold(now_ns, fold);
     }
 
     /// Returns the transport, to look at.

@@ -6,6 +6,7 @@
 use super::device::{BalloonDevice, Profile};
 use crate::event::{CmdId, Event, HintStatus, LockId, PrecopyReason};
 use crate::fault::Fault;
+use crate::fold::{Fold, Tag};
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::step::Ctx;
 use wire::balloon::{CMD_ID_DONE, CMD_ID_MIN, CMD_ID_STOP, feature};
@@ -50,6 +51,12 @@ impl Hinting {
             Profile::Firecracker => CmdId(CMD_ID_DONE),
         };
         Self { status: HintStatus::Stop, cmd_id, block_iothread: false, complete: false }
+    }
+
+    pub(super) fn fold(&self, fold: &mut Fold) {
+        let Self { status, cmd_id, block_iothread, complete } = self;
+        fold.add_part(Tag::Hinting, &(*status, *cmd_id, *complete));
+        fold.add(Tag::IothreadBlocked, u64::from(*block_iothread));
     }
 
     /// Returns the status.

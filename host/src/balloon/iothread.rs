@@ -29,6 +29,7 @@ use super::hinting::IdEffect;
 use super::reporting::{pages, whole};
 use crate::event::{CmdId, Event, EventKind, HintElement, HintStatus, LockId, PageRange};
 use crate::fault::Fault;
+use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
 use crate::migration::notifier::HintSink;
 use crate::step::{Ctx, Move, Next};
@@ -42,7 +43,7 @@ pub struct Iothread {
 }
 
 /// Where the thread stands; what it holds is in brackets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     /// Waits for the bottom half to be scheduled.
     Asleep,
@@ -67,7 +68,7 @@ enum Phase {
 }
 
 /// What became of an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Outcome {
     /// An element was returned.
     used: bool,
@@ -76,7 +77,7 @@ struct Outcome {
 }
 
 /// A popped element.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Chain {
     element: Element,
     parts: Vec<Part>,
@@ -88,7 +89,7 @@ struct Chain {
 }
 
 /// A piece of an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Part {
     element: HintElement,
     /// The pages can be discarded.
@@ -117,6 +118,12 @@ enum Action {
 impl Iothread {
     pub(super) fn new() -> Self {
         Self { bh_scheduled: false, phase: Phase::Asleep }
+    }
+
+    pub(super) fn fold(&self, fold: &mut Fold) {
+        let Self { bh_scheduled, phase } = self;
+        fold.add(Tag::BottomHalfScheduled, u64::from(*bh_scheduled));
+        fold.add_part(Tag::Iothread, phase);
     }
 
     pub(super) fn schedule(&mut self) {

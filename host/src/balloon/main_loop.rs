@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::device::{BalloonDevice, QueueRole};
 use crate::event::{Event, EventKind, LockId, PageRange, Pfn};
+use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
 use crate::step::{Ctx, Move, Next};
 use crate::transport::Element;
@@ -19,7 +20,7 @@ pub struct MainLoop {
     phase: Phase,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     /// Nothing runs.
     Idle,
@@ -28,7 +29,7 @@ enum Phase {
 }
 
 /// An element and what is to be done for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Work {
     queue: u16,
     role: QueueRole,
@@ -38,7 +39,7 @@ struct Work {
 }
 
 /// One thing to do for an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Item {
     /// Take a page.
     Inflate(Pfn),
@@ -72,6 +73,12 @@ impl Item {
 impl MainLoop {
     pub(super) fn new() -> Self {
         Self { kicked: BTreeSet::new(), phase: Phase::Idle }
+    }
+
+    pub(super) fn fold(&self, fold: &mut Fold) {
+        let Self { kicked, phase } = self;
+        kicked.iter().for_each(|queue| fold.word(Tag::Kicked as u64, u64::from(*queue), 1));
+        fold.add_part(Tag::MainLoop, phase);
     }
 
     pub(super) fn schedule(&mut self, queue: u16) {

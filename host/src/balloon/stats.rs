@@ -4,6 +4,7 @@
 //! nothing but wind itself up again, while no buffer is held; here it stands still then.
 
 use super::device::{BalloonDevice, Profile, QueueRole};
+use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
 use crate::step::Ctx;
 use crate::transport::Element;
@@ -17,6 +18,11 @@ pub struct Stats {
 }
 
 impl Stats {
+    pub(super) fn fold(&self, now_ns: u64, fold: &mut Fold) {
+        let Self { held, poll_at_ns } = self;
+        fold.add_part(Tag::Stats, &(held, poll_at_ns.map(|at_ns| at_ns.saturating_sub(now_ns))));
+    }
+
     /// Returns when the buffer goes back to the driver, nanoseconds.
     pub(super) fn poll_at_ns(&self) -> Option<u64> {
         self.poll_at_ns

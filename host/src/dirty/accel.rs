@@ -14,6 +14,7 @@ use super::bitmap::{DirtyBitmap, WORD_PAGES};
 use super::physmem::DirtyMemory;
 use crate::event::{Event, Level, PageRange, Pfn};
 use crate::fault::Fault;
+use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
 
 /// How guest stores are tracked.
@@ -31,7 +32,7 @@ pub enum LogMode {
 }
 
 /// K with its write protection, and S.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accelerator {
     mode: LogMode,
     logging: bool,
@@ -63,6 +64,19 @@ impl Accelerator {
         }
     }
 
+    /// Adds its state to a hash.
+    pub(crate) fn fold(&mut self, fold: &mut Fold) {
+        // Without protected pages, whether there are any is asked in vain.
+        let Self { mode: _, logging, k, wp, s, s_unmerged, merged, protected, protected_any: _ } = self;
+        fold.add(Tag::Logging, u64::from(*logging));
+        fold.add(Tag::Merged, u64::from(*merged));
+        fold.sum_of(Tag::K as u64, k.fold());
+        fold.sum_of(Tag::WriteProtection as u64, wp.fold());
+        fold.sum_of(Tag::S as u64, s.fold());
+        fold.sum_of(Tag::SUnmerged as u64, s_unmerged.fold());
+        fold.sum_of(Tag::Protected as u64, protected.fold());
+    }
+
     /// Returns how stores are tracked.
     pub fn mode(&self) -> LogMode {
         self.mode
@@ -71,6 +85,16 @@ impl Accelerator {
     /// Returns whether stores are tracked now.
     pub fn logging(&self) -> bool {
         self.logging
+    }
+
+    /// Returns the bits of K.
+    pub fn k_bits(&self) -> &DirtyBitmap {
+        &self.k
+    }
+
+    /// Returns the bits of S.
+    pub fn s_bits(&self) -> &DirtyBitmap {
+        &self.s
     }
 
     /// Returns whether the page is set in K.
@@ -219,7 +243,7 @@ impl Accelerator {
         assert!(self.has_clear() && self.logging, "CLEAR without a log");
         let range = self.k.clip(range);
         let (wp, protected) = (&mut self.wp, &mut self.protected);
-        let mut protect = |at: usize, bits: usize| {
+        let mut protect = |at: usize, bits: u64| {
             wp.set_word(at, bits);
             protected.set_word(at, bits);
         };
@@ -239,7 +263,7 @@ impl Accelerator {
     }
 
     /// D was exchanged into B: under TCG the cleaned pages must trap again (QEMU: system/physmem.c tlb_reset_dirty_range_all()).
-    pub fn d_cleaned(&mut self, at: usize, bits: usize) {
+    pub fn d_cleaned(&mut self, at: usize, bits: u64) {
         match self.mode {
             LogMode::Tcg if self.logging => {
                 self.protected.set_word(at, bits);

@@ -1,26 +1,62 @@
 //! A bit per page, with the operations that migration needs: counting, clearing and finding by range and by word.
 //!
-//! The bits live in a `fixedbitset`; this type adds what a dirty bitmap is asked for and hides the rest.
+//! The words are shared between clones until one side changes. The hash of a bitmap is a sum over its words; once somebody has asked for it, a
+//! few changed words are taken along in it, and many let it be computed anew when it is asked for again. A bitmap that nobody folds pays
+//! nothing for that.
 
-use fixedbitset::FixedBitSet;
+use std::ops::Range;
+use std::sync::Arc;
 
 use crate::event::{PageRange, Pfn};
+use crate::fold::mix;
 
 /// Pages per word of a bitmap; also the alignment of a CLEAR (Linux: KVM_CLEAR_DIRTY_LOG's `first_page` is a multiple of 64).
 pub const WORD_PAGES: u64 = 64;
 
-const _: () = assert!(usize::BITS == 64, "a word of a dirty bitmap has 64 pages");
-
 /// One bit per page.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct DirtyBitmap {
-    bits: FixedBitSet,
+    pages: u64,
+    /// Bits behind the last page are clear.
+    words: Arc<[u64]>,
+    sum: Sum,
+}
+
+impl PartialEq for DirtyBitmap {
+    fn eq(&self, other: &Self) -> bool {
+        self.pages == other.pages && self.words == other.words
+    }
+}
+
+impl Eq for DirtyBitmap {}
+
+/// The sum of all words' hashes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    value: u128,
+    /// That many words less one may change before the sum is given up; 0: it is not kept.
+    credit: u32,
+}
+
+impl Sum {
+    fn changed(&mut self, at: usize, old: u64, new: u64) {
+        if self.credit > 0 {
+            self.credit -= 1;
+            self.value = self.value.wrapping_add(word_hash(at, new)).wrapping_sub(word_hash(at, old));
+        }
+    }
+}
+
+/// A word without bits adds nothing.
+fn word_hash(at: usize, word: u64) -> u128 {
+    if word == 0 { 0 } else { mix(0, at as u64, word) }
 }
 
 impl DirtyBitmap {
     /// Returns a bitmap of `pages` clear bits.
     pub fn new(pages: u64) -> Self {
-        Self { bits: FixedBitSet::with_capacity(index(pages)) }
+        let words = std::iter::repeat_n(0, index(pages.div_ceil(WORD_PAGES))).collect();
+        Self { pages, words, sum: Sum::default() }
     }
 
     /// Returns a bitmap of `pages` set bits.
@@ -30,14 +66,32 @@ impl DirtyBitmap {
         bitmap
     }
 
+    /// Returns the hash of the bits: of equal bits the same, whatever way they came to be.
+    pub fn fold(&mut self) -> u128 {
+        if self.sum.credit == 0 {
+            let hashes = self.words.iter().enumerate().map(|(at, word)| word_hash(at, *word));
+            self.sum.value = hashes.fold(0, u128::wrapping_add);
+        }
+        self.sum.credit = u32::try_from(self.words.len()).map_or(u32::MAX, |words| words.saturating_add(1));
+        self.sum.value
+    }
+
     /// Returns the number of pages.
     pub fn pages(&self) -> u64 {
-        self.bits.len() as u64
+        self.pages
     }
 
     /// Returns the number of words.
     pub fn words(&self) -> u64 {
-        self.bits.as_slice().len() as u64
+        self.words.len() as u64
+    }
+
+    /// Returns the bits of one word.
+    ///
+    /// # Panics
+    /// When there is no such word.
+    pub fn word(&self, at: usize) -> u64 {
+        self.words[at]
     }
 
     /// Returns the part of a range that has bits here.
@@ -53,7 +107,8 @@ impl DirtyBitmap {
     /// When the page has no bit.
     pub fn test(&self, pfn: Pfn) -> bool {
         assert!(pfn.0 < self.pages(), "page {pfn} outside {} pages", self.pages());
-        self.bits.contains(index(pfn.0))
+        let (at, bit) = place(pfn);
+        self.words[at] & bit != 0
     }
 
     /// Sets the page's bit, and returns whether it was clear.
@@ -61,7 +116,12 @@ impl DirtyBitmap {
     /// # Panics
     /// When the page has no bit.
     pub fn set(&mut self, pfn: Pfn) -> bool {
-        !self.bits.put(index(pfn.0))
+        let was = self.test(pfn);
+        if !was {
+            let (at, bit) = place(pfn);
+            self.put(at, self.words[at] | bit);
+        }
+        !was
     }
 
     /// Clears the page's bit, and returns whether it was set.
@@ -70,63 +130,65 @@ impl DirtyBitmap {
     /// When the page has no bit.
     pub fn clear(&mut self, pfn: Pfn) -> bool {
         let was = self.test(pfn);
-        self.bits.remove(index(pfn.0));
+        if was {
+            let (at, bit) = place(pfn);
+            self.put(at, self.words[at] & !bit);
+        }
         was
     }
 
     /// Sets all bits.
     pub fn fill(&mut self) {
-        self.bits.insert_range(..);
+        self.set_range(PageRange::new(Pfn(0), self.pages));
     }
 
     /// Clears all bits.
     pub fn reset(&mut self) {
-        self.bits.clear();
+        self.change(0..self.words.len(), |_, _| 0, |_, _, _| ());
     }
 
     /// Sets the bits of a range.
     pub fn set_range(&mut self, range: PageRange) {
-        self.bits.insert_range(indices(self.clip(range)));
+        let range = self.clip(range);
+        self.change(words_of(range), |at, word| word | within(range, at), |_, _, _| ());
     }
 
     /// Clears the bits of a range, and returns how many were set.
     pub fn clear_range(&mut self, range: PageRange) -> u64 {
-        let were = self.count_range(range);
-        self.bits.remove_range(indices(self.clip(range)));
-        were
+        self.clear_masked(range, None, |_, _| ())
     }
 
     /// Returns how many bits of a range are set.
     pub fn count_range(&self, range: PageRange) -> u64 {
-        self.bits.count_ones(indices(self.clip(range))) as u64
+        let range = self.clip(range);
+        words_of(range).map(|at| u64::from((self.words[at] & within(range, at)).count_ones())).sum()
     }
 
     /// Returns how many bits are set.
     pub fn count(&self) -> u64 {
-        self.bits.count_ones(..) as u64
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Returns whether no bit is set.
     pub fn is_clear(&self) -> bool {
-        self.bits.is_clear()
+        self.words.iter().all(|word| *word == 0)
     }
 
     /// Returns the first set bit at or behind a page.
     pub fn next_set(&self, from: Pfn) -> Option<Pfn> {
-        let words = self.bits.as_slice();
         let start = index(from.0 / WORD_PAGES);
-        let first = *words.get(start)? & (usize::MAX << (from.0 % WORD_PAGES));
+        let first = self.words.get(start)? & (u64::MAX << (from.0 % WORD_PAGES));
         if first != 0 {
             return Some(bit_of(start, first));
         }
-        let behind = words[start + 1..].iter().position(|word| *word != 0)?;
+        let behind = self.words[start + 1..].iter().position(|word| *word != 0)?;
         let at = start + 1 + behind;
-        Some(bit_of(at, words[at]))
+        Some(bit_of(at, self.words[at]))
     }
 
     /// Returns the set bits, in order.
     pub fn ones(&self) -> impl Iterator<Item = Pfn> {
-        self.bits.ones().map(|bit| Pfn(bit as u64))
+        std::iter::successors(self.next_set(Pfn(0)), |pfn| self.next_set(Pfn(pfn.0 + 1)))
     }
 
     /// Returns the set bits as maximal ranges, in order.
@@ -148,10 +210,7 @@ impl DirtyBitmap {
     pub fn merge(&mut self, other: &Self) -> u64 {
         self.assert_same_size(other);
         let mut new = 0;
-        for (mine, theirs) in self.bits.as_mut_slice().iter_mut().zip(other.bits.as_slice()) {
-            new += u64::from((theirs & !*mine).count_ones());
-            *mine |= theirs;
-        }
+        self.change(0..other.words.len(), |at, word| word | other.words[at], |_, old, word| new += u64::from((word & !old).count_ones()));
         new
     }
 
@@ -160,17 +219,9 @@ impl DirtyBitmap {
     ///
     /// # Panics
     /// When the sizes differ.
-    pub fn exchange_from(&mut self, source: &mut Self, mut moved: impl FnMut(usize, usize)) -> u64 {
-        self.assert_same_size(source);
-        let mut new = 0;
-        for (at, (mine, theirs)) in self.bits.as_mut_slice().iter_mut().zip(source.bits.as_mut_slice()).enumerate() {
-            let word = std::mem::take(theirs);
-            if word != 0 {
-                new += u64::from((word & !*mine).count_ones());
-                *mine |= word;
-                moved(at, word);
-            }
-        }
+    pub fn exchange_from(&mut self, source: &mut Self, mut moved: impl FnMut(usize, u64)) -> u64 {
+        let new = self.merge(source);
+        source.change(0..source.words.len(), |_, _| 0, |at, word, _| moved(at, word));
         new
     }
 
@@ -178,17 +229,20 @@ impl DirtyBitmap {
     ///
     /// # Panics
     /// When there is no such word.
-    pub fn set_word(&mut self, at: usize, word: usize) {
-        self.bits.as_mut_slice()[at] |= word;
+    pub fn set_word(&mut self, at: usize, bits: u64) {
+        let word = self.words[at] | bits;
+        if word != self.words[at] {
+            self.put(at, word);
+        }
     }
 
-    /// Becomes equal to `other`.
+    /// Becomes equal to `other`, and shares its words for as long as neither changes.
     ///
     /// # Panics
     /// When the sizes differ.
     pub fn copy_from(&mut self, other: &Self) {
         self.assert_same_size(other);
-        self.bits.as_mut_slice().copy_from_slice(other.bits.as_slice());
+        *self = other.clone();
     }
 
     /// Clears the bits of `range` (of those, only what is set in `mask` if one is given), and returns how many were set. `cleared` sees each
@@ -196,38 +250,47 @@ impl DirtyBitmap {
     ///
     /// # Panics
     /// When the sizes differ.
-    pub fn clear_masked(&mut self, range: PageRange, mask: Option<&Self>, mut cleared: impl FnMut(usize, usize)) -> u64 {
+    pub fn clear_masked(&mut self, range: PageRange, mask: Option<&Self>, mut cleared: impl FnMut(usize, u64)) -> u64 {
         if let Some(mask) = mask {
             self.assert_same_size(mask);
         }
         let range = self.clip(range);
-        if range.count == 0 {
-            return 0;
-        }
-        let (first, last) = (range.first.0, range.end().0 - 1);
-        let (first_word, last_word) = (index(first / WORD_PAGES), index(last / WORD_PAGES));
+        let taken = |at: usize| mask.map_or(u64::MAX, |mask| mask.words[at]) & within(range, at);
         let mut count = 0;
-        for at in first_word..=last_word {
-            let mut within = mask.map_or(usize::MAX, |mask| mask.bits.as_slice()[at]);
-            if at == first_word {
-                within &= usize::MAX << (first % WORD_PAGES);
-            }
-            if at == last_word {
-                within &= usize::MAX >> (WORD_PAGES - 1 - last % WORD_PAGES);
-            }
-            let word = &mut self.bits.as_mut_slice()[at];
-            let bits = *word & within;
-            if bits != 0 {
-                *word &= !bits;
-                count += u64::from(bits.count_ones());
-                cleared(at, bits);
-            }
-        }
+        self.change(
+            words_of(range),
+            |at, word| word & !taken(at),
+            |at, old, new| {
+                count += u64::from((old & !new).count_ones());
+                cleared(at, old & !new);
+            },
+        );
         count
     }
 
+    /// Gives a word another value.
+    fn put(&mut self, at: usize, word: u64) {
+        let old = std::mem::replace(&mut Arc::make_mut(&mut self.words)[at], word);
+        self.sum.changed(at, old, word);
+    }
+
+    /// Gives words the values that `new` makes of their old ones; `changed` sees index, old and new value of those that are not the same.
+    /// Nothing is copied when nothing changes.
+    fn change(&mut self, range: Range<usize>, new: impl Fn(usize, u64) -> u64, mut changed: impl FnMut(usize, u64, u64)) {
+        let end = range.end;
+        let Some(first) = range.into_iter().find(|at| new(*at, self.words[*at]) != self.words[*at]) else { return };
+        for (at, slot) in Arc::make_mut(&mut self.words)[..end].iter_mut().enumerate().skip(first) {
+            let word = new(at, *slot);
+            if word != *slot {
+                let old = std::mem::replace(slot, word);
+                self.sum.changed(at, old, word);
+                changed(at, old, word);
+            }
+        }
+    }
+
     fn assert_same_size(&self, other: &Self) {
-        assert_eq!(self.bits.len(), other.bits.len(), "bitmaps of different sizes");
+        assert_eq!(self.pages, other.pages, "bitmaps of different sizes");
     }
 }
 
@@ -235,17 +298,31 @@ fn index(pages: u64) -> usize {
     usize::try_from(pages).expect("64-bit host")
 }
 
-fn indices(range: PageRange) -> std::ops::Range<usize> {
-    index(range.first.0)..index(range.end().0)
+/// Returns a page's word and its bit there.
+fn place(pfn: Pfn) -> (usize, u64) {
+    (index(pfn.0 / WORD_PAGES), 1 << (pfn.0 % WORD_PAGES))
 }
 
-fn bit_of(word: usize, bits: usize) -> Pfn {
+/// Returns the words that hold bits of a range.
+fn words_of(range: PageRange) -> Range<usize> {
+    index(range.first.0 / WORD_PAGES)..index(range.end().0.div_ceil(WORD_PAGES))
+}
+
+/// Returns the bits of a word that belong to a range.
+fn within(range: PageRange, at: usize) -> u64 {
+    let start = at as u64 * WORD_PAGES;
+    let (first, end) = (range.first.0.max(start), range.end().0.min(start + WORD_PAGES));
+    if first >= end { 0 } else { u64::MAX << (first - start) & u64::MAX >> (start + WORD_PAGES - end) }
+}
+
+fn bit_of(word: usize, bits: u64) -> Pfn {
     Pfn(word as u64 * WORD_PAGES + u64::from(bits.trailing_zeros()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn next_set_finds_across_words_and_ends_at_the_end() {
@@ -297,5 +374,120 @@ mod tests {
         assert_eq!(to.exchange_from(&mut from, |_, _| ()), 1);
         assert!(from.is_clear());
         assert_eq!(to.count(), 2);
+    }
+
+    #[test]
+    fn a_clone_does_not_see_later_changes() {
+        let mut bitmap = DirtyBitmap::new(128);
+        let before = bitmap.clone();
+        bitmap.set(Pfn(70));
+        assert!(before.is_clear() && bitmap.test(Pfn(70)));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Change {
+        Set(u64),
+        Clear(u64),
+        SetRange(u64, u64),
+        ClearRange(u64, u64),
+        Fill,
+        Reset,
+        Merge(u64, u64),
+        Exchange(u64, u64),
+        Masked(u64, u64),
+        Copy,
+        Fold,
+    }
+
+    const PAGES: u64 = 200;
+
+    fn changes() -> impl Strategy<Value = Vec<Change>> {
+        let range = || (0..PAGES + 10, 0..PAGES);
+        let one = prop_oneof![
+            6 => (0..PAGES).prop_map(Change::Set),
+            6 => (0..PAGES).prop_map(Change::Clear),
+            2 => range().prop_map(|(first, count)| Change::SetRange(first, count)),
+            2 => range().prop_map(|(first, count)| Change::ClearRange(first, count)),
+            1 => Just(Change::Fill),
+            1 => Just(Change::Reset),
+            1 => range().prop_map(|(first, count)| Change::Merge(first, count)),
+            1 => range().prop_map(|(first, count)| Change::Exchange(first, count)),
+            1 => range().prop_map(|(first, count)| Change::Masked(first, count)),
+            1 => Just(Change::Copy),
+            4 => Just(Change::Fold),
+        ];
+        prop::collection::vec(one, 0..40)
+    }
+
+    /// Makes a change here, and on plain bits.
+    fn make(change: &Change, bitmap: &mut DirtyBitmap, plain: &mut [bool]) {
+        let end = |first: u64, count: u64| (first + count).min(PAGES) as usize;
+        let mut other = DirtyBitmap::new(PAGES);
+        match *change {
+            Change::Set(pfn) => assert_eq!(bitmap.set(Pfn(pfn)), !std::mem::replace(&mut plain[pfn as usize], true)),
+            Change::Clear(pfn) => assert_eq!(bitmap.clear(Pfn(pfn)), std::mem::take(&mut plain[pfn as usize])),
+            Change::SetRange(first, count) | Change::Merge(first, count) | Change::Exchange(first, count) => {
+                let first_index = first.min(PAGES) as usize;
+                let new = plain[first_index..end(first, count)].iter_mut().map(|bit| u64::from(!std::mem::replace(bit, true))).sum::<u64>();
+                let range = PageRange::new(Pfn(first), count);
+                other.set_range(range);
+                match change {
+                    Change::Merge(..) => assert_eq!(bitmap.merge(&other), new),
+                    Change::Exchange(..) => assert_eq!((bitmap.exchange_from(&mut other, |_, _| ()), other.count()), (new, 0)),
+                    _ => bitmap.set_range(range),
+                }
+            }
+            Change::ClearRange(first, count) | Change::Masked(first, count) => {
+                let first_index = first.min(PAGES) as usize;
+                let were = plain[first_index..end(first, count)].iter_mut().map(|bit| u64::from(std::mem::take(bit))).sum::<u64>();
+                let range = PageRange::new(Pfn(first), count);
+                assert_eq!(bitmap.count_range(range), were);
+                other.fill();
+                match change {
+                    Change::Masked(..) => assert_eq!(bitmap.clear_masked(range, Some(&other), |_, _| ()), were),
+                    _ => assert_eq!(bitmap.clear_range(range), were),
+                }
+            }
+            Change::Fill => {
+                bitmap.fill();
+                plain.fill(true);
+            }
+            Change::Reset => {
+                bitmap.reset();
+                plain.fill(false);
+            }
+            Change::Copy => {
+                other.copy_from(bitmap);
+                *bitmap = other;
+            }
+            Change::Fold => {
+                bitmap.fold();
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever the way, the bits are those of a plain vector, and the hash is that of the same bits set one by one.
+        #[test]
+        fn bits_and_hash_follow_every_change(changes in changes()) {
+            let (mut bitmap, mut plain) = (DirtyBitmap::new(PAGES), vec![false; PAGES as usize]);
+            for change in &changes {
+                make(change, &mut bitmap, &mut plain);
+            }
+            let mut fresh = DirtyBitmap::new(PAGES);
+            for (pfn, _) in plain.iter().enumerate().filter(|(_, bit)| **bit) {
+                fresh.set(Pfn(pfn as u64));
+            }
+            prop_assert_eq!(&bitmap, &fresh);
+            prop_assert_eq!(bitmap.ones().count() as u64, bitmap.count());
+            prop_assert_eq!(bitmap.fold(), fresh.fold());
+            let flipped = Pfn(changes.len() as u64);
+            if !fresh.set(flipped) {
+                fresh.clear(flipped);
+            }
+            prop_assert_ne!(bitmap.fold(), fresh.fold());
+        }
     }
 }

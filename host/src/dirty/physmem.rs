@@ -6,9 +6,10 @@
 use super::bitmap::DirtyBitmap;
 use crate::event::{PageRange, Pfn};
 use crate::fault::{Fault, Faults};
+use crate::fold::{Fold, Tag};
 
 /// D.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirtyMemory {
     bits: DirtyBitmap,
     tracking: bool,
@@ -18,6 +19,13 @@ impl DirtyMemory {
     /// Returns D of new RAM: all dirty (QEMU: system/physmem.c ram_block_add() marks a new block for all clients), tracking off.
     pub fn new(pages: u64) -> Self {
         Self { bits: DirtyBitmap::full(pages), tracking: false }
+    }
+
+    /// Adds its state to a hash.
+    pub(crate) fn fold(&mut self, fold: &mut Fold) {
+        let Self { bits, tracking } = self;
+        fold.sum_of(Tag::D as u64, bits.fold());
+        fold.add(Tag::DTracking, u64::from(*tracking));
     }
 
     /// Returns the bits.
@@ -63,7 +71,7 @@ impl DirtyMemory {
     }
 
     /// Moves all bits into B word by word, and returns how many were new there. `cleaned` sees the words that D had.
-    pub fn exchange_into(&mut self, b: &mut DirtyBitmap, cleaned: impl FnMut(usize, usize)) -> u64 {
+    pub fn exchange_into(&mut self, b: &mut DirtyBitmap, cleaned: impl FnMut(usize, u64)) -> u64 {
         b.exchange_from(&mut self.bits, cleaned)
     }
 }

@@ -6,10 +6,11 @@
 use super::bitmap::DirtyBitmap;
 use super::physmem::DirtyMemory;
 use crate::event::{Event, PageRange};
+use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
 
 /// V.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VhostLog {
     bits: DirtyBitmap,
     logging: bool,
@@ -19,6 +20,13 @@ impl VhostLog {
     /// Returns an empty log, switched off.
     pub fn new(pages: u64) -> Self {
         Self { bits: DirtyBitmap::new(pages), logging: false }
+    }
+
+    /// Adds its state to a hash.
+    pub(crate) fn fold(&mut self, fold: &mut Fold) {
+        let Self { bits, logging } = self;
+        fold.sum_of(Tag::V as u64, bits.fold());
+        fold.add(Tag::VLogging, u64::from(*logging));
     }
 
     /// Returns the bits.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::event::{LockId, MigrationStatus};
+use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
 use crate::migration::pace::Pace;
@@ -14,7 +15,7 @@ use crate::step::Ctx;
 use wire::platform::PAGE_SIZE;
 
 /// The moves to come.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Course {
     pub(crate) ops: VecDeque<Op>,
     pub(crate) pace: Pace,
@@ -24,6 +25,15 @@ impl Course {
     /// Returns a course with nothing to do.
     pub(crate) fn new() -> Self {
         Self { ops: VecDeque::new(), pace: Pace::new(0, 0) }
+    }
+
+    /// Adds its state to a hash; the pace only where it has a say.
+    pub(crate) fn fold(&self, tag: Tag, paced: bool, fold: &mut Fold) {
+        let Self { ops, pace } = self;
+        fold.add_part(tag, ops);
+        if paced {
+            fold.add_part(Tag::Pace, pace);
+        }
     }
 
     /// Puts moves before all others.

@@ -21,6 +21,7 @@ use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::vhost::VhostLog;
 use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
 use crate::fault::Fault;
+use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
 use crate::migration::notifier::PrecopyNotifier;
 use crate::migration::op::{self, Op, SyncMove};
@@ -87,7 +88,7 @@ pub enum StartError {
 }
 
 /// All state of a migration but the lists of moves.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) status: MigrationStatus,
     pub(crate) options: MigrationOptions,
@@ -112,7 +113,7 @@ pub(crate) struct Run {
 }
 
 /// The migration.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Migration {
     thread: Course,
     bottom_half: Course,
@@ -124,6 +125,14 @@ impl Migration {
     pub fn new() -> Self {
         let run = Run::new(MigrationStatus::None, MigrationOptions::default(), false);
         Self { thread: Course::new(), bottom_half: Course::new(), run }
+    }
+
+    /// Adds its state to a hash: the moves to come and what they work on.
+    pub(crate) fn fold(&mut self, fold: &mut Fold) {
+        let Self { thread, bottom_half, run } = self;
+        thread.fold(Tag::Thread, run.options.paced, fold);
+        bottom_half.fold(Tag::BottomHalf, false, fold);
+        run.fold(fold);
     }
 
     /// Returns the status.
@@ -453,6 +462,41 @@ impl Run {
             pages_zero: 0,
             data_ns,
             zero_ns,
+        }
+    }
+
+    fn fold(&mut self, fold: &mut Fold) {
+        let Self {
+            status,
+            options,
+            ram,
+            tried,
+            stopped_vm,
+            link_down,
+            destination_done,
+            slice,
+            hand,
+            wire,
+            bytes_sent,
+            pages_normal: _,
+            pages_zero: _,
+            data_ns: _,
+            zero_ns: _,
+        } = self;
+        fold.add_part(Tag::Status, status);
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some()]);
+        if let Some(ram) = ram {
+            ram.fold(options.rounds_min, fold);
+        }
+        if options.paced {
+            fold.add(Tag::BytesSent, *bytes_sent);
+            fold.add_part(Tag::Slice, slice);
+        }
+        if let Some(hand) = hand {
+            fold.add_part(Tag::Hand, hand);
+        }
+        if !wire.is_empty() {
+            fold.add_part(Tag::Wire, wire);
         }
     }
 

@@ -27,7 +27,7 @@ impl Run {
                 ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
                 match content {
                     Content::Zero => destination.place_zero(pfn),
-                    Content::Data(bytes) => destination.place_data(pfn, &bytes),
+                    Content::Data(contents) => destination.place_data(pfn, contents),
                 }
                 ctx.costs.page_ns / 2
             }

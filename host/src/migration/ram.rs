@@ -7,6 +7,7 @@ use crate::dirty::bitmap::{DirtyBitmap, WORD_PAGES};
 use crate::dirty::physmem::DirtyMemory;
 use crate::event::{CmdId, Event, PageRange, Pfn};
 use crate::fault::Fault;
+use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
 
 /// Smallest chunk shift (QEMU: include/system/ramblock.h CLEAR_BITMAP_SHIFT_MIN).
@@ -15,7 +16,7 @@ pub const CHUNK_SHIFT_MIN: u8 = 6;
 pub const CHUNK_SHIFT_MAX: u8 = 31;
 
 /// The bitmaps of a migration.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamState {
     b: DirtyBitmap,
     /// Number of bits of B, kept beside it as QEMU does.
@@ -48,6 +49,16 @@ impl RamState {
         }
         let n = b.count();
         Self { b, n, c: DirtyBitmap::new(pages.div_ceil(1 << chunk_shift)), chunk_shift, cursor: Pfn(0), syncs: 0, dirtied: 0 }
+    }
+
+    /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `rounds_min` their number is only reported.
+    pub(crate) fn fold(&mut self, rounds_min: u32, fold: &mut Fold) {
+        let Self { b, n, c, chunk_shift: _, cursor, syncs, dirtied: _ } = self;
+        fold.sum_of(Tag::B as u64, b.fold());
+        fold.add(Tag::N, *n);
+        fold.sum_of(Tag::C as u64, c.fold());
+        fold.add(Tag::Cursor, cursor.0);
+        fold.add(Tag::Syncs, u64::from((*syncs).min(rounds_min)));
     }
 
     /// Returns B.

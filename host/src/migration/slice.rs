@@ -4,12 +4,14 @@
 //! read of any of its pages; a page that nobody watches is taken, read, sent and placed in one move, unless the wire holds older records,
 //! which must not be overtaken.
 
-use crate::destination::ZERO_PAGE;
+use std::sync::Arc;
+
 use crate::dirty::accel::Accelerator;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
 use crate::migration::engine::{Parts, Run};
 use crate::migration::pace::Pace;
 use crate::migration::wire::{Content, DATA_RECORD_BYTES, Record, ZERO_RECORD_BYTES};
+use crate::page::PageContents;
 use crate::step::{Ctx, Move, Next, Watch};
 
 /// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).
@@ -164,8 +166,12 @@ impl Run {
     }
 
     fn read(&self, pfn: Pfn, ctx: &Ctx<'_>) -> Content {
-        let bytes = Box::new(ctx.ram.page(pfn));
-        if self.options.zero_page_detection && *bytes == ZERO_PAGE { Content::Zero } else { Content::Data(bytes) }
+        if self.options.zero_page_detection && ctx.ram.is_zero(pfn) {
+            return Content::Zero;
+        }
+        let mut contents = Arc::new(PageContents::zeros());
+        Arc::get_mut(&mut contents).expect("it is new").read(pfn, ctx.ram);
+        Content::Data(contents)
     }
 
     fn send(&mut self, pfn: Pfn, last: bool, ctx: &mut Ctx<'_>) -> u64 {
@@ -194,7 +200,7 @@ impl Run {
     /// Counts a page of the slice, and ends the slice when its time is over.
     fn clock(&mut self, last: bool, now_ns: u64) {
         let looks = self.slice.sent.is_multiple_of(CLOCK_PAGES);
-        if !last && looks && (now_ns - self.slice.start_ns) / NS_PER_MS > SLICE_MS_MAX {
+        if !last && self.options.paced && looks && (now_ns - self.slice.start_ns) / NS_PER_MS > SLICE_MS_MAX {
             self.slice.over = true;
         }
         self.slice.sent += 1;

@@ -4,9 +4,10 @@
 //! buffer is full, whatever it holds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::destination::PageBytes;
 use crate::event::{CmdId, Pfn};
+use crate::page::PageContents;
 
 /// Page records that fit into the socket's buffer (Linux: net.core.wmem_default, 208 KiB, holds 52).
 pub const WIRE_PAGES_MAX: usize = 52;
@@ -21,7 +22,7 @@ pub enum Content {
     /// Zeros, and that was found out.
     Zero,
     /// These bytes.
-    Data(Box<PageBytes>),
+    Data(Arc<PageContents>),
 }
 
 impl Content {

@@ -6,6 +6,7 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::GuestAddress;
 
+use crate::fold::{Fold, Tag};
 use crate::memory::{GuestRam, Mmap};
 use wire::platform::PAGE_SIZE;
 use wire::vring;
@@ -14,7 +15,7 @@ use wire::vring;
 pub const SEGMENTS_MAX: usize = 1024;
 
 /// A piece of guest memory that a descriptor names; inside RAM and not empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Segment {
     /// Guest-physical address of the first byte.
     pub address: u64,
@@ -24,7 +25,7 @@ pub struct Segment {
 
 /// A descriptor chain that was checked and taken from the available ring. It must go back through [`VirtQueue::push`] exactly once.
 #[must_use = "a popped element must be returned to the guest"]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
     /// Index of the first descriptor.
     pub head: u16,
@@ -92,7 +93,7 @@ pub enum QueueError {
 }
 
 /// What the driver has written to the queue registers; takes effect when the queue is made ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct QueueSetup {
     /// QueueSize.
     pub size: u32,
@@ -132,6 +133,14 @@ impl VirtQueue {
     /// Back to the state after [`VirtQueue::new`]. QEMU: hw/virtio/virtio.c virtio_reset(), its loop over the queues.
     pub fn reset(&mut self) {
         *self = Self::new(self.state.max_size);
+    }
+
+    /// Adds its state to a hash: what the device keeps beside the rings.
+    pub(crate) fn fold(&self, index: u64, fold: &mut Fold) {
+        let Self { state, setup, inuse, notification, signalled_used } = self;
+        let QueueState { max_size: _, next_avail, next_used, event_idx_enabled, size, ready, desc_table, avail_ring, used_ring } = state;
+        let rings = (*next_avail, *next_used, *event_idx_enabled, *size, *ready, *desc_table, *avail_ring, *used_ring);
+        fold.part(Tag::Queue as u64, index, &(rings, *setup, *inuse, *notification, *signalled_used));
     }
 
     /// Returns the largest size, entries.

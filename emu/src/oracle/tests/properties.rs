@@ -131,3 +131,52 @@ proptest! {
         }
     }
 }
+
+/// States that differ in one thing that may matter later have different hashes.
+#[test]
+fn what_the_oracle_remembers_shows_in_its_hash() {
+    type Change = (&'static str, fn(&mut Bench));
+    let changes: &[Change] = &[
+        ("nothing", |_| ()),
+        ("a write", |bench| {
+            bench.store(p(3), CPU);
+        }),
+        ("a doomed write", |bench| {
+            bench.store(p(3), CPU);
+            bench.notify(host::event::PrecopyReason::Setup);
+        }),
+        ("a page sent", |bench| bench.send(p(4), false)),
+        ("a page in hand", |bench| {
+            bench.take(p(4));
+            bench.emit(Actor::Migration, Event::BitmapTake { pfn: p(4) });
+        }),
+        ("a hint", |bench| bench.hint(block(16))),
+        ("a hint taken", |bench| {
+            bench.guest_start();
+            bench.hint(block(16));
+            bench.pop_all();
+        }),
+        ("a report", |bench| {
+            bench.emit(CPU, Event::GuestReport { range: block(16) });
+        }),
+        ("a page in the balloon", |bench| {
+            bench.emit(CPU, Event::GuestInflate { pfn: p(16) });
+        }),
+        ("a discard", |bench| {
+            bench.discard(PageRange::page(p(16)));
+        }),
+        ("a GET", |bench| bench.get(Actor::Display)),
+        ("a round closed", |bench| bench.hint_stop(Actor::Migration)),
+        ("no migration", Bench::cancel),
+    ];
+    let mut seen = std::collections::BTreeMap::new();
+    for (name, change) in changes {
+        let mut bench = Bench::new(Log::ManualClear);
+        bench.migrate();
+        bench.send_all();
+        bench.write(p(4), CPU);
+        bench.sync();
+        change(&mut bench);
+        assert_eq!(seen.insert(bench.oracle.fold(), name), None, "{name}");
+    }
+}

@@ -1,0 +1,450 @@
+//! What is known of a system's states: a schedule that stays among them does not touch the system.
+//!
+//! Systems have few states and many schedules: with independent moves, thousands of schedules meet in each state. So states that were met are kept by
+//! hash, with the moves that were made from them and where those led. A walk follows known moves; when it leaves the known part, the system is put back
+//! to the nearest state on its path that was saved, and makes the moves from there. What a schedule gives is the same as on the system itself; only
+//! the time that it takes depends on what is known.
+//!
+//! A state is hashed before the system is asked for its choices there: asking must not change the hash.
+//!
+//! Tables are flat, and the parts that repeat are kept once: lists of choices, and what a move used.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::coverage::{Label, Tracker};
+use super::index::Index;
+use super::system::{Choice, Ending, Key, Objects, Step, System};
+use super::walk::Ground;
+
+/// No such node, edge or saved state.
+const NONE: u32 = u32::MAX;
+
+/// How much may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphLimits {
+    /// Memory, in bytes: half of it for the graph, half for saved states.
+    pub memory_bytes: u64,
+    /// What a saved state takes on average, in bytes.
+    pub saved_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    /// Index of the list of choices; of the empty list when the run ends here.
+    offer: u32,
+    /// Index of the first choice's edge; of the ending when the run ends here.
+    edges: u32,
+    /// Index of the saved state, or [`NONE`].
+    saved: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    /// The node that it leads to, or [`NONE`] when that is not known.
+    next: u32,
+    /// Index of what the move did.
+    made: u32,
+}
+
+/// A range of one of the lists.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    start: u32,
+    len: u32,
+}
+
+impl Part {
+    fn of<T>(self, list: &[T]) -> &[T] {
+        &list[self.start as usize..][..self.len as usize]
+    }
+}
+
+/// What a move did, as far as strategies and coverage ask.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    actor: u16,
+    label: Label,
+    used: Objects,
+    touches: Part,
+    /// How many of these, in front, are on objects that there can be pairs on, as of this version of the tracker.
+    pairing: u32,
+    version: u32,
+}
+
+/// Things that are kept once, by a hash of their content.
+#[derive(Debug, Clone, Default)]
+struct Once {
+    hashes: Vec<u128>,
+    index: Index,
+}
+
+impl Once {
+    fn find(&self, hash: u128) -> Option<u32> {
+        self.index.find(hash as u64, |place| self.hashes[place as usize] == hash)
+    }
+
+    fn add(&mut self, hash: u128) -> u32 {
+        let place = self.hashes.len() as u32;
+        self.hashes.push(hash);
+        self.index.insert(hash as u64, place, |place| self.hashes[place as usize] as u64);
+        place
+    }
+}
+
+/// The known part of a system's state graph, from one root.
+#[derive(Debug, Clone)]
+pub(super) struct Graph<T> {
+    states: Once,
+    nodes: Vec<Node>,
+    edges: Vec<Edge>,
+    offered: Once,
+    offers: Vec<Part>,
+    choices: Vec<Choice>,
+    done: Once,
+    made: Vec<Made>,
+    touches: Vec<u32>,
+    endings: Vec<Ending>,
+    saved: Vec<T>,
+    limits: GraphLimits,
+    /// Memory of all lists but the saved states, about.
+    used_bytes: u64,
+    /// Moves that were made on known ground, and on the system.
+    followed: u64,
+    lived: u64,
+    /// For hashing content.
+    scratch: Vec<u8>,
+}
+
+impl<T: Clone> Graph<T> {
+    /// Returns a graph of nothing but the root, in which the system stands.
+    pub(super) fn new<S: System<Saved = T>>(system: &mut S, root: &T, limits: GraphLimits) -> Self {
+        let mut graph = Self {
+            states: Once::default(),
+            nodes: Vec::new(),
+            edges: Vec::new(),
+            offered: Once::default(),
+            offers: Vec::new(),
+            choices: Vec::new(),
+            done: Once::default(),
+            made: Vec::new(),
+            touches: Vec::new(),
+            endings: Vec::new(),
+            saved: vec![root.clone()],
+            limits,
+            used_bytes: 0,
+            followed: 0,
+            lived: 0,
+            scratch: Vec::new(),
+        };
+        system.put_back(root);
+        let (hash, mut choices) = (system.hash(), Vec::new());
+        system.choices(&mut choices);
+        let ending = choices.is_empty().then(|| system.ending());
+        let root = graph.add(hash, &choices, ending);
+        graph.nodes[root as usize].saved = 0;
+        graph
+    }
+
+    /// Returns how many moves were made on known ground, and how many on the system.
+    pub(super) fn moves(&self) -> (u64, u64) {
+        (self.followed, self.lived)
+    }
+
+    fn has_room(&self) -> bool {
+        self.used_bytes < self.limits.memory_bytes / 2 && self.nodes.len() < (NONE - 1) as usize
+    }
+
+    fn has_room_to_save(&self) -> bool {
+        (self.saved.len() as u64 + 1).saturating_mul(self.limits.saved_bytes) <= self.limits.memory_bytes / 2
+    }
+
+    /// Adds a state.
+    fn add(&mut self, hash: u128, choices: &[Choice], ending: Option<Ending>) -> u32 {
+        assert_eq!(choices.is_empty(), ending.is_some(), "a run ends where nothing can move");
+        // A place in the index for a node takes up to four slots.
+        self.used_bytes += (size_of::<Node>() + size_of::<u128>() + 4 * size_of::<u32>() + choices.len() * size_of::<Edge>()) as u64;
+        let offer = self.offer(choices);
+        let edges = match ending {
+            Some(ending) => self.endings.iter().position(|known| *known == ending).unwrap_or_else(|| {
+                self.endings.push(ending);
+                self.endings.len() - 1
+            }),
+            None => self.edges.len(),
+        };
+        self.edges.resize(self.edges.len() + choices.len(), Edge { next: NONE, made: NONE });
+        self.nodes.push(Node { offer, edges: edges as u32, saved: NONE });
+        self.states.add(hash)
+    }
+
+    fn offer(&mut self, choices: &[Choice]) -> u32 {
+        self.scratch.clear();
+        for choice in choices {
+            let Choice { id, actor, key, objects } = choice;
+            self.scratch.extend(id.to_le_bytes());
+            self.scratch.extend(actor.to_le_bytes());
+            self.scratch.push(u8::from(key.is_some()));
+            let Key { kind, page } = key.unwrap_or(Key { kind: 0, page: 0 });
+            self.scratch.extend(kind.to_le_bytes());
+            self.scratch.extend(page.to_le_bytes());
+            self.scratch.extend(objects.shared.to_le_bytes());
+            self.scratch.extend(objects.changed.to_le_bytes());
+        }
+        let hash = xxh3_128(&self.scratch);
+        self.offered.find(hash).unwrap_or_else(|| {
+            self.offers.push(Part { start: self.choices.len() as u32, len: choices.len() as u32 });
+            self.choices.extend_from_slice(choices);
+            self.used_bytes += (size_of_val(choices) + size_of::<Part>()) as u64;
+            self.offered.add(hash)
+        })
+    }
+
+    fn made(&mut self, actor: u16, label: Label, used: Objects, touches: &[u32]) -> u32 {
+        self.scratch.clear();
+        self.scratch.extend(actor.to_le_bytes());
+        self.scratch.extend(label.to_le_bytes());
+        self.scratch.extend(used.shared.to_le_bytes());
+        self.scratch.extend(used.changed.to_le_bytes());
+        touches.iter().for_each(|touch| self.scratch.extend(touch.to_le_bytes()));
+        let hash = xxh3_128(&self.scratch);
+        self.done.find(hash).unwrap_or_else(|| {
+            let touched = Part { start: self.touches.len() as u32, len: touches.len() as u32 };
+            self.touches.extend_from_slice(touches);
+            self.made.push(Made { actor, label, used, touches: touched, pairing: 0, version: NONE });
+            self.used_bytes += (size_of_val(touches) + size_of::<Made>() + size_of::<u128>()) as u64;
+            self.done.add(hash)
+        })
+    }
+
+    /// Tells a tracker of a move that is known.
+    fn show(&mut self, made: u32, tracker: &mut Tracker) -> Objects {
+        let Made { actor, label, used, touches, pairing, version } = &mut self.made[made as usize];
+        let touches = &mut self.touches[touches.start as usize..][..touches.len as usize];
+        if *version != tracker.version() {
+            (*pairing, *version) = (tracker.sort(touches), tracker.version());
+        }
+        tracker.moved(*actor, *label, &touches[..*pairing as usize]);
+        *used
+    }
+
+    /// Returns the edge of a choice that was made at a node, if both its ends are known.
+    fn edge(&self, node: u32, index: u32) -> Option<Edge> {
+        let node = self.nodes.get(node as usize)?;
+        Some(self.edges[(node.edges + index) as usize]).filter(|edge| edge.next != NONE)
+    }
+
+    fn choices_at(&self, node: u32) -> &[Choice] {
+        self.offers[self.nodes[node as usize].offer as usize].of(&self.choices)
+    }
+}
+
+/// Buffers of a walk, for the next one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buffers {
+    path: Vec<u32>,
+    picks: Vec<u32>,
+    offered: Vec<Choice>,
+    before: Vec<Choice>,
+    touches: Vec<u32>,
+    strays: Vec<Stray>,
+}
+
+/// A move of a walk that has no edge.
+#[derive(Debug, Clone)]
+struct Stray {
+    /// Its place on the path.
+    place: usize,
+    actor: u16,
+    label: Label,
+    touches: Vec<u32>,
+}
+
+/// A walk over known ground, and beyond it. At each place of its path, the node is known, or the system stands there.
+pub(super) struct Known<'a, S: System> {
+    system: &'a mut S,
+    graph: &'a mut Graph<S::Saved>,
+    tracker: &'a mut Tracker,
+    buffers: &'a mut Buffers,
+    /// The node, or [`NONE`].
+    here: u32,
+    /// The node before, or [`NONE`]: then the choices there are in the buffers.
+    there: u32,
+    used: Objects,
+    /// Place on the path where the system stands.
+    stands: Option<usize>,
+    /// Whether the system was asked for its choices there.
+    asked: bool,
+}
+
+impl<'a, S: System> Known<'a, S> {
+    /// The most moves that are made again rather than saving the state behind them.
+    const REPLAYED_MAX: usize = 3;
+
+    /// Starts a walk at the root.
+    pub(super) fn new(system: &'a mut S, graph: &'a mut Graph<S::Saved>, tracker: &'a mut Tracker, buffers: &'a mut Buffers) -> Self {
+        buffers.path.clear();
+        buffers.picks.clear();
+        buffers.strays.clear();
+        buffers.path.push(0);
+        let used = Objects::default();
+        Self { system, graph, tracker, buffers, here: 0, there: NONE, used, stands: None, asked: false }
+    }
+
+    /// Returns the hash of the state that the walk has reached.
+    pub(super) fn hash(&mut self) -> u128 {
+        match self.here {
+            NONE => self.system.hash(),
+            here => self.graph.states.hashes[here as usize],
+        }
+    }
+
+    /// Follows a known move.
+    fn follow(&mut self, Edge { next, made }: Edge) {
+        self.graph.followed += 1;
+        self.used = self.graph.show(made, self.tracker);
+        self.here = next;
+    }
+
+    /// Brings the system to the walk's place, on known ground.
+    fn catch_up(&mut self) {
+        let place = self.buffers.path.len() - 1;
+        if self.stands == Some(place) {
+            return;
+        }
+        let passed = self.stands.map_or(0, |stands| stands + 1);
+        let saved = |place: &usize| self.graph.nodes[self.buffers.path[*place] as usize].saved != NONE;
+        let start = match (passed..=place).rev().find(saved) {
+            Some(start) => {
+                let index = self.graph.nodes[self.buffers.path[start] as usize].saved;
+                self.system.put_back(&self.graph.saved[index as usize]);
+                start
+            }
+            // The root is saved, so the system stands on the path.
+            None => passed - 1,
+        };
+        for at in start..place {
+            let choice = self.graph.choices_at(self.buffers.path[at])[self.buffers.picks[at] as usize];
+            self.system.choices(&mut self.buffers.offered);
+            assert!(self.buffers.offered.contains(&choice), "{choice:?} is not offered where it was: the system is not deterministic");
+            self.system.take(choice);
+            self.graph.lived += 1;
+        }
+        (self.stands, self.asked) = (Some(place), false);
+        if place - start > Self::REPLAYED_MAX && self.graph.has_room_to_save() {
+            self.graph.nodes[self.here as usize].saved = self.graph.saved.len() as u32;
+            self.graph.saved.push(self.system.save());
+        }
+    }
+
+    /// Makes a move on the system, and takes note of where it leads.
+    fn live(&mut self, index: usize) {
+        if self.here != NONE {
+            self.catch_up();
+            if !self.asked {
+                self.system.choices(&mut self.buffers.offered);
+            }
+            let known = self.graph.choices_at(self.here).get(index);
+            assert_eq!(self.buffers.offered.get(index), known, "states of equal hash do not offer the same");
+        }
+        let choice = self.buffers.offered[index];
+        self.system.take(choice);
+        self.graph.lived += 1;
+        std::mem::swap(&mut self.buffers.offered, &mut self.buffers.before);
+        let place = self.buffers.path.len();
+        (self.stands, self.asked) = (Some(place), false);
+        let label = self.see(&choice);
+        let next = self.arrive();
+        if self.here != NONE && next != NONE {
+            let made = self.graph.made(choice.actor, label, self.used, &self.buffers.touches);
+            let edge = self.graph.nodes[self.here as usize].edges as usize + index;
+            self.graph.edges[edge] = Edge { next, made };
+        } else {
+            let touches = self.buffers.touches.clone();
+            self.buffers.strays.push(Stray { place: place - 1, actor: choice.actor, label, touches });
+        }
+        self.here = next;
+    }
+
+    /// Tells the tracker of the move that the system has just made. What it touched is in the buffers then.
+    fn see(&mut self, choice: &Choice) -> Label {
+        let step: &Step = self.system.step();
+        self.used = step.footprint.objects;
+        self.buffers.touches.clear();
+        self.tracker.touches(step, &mut self.buffers.touches);
+        let label = self.tracker.label(choice, step);
+        let version = self.tracker.version();
+        self.tracker.meet(choice.actor, label, &self.buffers.touches);
+        if version != self.tracker.version() {
+            // The moves before were told without what this one has in common with them.
+            self.tell_again();
+        }
+        self.tracker.moved(choice.actor, label, &self.buffers.touches);
+        label
+    }
+
+    /// Tells the tracker of all moves up to the walk's place once more.
+    fn tell_again(&mut self) {
+        self.tracker.begin_again();
+        let mut strays = self.buffers.strays.iter().peekable();
+        for place in 0..self.buffers.path.len() - 1 {
+            if let Some(stray) = strays.next_if(|stray| stray.place == place) {
+                self.tracker.moved(stray.actor, stray.label, &stray.touches);
+            } else {
+                let edge = self.graph.edge(self.buffers.path[place], self.buffers.picks[place]).expect("a move is known, or a stray");
+                self.graph.show(edge.made, self.tracker);
+            }
+        }
+    }
+
+    /// Returns the node of the system's state; [`NONE`] if there is no room for a new one. Then the buffers have the choices.
+    fn arrive(&mut self) -> u32 {
+        let hash = self.system.hash();
+        if let Some(known) = self.graph.states.find(hash) {
+            return known;
+        }
+        self.system.choices(&mut self.buffers.offered);
+        self.asked = true;
+        if !self.graph.has_room() {
+            return NONE;
+        }
+        let ending = self.buffers.offered.is_empty().then(|| self.system.ending());
+        self.graph.add(hash, &self.buffers.offered, ending)
+    }
+}
+
+impl<S: System> Ground for Known<'_, S> {
+    fn offered(&mut self) -> &[Choice] {
+        match self.here {
+            NONE => &self.buffers.offered,
+            here => self.graph.choices_at(here),
+        }
+    }
+
+    fn take(&mut self, index: usize) {
+        self.there = self.here;
+        let edge = self.graph.edge(self.here, index as u32);
+        self.buffers.picks.push(index as u32);
+        match edge {
+            Some(edge) => self.follow(edge),
+            None => self.live(index),
+        }
+        self.buffers.path.push(self.here);
+    }
+
+    fn before(&self) -> &[Choice] {
+        match self.there {
+            NONE => &self.buffers.before,
+            there => self.graph.choices_at(there),
+        }
+    }
+
+    fn used(&self) -> Objects {
+        self.used
+    }
+
+    fn ending(&mut self) -> Ending {
+        match self.here {
+            NONE => self.system.ending(),
+            here => self.graph.endings[self.graph.nodes[here as usize].edges as usize].clone(),
+        }
+    }
+}

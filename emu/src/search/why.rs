@@ -1,0 +1,476 @@
+//! When a failing run was lost: for each state along it, which share of the runs from there fail.
+//!
+//! The search goes backwards from the run's end: what can come of its last states is small and exhausted at once, and what can come of an earlier state
+//! contains that of all later ones. Where the budget ends, random completions take over, and are marked as such. The two measure differently: an exact
+//! share counts each run once, a random completion takes each choice of a state with the same probability.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use super::draw::Draw;
+use super::prove::{self, Count, Covered, Found, Runs, Unsound, exhaust};
+use super::system::{Choice, Ending, Happening, System};
+
+/// How to look at a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// How to search what can be exhausted, and until when. `local` and `stop_at_first` are left out of account: they would change the shares.
+    pub search: prove::Options<'a>,
+    /// Random completions of each state that cannot.
+    pub samples: u32,
+    /// Of the random completions.
+    pub seed: u64,
+    /// Moves after which a random completion is given up; it counts as one that does not fail.
+    pub moves_max: u32,
+}
+
+/// Which part of the runs from a state fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// All runs were counted.
+    Exact {
+        /// Those that fail.
+        failing: Count,
+        /// The others.
+        passing: Count,
+    },
+    /// Random completions. None were made if the search was stopped.
+    Sampled {
+        /// Those that failed.
+        failing: u32,
+        /// All.
+        samples: u32,
+    },
+}
+
+impl Share {
+    /// Returns the share in millionths. Exactly 0 or 1,000,000 only if none or all of what was counted fails. None: nothing was counted.
+    pub fn ppm(self) -> Option<u32> {
+        match self {
+            Share::Exact { failing, passing } => Some(failing.ppm_of(failing.plus(passing))),
+            Share::Sampled { samples: 0, .. } => None,
+            Share::Sampled { failing, samples } => Some((u64::from(failing) * 1_000_000 / u64::from(samples)) as u32),
+        }
+    }
+
+    /// Returns whether all that was counted fails.
+    pub fn all_fail(self) -> bool {
+        match self {
+            Share::Exact { failing, passing } => !failing.is_zero() && passing.is_zero(),
+            Share::Sampled { failing, samples } => samples > 0 && failing == samples,
+        }
+    }
+
+    /// Returns whether all runs were counted.
+    pub fn is_exact(self) -> bool {
+        match self {
+            Share::Exact { .. } => true,
+            Share::Sampled { .. } => false,
+        }
+    }
+}
+
+impl From<Runs> for Share {
+    fn from(runs: Runs) -> Self {
+        Share::Exact { failing: runs.failing, passing: runs.passing }
+    }
+}
+
+/// A move of the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The choice.
+    pub choice: Choice,
+    /// What happened.
+    pub happened: Vec<Happening>,
+    /// The share of failing runs before it.
+    pub before: Share,
+    /// The share of failing runs from the state behind it.
+    pub after: Share,
+}
+
+/// The step after which every run fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doom {
+    /// Its index.
+    pub step: usize,
+    /// Whether that is sure. Else it is only that all random completions fail.
+    pub exact: bool,
+    /// What else could have been chosen there, and the share of failing runs from the state behind it.
+    pub others: Vec<(Choice, Share)>,
+}
+
+/// When a run was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// How the run ends.
+    pub ending: Ending,
+    /// The share of failing runs at its start.
+    pub start: Share,
+    /// Its moves.
+    pub steps: Vec<Step>,
+    /// The step that doomed it. None: it does not fail, or every run does.
+    pub doom: Option<Doom>,
+    /// What was searched for that.
+    pub covered: Covered,
+}
+
+/// Why nothing can be said of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The run cannot be made.
+    NotOffered {
+        /// Index of the choice.
+        step: usize,
+        /// Its id, which is not offered there.
+        id: u16,
+    },
+    /// The run has not ended.
+    NotEnded {
+        /// What could be chosen there.
+        choices: Vec<Choice>,
+    },
+    /// The system has a defect.
+    Unsound(Box<Unsound>),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotOffered { step, id } => write!(f, "choice {id} is not offered at step {step}"),
+            Error::NotEnded { choices } => write!(f, "the run is not over: {} choices are left", choices.len()),
+            Error::Unsound(unsound) => unsound.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A run, made once more.
+struct Replay<T> {
+    /// The states on the way, with start and end: one more than moves.
+    states: Vec<T>,
+    moves: Vec<(Choice, Vec<Happening>)>,
+    ending: Ending,
+}
+
+/// Looks at a run: the ids of all its choices, from the state in which `factory` makes the system to an end.
+pub fn why<S, F>(factory: F, path: &[u16], options: &Options<'_>) -> Result<Why, Error>
+where
+    S: System,
+    F: Fn() -> S + Sync,
+{
+    let mut system = factory();
+    let Replay { states, moves, ending } = replay(&mut system, path)?;
+    let search = prove::Options { local: false, stop_at_first: false, ..options.search };
+    let roots: Vec<S::Saved> = states.iter().rev().cloned().collect();
+    let found = exhaust(&mut system, &factory, roots, &search).map_err(|(root, mut unsound)| {
+        unsound.path.splice(..0, path[..path.len() - root].iter().copied());
+        Error::Unsound(unsound)
+    })?;
+    let exact = Exact::new(&found);
+    let mut shares: Vec<Share> = states.iter().enumerate().filter_map(|(place, _)| exact.share(states.len() - 1 - place)).collect();
+    let sampler = Sampler { factory: &factory, options, covered: found.covered };
+    let sampled = sampler.shares(&mut system, &states[..states.len() - shares.len()], "state");
+    shares.splice(..0, sampled);
+    let doom = match first_of_the_doomed(&shares) {
+        Some(place) if place > 0 => {
+            let step = place - 1;
+            let others = others(&mut system, &states, path, step, &exact, &sampler);
+            Some(Doom { step, exact: shares[place].is_exact(), others })
+        }
+        Some(_) | None => None,
+    };
+    let steps = moves.into_iter().zip(shares.windows(2));
+    let steps = steps.map(|((choice, happened), shares)| Step { choice, happened, before: shares[0], after: shares[1] }).collect();
+    Ok(Why { ending, start: shares[0], steps, doom, covered: found.covered })
+}
+
+fn replay<S: System>(system: &mut S, path: &[u16]) -> Result<Replay<S::Saved>, Error> {
+    let (mut states, mut moves, mut choices) = (vec![system.save()], Vec::new(), Vec::new());
+    for (step, &id) in path.iter().enumerate() {
+        system.choices(&mut choices);
+        let choice = *choices.iter().find(|choice| choice.id == id).ok_or(Error::NotOffered { step, id })?;
+        system.take(choice);
+        moves.push((choice, system.step().happened.clone()));
+        states.push(system.save());
+    }
+    system.choices(&mut choices);
+    match choices.is_empty() {
+        true => Ok(Replay { states, moves, ending: system.ending() }),
+        false => Err(Error::NotEnded { choices }),
+    }
+}
+
+/// Returns the first place from which on every share says that all fail.
+fn first_of_the_doomed(shares: &[Share]) -> Option<usize> {
+    let doomed = shares.iter().rev().take_while(|share| share.all_fail()).count();
+    (doomed > 0).then(|| shares.len() - doomed)
+}
+
+/// What the search has exhausted.
+struct Exact<'a> {
+    found: &'a Found,
+    runs: prove::RunsOf<'a>,
+}
+
+impl<'a> Exact<'a> {
+    fn new(found: &'a Found) -> Self {
+        let fails: Vec<bool> = found.endings.iter().map(Ending::is_failure).collect();
+        Self { found, runs: found.graph.runs(&found.roots[..found.roots_done], &fails) }
+    }
+
+    /// Returns the share of a state of the run, so many moves before its end.
+    fn share(&self, moves_left: usize) -> Option<Share> {
+        (moves_left < self.runs.counted_roots).then(|| self.runs.from(self.found.roots[moves_left]).into())
+    }
+
+    /// Returns the share behind a choice in a state of the run that is exact itself.
+    fn share_behind(&self, moves_left: usize, choice: u16) -> Option<Share> {
+        let state = (moves_left < self.runs.counted_roots).then(|| self.found.roots[moves_left])?;
+        let edge = self.found.graph.moves(state).iter().find(|edge| edge.choice == choice)?;
+        Some(self.runs.from(edge.target).into())
+    }
+}
+
+/// Returns what else could have been chosen at a step, and what would have become of it.
+fn others<S: System, F: Fn() -> S + Sync>(
+    system: &mut S,
+    states: &[S::Saved],
+    path: &[u16],
+    step: usize,
+    exact: &Exact<'_>,
+    sampler: &Sampler<'_, F>,
+) -> Vec<(Choice, Share)> {
+    let mut choices = Vec::new();
+    system.put_back(&states[step]);
+    system.choices(&mut choices);
+    choices.retain(|choice| choice.id != path[step]);
+    let known: Option<Vec<Share>> = choices.iter().map(|choice| exact.share_behind(path.len() - step, choice.id)).collect();
+    let shares = known.unwrap_or_else(|| {
+        let behind = |choice: &Choice| {
+            system.put_back(&states[step]);
+            // A choice is offered before it is taken.
+            system.choices(&mut Vec::new());
+            system.take(*choice);
+            system.save()
+        };
+        let behind: Vec<S::Saved> = choices.iter().map(behind).collect();
+        sampler.shares(system, &behind, "other")
+    });
+    choices.into_iter().zip(shares).collect()
+}
+
+/// Makes random completions.
+struct Sampler<'a, F> {
+    factory: &'a F,
+    options: &'a Options<'a>,
+    covered: Covered,
+}
+
+/// Of one state.
+#[derive(Debug, Default)]
+struct Samples {
+    failing: AtomicU32,
+    made: AtomicU32,
+}
+
+impl<S: System, F: Fn() -> S + Sync> Sampler<'_, F> {
+    /// Returns the share of each state. Each completion has random numbers of its own, whichever thread makes it.
+    fn shares(&self, system: &mut S, states: &[S::Saved], stream: &str) -> Vec<Share> {
+        let (next, samples) = (AtomicUsize::new(0), states.iter().map(|_| Samples::default()).collect::<Vec<_>>());
+        let all = states.len() * self.options.samples as usize;
+        let threads = self.options.search.threads.clamp(1, all.max(1));
+        std::thread::scope(|scope| {
+            let (next, samples) = (&next, &samples);
+            let work = move |system: &mut S| {
+                while !(self.options.search.stop)(&self.covered) {
+                    let sample = next.fetch_add(1, Ordering::Relaxed);
+                    if sample >= all {
+                        return;
+                    }
+                    let place = sample % states.len();
+                    system.put_back(&states[place]);
+                    let fails = self.complete(system, &mut Draw::new(self.options.seed, &format!("{stream} {sample}")));
+                    samples[place].failing.fetch_add(fails.into(), Ordering::Relaxed);
+                    samples[place].made.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(move || work(&mut (self.factory)()))).collect();
+            work(system);
+            for helper in helpers {
+                helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+        });
+        samples
+            .into_iter()
+            .map(|Samples { failing, made }| Share::Sampled { failing: failing.into_inner(), samples: made.into_inner() })
+            .collect()
+    }
+
+    /// Goes on at random until the run ends; returns whether it fails.
+    fn complete(&self, system: &mut S, draw: &mut Draw) -> bool {
+        let mut choices = Vec::new();
+        for _ in 0..self.options.moves_max {
+            system.choices(&mut choices);
+            if choices.is_empty() {
+                return system.ending().is_failure();
+            }
+            let place = draw.below(choices.len() as u64);
+            system.take(choices[place as usize]);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Verdict;
+    use crate::search::prove::random::{Lie, Model, Op};
+    use crate::search::prove::{enumerate, prove};
+    use crate::search::toy::{Flaw, Size, Toy, kind};
+
+    fn options(states: u64, samples: u32) -> Options<'static> {
+        Options { search: prove::Options { states, ..prove::Options::default() }, samples, seed: 1, moves_max: 1000 }
+    }
+
+    /// A toy in the state behind some choices.
+    fn toy_behind(flaw: Flaw, size: Size, path: &[u16]) -> Toy {
+        let mut toy = Toy::new(flaw, size);
+        let mut choices = Vec::new();
+        for id in path {
+            toy.choices(&mut choices);
+            toy.take(*choices.iter().find(|choice| choice.id == *id).expect("offered"));
+        }
+        toy
+    }
+
+    /// All runs from here: those that fail, and those that pass.
+    fn brute_force(toy: &mut Toy) -> (u64, u64) {
+        let all = enumerate(toy, 10_000_000, 1000);
+        assert!(all.complete);
+        let (failing, passing): (Vec<_>, Vec<_>) = all.runs.iter().partition(|(ending, _)| ending.is_failure());
+        (failing.iter().map(|(_, runs)| **runs).sum(), passing.iter().map(|(_, runs)| **runs).sum())
+    }
+
+    /// The probability, in millionths, that a random completion from here fails.
+    fn probability(toy: &mut Toy) -> u64 {
+        let mut choices = Vec::new();
+        toy.choices(&mut choices);
+        if choices.is_empty() {
+            return if toy.ending().is_failure() { 1_000_000 } else { 0 };
+        }
+        let here = toy.save();
+        let all = choices.iter().map(|choice| {
+            toy.put_back(&here);
+            toy.take(*choice);
+            probability(toy)
+        });
+        all.sum::<u64>() / choices.len() as u64
+    }
+
+    #[test]
+    fn shares_are_those_of_brute_force_and_the_doom_is_where_they_become_one() {
+        for (flaw, size) in [
+            (Flaw::StopSkipped, Size { rounds: 1, noise: 1 }),
+            (Flaw::StopSkipped, Size { rounds: 2, noise: 0 }),
+            (Flaw::StopUnlocked, Size { rounds: 2, noise: 0 }),
+        ] {
+            let example = prove(|| Toy::new(flaw, size), &prove::Options::default()).expect("sound").counterexamples.remove(0);
+            for threads in [1, 3] {
+                let mut options = options(u64::MAX, 0);
+                options.search.threads = threads;
+                let why = why(|| Toy::new(flaw, size), &example.path, &options).expect("a run");
+                assert_eq!((&why.ending, why.steps.len()), (&example.ending, example.path.len()));
+                let mut doom = None;
+                for (step, told) in why.steps.iter().enumerate() {
+                    let (failing, passing) = brute_force(&mut toy_behind(flaw, size, &example.path[..=step]));
+                    let Share::Exact { failing: told_failing, passing: told_passing } = told.after else { panic!("{told:?}") };
+                    assert_eq!((told_failing.exact(), told_passing.exact()), (Some(failing.into()), Some(passing.into())));
+                    doom = doom.or((passing == 0).then_some(step));
+                    assert_eq!(told.before, if step == 0 { why.start } else { why.steps[step - 1].after });
+                }
+                let told = why.doom.expect("it fails");
+                assert_eq!((Some(told.step), told.exact), (doom, true));
+                for (choice, share) in &told.others {
+                    let path = [&example.path[..told.step], &[choice.id]].concat();
+                    let (failing, passing) = brute_force(&mut toy_behind(flaw, size, &path));
+                    assert_eq!(share.ppm(), Some((failing * 1_000_000 / (failing + passing)) as u32));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_clear_behind_the_sync_dooms_the_page_and_the_migration_could_have_saved_it() {
+        let (flaw, size) = (Flaw::StopSkipped, Size { rounds: 1, noise: 0 });
+        // Hint, write, pop, check, stop, sync, clear, and the migration to its end.
+        let path = [0, 0, 1, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2];
+        let why = why(|| Toy::new(flaw, size), &path, &options(u64::MAX, 0)).expect("a run");
+        assert_eq!(why.ending.verdict, Verdict::LostPage);
+        let Doom { step, exact, others } = why.doom.expect("it fails");
+        assert_eq!((step, exact), (6, true));
+        assert_eq!(why.steps[step].happened[0].key.kind, kind::CLEAR);
+        let [(other, share)] = &others[..] else { panic!("{others:?}") };
+        assert_eq!(other.key.expect("announced").kind, kind::START);
+        assert!(share.ppm().is_some_and(|ppm| ppm < 1_000_000));
+        assert!(why.steps[..step].iter().all(|step| !step.after.all_fail()) && why.steps[step..].iter().all(|step| step.after.all_fail()));
+    }
+
+    #[test]
+    fn beyond_the_budget_shares_are_sampled_the_same_on_any_number_of_threads() {
+        let (flaw, size) = (Flaw::StopSkipped, Size { rounds: 1, noise: 0 });
+        let path = [0, 0, 1, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2];
+        let limited = options(5, 2000);
+        let alone = why(|| Toy::new(flaw, size), &path, &limited).expect("a run");
+        let exact = alone.steps.iter().filter(|step| step.after.is_exact()).count();
+        assert!((1..8).contains(&exact) && !alone.start.is_exact(), "{exact}");
+        for (step, told) in alone.steps.iter().enumerate().filter(|(_, step)| !step.after.is_exact()) {
+            let expected = probability(&mut toy_behind(flaw, size, &path[..=step]));
+            let ppm = told.after.ppm().expect("samples were made");
+            assert!(u64::from(ppm).abs_diff(expected) < 40_000, "step {step}: {ppm} instead of {expected}");
+        }
+        let doom = alone.doom.clone().expect("it fails");
+        assert_eq!((doom.step, doom.exact), (6, false));
+        assert_eq!(doom.others.len(), 1);
+        let other = probability(&mut toy_behind(flaw, size, &[0, 0, 1, 1, 2, 2, 2]));
+        assert!(u64::from(doom.others[0].1.ppm().expect("samples")).abs_diff(other) < 40_000);
+        let mut several = limited;
+        several.search.threads = 3;
+        let several = why(|| Toy::new(flaw, size), &path, &several).expect("a run");
+        assert_eq!((alone.start, alone.steps, alone.doom), (several.start, several.steps, several.doom));
+    }
+
+    #[test]
+    fn a_state_from_which_runs_may_never_end_is_sampled_and_what_lies_behind_it_is_exact() {
+        let programs = vec![vec![Op::Set(0, 2)], vec![Op::EndIf(0, 2), Op::Restart]];
+        let model = Model { programs, injections: vec![], lie: Lie::Nothing };
+        let why = why(|| model.machine(), &[1, 1, 0, 1], &options(u64::MAX, 50)).expect("a run");
+        assert_eq!(why.ending.verdict, Verdict::GuestCrash);
+        assert_eq!(why.steps.iter().map(|step| step.after.is_exact()).collect::<Vec<_>>(), [false, false, true, true]);
+        assert_eq!((why.start, why.doom), (Share::Sampled { failing: 50, samples: 50 }, None));
+        assert_eq!(why.steps[2].after, Share::Exact { failing: Count::ONE, passing: Count::ZERO });
+    }
+
+    #[test]
+    fn a_defect_is_told_from_the_start_of_the_run() {
+        let programs = vec![vec![Op::Noise, Op::Read(0)], vec![Op::Set(0, 1)]];
+        let model = Model { programs, injections: vec![], lie: Lie::Looks };
+        let Err(Error::Unsound(unsound)) = why(|| model.machine(), &[0, 0, 1], &options(u64::MAX, 0)) else { panic!("a lie") };
+        assert_eq!((unsound.path.as_slice(), unsound.choice.id, unsound.fault), (&[0, 1][..], 0, prove::Fault::Elsewhere));
+    }
+
+    #[test]
+    fn a_run_that_passes_or_cannot_be_made_or_is_not_over_is_told_so() {
+        let toy = || Toy::new(Flaw::None, Size { rounds: 0, noise: 0 });
+        let passing = why(toy, &[0, 0, 2, 2, 2, 2], &options(u64::MAX, 0)).expect("a run");
+        assert_eq!((passing.ending.verdict, passing.doom, passing.start.ppm()), (Verdict::Pass, None, Some(0)));
+        assert_eq!(why(toy, &[0, 2], &options(u64::MAX, 0)), Err(Error::NotOffered { step: 1, id: 2 }));
+        let Err(Error::NotEnded { choices }) = why(toy, &[0], &options(u64::MAX, 0)) else { panic!() };
+        assert_eq!(choices.iter().map(|choice| choice.id).collect::<Vec<_>>(), [0, 1]);
+        let stopped = Options { search: prove::Options { stop: &|_| true, ..prove::Options::default() }, ..options(1, 10) };
+        let stopped = why(toy, &[0, 0, 2, 2, 2, 2], &stopped).expect("a run");
+        assert_eq!((stopped.start, stopped.start.ppm(), stopped.doom), (Share::Sampled { failing: 0, samples: 0 }, None, None));
+    }
+}
