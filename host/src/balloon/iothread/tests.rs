@@ -359,6 +359,49 @@ fn a_hint_that_a_stop_or_done_overtakes_comes_back_all_the_same() {
     }
 }
 
+/// QEMU asks for no kicks while it loops, and for kicks again when it leaves, without another look. Firecracker never asks for peace.
+#[test]
+fn an_element_behind_the_last_look_waits_for_the_next_kick_under_qemu_alone() {
+    for (profile, waits) in [(Profile::Qemu, true), (Profile::Firecracker, false)] {
+        let mut rig = Rig::up(profile, &[]).in_status(HintStatus::Stop);
+        let before = rig.used(HINT).len();
+        rig.add(HINT, &[Buf::pages(0x300, 1)]);
+        rig.kick(HINT);
+        rig.run_until(Move::plain(EventKind::DeviceIrq));
+        assert!(rig.iothread_step() && rig.iothread_step(), "the interrupt, and the last look");
+        assert_eq!(rig.no_notify(HINT), waits, "{profile:?}");
+        rig.add(HINT, &[Buf::pages(0x301, 1)]);
+        if !rig.no_notify(HINT) {
+            rig.kick(HINT);
+        }
+        rig.run();
+        assert_eq!(rig.used(HINT).len() - before, if waits { 1 } else { 2 }, "{profile:?}");
+        assert!(!rig.no_notify(HINT), "the thread sleeps, and would be kicked");
+        rig.kick(HINT);
+        rig.run();
+        assert_eq!(rig.used(HINT).len() - before, 2, "{profile:?}");
+    }
+}
+
+/// The same at the end of a round: a migration that ends it between two hints is enough.
+#[test]
+fn a_hint_behind_the_look_that_finds_the_round_ended_waits_for_the_next_kick() {
+    let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+    assert!(rig.no_notify(HINT), "the round is polled");
+    rig.notify(PrecopyReason::BeforeBitmapSync, true);
+    assert!(rig.iothread_step(), "the last look");
+    rig.add(HINT, &[Buf::pages(0x300, 1)]);
+    assert!(rig.no_notify(HINT), "a driver does not kick");
+    rig.run();
+    rig.notify(PrecopyReason::AfterBitmapSync, true);
+    rig.notify(PrecopyReason::Cleanup, true);
+    rig.run();
+    assert_eq!(rig.used(HINT).len(), 1, "the start alone: neither the next round nor DONE makes the thread look");
+    rig.kick(HINT);
+    rig.run();
+    assert_eq!(rig.used(HINT).len(), 2);
+}
+
 #[test]
 fn a_hint_in_the_queue_of_a_device_that_is_reset_never_comes_back() {
     let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
