@@ -180,6 +180,10 @@ fn matches(pattern: &Pattern, what: Move, frames: &Frames) -> bool {
     }
 }
 
+fn injection_name(scenario: &Scenario, index: usize) -> Option<&String> {
+    scenario.injections.iter().chain(&scenario.may).nth(index)?.name.as_ref()
+}
+
 /// Writes a pattern as the scenario file does.
 pub fn pattern_text(pattern: &Pattern, scenario: &Scenario) -> String {
     match pattern {
@@ -188,7 +192,7 @@ pub fn pattern_text(pattern: &Pattern, scenario: &Scenario) -> String {
             let nth = if *nth > 1 { format!("#{nth}") } else { String::new() };
             format!("{}{page}{nth}", kind.name())
         }
-        Pattern::Injection(index) => match &scenario.injections[*index].name {
+        Pattern::Injection(index) => match injection_name(scenario, *index) {
             Some(name) => name.clone(),
             None => format!("inject[{index}]"),
         },
