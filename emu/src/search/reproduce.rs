@@ -16,6 +16,14 @@ use crate::outcome::{Outcome, Violation};
 use crate::scenario::model::Found;
 use crate::scenario::{self, Scenario};
 
+/// Moves of all completions that a schedule is shrunk by, as long as they have the schedule's length: some seconds of work.
+const MOVES_MAX: usize = 2_000_000;
+/// Completions, at least and at most.
+const REPLAYS_MIN: usize = 1_000;
+const REPLAYS_MAX: usize = 50_000;
+/// A completion is given up when it is so many times as long as the schedule.
+const PATIENCE: u32 = 3;
+
 /// Simpler scenarios that are tried, at most.
 const CHECKS_MAX: u32 = 300;
 /// Completions by chance that must fail in each of them.
@@ -94,7 +102,9 @@ pub fn reproduce<S: Subject>(
     }
     let cost = found::cost(base, failing_page(&outcome, violation));
     let mut attempt = Attempt { subject, base, ending: &ending, provenance: &provenance, injected: &injected.0, last: None };
-    let shrunk = shrink_until(&mut system, &root, &ending, choices, Options::new(seed, &cost), &mut |edges| attempt.refute(edges));
+    let replays_max = (MOVES_MAX / choices.len().max(1)).clamp(REPLAYS_MIN, REPLAYS_MAX) as u32;
+    let options = Options { replays_max, patience: PATIENCE, ..Options::new(seed, &cost) };
+    let shrunk = shrink_until(&mut system, &root, &ending, choices, options, &mut |edges| attempt.refute(edges));
     let shrunk = shrunk.map_err(|problem| match attempt.last {
         Some(ref what) if problem == NotShrunk::NotByOrder => NotReproduced::Run(what.clone()),
         Some(_) | None => NotReproduced::Shrink(problem),
@@ -193,7 +203,7 @@ impl<S: Subject> Attempt<'_, S> {
 
 /// Takes out of a scenario what its failure does not need.
 fn simplify<S: Subject>(subject: &S, base: &Scenario, full: &Scenario, ending: &Ending, moves: usize, seed: u64) -> (Scenario, u32) {
-    let moves_max = u32::try_from(moves).unwrap_or(u32::MAX).saturating_mul(8).max(1_000);
+    let moves_max = u32::try_from(moves).unwrap_or(u32::MAX).saturating_mul(PATIENCE).max(1_000);
     let fails = |candidate: &Scenario, samples: u32| {
         // By chance in the window of the search, where the constraints were found.
         let searched = Scenario { search: base.search.clone(), ..candidate.clone() };
