@@ -5,7 +5,6 @@
 
 mod args;
 mod diff;
-#[cfg_attr(not(test), expect(dead_code, reason = "the world is no subject of a search yet"))]
 mod explore;
 mod files;
 mod guard;
@@ -13,7 +12,6 @@ mod judge;
 mod lists;
 mod merge;
 mod pool;
-#[cfg_attr(not(test), expect(dead_code, reason = "the world is no subject of a search yet"))]
 mod replay;
 mod results;
 mod run;
@@ -21,6 +19,7 @@ mod screen;
 mod show;
 #[cfg(test)]
 mod tests;
+mod worlds;
 
 pub use guard::{guarded, install as install_guard};
 pub use results::Results;
@@ -36,6 +35,7 @@ use crate::scenario::{self, Diagnostics, Scenario};
 use crate::world::{self, RunOptions};
 use args::{Arguments, Command, Format};
 use files::Case;
+use worlds::Worlds;
 
 /// The folder that scenarios are looked for in.
 const SCENARIOS: &str = "scenarios";
@@ -162,10 +162,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
     };
     let status = match &arguments.command {
         Command::Run(arguments) => run::run(arguments, environment, screen),
-        Command::Explore(_) | Command::Replay(_) => {
-            screen.err("error: the world cannot be searched yet\n");
-            Status::BadInput
-        }
+        Command::Explore(arguments) => explore::explore(&Worlds, arguments, environment, screen),
+        Command::Replay(arguments) => replay::replay(&Worlds, arguments, environment.engine, screen),
         Command::Lint { paths } => lists::lint(paths, environment.engine, screen),
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),
