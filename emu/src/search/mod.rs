@@ -16,16 +16,19 @@ pub mod found;
 pub mod graph;
 mod index;
 pub mod prove;
+pub mod reproduce;
 pub mod results;
 pub mod shard;
 pub mod shrink;
 pub mod strategy;
+pub mod subject;
 pub mod system;
 pub mod token;
 #[cfg(test)]
-mod toy;
+pub(crate) mod toy;
 pub mod walk;
 pub mod why;
 
 pub use shard::{Shard, Shards, shard_of};
+pub use subject::Subject;
 pub use system::System;
