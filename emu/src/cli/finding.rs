@@ -57,8 +57,11 @@ fn confirmed<S: Stage>(stage: &S, Reproduced { scenario, ending, shrunk, .. }: &
     if all { format!("all interleavings that the file leaves open fail, {runs} in number") } else { sampled }
 }
 
-/// Writes a finding's file, unless there is one that says the same. Returns it, and whether it is new.
-fn put(Reproduced { scenario, ending, .. }: &Reproduced, folder: &Path) -> Result<(PathBuf, bool), String> {
+/// Writes a finding's file, unless there is one that says the same; any other is left as it is. Returns the file, and whether it is new.
+///
+/// # Errors
+/// When it cannot be written, or one of that name not be read; a sentence.
+pub(super) fn put(Reproduced { scenario, ending, .. }: &Reproduced, folder: &Path) -> Result<(PathBuf, bool), String> {
     let path = |name: &str| folder.join(format!("{name}.toml"));
     loop {
         let mut unreadable = None;

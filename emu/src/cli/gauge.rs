@@ -109,7 +109,8 @@ impl Gauge {
     fn progress(&self, covered: &Covered) -> String {
         let ms = u64::try_from(self.bar.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = covered.states.saturating_mul(1000) / ms;
-        let left = u128::from(ms) * u128::from(self.limit_bytes.saturating_sub(covered.memory_bytes)) / u128::from(covered.memory_bytes.max(1));
+        let left =
+            u128::from(ms) * u128::from(self.limit_bytes.saturating_sub(covered.memory_bytes)) / u128::from(covered.memory_bytes.max(1));
         format!(
             "{} states, {}/s; {} ends, {} of them fail; {} of {}, which lasts {} s more",
             HumanCount(covered.states),

@@ -12,6 +12,10 @@ pub struct Memory {
     pub resident_bytes: fn() -> Option<u64>,
 }
 
+/// Enough for any test.
+#[cfg(test)]
+pub(super) const UNLIMITED: Memory = Memory { usual_bytes: 1 << 40, resident_bytes: || None };
+
 /// Bounds that somebody sets for a group of processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupLimit {

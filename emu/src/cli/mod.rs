@@ -5,6 +5,7 @@
 
 mod args;
 mod diff;
+mod explore;
 mod files;
 mod finding;
 mod gauge;
@@ -169,7 +170,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
     };
     let status = match &arguments.command {
         Command::Run(arguments) => run::run(arguments, environment, screen),
-        Command::Prove(_) | Command::Why(_) => unreachable!("not yet"),
+        Command::Explore(_) | Command::Prove(_) | Command::Why(_) => {
+            screen.err("error: the world cannot be searched yet\n");
+            Status::BadInput
+        }
         Command::Lint { paths } => lists::lint(paths, environment.engine, screen),
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),

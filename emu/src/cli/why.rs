@@ -107,9 +107,7 @@ impl<S: Stage> Inquiry<'_, S> {
         let free = Scenario { orders: Vec::new(), ..bound.clone() };
         match self.look_at(&free, path) {
             Ok(why) => Ok((Orders::LetGo, why)),
-            Err(Error::NotOffered { .. } | Error::NotEnded { .. }) => {
-                Ok((Orders::Needed, self.look_at(bound, path).map_err(refusal)?))
-            }
+            Err(Error::NotOffered { .. } | Error::NotEnded { .. }) => Ok((Orders::Needed, self.look_at(bound, path).map_err(refusal)?)),
             Err(error) => Err(refusal(error)),
         }
     }
@@ -168,7 +166,11 @@ impl<S: Stage> Inquiry<'_, S> {
             0 => "Exact: all were counted.".to_string(),
             sampled => {
                 let samples = shares().map(samples_of).max().unwrap_or(0);
-                let from = if sampled < shares().count() { format!("Exact from step {sampled} on; ~ is sampled") } else { "~: sampled".to_string() };
+                let from = if sampled < shares().count() {
+                    format!("Exact from step {sampled} on; ~ is sampled")
+                } else {
+                    "~: sampled".to_string()
+                };
                 format!("{from}, {samples} random continuations each, seed {}.", self.arguments.seed)
             }
         };
@@ -185,7 +187,8 @@ fn samples_of(share: Share) -> u32 {
 
 fn ending(why: &Why) -> String {
     let blame = why.ending.blame.map(|blame| format!("blame {}", blame.name()));
-    let parts = [Some(why.ending.verdict.name().to_string()), why.ending.rule.map(str::to_string), blame, why.ending.cause.map(str::to_string)];
+    let parts =
+        [Some(why.ending.verdict.name().to_string()), why.ending.rule.map(str::to_string), blame, why.ending.cause.map(str::to_string)];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
@@ -200,7 +203,9 @@ fn conclusion(why: &Why, texts: &[words::StepText], name_of: &dyn Fn(u16) -> Str
     };
     let sure = match why.steps[*step].after {
         Share::Exact { failing, .. } if *exact => format!("from here on every run fails ({failing} counted)"),
-        Share::Exact { .. } | Share::Sampled { .. } => "from here on no random continuation passes; to be sure takes more --states".to_string(),
+        Share::Exact { .. } | Share::Sampled { .. } => {
+            "from here on no random continuation passes; to be sure takes more --states".to_string()
+        }
     };
     let actor = name_of(why.steps[*step].choice.actor);
     let mut out = format!("doom: step {}, {actor} {}\n      {sure}\n", step + 1, texts[*step].line);

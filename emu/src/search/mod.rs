@@ -2,8 +2,9 @@
 //!
 //! [`System`] is what is searched; everything else here works on any system, and is tested on a toy. [`explore`] draws many schedules
 //! ([`strategy`], [`walk`]), in blocks of consecutive seeds, and adds up what was seen ([`block`], [`coverage`], [`bound`]). [`mod@shrink`] makes
-//! few constraints of a schedule that fails, [`found`] a scenario file of those; [`token`] is what replays the schedule itself. [`prove`] searches
-//! all schedules; [`why`] says when a failing one was lost.
+//! few constraints of a schedule that fails, [`found`] a scenario file of those, [`mod@reproduce`] both, checked by a run; [`token`] is what replays the
+//! schedule itself. [`prove`] searches all schedules; [`why`] says when a failing one was lost. Where scenarios are concerned, [`Subject`] makes systems
+//! of them.
 
 mod base32;
 pub mod block;

@@ -404,7 +404,10 @@ mod tests {
                 for (choice, share) in &told.others {
                     let path = [&example.path[..told.step], &[choice.id]].concat();
                     let expected = probability(&mut toy_behind(flaw, size, &path));
-                    assert!(share.ppm().is_some_and(|ppm| u64::from(ppm).abs_diff(expected) < ROUNDING_PPM), "{share:?} instead of {expected}");
+                    assert!(
+                        share.ppm().is_some_and(|ppm| u64::from(ppm).abs_diff(expected) < ROUNDING_PPM),
+                        "{share:?} instead of {expected}"
+                    );
                 }
             }
         }

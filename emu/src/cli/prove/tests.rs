@@ -8,10 +8,10 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::args::{Arguments, Command};
-use crate::cli::memory::Memory;
+use crate::cli::memory::UNLIMITED;
 use crate::cli::stage::toy::ToyStage;
-use crate::search::Subject;
 use crate::scenario;
+use crate::search::Subject;
 
 /// A scenario for the toy.
 const SCENARIO: &str = "about = \"the toy\"\npages = { P = \"first page of hint 1\" }\n";
@@ -59,9 +59,8 @@ impl Project {
                 handler();
             }
         };
-        let memory = Memory { usual_bytes: 1 << 40, resident_bytes: || None };
-        let engine = Engine::new();
-        let mut environment = Environment { ci: false, processors: 2, memory, on_interrupt: &mut on_interrupt, engine };
+        let mut environment =
+            Environment { ci: false, processors: 2, memory: UNLIMITED, on_interrupt: &mut on_interrupt, engine: Engine::new() };
         let status = prove(&arguments, &self.stage, &mut environment, &mut Screen::new(&mut out, &mut err));
         let here = format!("{}/", self.folder.path().to_string_lossy());
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").replace(&here, "");

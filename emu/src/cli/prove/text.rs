@@ -117,7 +117,8 @@ impl Refutation<'_> {
                 what.iter().for_each(|what| put(out, "", what));
                 put(out, "", &scenario.about);
                 let orders = counted(shrunk.edges.len() as u64, "order");
-                let simpler = if *simplified == 0 { String::new() } else { format!("; {}", counted((*simplified).into(), "simplification")) };
+                let simpler =
+                    if *simplified == 0 { String::new() } else { format!("; {}", counted((*simplified).into(), "simplification")) };
                 put(out, "", &format!("{orders} of {}: {confirmed}{simpler}", counted(shrunk.candidates as u64, "candidate")));
                 put(out, if *new { "written" } else { "known" }, &path.to_string_lossy());
             }

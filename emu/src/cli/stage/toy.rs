@@ -13,9 +13,9 @@ use crate::outcome::{Outcome, Verdict};
 use crate::report::sample;
 use crate::scenario::Scenario;
 use crate::scenario::model::Pattern;
-use crate::search::{Subject, System};
 use crate::search::system::{Choice, Edge, Ending, Happening, Key, Step};
 use crate::search::toy::{Flaw, Size, Toy, kind};
+use crate::search::{Subject, System};
 
 /// What the toy's kinds of events are called.
 const CLOTHES: [EventKind; kind::ALL] = {

@@ -77,7 +77,8 @@ fn close(gap: &mut Vec<(String, String)>, out: &mut String) {
     let mut by: BTreeMap<&str, u64> = BTreeMap::new();
     gap.iter().for_each(|(actor, _)| *by.entry(actor).or_default() += 1);
     let by: Vec<String> = by.into_iter().map(|(actor, steps)| format!("{actor} {steps}")).collect();
-    *out += &line(&format!("{:>6} {:>10}  {:<BAR$}  {} without change: {}", "...", "", "", counted(gap.len() as u64, "step"), by.join(", ")));
+    *out +=
+        &line(&format!("{:>6} {:>10}  {:<BAR$}  {} without change: {}", "...", "", "", counted(gap.len() as u64, "step"), by.join(", ")));
     gap.clear();
 }
 
@@ -176,7 +177,13 @@ mod tests {
     use super::*;
 
     fn row(failing: u32, actor: &str, text: &str) -> Row {
-        Row { share: Share::Sampled { failing, samples: 1000 }, actor: actor.to_string(), text: text.to_string(), doom: false, stays: false }
+        Row {
+            share: Share::Sampled { failing, samples: 1000 },
+            actor: actor.to_string(),
+            text: text.to_string(),
+            doom: false,
+            stays: false,
+        }
     }
 
     #[test]

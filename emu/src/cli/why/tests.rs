@@ -7,7 +7,7 @@ use clap::Parser;
 use super::*;
 use crate::cli::Engine;
 use crate::cli::args::{Arguments, Command};
-use crate::cli::memory::Memory;
+use crate::cli::memory::UNLIMITED;
 use crate::cli::stage::toy::ToyStage;
 
 const HEAD: &str = "about = \"the toy\"\npages = { P = \"first page of hint 1\" }\n";
@@ -23,9 +23,7 @@ fn why_of(text: &str, noise: u8, words: &[&str]) -> (Status, String, String) {
     let parsed = Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
     let Command::Why(arguments) = parsed.command else { panic!("another command") };
     let (mut out, mut err) = (anstream::StripStream::new(Vec::new()), anstream::StripStream::new(Vec::new()));
-    let memory = Memory { usual_bytes: 1 << 40, resident_bytes: || None };
-    let engine = Engine::new();
-    let mut environment = Environment { ci: false, processors: 2, memory, on_interrupt: &mut |_| {}, engine };
+    let mut environment = Environment { ci: false, processors: 2, memory: UNLIMITED, on_interrupt: &mut |_| {}, engine: Engine::new() };
     let status = why(&arguments, &ToyStage { noise }, &mut environment, &mut Screen::new(&mut out, &mut err));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").replace(&file, "toy.toml");
     (status, text(out.into_inner()), text(err.into_inner()))

@@ -40,7 +40,8 @@ pub(super) fn of_steps(traced: &Traced, scenario: &Scenario) -> Vec<StepText> {
         let named = events.iter().any(|stamped| is_named(&stamped.event));
         // What is about a page with a name says most; then what came first.
         let main = events.iter().position(|stamped| is_named(&stamped.event)).unwrap_or(0);
-        let others = events.iter().enumerate().filter(|(place, _)| *place != main).map(|(_, stamped)| stamped.event.kind().name().to_string());
+        let others =
+            events.iter().enumerate().filter(|(place, _)| *place != main).map(|(_, stamped)| stamped.event.kind().name().to_string());
         let mut parts: Vec<String> = events.get(main).map(told).into_iter().chain(others).collect();
         parts.dedup();
         let line = if parts.is_empty() { "(nothing that is seen)".to_string() } else { parts.join("; ") };
