@@ -86,7 +86,7 @@ impl Told<'_> {
         let longest = self.proof.longest.map(|moves| format!(", the longest of {}", counted(moves.into(), "move"))).unwrap_or_default();
         match self.proof.interleavings {
             Interleavings::Exactly(count) => format!("{count}{longest}"),
-            Interleavings::AtLeast(count) => format!("at least {count} of those that were covered{longest}"),
+            Interleavings::AtLeast(count) => format!("at least {count}{longest}"),
             Interleavings::Endless => "without end: some state leads back to itself".to_string(),
         }
     }
