@@ -101,7 +101,7 @@ impl<S: Stage> Prover<'_, S> {
     /// Searches one setting.
     fn one(&self, scenario: &Scenario, settings: &str, screen: &mut Screen<'_>) -> Result<(Answer, Status), Problem> {
         let proof = prove::prove(
-            || self.stage.open(scenario),
+            || self.stage.open_uncounted(scenario),
             &prove::Options {
                 threads: self.threads,
                 memory_bytes: self.gauge.limit_bytes(),
@@ -120,7 +120,7 @@ impl<S: Stage> Prover<'_, S> {
         screen.out(&told.lines());
         if !free {
             let outcome = self.stage.run(scenario);
-            screen.out(&text::no_freedom(&outcome));
+            screen.out(&text::no_freedom(scenario, &proof, &outcome));
         }
         effort.into_iter().for_each(|effort| screen.err(&effort));
         let worse = refutations.iter().filter_map(|refutation| refutation.kept.as_ref().err()).map(of_problem).max();

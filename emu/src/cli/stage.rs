@@ -20,6 +20,9 @@ pub(super) struct Traced {
 
 /// What is told of a scenario's runs step by step.
 pub(super) trait Stage: Subject {
+    /// Returns a scenario's system for those who ask for the number of no happening: states that differ only in such numbers may be the same.
+    fn open_uncounted(&self, scenario: &Scenario) -> Self::System;
+
     /// Returns the bytes that a saved state takes, about.
     fn saved_bytes(&self) -> u64;
 

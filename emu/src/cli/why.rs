@@ -9,9 +9,11 @@ use super::prove::{grain, read};
 use super::screen::Screen;
 use super::stage::Stage;
 use super::{Environment, Problem, Status, guarded, refuse};
+use crate::outcome::Verdict;
 use crate::report::{counted, wrap};
 use crate::scenario::Scenario;
 use crate::search::prove;
+use crate::search::system::Ending;
 use crate::search::why::{self, Doom, Error, Share, Why};
 use table::{Row, Table};
 
@@ -76,25 +78,55 @@ enum Orders {
     None,
 }
 
+/// What is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asked {
+    orders: Orders,
+    /// Whether it is not the file's own run.
+    replaced: bool,
+}
+
 impl<S: Stage> Inquiry<'_, S> {
     fn tell(&self, name: &str, scenario: &Scenario) -> Result<String, Refusal> {
         self.gauge.say("running once");
-        let path = self.stage.default_path(scenario);
-        let traced = self.stage.trace(scenario, &path);
+        let mut path = self.stage.default_path(scenario);
+        let run = self.stage.run(scenario);
+        let refused = |what: &str| Err(Refusal::Input(Problem::plain(format!("{name}: {what}"))));
+        let verdict = run.verdict.name();
         if path.is_empty() {
-            let verdict = traced.outcome.verdict.name();
-            let sentence = format!("{name}: nobody ever has a choice from {} on; run once, it ends as {verdict}", scenario.search.start());
-            return Err(Refusal::Input(Problem::plain(sentence)));
+            let start = scenario.search.start();
+            return refused(&format!("the run is over before {start}, where a search would begin; it ends as {verdict}"));
+        }
+        if !fails(run.verdict) {
+            return refused(&format!("the run does not fail, it ends as {verdict}: there is nothing to tell (see lostpage prove)"));
+        }
+        let (mut traced, mut replaced) = (self.stage.trace(scenario, &path), false);
+        if traced.outcome.verdict != run.verdict {
+            self.gauge.say("looking for a run that fails alike");
+            path = match self.alike(scenario, run.verdict)? {
+                Some(path) => path,
+                None => {
+                    return refused(&format!(
+                        "the run ends as {verdict}, but by the times of its moves: no order of them was found that does"
+                    ));
+                }
+            };
+            (traced, replaced) = (self.stage.trace(scenario, &path), true);
         }
         let (orders, why) = self.look(scenario, &path)?;
-        if !why.ending.is_failure() {
-            let verdict = why.ending.verdict.name();
-            let sentence = format!("{name}: the run does not fail, it ends as {verdict}: there is nothing to tell (see lostpage prove)");
-            return Err(Refusal::Input(Problem::plain(sentence)));
-        }
         let texts = words::of_steps(&traced, scenario);
         assert_eq!(texts.len(), why.steps.len(), "the run in full has the steps of the search");
-        Ok(self.text(name, scenario, orders, &why, &texts))
+        Ok(self.text(name, scenario, Asked { orders, replaced }, &why, &texts))
+    }
+
+    /// Looks for the shortest run that keeps the file's orders and ends with this verdict.
+    fn alike(&self, scenario: &Scenario, verdict: Verdict) -> Result<Option<Vec<u16>>, Refusal> {
+        // A search that is not complete finds what its only thread comes upon.
+        let options = prove::Options { threads: 1, stop: &|covered| self.gauge.ends(covered), ..self.search() };
+        let proof = prove::prove(|| self.stage.open_uncounted(scenario), &options);
+        let proof = proof.map_err(|unsound| Refusal::Defect(unsound.to_string()))?;
+        let alike = proof.counterexamples.into_iter().filter(|example| example.ending.verdict == verdict);
+        Ok(alike.map(|example| example.path).min_by_key(Vec::len))
     }
 
     /// Looks at the run where the file's orders do not bind what else may come; or where they do, if they have to.
@@ -112,26 +144,29 @@ impl<S: Stage> Inquiry<'_, S> {
         }
     }
 
+    fn search(&self) -> prove::Options<'_> {
+        prove::Options {
+            threads: self.threads,
+            memory_bytes: self.gauge.limit_bytes(),
+            saved_bytes: self.stage.saved_bytes(),
+            states: self.arguments.states,
+            ..prove::Options::default()
+        }
+    }
+
     fn look_at(&self, scenario: &Scenario, path: &[u16]) -> Result<Why, Error> {
         let moves_max = path.len().saturating_mul(PATIENCE).saturating_add(PATIENCE_MOVES);
         let options = why::Options {
-            search: prove::Options {
-                threads: self.threads,
-                memory_bytes: self.gauge.limit_bytes(),
-                saved_bytes: self.stage.saved_bytes(),
-                states: self.arguments.states,
-                stop: &|covered| self.gauge.ends(covered),
-                ..prove::Options::default()
-            },
+            search: prove::Options { stop: &|covered| self.gauge.ends(covered), ..self.search() },
             stop: &|| self.gauge.interrupted(),
             samples: self.arguments.samples,
             seed: self.arguments.seed,
             moves_max: u32::try_from(moves_max).unwrap_or(u32::MAX),
         };
-        why::why(|| self.stage.open(scenario), path, &options)
+        why::why(|| self.stage.open_uncounted(scenario), path, &options)
     }
 
-    fn text(&self, name: &str, scenario: &Scenario, orders: Orders, why: &Why, texts: &[words::StepText]) -> String {
+    fn text(&self, name: &str, scenario: &Scenario, asked: Asked, why: &Why, texts: &[words::StepText]) -> String {
         let name_of = |actor: u16| self.stage.actor_name(scenario, actor);
         let doom = why.doom.as_ref().map(|doom| doom.step);
         let row = |(step, (told, text)): (usize, (&why::Step, &words::StepText))| Row {
@@ -143,7 +178,12 @@ impl<S: Stage> Inquiry<'_, S> {
         };
         let rows: Vec<Row> = why.steps.iter().zip(texts).enumerate().map(row).collect();
         let steps = format!("{}, grain {}", counted(why.steps.len() as u64, "step"), grain(scenario));
-        let head = [format!("{name}: {}", ending(why)), steps, self.legend(orders, why)];
+        let replaced = if asked.replaced {
+            "The file's own run fails by the times of its moves; in its place, the shortest run that keeps the file's orders and fails alike."
+        } else {
+            ""
+        };
+        let head = [format!("{name}: {}", ending(why)), steps, replaced.to_string(), self.legend(asked.orders, why)];
         let mut out: String = head.iter().flat_map(|text| wrap(text, table::WIDTH)).map(|line| line + "\n").collect();
         out.push('\n');
         out += &Table { start: why.start, rows: &rows }.text();
@@ -176,6 +216,10 @@ impl<S: Stage> Inquiry<'_, S> {
         };
         format!("fail: which part of the continuations {of} fail, if each choice is as likely. {how}")
     }
+}
+
+fn fails(verdict: Verdict) -> bool {
+    Ending { verdict, rule: None, blame: None, cause: None }.is_failure()
 }
 
 fn samples_of(share: Share) -> u32 {

@@ -34,7 +34,7 @@ impl Project {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir_all(folder.path().join("scenarios")).expect("writable");
         fs::write(folder.path().join("scenarios/toy.toml"), text).expect("writable");
-        Self { folder, stage: ToyStage { noise: 0 }, interrupted: false }
+        Self { folder, stage: ToyStage { noise: 0, timed: false }, interrupted: false }
     }
 
     fn path(&self, relative: &str) -> PathBuf {

@@ -157,9 +157,13 @@ pub(in crate::cli) fn grain(scenario: &Scenario) -> String {
 }
 
 /// Returns what a scenario without any choice comes to.
-pub(super) fn no_freedom(outcome: &Outcome) -> String {
+pub(super) fn no_freedom(scenario: &Scenario, proof: &Proof, outcome: &Outcome) -> String {
+    let why = match proof.longest {
+        Some(0) => format!("the run is over before {}, where a search would begin", scenario.search.start()),
+        Some(_) | None => "nobody ever has a choice".to_string(),
+    };
     let mut out = String::new();
-    put(&mut out, "no freedom", &format!("nobody ever has a choice: run once, it ends as {}", outcome.verdict.name()));
+    put(&mut out, "no freedom", &format!("{why}: run once, it ends as {}", outcome.verdict.name()));
     out
 }
 

@@ -135,6 +135,21 @@ impl System for Dressed {
 pub(in crate::cli) struct ToyStage {
     /// Moves of the guest that concern nobody, before the hint and behind the write.
     pub(in crate::cli) noise: u8,
+    /// Whether a plain run's order cannot be had where time stands still: there, the last who can moves.
+    pub(in crate::cli) timed: bool,
+}
+
+impl ToyStage {
+    /// Always lets the first or the last move who can: the guest comes first, then the balloon, then the migration.
+    fn path(&self, scenario: &Scenario, last: bool) -> Vec<u16> {
+        let (mut system, mut choices, mut path) = (self.open(scenario), Vec::new(), Vec::new());
+        loop {
+            system.choices(&mut choices);
+            let Some(next) = (if last { choices.last() } else { choices.first() }) else { return path };
+            path.push(next.id);
+            system.take(*next);
+        }
+    }
 }
 
 impl Subject for ToyStage {
@@ -145,7 +160,7 @@ impl Subject for ToyStage {
     }
 
     fn run(&self, scenario: &Scenario) -> Outcome {
-        self.replay(scenario, &self.default_path(scenario))
+        self.replay(scenario, &self.path(scenario, false))
     }
 
     fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
@@ -154,6 +169,10 @@ impl Subject for ToyStage {
 }
 
 impl Stage for ToyStage {
+    fn open_uncounted(&self, scenario: &Scenario) -> Dressed {
+        self.open(scenario)
+    }
+
     fn saved_bytes(&self) -> u64 {
         64
     }
@@ -162,15 +181,8 @@ impl Stage for ToyStage {
         ACTORS[usize::from(actor)].to_string()
     }
 
-    /// The guest first, then the balloon, then the migration.
     fn default_path(&self, scenario: &Scenario) -> Vec<u16> {
-        let (mut system, mut choices, mut path) = (self.open(scenario), Vec::new(), Vec::new());
-        loop {
-            system.choices(&mut choices);
-            let Some(first) = choices.first() else { return path };
-            path.push(first.id);
-            system.take(*first);
-        }
+        self.path(scenario, self.timed)
     }
 
     fn trace(&self, scenario: &Scenario, path: &[u16]) -> Traced {

@@ -15,6 +15,10 @@ const HEAD: &str = "about = \"the toy\"\npages = { P = \"first page of hint 1\" 
 const LOST: &str = "[[order]]\nchain = [\"guest.write(P)\", \"bitmap.sync\", \"hint.apply(P)\"]\n";
 
 fn why_of(text: &str, noise: u8, words: &[&str]) -> (Status, String, String) {
+    why_on(ToyStage { noise, timed: false }, text, words)
+}
+
+fn why_on(stage: ToyStage, text: &str, words: &[&str]) -> (Status, String, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("toy.toml");
     fs::write(&file, text).expect("writable");
@@ -24,7 +28,7 @@ fn why_of(text: &str, noise: u8, words: &[&str]) -> (Status, String, String) {
     let Command::Why(arguments) = parsed.command else { panic!("another command") };
     let (mut out, mut err) = (anstream::StripStream::new(Vec::new()), anstream::StripStream::new(Vec::new()));
     let mut environment = Environment { ci: false, processors: 2, memory: UNLIMITED, on_interrupt: &mut |_| {}, engine: Engine::new() };
-    let status = why(&arguments, &ToyStage { noise }, &mut environment, &mut Screen::new(&mut out, &mut err));
+    let status = why(&arguments, &stage, &mut environment, &mut Screen::new(&mut out, &mut err));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").replace(&file, "toy.toml");
     (status, text(out.into_inner()), text(err.into_inner()))
 }
@@ -60,9 +64,21 @@ fn under_its_own_orders_a_found_scenario_fails_always() {
 
 #[test]
 fn a_run_that_passes_is_refused() {
-    let (status, out, err) = why_of(HEAD, 0, &[]);
-    assert_eq!((status, out.as_str()), (Status::BadInput, ""));
-    assert!(err.contains("toy.toml: the run does not fail, it ends as pass"), "{err}");
+    for timed in [false, true] {
+        let (status, out, err) = why_on(ToyStage { noise: 0, timed }, HEAD, &[]);
+        assert_eq!((status, out.as_str()), (Status::BadInput, ""));
+        assert!(err.contains("toy.toml: the run does not fail, it ends as pass"), "{err}");
+    }
+}
+
+#[test]
+fn a_run_that_fails_by_its_times_is_replaced_by_the_shortest_that_fails_alike() {
+    let (stage, text) = (ToyStage { noise: 0, timed: true }, format!("{HEAD}faults = [\"hint-stop-skipped\"]\n{LOST}"));
+    let (status, out, err) = why_on(stage, &text, &[]);
+    assert_eq!((status, err.as_str()), (Status::AsExpected, ""), "{out}");
+    assert!(out.contains("in its place, the shortest run that keeps the file's orders and fails alike"), "{out}");
+    assert!(out.contains("== doom =="), "{out}");
+    assert_eq!(why_on(stage, &text, &["--jobs", "1"]).1, out);
 }
 
 #[test]
