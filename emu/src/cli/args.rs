@@ -12,6 +12,7 @@ use crate::scenario;
 use crate::scenario::model::Grain;
 use crate::search::Shard;
 use crate::search::strategy::Strategy;
+use crate::search::token::Token;
 
 /// Tests whether live migration with free page hinting loses a page.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Run(RunArguments),
     /// Draw many orders of a scenario's events by chance; what fails becomes a scenario file.
     Explore(ExploreArguments),
+    /// Run one schedule of a search again, and print its report.
+    Replay(ReplayArguments),
     /// Read scenarios without running them.
     Lint {
         /// Scenario files, or folders of them.
@@ -192,7 +195,7 @@ pub(super) struct ExploreArguments {
     #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
     pub(super) faults: Vec<Fault>,
     /// Schedules in a block: what is run, kept and counted as a whole.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) block: u32,
     /// Keep results in this folder, and go on from what is there of the same search.
     #[arg(long, value_name = "DIR")]
@@ -206,6 +209,21 @@ pub(super) struct ExploreArguments {
     /// Run the K-th of N parts of the blocks, 1 ≤ K ≤ N; `merge` puts the parts' results together.
     #[arg(long, value_name = "K/N")]
     pub(super) shard: Option<Shard>,
+}
+
+/// `lostpage replay`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct ReplayArguments {
+    /// The scenario file that was searched.
+    pub(super) file: PathBuf,
+    /// The schedule's seed, as `explore` prints it. It holds for the same build.
+    pub(super) seed: Token,
+    /// Switch a fault on, as it was in the search. May be repeated.
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
+    pub(super) faults: Vec<Fault>,
+    /// Print every event.
+    #[arg(long)]
+    pub(super) trace: bool,
 }
 
 /// How results are printed.

@@ -94,8 +94,7 @@ fn read(arguments: &ExploreArguments, engine: Engine) -> Result<Vec<(Case, Scena
     for case in found.cases {
         match load(&case, engine) {
             Ok(mut scenario) => {
-                let faults = arguments.faults.iter().filter(|fault| !scenario.faults.contains(fault)).copied().collect::<Vec<_>>();
-                scenario.faults.extend(faults);
+                scenario.add_faults(&arguments.faults);
                 scenarios.push((case, scenario));
             }
             Err(problem) => problems.push(problem),

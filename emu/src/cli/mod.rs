@@ -1,4 +1,4 @@
-//! The command line: `lostpage run`, `prove`, `why`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
+//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
@@ -16,6 +16,7 @@ pub mod memory;
 mod merge;
 mod pool;
 mod prove;
+mod replay;
 mod results;
 mod run;
 mod screen;
@@ -39,6 +40,7 @@ use crate::scenario::{self, Diagnostics, Scenario};
 use crate::world::{self, RunOptions};
 use args::{Arguments, Command, Format};
 use files::Case;
+use stage::Worlds;
 
 /// The folder that scenarios are looked for in.
 const SCENARIOS: &str = "scenarios";
@@ -170,10 +172,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
     };
     let status = match &arguments.command {
         Command::Run(arguments) => run::run(arguments, environment, screen),
-        Command::Explore(_) | Command::Prove(_) | Command::Why(_) => {
-            screen.err("error: the world cannot be searched yet\n");
-            Status::BadInput
-        }
+        Command::Explore(arguments) => explore::explore(&Worlds, arguments, environment, screen),
+        Command::Replay(arguments) => replay::replay(&Worlds, arguments, environment.engine, screen),
+        Command::Prove(arguments) => prove::prove(arguments, &Worlds, environment, screen),
+        Command::Why(arguments) => why::why(arguments, &Worlds, environment, screen),
         Command::Lint { paths } => lists::lint(paths, environment.engine, screen),
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),

@@ -3,20 +3,15 @@
 #[cfg(test)]
 pub(super) mod toy;
 
-use std::ops::Range;
+use std::sync::Arc;
+
+use host::event::Actor;
 
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 use crate::search::Subject;
-
-/// A schedule that was run in full.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Traced {
-    /// The outcome, as a plain run would have it.
-    pub(super) outcome: Outcome,
-    /// Where in its trace the events of each choice stand.
-    pub(super) steps: Vec<Range<usize>>,
-}
+use crate::world::search::{Replayed, SearchWorld, default_path, replay};
+use crate::world::{self, RunOptions};
 
 /// What is told of a scenario's runs step by step.
 pub(super) trait Stage: Subject {
@@ -33,5 +28,52 @@ pub(super) trait Stage: Subject {
     fn default_path(&self, scenario: &Scenario) -> Vec<u16>;
 
     /// Runs a schedule in full, given by the ids of its choices.
-    fn trace(&self, scenario: &Scenario, path: &[u16]) -> Traced;
+    fn trace(&self, scenario: &Scenario, path: &[u16]) -> Replayed;
+}
+
+/// Worlds as scenarios say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Worlds;
+
+impl Subject for Worlds {
+    type System = SearchWorld;
+
+    fn open(&self, scenario: &Scenario) -> SearchWorld {
+        SearchWorld::new(&Arc::new(scenario.clone()), &RunOptions::default())
+    }
+
+    fn run(&self, scenario: &Scenario) -> Outcome {
+        world::run(scenario, &RunOptions::default())
+    }
+
+    fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
+        self.trace(scenario, choices).outcome
+    }
+}
+
+impl Stage for Worlds {
+    fn open_uncounted(&self, scenario: &Scenario) -> SearchWorld {
+        self.open(scenario).uncounted()
+    }
+
+    fn saved_bytes(&self) -> u64 {
+        64 << 10
+    }
+
+    fn actor_name(&self, scenario: &Scenario, actor: u16) -> String {
+        let host = usize::from(actor).checked_sub(scenario.guest.vcpus.into());
+        let actor = match host {
+            None => Actor::Vcpu(actor as u8),
+            Some(place) => world::HOST_ORDER.get(place).copied().unwrap_or(Actor::Injector),
+        };
+        actor.to_string()
+    }
+
+    fn default_path(&self, scenario: &Scenario) -> Vec<u16> {
+        default_path(&Arc::new(scenario.clone()), &RunOptions::default())
+    }
+
+    fn trace(&self, scenario: &Scenario, path: &[u16]) -> Replayed {
+        replay(&Arc::new(scenario.clone()), &RunOptions::default(), path)
+    }
 }

@@ -221,7 +221,7 @@ fn simplify<S: Subject>(subject: &S, base: &Scenario, full: &Scenario, ending: &
         misses(subject, candidate, ending).is_none() && fails(candidate, CHECK_SAMPLES)
     });
     if configured.kept > 0 && fails(&configured.scenario, FINAL_SAMPLES) {
-        return (configured.scenario, configured.kept);
+        return (found::retold(configured.scenario, ending), configured.kept);
     }
     (full.clone(), 0)
 }

@@ -181,7 +181,7 @@ impl<S: Subject> Hunt<'_, S> {
         findings::reproduce_all(self, &groups, |group, reproduced| {
             let settled = Settled::new(&self.arguments.found, reproduced);
             let expected = group.is_expected(self.scenario);
-            let told = text::finding(self.scenario, summary, group, &settled);
+            let told = text::finding(self, summary, group, &settled);
             progress.suspend(|| screen.out(&told));
             if !expected {
                 status = status.max(Status::NotAsExpected);
@@ -195,7 +195,7 @@ impl<S: Subject> Hunt<'_, S> {
             }
         });
         drop(progress);
-        screen.out(&text::verdict(&groups));
+        screen.out(&text::verdict(self.scenario, &groups));
         status
     }
 }

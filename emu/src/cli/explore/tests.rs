@@ -11,13 +11,20 @@ use super::*;
 use crate::cli::args::{Arguments, Command};
 use crate::cli::memory::UNLIMITED;
 use crate::cli::merge::merge;
+use crate::cli::replay::replay;
 use clap::Parser;
 use toys::Toys;
 
 const HEAD: &str = "about = \"toy\"\npages = { P = \"first page of hint 1\" }\nfaults = [\"hint-stop-skipped\"]\n";
 
 /// A folder to work in.
-struct Project(tempfile::TempDir);
+struct Project(Place);
+
+/// Whose that is.
+enum Place {
+    Own(tempfile::TempDir),
+    Given(PathBuf),
+}
 
 /// How a command ended; the folder's name is left out of its words.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +36,7 @@ struct Ended {
 
 impl Project {
     fn new(scenarios: &[(&str, &str)]) -> Self {
-        let project = Self(tempfile::tempdir().expect("a temporary folder"));
+        let project = Self(Place::Own(tempfile::tempdir().expect("a temporary folder")));
         for (name, text) in scenarios {
             project.write(&format!("scenarios/{name}.toml"), text);
         }
@@ -37,7 +44,10 @@ impl Project {
     }
 
     fn path(&self, relative: &str) -> PathBuf {
-        self.0.path().join(relative)
+        match &self.0 {
+            Place::Own(folder) => folder.path().join(relative),
+            Place::Given(folder) => folder.join(relative),
+        }
     }
 
     fn write(&self, relative: &str, text: &str) {
@@ -47,25 +57,29 @@ impl Project {
     }
 
     fn explore(&self, words: &str) -> Ended {
-        self.explore_until(words, |_| {})
+        self.command(&format!("explore {words}"), |_| {})
     }
 
-    /// Explores; words with a `/` in front are paths in the project. The handler of interrupts is given away.
-    fn explore_until(&self, words: &str, interrupt: impl FnOnce(Box<dyn FnMut() + Send>)) -> Ended {
-        let here = self.0.path().to_string_lossy().into_owned();
+    /// Explores or replays; words with a `/` in front are paths in the project. The handler of interrupts is given away.
+    fn command(&self, words: &str, interrupt: impl FnOnce(Box<dyn FnMut() + Send>)) -> Ended {
+        let here = self.path("").to_string_lossy().trim_end_matches('/').to_owned();
         let word = |word: &str| if word.starts_with('/') { OsString::from(format!("{here}{word}")) } else { OsString::from(word) };
-        let mut words: Vec<OsString> = ["lostpage", "explore"].into_iter().chain(words.split_whitespace()).map(word).collect();
-        if !words.iter().any(|word| word == "--found") {
+        let mut words: Vec<OsString> = std::iter::once("lostpage").chain(words.split_whitespace()).map(word).collect();
+        if words[1] == "explore" && !words.iter().any(|word| word == "--found") {
             words.extend(["--found".into(), format!("{here}/scenarios/found").into()]);
         }
         let parsed = Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
-        let Command::Explore(arguments) = parsed.command else { panic!("{parsed:?}") };
         let (mut out, mut err) = (anstream::StripStream::new(Vec::new()), anstream::StripStream::new(Vec::new()));
         let mut interrupt = Some(interrupt);
         let mut on_interrupt = |handler: Box<dyn FnMut() + Send>| interrupt.take().expect("asked once")(handler);
         let mut environment =
             Environment { ci: false, processors: 2, memory: UNLIMITED, on_interrupt: &mut on_interrupt, engine: Engine::new() };
-        let status = explore(&Toys, &arguments, &mut environment, &mut Screen::new(&mut out, &mut err));
+        let mut screen = Screen::new(&mut out, &mut err);
+        let status = match parsed.command {
+            Command::Explore(arguments) => explore(&Toys, &arguments, &mut environment, &mut screen),
+            Command::Replay(arguments) => replay(&Toys, &arguments, environment.engine, &mut screen),
+            other => panic!("{other:?}"),
+        };
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").replace(&format!("{here}/"), "");
         Ended { status, out: text(out.into_inner()), err: text(err.into_inner()) }
     }
@@ -92,7 +106,29 @@ fn a_flaw_is_found_shrunk_and_written_as_a_scenario_that_reproduces_it() {
     assert_eq!(Toys.run(&found).unexpected, Vec::<String>::new());
     let provenance = found.found.expect("provenance");
     assert_eq!(provenance.scenario, "scenarios/toy.toml");
-    assert!(ended.out.contains(&provenance.seed), "{}", ended.out);
+    let replay = format!("  replay          lostpage replay scenarios/toy.toml {}\n", provenance.seed);
+    assert!(ended.out.contains(&replay), "{}", ended.out);
+}
+
+#[test]
+fn the_seed_of_a_finding_replays_it_in_the_settings_that_it_was_found_in() {
+    let varied = format!("{HEAD}[vary]\nprofile = [\"qemu\", \"firecracker\"]\nfaults = [\"hint-keeps-k\"]\n")
+        .replace("faults = [\"hint-stop-skipped\"]\n", "");
+    let project = Project::new(&[("toy", &varied)]);
+    let ended = project.explore("/scenarios/toy.toml --schedules 2000");
+    let seed = ended.out.split_whitespace().find(|word| word.starts_with("lp1:")).expect("a finding").to_owned();
+    let replayed = project.command(&format!("replay /scenarios/toy.toml {seed}"), |_| {});
+    assert_eq!(replayed.status, Status::NotAsExpected, "{replayed:#?}");
+    assert!(replayed.out.contains("verdict    lost-page") && replayed.out.contains("hint-keeps-k"), "{}", replayed.out);
+    for (words, says) in [
+        (format!("replay /scenarios/toy.toml {seed} --fault hint-stop-skipped"), "is a schedule of another scenario"),
+        (format!("replay /scenarios {seed}"), "scenarios: is a folder: expected a scenario file"),
+        (format!("replay /none.toml {seed}"), "none.toml: no such file"),
+    ] {
+        let refused = project.command(&words, |_| {});
+        assert_eq!((refused.status, refused.out.as_str()), (Status::BadInput, ""));
+        assert!(refused.err.contains(says), "{}", refused.err);
+    }
 }
 
 #[test]
@@ -190,7 +226,7 @@ fn a_stopped_search_tells_and_keeps_what_it_has() {
     let project = Project::new(&[("toy", HEAD)]);
     let blocks_of = |folder: PathBuf| fs::read_to_string(folder.join("blocks.jsonl")).map_or(0, |text| text.lines().count());
     let folder = project.path("r");
-    let ended = project.explore_until("/scenarios/toy.toml --time 1h --block 16 --results /r", |mut handler| {
+    let ended = project.command("explore /scenarios/toy.toml --time 1h --block 16 --results /r", |mut handler| {
         std::thread::spawn(move || {
             while blocks_of(folder.clone()) < 3 {
                 std::thread::yield_now();
@@ -228,6 +264,14 @@ fn no_file_of_another_is_overwritten() {
 }
 
 #[test]
+fn what_a_file_expects_is_no_failure_of_the_search() {
+    let project = Project::new(&[("toy", &format!("{HEAD}[expect]\nverdict = \"lost-page\"\n"))]);
+    let ended = project.explore("/scenarios/toy.toml --schedules 500");
+    assert_eq!(ended.status, Status::AsExpected);
+    assert!(ended.out.ends_with("1 finding, as the file expects\n"), "{}", ended.out);
+}
+
+#[test]
 fn bad_words_are_refused() {
     for words in [
         "a.toml --schedules 0",
@@ -255,4 +299,75 @@ fn bounds_are_told_of_pct_only() {
     assert!(with.out.ends_with("nothing found\n"), "{}", with.out);
     let without = project.explore("/scenarios/toy.toml --schedules 512 --strategies pos");
     assert!(!without.out.contains("bound"), "{}", without.out);
+}
+
+/// Set for the child of the tests below: the project's folder, and the words.
+const CHILD: &str = "LOSTPAGE_TEST_EXPLORE";
+
+/// Explores in a process of its own, which somebody may kill; without one that started it, it has nothing to do.
+#[test]
+fn child() {
+    let Ok(task) = std::env::var(CHILD) else { return };
+    let (folder, words) = task.split_once('\n').expect("a folder and words");
+    let folder = PathBuf::from(folder);
+    let project = Project(Place::Given(folder));
+    let Ended { status, out, err } = project.command(words, |_| {});
+    println!("{out}\n{err}\nended as {status:?}");
+}
+
+impl Project {
+    /// Returns a process that explores; `limit`: commands of a shell before that.
+    fn child(&self, limit: &str, words: &str) -> std::process::Command {
+        let test = "cli::explore::tests::child";
+        let mut command = std::process::Command::new("sh");
+        let own = std::env::current_exe().expect("a test has a file");
+        command.args(["-c", &format!("{limit} exec \"$0\" --exact {test} --nocapture"), &own.to_string_lossy()]);
+        command.env(CHILD, format!("{}\n{words}", self.path("").display())).stdout(std::process::Stdio::piped());
+        command
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_search_that_is_killed_again_and_again_ends_as_one_that_is_left_alone() {
+    let project = Project::new(&[("toy", HEAD)]);
+    let words = |folder: &str| format!("explore /scenarios/toy.toml --block 64 --schedules 400000 --results /{folder}");
+    let whole = project.command(&words("whole"), |_| {});
+    let lines = || fs::read(project.path("killed/blocks.jsonl")).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
+    let mut killed = 0;
+    for wanted in [0, 1, 40, 500, 1000, 2500] {
+        let mut child = project.child("", &words("killed")).spawn().expect("it starts");
+        while lines() < wanted && child.try_wait().expect("a child").is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().expect("a child");
+        killed += u32::from(child.wait().expect("a child").code().is_none());
+    }
+    assert!(killed >= 3, "only {killed} were killed before they ended");
+    let last = project.command(&words("killed"), |_| {});
+    assert_eq!((last.status, last.out), (whole.status, whole.out));
+    let blocks = |folder: &str| {
+        let mut files = project.files(folder);
+        let mut lines: Vec<String> = files.remove("blocks.jsonl").expect("blocks").lines().map(str::to_owned).collect();
+        lines.sort();
+        (files, lines)
+    };
+    assert_eq!(blocks("killed"), blocks("whole"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_a_search_with_what_it_has_and_nothing_is_lost() {
+    let project = Project::new(&[("toy", HEAD)]);
+    let words = "explore /scenarios/toy.toml --block 64 --schedules 40000 --results /r";
+    // A limit on the size of files stands for a disk that has no room left.
+    let output = project.child("trap '' XFSZ; ulimit -f 64;", words).output().expect("it runs");
+    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(said.contains("ended as BadInput"), "{said}");
+    assert!(said.contains("error: r/blocks.jsonl: cannot be written: ") && said.contains("found: lost-page"), "{said}");
+    let kept = fs::read_to_string(project.path("r/blocks.jsonl")).expect("there");
+    assert!(kept.lines().count() > 3, "{kept}");
+    let ended = project.command(words, |_| {});
+    assert_eq!(project.command(&words.replace("/r", "/whole"), |_| {}).out, ended.out);
+    assert_eq!(project.files("r"), project.files("whole"));
 }

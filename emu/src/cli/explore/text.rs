@@ -4,8 +4,9 @@ use host::event::EventKind;
 use wire::platform::PAGE_SIZE;
 
 use super::findings::{Group, Settled};
-use super::hunt::Freedom;
+use super::hunt::{Freedom, Hunt};
 use crate::cli::files::Case;
+use crate::cli::judge::shell_word;
 use crate::outcome::Outcome;
 use crate::report::{counted, text::violation_sentences, wrap};
 use crate::scenario::Scenario;
@@ -191,12 +192,18 @@ fn signature(signature: &Signature) -> String {
 }
 
 /// Returns what is said of a finding.
-pub(super) fn finding(scenario: &Scenario, summary: &Summary, group: &Group, settled: &Settled) -> String {
+pub(super) fn finding<S>(hunt: &Hunt<'_, S>, summary: &Summary, group: &Group, settled: &Settled) -> String {
+    let Hunt { case, arguments, scenario, .. } = hunt;
     let mut said = format!("found: {}\n", signature(&group.signature));
     if let Settled::File(reproduced, _) | Settled::Unwritten(reproduced, _) = settled {
         reproduced.what.iter().for_each(|what| said += &labelled("what", what));
     }
-    said += &labelled("seed", &format!("{}, schedule {}, {} moves", group.token(), group.first, group.choices.len()));
+    let faults: String = arguments.faults.iter().map(|fault| format!(" --fault {}", fault.name())).collect();
+    let replay = format!("lostpage replay {} {}{faults}", shell_word(&case.path.to_string_lossy()), group.token());
+    // In one line, to be copied.
+    said += &format!("  {:<width$}{replay}\n", "replay", width = LABEL - 2);
+    said +=
+        &labelled("first", &format!("schedule {}, by {}, {}", group.first, group.strategy, counted(group.choices.len() as u64, "move")));
     let by: Vec<String> = group.hits.iter().map(|(strategy, (count, first))| format!("{strategy} {count} (first {first})")).collect();
     said += &labelled("seen", &format!("in {} of {} schedules: {}", group.schedules, summary.schedules(), by.join(", ")));
     if scenario.variants_count() > 1 {
@@ -226,9 +233,12 @@ fn settlement(settled: &Settled) -> String {
 }
 
 /// Returns the last line.
-pub(super) fn verdict(groups: &[Group]) -> String {
-    match groups.len() {
-        0 => "nothing found\n".to_owned(),
-        count => format!("{}\n", counted(count as u64, "finding")),
+pub(super) fn verdict(scenario: &Scenario, groups: &[Group]) -> String {
+    let expected = groups.iter().filter(|group| group.is_expected(scenario)).count();
+    match (groups.len(), expected) {
+        (0, _) => "nothing found\n".to_owned(),
+        (all, 0) => format!("{}\n", counted(all as u64, "finding")),
+        (all, expected) if all == expected => format!("{}, as the file expects\n", counted(all as u64, "finding")),
+        (all, expected) => format!("{}, {expected} of them as the file expects\n", counted(all as u64, "finding")),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use host::event::{Actor, CmdId, Event, EventKind, HintElement, HintStatus, PageRange, Stamped};
 use host::fault::Fault;
 
-use super::{Stage, Traced};
+use super::Stage;
 use crate::outcome::{Outcome, Verdict};
 use crate::report::sample;
 use crate::scenario::Scenario;
@@ -16,6 +16,7 @@ use crate::scenario::model::Pattern;
 use crate::search::system::{Choice, Edge, Ending, Happening, Key, Step};
 use crate::search::toy::{Flaw, Size, Toy, kind};
 use crate::search::{Subject, System};
+use crate::world::search::Replayed;
 
 /// What the toy's kinds of events are called.
 const CLOTHES: [EventKind; kind::ALL] = {
@@ -185,7 +186,7 @@ impl Stage for ToyStage {
         self.path(scenario, self.timed)
     }
 
-    fn trace(&self, scenario: &Scenario, path: &[u16]) -> Traced {
+    fn trace(&self, scenario: &Scenario, path: &[u16]) -> Replayed {
         let (mut system, mut choices, mut trace) = (self.open(scenario), Vec::new(), Vec::new());
         for id in path {
             system.choices(&mut choices);
@@ -195,7 +196,7 @@ impl Stage for ToyStage {
             trace.push(Stamped { at_ns: trace.len() as u64, actor: ACTORS[usize::from(choice.actor)], event });
         }
         let steps = (0..trace.len()).map(|place| place..place + 1).collect();
-        Traced { outcome: outcome(scenario, &system.ending(), trace), steps }
+        Replayed { outcome: outcome(scenario, &system.ending(), trace), steps }
     }
 }
 

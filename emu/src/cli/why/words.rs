@@ -2,10 +2,10 @@
 
 use host::event::{Event, EventKind, Stamped};
 
-use crate::cli::stage::Traced;
 use crate::report::{stable, timeline, words};
 use crate::scenario::{Scenario, injection_text};
 use crate::search::system::Key;
+use crate::world::search::Replayed;
 
 /// What a step did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub(super) struct StepText {
 }
 
 /// Returns what each step did.
-pub(super) fn of_steps(traced: &Traced, scenario: &Scenario) -> Vec<StepText> {
-    let Traced { outcome, steps } = traced;
+pub(super) fn of_steps(traced: &Replayed, scenario: &Scenario) -> Vec<StepText> {
+    let Replayed { outcome, steps } = traced;
     let pages = &outcome.pages;
     let name_of = |event: &Event| event.range().map(|range| timeline::names(pages, range)).unwrap_or_default();
     let told = |Stamped { event, .. }: &Stamped| {
