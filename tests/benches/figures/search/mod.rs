@@ -157,7 +157,7 @@ fn shrinking(moves: u16) -> Figure {
 /// Four threads against one.
 fn cores() -> Figure {
     const THREADS: usize = 4;
-    let size = Size::of_moves(LONG);
+    let size = Size::of_moves(SHORT);
     let cores = available_parallelism().map_or(1, usize::from);
     let rate = |threads| explore(|| Model::new(size, false), Options { threads, ..Options::default() }).rate();
     // Turn by turn, so that a neighbour's load meets both.
