@@ -38,8 +38,8 @@ mod cell {
     pub(super) const HASH: usize = 0;
     /// Index of the list of choices; of the empty list when the run ends here.
     pub(super) const OFFER: usize = 4;
-    /// Index of the saved state, or [`super::NONE`].
-    pub(super) const SAVED: usize = 5;
+    /// Index of the state that is kept, or [`super::NONE`].
+    pub(super) const KEPT: usize = 5;
     /// Where the first choice's edge begins; the index of the ending when the run ends here.
     pub(super) const EDGES: usize = 6;
     /// Cells of an edge: the node that it leads to, or [`super::NONE`] when that is not known; and the index of what the move did.
@@ -99,6 +99,15 @@ impl Once {
     }
 }
 
+/// A state to come back to.
+#[derive(Debug, Clone)]
+struct Kept<T> {
+    node: u32,
+    state: T,
+    /// Whether somebody came back to it since it was last looked at.
+    used: bool,
+}
+
 /// The known part of a system's state graph, from one root.
 #[derive(Debug, Clone)]
 pub(super) struct Graph<T> {
@@ -112,7 +121,10 @@ pub(super) struct Graph<T> {
     made: Vec<Made>,
     touches: Vec<u32>,
     endings: Vec<Ending>,
-    saved: Vec<T>,
+    /// The root's first.
+    kept: Vec<Kept<T>>,
+    /// Where to look next for one that can go.
+    hand: usize,
     limits: GraphLimits,
     /// Memory of all lists but the saved states, about.
     used_bytes: u64,
@@ -136,7 +148,8 @@ impl<T: Clone> Graph<T> {
             made: Vec::new(),
             touches: Vec::new(),
             endings: Vec::new(),
-            saved: vec![root.clone()],
+            kept: vec![Kept { node: ROOT, state: root.clone(), used: true }],
+            hand: 0,
             limits,
             used_bytes: 0,
             followed: 0,
@@ -149,7 +162,7 @@ impl<T: Clone> Graph<T> {
         let ending = choices.is_empty().then(|| system.ending());
         let root = graph.add(hash, &choices, ending);
         assert_eq!(root, ROOT, "nothing stands before the root");
-        graph.cells[root as usize + cell::SAVED] = 0;
+        graph.cells[root as usize + cell::KEPT] = 0;
         graph
     }
 
@@ -158,13 +171,35 @@ impl<T: Clone> Graph<T> {
         (self.followed, self.lived)
     }
 
+    /// States that are kept at least.
+    const KEPT_MIN: u64 = 8;
+
     fn has_room(&self) -> bool {
         // The largest node, and more, fits behind the last place.
         self.used_bytes < self.limits.memory_bytes / 2 && self.cells.len() < (NONE - (1 << 20)) as usize
     }
 
-    fn has_room_to_save(&self) -> bool {
-        (self.saved.len() as u64 + 1).saturating_mul(self.limits.saved_bytes) <= self.limits.memory_bytes / 2
+    /// Keeps a node's state. Once there is no room for more, one goes that nobody came back to for a whole turn: schedules leave known ground at
+    /// other places than they did in the beginning.
+    fn keep(&mut self, node: u32, state: T) {
+        let room = self.limits.memory_bytes / 2 / self.limits.saved_bytes.max(1);
+        let kept = Kept { node, state, used: false };
+        let index = if (self.kept.len() as u64) < room.max(Self::KEPT_MIN) {
+            self.kept.push(kept);
+            self.kept.len() - 1
+        } else {
+            loop {
+                // Never the root's.
+                self.hand = self.hand % (self.kept.len() - 1) + 1;
+                if !std::mem::take(&mut self.kept[self.hand].used) {
+                    break;
+                }
+            }
+            self.cells[self.kept[self.hand].node as usize + cell::KEPT] = NONE;
+            self.kept[self.hand] = kept;
+            self.hand
+        };
+        self.cells[node as usize + cell::KEPT] = index as u32;
     }
 
     /// Adds a state.
@@ -198,12 +233,12 @@ impl<T: Clone> Graph<T> {
         words.iter().rev().fold(0, |hash, word| hash << u32::BITS | u128::from(*word))
     }
 
-    /// Returns the saved state of a node, if it has one.
-    fn saved(&self, node: u32) -> Option<&T> {
-        match self.cells[node as usize + cell::SAVED] {
-            NONE => None,
-            index => Some(&self.saved[index as usize]),
-        }
+    /// Returns a node's state, if it is kept.
+    fn kept(&mut self, node: u32) -> Option<&T> {
+        let index = self.cells[node as usize + cell::KEPT];
+        let kept = self.kept.get_mut(index as usize)?;
+        kept.used = true;
+        Some(&kept.state)
     }
 
     fn offer(&mut self, choices: &[Choice]) -> u32 {
@@ -360,10 +395,10 @@ impl<'a, S: System> Known<'a, S> {
             return;
         }
         let passed = self.stands.map_or(0, |stands| stands + 1);
-        let saved = |place: usize| Some((place, self.graph.saved(self.buffers.path[place])?));
-        let start = match (passed..=place).rev().find_map(saved) {
-            Some((start, saved)) => {
-                self.system.put_back(saved);
+        let is_kept = |place: &usize| self.graph.cells[self.buffers.path[*place] as usize + cell::KEPT] != NONE;
+        let start = match (passed..=place).rev().find(is_kept) {
+            Some(start) => {
+                self.system.put_back(self.graph.kept(self.buffers.path[start]).expect("just found"));
                 start
             }
             // The root is saved, so the system stands on the path.
@@ -377,9 +412,8 @@ impl<'a, S: System> Known<'a, S> {
             self.graph.lived += 1;
         }
         (self.stands, self.asked) = (Some(place), false);
-        if place - start > Self::REPLAYED_MAX && self.graph.has_room_to_save() {
-            self.graph.cells[self.here as usize + cell::SAVED] = self.graph.saved.len() as u32;
-            self.graph.saved.push(self.system.save());
+        if place - start > Self::REPLAYED_MAX {
+            self.graph.keep(self.here, self.system.save());
         }
     }
 
