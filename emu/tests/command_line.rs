@@ -8,7 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use emu::cli::Results;
 use emu::search::Shard;
-use emu::search::results::{AnyBlock, Header, Request};
+use emu::search::block::BlockResult;
+use emu::search::results::{Header, Request};
 
 /// A run of the binary in a folder, with an environment that the machine's own does not reach into.
 fn lostpage(folder: &Path, words: &[&str]) -> Command {
@@ -148,9 +149,12 @@ fn write_results(folder: &Path, name: &str, seed: u64, shard: &str) {
     let scenario = emu::scenario::parse("a.toml", "about = \"a\"\n").unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     let request = Request { seed, block_schedules: 1, strategies: vec!["pos".to_string()], options: BTreeMap::new(), shard };
     let header = Header::new("scenarios/pass/a.toml", &scenario, request);
-    let mut results: Results<AnyBlock> = Results::open(&folder.join(name), &header).expect("new");
+    let mut results: Results<BlockResult> = Results::open(&folder.join(name), &header).expect("new");
     for number in (0..10).filter(|number| header.has_block(*number)) {
-        let block = serde_json::from_str(&format!("{{\"block\":{number},\"schedules\":18446744073709551615}}")).expect("a block");
+        let block = serde_json::json!({
+            "block": number, "variant": 0, "seed": u64::MAX, "schedules": 1, "tallies": [], "endings": [], "states": [], "coverage": [], "findings": [],
+        });
+        let block = serde_json::from_value(block).expect("a block");
         results.append(block).expect("writable");
     }
     results.finish(Some(10)).expect("writable");

@@ -14,20 +14,66 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use crate::event::{PageRange, Pfn};
 use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 
-/// Pages written through `vm-memory` since the log was drained.
+/// A set of pages that many may add to.
 #[derive(Debug, Default)]
-pub struct WriteLog {
+struct Marks {
     words: Vec<AtomicU64>,
     any: AtomicBool,
+}
+
+impl Marks {
+    fn new(words: usize) -> Self {
+        Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), any: AtomicBool::new(false) }
+    }
+
+    fn add(&self, page: usize) {
+        if let Some(word) = self.words.get(page / 64) {
+            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+        }
+    }
+
+    fn add_range(&self, first: usize, last: usize) {
+        (first..=last).for_each(|page| self.add(page));
+        self.any.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the pages out, in order.
+    fn drain(&self, mut each: impl FnMut(Pfn)) {
+        if !self.any.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        for (index, word) in self.words.iter().enumerate() {
+            let mut bits = word.swap(0, Ordering::Relaxed);
+            while bits != 0 {
+                each(Pfn(index as u64 * 64 + u64::from(bits.trailing_zeros())));
+                bits &= bits - 1;
+            }
+        }
+    }
+}
+
+/// Pages written through `vm-memory`, and what a search wants to know of who used which.
+#[derive(Debug, Default)]
+pub struct WriteLog {
+    /// Written since the log was drained.
+    written: Marks,
     /// Pages written since RAM was made, by whatever way.
     touched: Vec<AtomicU64>,
+    /// Whether uses are noted.
+    uses: AtomicBool,
+    /// Read through [`GuestRam`] since uses were taken.
+    looked: Marks,
+    /// Written since uses were taken, logged or not.
+    changed: Marks,
 }
 
 impl NewBitmap for WriteLog {
     fn with_len(len: usize) -> Self {
         let pages = len.div_ceil(PAGE_SIZE as usize);
-        let words = || (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { words: words(), any: AtomicBool::new(false), touched: words() }
+        let words = pages.div_ceil(64);
+        let touched = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let marks = || Marks::new(words);
+        Self { written: marks(), touched, uses: AtomicBool::new(false), looked: marks(), changed: marks() }
     }
 }
 
@@ -38,13 +84,17 @@ impl WriteLog {
         }
         let first = offset >> PAGE_SHIFT;
         let last = (offset + len - 1) >> PAGE_SHIFT;
-        for page in first..=last {
-            if let Some(word) = self.words.get(page / 64) {
-                word.fetch_or(1 << (page % 64), Ordering::Relaxed);
-            }
-            self.touch(page);
+        (first..=last).for_each(|page| self.touch(page));
+        self.written.add_range(first, last);
+        if self.uses.load(Ordering::Relaxed) {
+            self.changed.add_range(first, last);
         }
-        self.any.store(true, Ordering::Relaxed);
+    }
+
+    fn look(&self, offset: usize, len: usize) {
+        if len > 0 && self.uses.load(Ordering::Relaxed) {
+            self.looked.add_range(offset >> PAGE_SHIFT, (offset + len - 1) >> PAGE_SHIFT);
+        }
     }
 
     fn touch(&self, page: usize) {
@@ -65,7 +115,7 @@ impl Bitmap for WriteLog {
 
     fn dirty_at(&self, offset: usize) -> bool {
         let page = offset >> PAGE_SHIFT;
-        self.words.get(page / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 == 1)
+        self.written.words.get(page / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 == 1)
     }
 
     fn slice_at(&self, offset: usize) -> WriteLogSlice<'_> {
@@ -147,7 +197,25 @@ impl GuestRam {
     /// # Panics
     /// When the range leaves RAM: callers check what a guest sent first.
     pub fn read(&self, address: u64, buffer: &mut [u8]) {
+        self.look(address, buffer.len() as u64);
         self.mmap.read_slice(buffer, GuestAddress(address)).expect("range in RAM");
+    }
+
+    /// Notes that somebody is about to read there past this type: with [`GuestRam::mmap`].
+    pub fn look(&self, address: u64, bytes: u64) {
+        self.write_log().look(address as usize, bytes as usize);
+    }
+
+    /// From here on uses are noted, or not any more.
+    pub fn note_uses(&self, on: bool) {
+        self.write_log().uses.store(on, Ordering::Relaxed);
+    }
+
+    /// Puts the pages that were read since the last call, while uses were noted, behind `looked`, and those that were written behind `changed`,
+    /// each in order. Guest code is not among those who used them.
+    pub fn take_uses(&self, looked: &mut Vec<u32>, changed: &mut Vec<u32>) {
+        self.write_log().looked.drain(|pfn| looked.push(pfn.0 as u32));
+        self.write_log().changed.drain(|pfn| changed.push(pfn.0 as u32));
     }
 
     /// Returns the little-endian word at an address.
@@ -209,6 +277,7 @@ impl GuestRam {
         const ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
         let word = self.write_log().touched[(pfn.0 / 64) as usize].load(Ordering::Relaxed);
         if word >> (pfn.0 % 64) & 1 == 0 {
+            self.look(pfn.address(), PAGE_SIZE);
             debug_assert_eq!(self.page(pfn), ZEROS, "page {pfn} was written by somebody who did not say so");
             return true;
         }
@@ -222,7 +291,7 @@ impl GuestRam {
     }
 
     fn log(&self, range: PageRange) {
-        self.write_log().mark(range.first.address() as usize, (range.count * PAGE_SIZE) as usize);
+        self.write_log().written.add_range(range.first.0 as usize, range.end().0 as usize - 1);
     }
 
     fn write_log(&self) -> &WriteLog {
@@ -234,20 +303,10 @@ impl GuestRam {
 impl WriteLog {
     fn drain(&self) -> Vec<PageRange> {
         let mut ranges: Vec<PageRange> = Vec::new();
-        if !self.any.swap(false, Ordering::Relaxed) {
-            return ranges;
-        }
-        for (index, word) in self.words.iter().enumerate() {
-            let mut bits = word.swap(0, Ordering::Relaxed);
-            while bits != 0 {
-                let pfn = Pfn(index as u64 * 64 + u64::from(bits.trailing_zeros()));
-                bits &= bits - 1;
-                match ranges.last_mut() {
-                    Some(last) if last.end() == pfn => last.count += 1,
-                    _ => ranges.push(PageRange::page(pfn)),
-                }
-            }
-        }
+        self.written.drain(|pfn| match ranges.last_mut() {
+            Some(last) if last.end() == pfn => last.count += 1,
+            _ => ranges.push(PageRange::page(pfn)),
+        });
         ranges
     }
 }
@@ -281,6 +340,27 @@ mod tests {
         ram.write(0, &[1]);
         ram.write_log().touched[0].store(0, Ordering::Relaxed);
         ram.is_zero(Pfn(0));
+    }
+
+    #[test]
+    fn uses_are_noted_while_it_is_asked_for_and_are_not_the_log() {
+        let ram = GuestRam::new(16 * PAGE_SIZE);
+        let uses = || {
+            let (mut looked, mut changed) = (Vec::new(), Vec::new());
+            ram.take_uses(&mut looked, &mut changed);
+            (looked, changed)
+        };
+        ram.write(0, &[1]);
+        ram.note_uses(true);
+        ram.read_u64(2 * PAGE_SIZE - 4);
+        ram.write(5 * PAGE_SIZE, &[1]);
+        ram.write_unlogged(9 * PAGE_SIZE, &[1]);
+        assert!(ram.is_zero(Pfn(7)));
+        assert_eq!(uses(), (vec![1, 2, 7], vec![5, 9]));
+        ram.note_uses(false);
+        ram.read_u64(0);
+        assert_eq!(uses(), (vec![], vec![]));
+        assert_eq!(ram.drain_writes(), [PageRange::page(Pfn(0)), PageRange::page(Pfn(5))]);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The command line's grammar.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use host::fault::Fault;
 
+use super::explore::parse_time;
 use crate::search::Shard;
+use crate::search::strategy::Strategy;
+use crate::search::token::Token;
 
 /// Tests whether live migration with free page hinting loses a page.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -22,6 +26,10 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Run scenarios and compare what comes out with what their files and snapshots say.
     Run(RunArguments),
+    /// Draw many orders of a scenario's events by chance; what fails becomes a scenario file.
+    Explore(ExploreArguments),
+    /// Run one schedule of a search again, and print its report.
+    Replay(ReplayArguments),
     /// Read scenarios without running them.
     Lint {
         /// Scenario files, or folders of them.
@@ -102,6 +110,59 @@ pub(super) struct RunArguments {
     /// Run the K-th of N parts of the scenarios, 1 ≤ K ≤ N. A scenario's part depends on its path alone.
     #[arg(long, value_name = "K/N")]
     pub(super) shard: Option<Shard>,
+}
+
+/// `lostpage explore`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct ExploreArguments {
+    /// Scenario files, or folders of them. Each is explored by itself, as far as the budget goes.
+    #[arg(required = true)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Begin no more schedules after this time, such as `500ms`, `10s`, `5m` [default: 10s if no number of schedules is given].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(super) time: Option<Duration>,
+    /// Run so many schedules, up to the next whole block.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) schedules: Option<u64>,
+    /// The first schedule's seed. The same seed gives the same schedules.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// How schedules are drawn: strategies that take turns, of `pos`, `urw`, `random`, `pct:1` to `pct:64` [default: all, `pos` most often].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(super) strategies: Vec<Strategy>,
+    /// Switch a fault on, beside the scenario's own. May be repeated.
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
+    pub(super) faults: Vec<Fault>,
+    /// Schedules in a block: what is run, kept and counted as a whole.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) block: u32,
+    /// Keep results in this folder, and go on from what is there of the same search.
+    #[arg(long, value_name = "DIR")]
+    pub(super) results: Option<PathBuf>,
+    /// The folder that findings are written to, as scenarios.
+    #[arg(long, value_name = "DIR", default_value = "scenarios/found")]
+    pub(super) found: PathBuf,
+    /// Run this many schedules at a time [default: one per processor]. Changes no result.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
+    /// Run the K-th of N parts of the blocks, 1 ≤ K ≤ N; `merge` puts the parts' results together.
+    #[arg(long, value_name = "K/N")]
+    pub(super) shard: Option<Shard>,
+}
+
+/// `lostpage replay`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct ReplayArguments {
+    /// The scenario file that was searched.
+    pub(super) file: PathBuf,
+    /// The schedule's seed, as `explore` prints it. It holds for the same build.
+    pub(super) seed: Token,
+    /// Switch a fault on, as it was in the search. May be repeated.
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
+    pub(super) faults: Vec<Fault>,
+    /// Print every event.
+    #[arg(long)]
+    pub(super) trace: bool,
 }
 
 /// How results are printed.

@@ -146,6 +146,8 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
 /// # Errors
 /// When it exists, or cannot be written; a sentence. Nothing is left behind then.
 pub(super) fn create(path: &Path, text: &str) -> Result<(), String> {
+    let folder = folder_of(path);
+    fs::create_dir_all(folder).map_err(|error| format!("{}: cannot be made: {}", folder.display(), reason(&error)))?;
     let write =
         || -> io::Result<()> { prepared(path, text.as_bytes(), put)?.persist_noclobber(path).map(drop).map_err(|error| error.error) };
     write().map_err(|error| match error.kind() {

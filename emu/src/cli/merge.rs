@@ -6,11 +6,11 @@ use super::results::join;
 use super::screen::Screen;
 use super::{Problem, Status};
 use crate::report::counted;
-use crate::search::results::AnyBlock;
+use crate::search::block::BlockResult;
 
 /// Merges result folders.
 pub(super) fn merge(into: &Path, folders: &[PathBuf], screen: &mut Screen<'_>) -> Status {
-    match join::<AnyBlock>(into, folders) {
+    match join::<BlockResult>(into, folders) {
         Ok(joined) => {
             joined.notes.iter().for_each(|note| screen.err(&format!("note: {note}\n")));
             let summary = joined.summary;

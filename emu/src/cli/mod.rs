@@ -1,16 +1,20 @@
-//! The command line: `lostpage run`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
+//! The command line: `lostpage run`, `explore`, `replay`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
 
 mod args;
 mod diff;
+#[cfg_attr(not(test), expect(dead_code, reason = "the world is no subject of a search yet"))]
+mod explore;
 mod files;
 mod guard;
 mod judge;
 mod lists;
 mod merge;
 mod pool;
+#[cfg_attr(not(test), expect(dead_code, reason = "the world is no subject of a search yet"))]
+mod replay;
 mod results;
 mod run;
 mod screen;
@@ -158,6 +162,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
     };
     let status = match &arguments.command {
         Command::Run(arguments) => run::run(arguments, environment, screen),
+        Command::Explore(_) | Command::Replay(_) => {
+            screen.err("error: the world cannot be searched yet\n");
+            Status::BadInput
+        }
         Command::Lint { paths } => lists::lint(paths, environment.engine, screen),
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),

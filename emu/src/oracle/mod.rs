@@ -201,6 +201,12 @@ impl Oracle {
         }
     }
 
+    /// A step is complete: whether what it wrote is recorded is looked at now, not first with the next event, whosever that is. `index` is that
+    /// event's place. So states after the same steps are the same.
+    pub fn end_of_step(&mut self, index: usize, world: &dyn Observed) {
+        self.records.settle(&mut self.pages, index, world);
+    }
+
     /// Takes note of an event, once the step that emitted it is complete.
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);

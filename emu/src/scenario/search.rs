@@ -142,6 +142,15 @@ impl Host {
 }
 
 impl Scenario {
+    /// Switches faults on, beside those that are.
+    pub fn add_faults(&mut self, faults: &[Fault]) {
+        for fault in faults {
+            if !self.faults.contains(fault) {
+                self.faults.push(*fault);
+            }
+        }
+    }
+
     /// Returns the number of ways to draw from each list of [`Vary`], at least 1.
     pub fn variants_count(&self) -> u64 {
         self.vary.choices().iter().product()

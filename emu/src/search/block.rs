@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bound::Bound;
 use super::coverage::{Coverage, Distinct};
+use super::results;
 use super::strategy::Strategy;
 use super::system::Ending;
 
@@ -160,6 +161,20 @@ impl BlockResult {
     /// Takes in a failure.
     pub(super) fn failed(&mut self, finding: &Finding) {
         add_up(&mut self.findings, std::slice::from_ref(finding));
+    }
+}
+
+impl results::Block for BlockResult {
+    type Total = Summary;
+
+    fn number(&self) -> u64 {
+        self.block
+    }
+
+    fn total<'a>(blocks: impl Iterator<Item = &'a Self>) -> Summary {
+        let mut summary = Summary::default();
+        blocks.for_each(|block| summary.add(block).expect("each number once"));
+        summary
     }
 }
 

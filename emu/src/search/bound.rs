@@ -89,6 +89,11 @@ impl Probability {
         result
     }
 
+    /// Returns whether it is one, as far as it is told: then it says nothing.
+    pub fn is_certain(self) -> bool {
+        matches!(self.decimal(), Some((_, 0)))
+    }
+
     /// Returns the first two digits, rounded up, from 10 to 99, and the power of ten by which they, as `d.d`, are divided. `None` below 1e-99.
     fn decimal(self) -> Option<(u128, u32)> {
         const TENS_MAX: u32 = 99;
@@ -140,7 +145,9 @@ mod tests {
             (2, 3, 40, 1_000_000, "< 1e-99"),
             (1, 1, 9, 3, "<= 1.3e-1"),
         ] {
-            assert_eq!(bound(depth, actors, moves, schedules).missed().to_string(), text, "d={depth} n={actors} k={moves} N={schedules}");
+            let missed = bound(depth, actors, moves, schedules).missed();
+            assert_eq!(missed.to_string(), text, "d={depth} n={actors} k={moves} N={schedules}");
+            assert_eq!(missed.is_certain(), text == "<= 1");
         }
     }
 

@@ -5,15 +5,11 @@
 //! results of all blocks up to the last that was delivered are there.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::ControlFlow;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::block::BlockResult;
 use super::context::Context;
@@ -75,63 +71,6 @@ impl Options {
     /// Returns the variant that a block searches.
     pub fn variant(&self, block: u64) -> u32 {
         (block % u64::from(self.variants)) as u32
-    }
-}
-
-/// A part of all blocks: `1/4` to `4/4`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
-    /// Which part, from 1.
-    number: u32,
-    /// Of how many.
-    of: u32,
-}
-
-impl Shard {
-    /// All blocks.
-    pub const ALL: Shard = Shard { number: 1, of: 1 };
-
-    /// Returns part `number` of `of`, if there is one.
-    pub fn new(number: u32, of: u32) -> Option<Self> {
-        (1..=of).contains(&number).then_some(Self { number, of })
-    }
-
-    /// Returns whether a block of a search with this first seed is in the part. Stable for good.
-    pub fn has(&self, seed: u64, block: u64) -> bool {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        bytes[8..].copy_from_slice(&block.to_le_bytes());
-        xxh3_64(&bytes) % u64::from(self.of) == u64::from(self.number - 1)
-    }
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.of)
-    }
-}
-
-/// A text that names no shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoShard(pub String);
-
-impl fmt::Display for NoShard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is no shard: expected K/N, with K from 1 to N", self.0)
-    }
-}
-
-impl std::error::Error for NoShard {}
-
-impl FromStr for Shard {
-    type Err = NoShard;
-
-    fn from_str(text: &str) -> Result<Self, NoShard> {
-        let shard = || {
-            let (number, of) = text.split_once('/')?;
-            Shard::new(number.parse().ok()?, of.parse().ok()?).filter(|shard| shard.to_string() == text)
-        };
-        shard().ok_or_else(|| NoShard(text.to_owned()))
     }
 }
 
@@ -525,21 +464,6 @@ mod tests {
         let explorer = Explorer::new(options, |variant| if variant == 2 { panic!("no such system") } else { flawed(variant) });
         let search = || explorer.run(0.., &AtomicBool::new(false), |_| ControlFlow::Continue(()));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(search)).is_err());
-    }
-
-    #[test]
-    fn shards_are_parts_of_all_blocks_for_good() {
-        let shards = [1, 2, 3].map(|number| Shard::new(number, 3).expect("one of three"));
-        for block in 0..300 {
-            assert_eq!(shards.iter().filter(|shard| shard.has(5, block)).count(), 1);
-            assert!(Shard::ALL.has(5, block));
-        }
-        let first = |seed: u64| (0..).filter(|block| shards[0].has(seed, *block)).take(5).collect::<Vec<u64>>();
-        assert_eq!([first(0), first(1)], [[1, 2, 3, 8, 9], [2, 4, 5, 6, 8]]);
-        assert_eq!("2/3".parse(), Ok(shards[1]));
-        for text in ["", "1", "0/3", "4/3", "1/0", "01/3", "1/3/5", "-1/3"] {
-            assert_eq!(text.parse::<Shard>(), Err(NoShard(text.to_owned())));
-        }
     }
 
     proptest! {

@@ -113,6 +113,11 @@ fn about(ending: &Ending, orders: &[Order], base: &Scenario, injections: &[Injec
     }
 }
 
+/// Returns a finding's scenario, which was changed since it was made, with what it is about in its present words.
+pub fn retold(scenario: Scenario, ending: &Ending) -> Scenario {
+    Scenario { about: about(ending, &scenario.orders, &scenario, &scenario.injections), ..scenario }
+}
+
 /// Returns what an injection does, in a few words.
 fn deed(injection: &Injection) -> String {
     match &injection.action {

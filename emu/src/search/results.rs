@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
 use super::shard::{Shard, Shards};
@@ -37,24 +37,6 @@ pub trait Block: Serialize + DeserializeOwned {
     fn total<'a>(blocks: impl Iterator<Item = &'a Self>) -> Self::Total
     where
         Self: 'a;
-}
-
-/// A block of which nothing but the number is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnyBlock {
-    block: u64,
-    #[serde(flatten)]
-    rest: Map<String, Value>,
-}
-
-impl Block for AnyBlock {
-    type Total = ();
-
-    fn number(&self) -> u64 {
-        self.block
-    }
-
-    fn total<'a>(_: impl Iterator<Item = &'a Self>) {}
 }
 
 /// What is asked for, beside the scenario.
@@ -389,7 +371,7 @@ pub struct Gaps(Vec<(u64, u64)>);
 
 impl Gaps {
     /// Returns the rows that numbers make, which come in their order.
-    fn of(numbers: impl Iterator<Item = u64>) -> Self {
+    pub(crate) fn of(numbers: impl Iterator<Item = u64>) -> Self {
         let mut rows: Vec<(u64, u64)> = Vec::new();
         for number in numbers {
             match rows.last_mut() {

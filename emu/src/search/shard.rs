@@ -71,7 +71,9 @@ impl FromStr for Shard {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
-        parts.and_then(|(number, count)| Shard::new(number, count)).ok_or_else(|| "expected K/N with 1 ≤ K ≤ N".to_string())
+        // One spelling for each: what is printed is what was read.
+        let shard = parts.and_then(|(number, count)| Shard::new(number, count)).filter(|shard| shard.to_string() == text);
+        shard.ok_or_else(|| "expected K/N with 1 ≤ K ≤ N".to_string())
     }
 }
 
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn a_shard_outside_its_count_is_refused() {
         assert_eq!("2/3".parse(), Ok(Shard { number: 2, count: 3 }));
-        for text in ["0/3", "4/3", "1", "a/b", "1/0", "0/0", "-1/2", ""] {
+        for text in ["0/3", "4/3", "1", "a/b", "1/0", "0/0", "-1/2", "01/3", "+1/3", "1/3/5", ""] {
             assert!(text.parse::<Shard>().is_err(), "{text}");
             assert!(serde_json::from_str::<Shard>(&format!("{text:?}")).is_err(), "{text}");
         }

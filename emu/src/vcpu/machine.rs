@@ -380,6 +380,32 @@ impl Machine {
         self.engines.hooks().pages.drain_written()
     }
 
+    /// From here on it is noted which pages each move of guest code uses: [`Machine::begin_move`], [`Machine::take_uses`]. Every page that a
+    /// move stores to is logged once in it, armed or not.
+    pub fn note_uses(&mut self) {
+        self.pages().note_uses();
+    }
+
+    /// The next move begins: what it uses is found out from here on.
+    pub fn begin_move(&mut self) {
+        self.pages().begin_move();
+    }
+
+    /// Puts the pages that were read behind `looked`, some more than once, and those that were stored to behind `changed`.
+    pub fn take_uses(&mut self, looked: &mut Vec<u32>, changed: &mut Vec<u32>) {
+        self.pages().take_uses(looked, changed);
+    }
+
+    /// Copies a whole page into RAM, as if it had been there before: nobody wrote it.
+    pub fn put_page(&mut self, pfn: Pfn, bytes: &[u8; PAGE_SIZE as usize]) {
+        super::copy_to_ram(&self.ram, pfn.address(), bytes);
+    }
+
+    /// Copies a whole page out of RAM: nobody read it.
+    pub fn copy_page(&self, pfn: Pfn, bytes: &mut [u8; PAGE_SIZE as usize]) {
+        super::copy_from_ram(&self.ram, pfn.address(), bytes);
+    }
+
     /// The pages' state, for snapshots of memory.
     pub(super) fn pages(&mut self) -> &mut pages::Pages {
         &mut self.engines.hooks().pages

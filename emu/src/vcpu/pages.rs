@@ -120,6 +120,23 @@ pub(super) struct Pages {
     stale: [bool; 2],
     /// The next stores may go to trapped pages.
     pass: bool,
+    /// What guest code uses, while somebody wants to know.
+    uses: Option<Uses>,
+}
+
+/// The pages that guest code uses in one move.
+#[derive(Debug)]
+struct Uses {
+    /// Number of the move.
+    number: u32,
+    /// The last move that stored to each page.
+    stored: Vec<u32>,
+    /// Pages that an engine was let read; some twice.
+    looked: Vec<u32>,
+    /// Pages that were stored to, each once.
+    changed: Vec<u32>,
+    /// Engines that hold translations of this move.
+    filled: [bool; 2],
 }
 
 impl Pages {
@@ -138,6 +155,7 @@ impl Pages {
             opened: Vec::new(),
             stale: [false; 2],
             pass: false,
+            uses: None,
         }
     }
 
@@ -158,10 +176,22 @@ impl Pages {
             Access::Read if self.text.contains(&page) => return Ok(Rights::ReadExecute),
             Access::Write if self.text.contains(&page) => return Err(Refusal::WriteToText),
             Access::Fetch => return Err(Refusal::ExecuteData),
-            Access::Read if self.is_guarded(page) => return Ok(Rights::Read),
+            Access::Read => {
+                if let Some(uses) = &mut self.uses {
+                    uses.looked.push(page as u32);
+                    uses.filled[engine] = true;
+                }
+                if self.is_guarded(page) {
+                    return Ok(Rights::Read);
+                }
+            }
             Access::Write if self.state.trapped.contains(page) && !self.pass => return Err(Refusal::Trapped),
-            Access::Write => self.record(page),
-            Access::Read => {}
+            Access::Write => {
+                if let Some(uses) = &mut self.uses {
+                    uses.filled[engine] = true;
+                }
+                self.record(page);
+            }
         }
         if self.writable[engine].insert(page) {
             self.granted[engine].push(page);
@@ -171,12 +201,47 @@ impl Pages {
     }
 
     fn is_guarded(&self, page: u64) -> bool {
-        self.state.armed.contains(page) || self.state.trapped.contains(page) || self.clean.contains(page)
+        let noted = self.uses.as_ref().is_some_and(|uses| uses.stored[page as usize] != uses.number);
+        noted || self.state.armed.contains(page) || self.state.trapped.contains(page) || self.clean.contains(page)
+    }
+
+    /// From here on it is noted which pages each move uses, and each page that a move stores to is logged, armed or not.
+    pub(super) fn note_uses(&mut self) {
+        let stored = vec![0; self.count as usize];
+        self.uses = Some(Uses { number: 0, stored, looked: Vec::new(), changed: Vec::new(), filled: [false; 2] });
+        self.stale = [true; 2];
+    }
+
+    /// The next move begins.
+    pub(super) fn begin_move(&mut self) {
+        let uses = self.uses.as_mut().expect("uses are noted");
+        for (stale, filled) in self.stale.iter_mut().zip(&mut uses.filled) {
+            *stale |= std::mem::take(filled);
+        }
+        uses.number = uses.number.wrapping_add(1);
+        if uses.number == 0 {
+            (uses.number, uses.stored) = (1, vec![0; self.count as usize]);
+        }
+    }
+
+    /// Puts what the last moves looked at behind `looked`, some pages more than once, and what they stored to behind `changed`.
+    pub(super) fn take_uses(&mut self, looked: &mut Vec<u32>, changed: &mut Vec<u32>) {
+        let uses = self.uses.as_mut().expect("uses are noted");
+        looked.append(&mut uses.looked);
+        changed.append(&mut uses.changed);
     }
 
     /// Logs a store to a page that may be stored to.
     pub(super) fn record(&mut self, page: u64) {
-        if self.state.armed.remove(page) || self.state.trapped.contains(page) {
+        let new = match &mut self.uses {
+            Some(uses) if uses.stored[page as usize] != uses.number => {
+                uses.stored[page as usize] = uses.number;
+                uses.changed.push(page as u32);
+                true
+            }
+            Some(_) | None => false,
+        };
+        if self.state.armed.remove(page) || new || self.state.trapped.contains(page) {
             self.state.written.push(Pfn(page));
         }
         if self.clean.remove(page) {
@@ -378,6 +443,26 @@ mod tests {
         pages.restore(&saved);
         assert!(pages.take_stale(0));
         assert_eq!(pages.drain_written(), []);
+    }
+
+    #[test]
+    fn each_move_notes_what_it_uses_though_an_earlier_one_did() {
+        let mut pages = pages();
+        pages.note_uses();
+        pages.take_stale(1);
+        for _ in 0..2 {
+            pages.begin_move();
+            pages.take_stale(0);
+            assert_eq!(pages.fill(0, 30, Access::Read), Ok(Rights::Read));
+            assert_eq!(pages.fill(0, 31, Access::Write), Ok(Rights::ReadWrite));
+            assert_eq!(pages.fill(0, 31, Access::Read), Ok(Rights::ReadWrite));
+            let (mut looked, mut changed) = (Vec::new(), Vec::new());
+            pages.take_uses(&mut looked, &mut changed);
+            assert_eq!((looked, changed), (vec![30, 31], vec![31]));
+            assert_eq!(pages.drain_written(), [Pfn(31)], "it is logged though nobody armed it");
+        }
+        pages.begin_move();
+        assert!(pages.take_stale(0) && !pages.take_stale(1), "only who translated is flushed");
     }
 
     #[test]

@@ -5,93 +5,120 @@ use std::collections::BTreeMap;
 use host::event::{Actor, CmdId, Event, EventKind, LockId};
 
 use crate::oracle::{End as OracleEnd, guest_mm};
-use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Wait};
+use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Violation, Wait};
 use crate::report::{counted, ids};
 use crate::scenario::model::{CountExpect, Scenario, SentExpect};
+use crate::search::system::Ending;
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
 use crate::world::observe::Observation;
 use crate::world::{End, HOST_ORDER, Readiness, World};
 
-impl World<'_> {
+impl World {
     /// Judges a finished run.
     pub(super) fn finish(self, end: End) -> Outcome {
-        let waits = self.waits(end);
-        let cycle = self.lock_cycle();
-        let stuck = self.vmm.migration.status().is_running() || end == End::Limit;
-        let unfired = self.unfired();
-        let view = Observation { ram: &self.ram, vmm: &self.vmm };
-        let at_rest = end == End::Quiet && cycle.is_empty() && waits.is_empty();
-        let insns = self.vcpus.iter().map(|vcpu| vcpu.insns).collect();
-        let findings = self.oracle.finish(&view, OracleEnd { time_ns: self.now_ns, insns, steps: self.steps, at_rest });
+        let Rest { waits, cycle, at_rest, ended } = self.rest(end);
+        let broken_in_guest = self.broken_in_guest(at_rest);
+        let insns = self.state.vcpus.iter().map(|vcpu| vcpu.insns).collect();
+        let (time_ns, steps) = (self.state.now_ns, self.state.steps);
+        let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
+        let findings = self.state.oracle.finish(&view, OracleEnd { time_ns, insns, steps, at_rest });
         let pages = self.scenario.pages.keys().map(|name| {
-            let pfn = self.pages.frames.get(name).copied();
+            let pfn = self.state.pages.frames.get(name).copied();
             (name.clone(), findings.page(pfn, &view))
         });
         let pages: BTreeMap<String, PageFacts> = pages.collect();
         let (mut violations, facts) = (findings.violations, findings.facts);
-        if at_rest && self.ready && self.crash.is_none() && self.vmm.vm.running {
-            violations.extend(guest_mm::check(&self.ram));
-        } else if self.ready {
-            violations.extend(guest_mm::check_zones(&self.ram));
-        }
-        let gated = waits.iter().any(|wait| wait.gate);
-        let ended = if self.crash.is_some() {
-            Verdict::GuestCrash
-        } else if !cycle.is_empty() {
-            Verdict::Deadlock
-        } else if gated || unfired {
-            Verdict::Unreachable
-        } else if stuck {
-            Verdict::Stall
-        } else {
-            Verdict::Pass
-        };
+        violations.extend(broken_in_guest);
         let verdict = violations.iter().map(|violation| violation.verdict).chain([ended]).min().expect("at least one");
         let waits = if cycle.is_empty() { waits.into_iter().map(|open| open.wait).collect() } else { cycle };
         let mut outcome = Outcome {
             verdict,
             waits: if verdict == Verdict::Pass { Vec::new() } else { waits },
             violations,
-            crash: self.crash,
+            crash: self.state.crash,
             pages,
             facts,
             trace: self.trace,
             digest: self.digest.digest128(),
             unexpected: Vec::new(),
         };
-        outcome.unexpected = unexpected(self.scenario, &outcome);
+        outcome.unexpected = unexpected(&self.scenario, &outcome);
         outcome
     }
 
+    /// Returns how a run would be judged that ends here: what [`World::finish`] would say, less what only reports tell.
+    pub(super) fn ending(&self, end: End) -> Ending {
+        let Rest { at_rest, ended, .. } = self.rest(end);
+        let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
+        let mut violations = self.state.oracle.violations_at_end(&view, &OracleEnd { at_rest, ..OracleEnd::default() });
+        violations.extend(self.broken_in_guest(at_rest));
+        let worst = violations.iter().map(|violation| (violation.verdict, violation.rule, violation.blame, violation.cause)).min();
+        match worst {
+            Some((verdict, rule, blame, cause)) if verdict <= ended => Ending { verdict, rule: Some(rule), blame: Some(blame), cause },
+            Some(_) | None => Ending { verdict: ended, rule: None, blame: None, cause: None },
+        }
+    }
+
+    /// Returns where everybody stands at the end.
+    fn rest(&self, end: End) -> Rest {
+        let (waits, cycle) = (self.waits(end), self.lock_cycle());
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit;
+        let gated = waits.iter().any(|wait| wait.gate);
+        let ended = if self.state.crash.is_some() {
+            Verdict::GuestCrash
+        } else if !cycle.is_empty() {
+            Verdict::Deadlock
+        } else if gated || self.unfired() {
+            Verdict::Unreachable
+        } else if stuck {
+            Verdict::Stall
+        } else {
+            Verdict::Pass
+        };
+        Rest { at_rest: end == End::Quiet && cycle.is_empty() && waits.is_empty(), waits, cycle, ended }
+    }
+
+    /// Returns the guest's own rules that are broken.
+    fn broken_in_guest(&self, at_rest: bool) -> Vec<Violation> {
+        if at_rest && self.state.ready && self.state.crash.is_none() && self.state.vmm.vm.running {
+            guest_mm::check(&self.ram)
+        } else if self.state.ready {
+            guest_mm::check_zones(&self.ram)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Returns whether something is left that the scenario wanted done.
     fn unfired(&self) -> bool {
-        self.injections.iter().any(|state| *state != InjectionState::Fired)
+        self.state.injections.iter().take(self.scenario.injections.len()).any(|state| *state != InjectionState::Fired)
     }
 
     /// Returns who waits for what at the end.
     fn waits(&self, end: End) -> Vec<Open> {
         let mut waits = Vec::new();
-        if let Some((then, first)) = self.gates.broken() {
+        if let Some((then, first)) = self.state.gates.broken() {
             let last = self.trace.last().expect("an event broke the order");
-            let wants = format!("{}, within another move", pattern_text(then, self.scenario));
-            let waits_for = format!("{}, which had to come first", pattern_text(first, self.scenario));
+            let wants = format!("{}, within another move", pattern_text(then, &self.scenario));
+            let waits_for = format!("{}, which had to come first", pattern_text(first, &self.scenario));
             return vec![Open { gate: true, wait: Wait { who: last.actor.to_string(), wants, waits_for } }];
         }
         if end == End::Crash {
             return waits;
         }
-        for (index, state) in self.injections.iter().enumerate() {
-            if *state != InjectionState::Fired {
+        for (index, state) in self.state.injections.iter().enumerate() {
+            if *state != InjectionState::Fired && !self.is_may(index) {
                 waits.push(self.injection_wait(index));
             }
         }
-        if self.vmm.migration.wire().is_full() {
+        if self.state.vmm.migration.wire().is_full() {
             let waits_for = format!("{} to read, since the wire is full", Actor::Destination);
             let wait = Wait { who: Actor::Migration.to_string(), wants: EventKind::RamSend.name().to_owned(), waits_for };
             waits.push(Open { gate: false, wait });
         }
-        for slot in 0..self.vcpus.len() + HOST_ORDER.len() {
-            let (readiness, actor) = match slot.checked_sub(self.vcpus.len()) {
+        for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
+            let (readiness, actor) = match slot.checked_sub(self.state.vcpus.len()) {
                 None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),
                 Some(index) => (self.host_next(index), HOST_ORDER[index]),
             };
@@ -102,8 +129,8 @@ impl World<'_> {
                 Readiness::Ready(None) | Readiness::At(_) | Readiness::Idle => String::new(),
             };
             let (waits_for, gate) = match (self.held_back(slot, readiness), readiness) {
-                (Some(pattern), _) => (pattern_text(pattern, self.scenario), true),
-                (None, Readiness::Lock(lock)) => match self.locks.holder(lock) {
+                (Some(pattern), _) => (pattern_text(pattern, &self.scenario), true),
+                (None, Readiness::Lock(lock)) => match self.state.locks.holder(lock) {
                     Some(holder) => (format!("{holder}, who holds {}", lock.name()), false),
                     None => continue,
                 },
@@ -116,13 +143,13 @@ impl World<'_> {
     }
 
     fn injection_wait(&self, index: usize) -> Open {
-        let injection = &self.scenario.injections[index];
-        let who = pattern_text(&crate::scenario::model::Pattern::Injection(index), self.scenario);
-        let missing = injection.trigger.after.iter().find(|pattern| !self.gates.has_happened(pattern));
-        let held = missing.or_else(|| self.gates.holds_injection(index));
-        let waits_for = match (held, self.injections[index]) {
-            (Some(pattern), _) => format!("{}, which never happened", pattern_text(pattern, self.scenario)),
-            (None, InjectionState::Armed { .. }) if !self.vmm.vm.running => format!("{} to run, but the VM is stopped", injection.by),
+        let injection = self.injection(index);
+        let who = pattern_text(&crate::scenario::model::Pattern::Injection(index), &self.scenario);
+        let missing = injection.trigger.after.iter().find(|pattern| !self.state.gates.has_happened(pattern));
+        let held = missing.or_else(|| self.state.gates.holds_injection(index));
+        let waits_for = match (held, self.state.injections[index]) {
+            (Some(pattern), _) => format!("{}, which never happened", pattern_text(pattern, &self.scenario)),
+            (None, InjectionState::Armed { .. }) if !self.state.vmm.vm.running => format!("{} to run, but the VM is stopped", injection.by),
             (None, InjectionState::Armed { .. }) => format!("{} to be where it can be done, or its page to be known", injection.by),
             (None, InjectionState::Waiting | InjectionState::Fired) => "its time".to_owned(),
         };
@@ -148,17 +175,17 @@ impl World<'_> {
                 _ => None,
             }
         };
-        let actors = (0..self.vcpus.len()).map(|cpu| Actor::Vcpu(cpu as u8)).chain(HOST_ORDER);
+        let actors = (0..self.state.vcpus.len()).map(|cpu| Actor::Vcpu(cpu as u8)).chain(HOST_ORDER);
         for start in actors {
             let mut chain = vec![start];
             let mut at = start;
-            while let Some(holder) = wanted(at).and_then(|lock| self.locks.holder(lock)) {
+            while let Some(holder) = wanted(at).and_then(|lock| self.state.locks.holder(lock)) {
                 if holder == start {
                     return chain
                         .into_iter()
                         .map(|actor| {
                             let lock = wanted(actor).expect("it waits");
-                            let holder = self.locks.holder(lock).expect("it is held");
+                            let holder = self.state.locks.holder(lock).expect("it is held");
                             let waits_for = format!("{holder}, who holds {}", lock.name());
                             Wait { who: actor.to_string(), wants: lock.name().to_owned(), waits_for }
                         })
@@ -173,6 +200,18 @@ impl World<'_> {
         }
         Vec::new()
     }
+}
+
+/// Where everybody stands at the end of a run.
+struct Rest {
+    /// Who waits for what.
+    waits: Vec<Open>,
+    /// A circle of those who wait for each other's locks.
+    cycle: Vec<Wait>,
+    /// Nobody has anything left to do.
+    at_rest: bool,
+    /// The verdict, if no rule is broken.
+    ended: Verdict,
 }
 
 /// A wait, and whether it is a constraint's.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use host::event::{Event, EventKind, PageRange, Pfn};
+use host::fold::Fold;
 use host::step::Move;
 
 use crate::scenario::model::{PageName, Pattern, Scenario};
@@ -76,7 +77,37 @@ impl Gates {
                 gates.edge(&pair[0], &pair[1]);
             }
         }
+        for may in &scenario.may {
+            for pattern in may.trigger.after.iter().chain(&may.before) {
+                gates.track(pattern);
+            }
+        }
+        for pattern in [Some(&scenario.search.start()), scenario.search.until.as_ref()].into_iter().flatten() {
+            gates.track(pattern);
+        }
         gates
+    }
+
+    /// Adds "`first` before `then`" in the middle of a run. `seen` says how often the events of a pattern have happened.
+    pub fn add(&mut self, first: &Pattern, then: &Pattern, seen: impl Fn(&Pattern) -> u32) {
+        for pattern in [first, then] {
+            let known = self.tracked.len();
+            let index = self.track(pattern);
+            if index == known {
+                self.tracked[index].seen = seen(pattern);
+            }
+        }
+        self.edge(first, then);
+    }
+
+    /// Adds what the future depends on to a hash: how often each pattern has happened, as far as that is asked for.
+    pub fn fold(&self, tag: u64, fold: &mut Fold) {
+        for (index, tracked) in (0..).zip(&self.tracked) {
+            fold.word(tag, index, u64::from(tracked.seen.min(tracked.nth())));
+        }
+        if let Some(Edge { first, then }) = self.broken {
+            fold.word(tag, u64::MAX, (first as u64) << 32 | then as u64);
+        }
     }
 
     fn track(&mut self, pattern: &Pattern) -> usize {
@@ -166,8 +197,10 @@ impl Gates {
 }
 
 /// Kinds that an unnamed page's move fuses into [`EventKind::RamPage`].
+pub const PER_PAGE: [EventKind; 4] = [EventKind::BitmapTake, EventKind::RamRead, EventKind::RamSend, EventKind::DstPlace];
+
 fn per_page(kind: EventKind) -> bool {
-    [EventKind::BitmapTake, EventKind::RamRead, EventKind::RamSend, EventKind::DstPlace].contains(&kind)
+    PER_PAGE.contains(&kind)
 }
 
 fn matches(pattern: &Pattern, what: Move, frames: &Frames) -> bool {
@@ -180,6 +213,10 @@ fn matches(pattern: &Pattern, what: Move, frames: &Frames) -> bool {
     }
 }
 
+fn injection_name(scenario: &Scenario, index: usize) -> Option<&String> {
+    scenario.injections.iter().chain(&scenario.may).nth(index)?.name.as_ref()
+}
+
 /// Writes a pattern as the scenario file does.
 pub fn pattern_text(pattern: &Pattern, scenario: &Scenario) -> String {
     match pattern {
@@ -188,7 +225,7 @@ pub fn pattern_text(pattern: &Pattern, scenario: &Scenario) -> String {
             let nth = if *nth > 1 { format!("#{nth}") } else { String::new() };
             format!("{}{page}{nth}", kind.name())
         }
-        Pattern::Injection(index) => match &scenario.injections[*index].name {
+        Pattern::Injection(index) => match injection_name(scenario, *index) {
             Some(name) => name.clone(),
             None => format!("inject[{index}]"),
         },

@@ -13,12 +13,13 @@ use wire::platform::{self, lapic, vector};
 
 use crate::oracle::guest_mm;
 use crate::outcome::GuestCrash;
+use crate::scenario::model::Grain;
 use crate::vcpu::{Context, Exit, FaultKind};
 use crate::world::tracepoint::{self, Tracepoint};
-use crate::world::{Readiness, World};
+use crate::world::{Readiness, Window, World, object};
 
 /// What a vCPU will do when it moves next.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) enum Pending {
     /// Go on with guest code; nothing is announced.
     Run,
@@ -54,7 +55,7 @@ pub(super) enum Pending {
 }
 
 /// An access to a device register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Access {
     /// Offset in the device's window.
     pub(super) offset: u64,
@@ -68,11 +69,13 @@ pub(super) struct Access {
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     context: Context,
-    resume: Pending,
+    pub(super) resume: Pending,
     /// When the vCPU would have gone on, nanoseconds.
     resume_ns: u64,
     /// The injection.
-    injection: usize,
+    pub(super) injection: usize,
+    /// Hash of the registers in `context`.
+    pub(super) hash: u64,
 }
 
 /// A vCPU, but for its registers.
@@ -84,8 +87,8 @@ pub(super) struct Vcpu {
     pub(super) interrupts: BTreeSet<u8>,
     /// When its timer fires.
     pub(super) timer_ns: Option<u64>,
-    icr_high: u32,
-    clock_latch: u32,
+    pub(super) icr_high: u32,
+    pub(super) clock_latch: u32,
     /// An injected store, if one is under way.
     pub(super) frame: Option<Frame>,
     /// Guest instructions executed.
@@ -119,11 +122,11 @@ impl Vcpu {
     }
 }
 
-impl World<'_> {
+impl World {
     /// Returns what the vCPU would do next.
     pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
-        let vcpu = &self.vcpus[cpu];
-        if !self.vmm.vm.running && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
+        let vcpu = &self.state.vcpus[cpu];
+        if !self.state.vmm.vm.running && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
             return Readiness::Idle;
         }
         if vcpu.stop_at_insns == Some(vcpu.insns) {
@@ -149,25 +152,25 @@ impl World<'_> {
 
     /// Returns whether some vCPU has recorded a store and not made it yet (QEMU waits for it after a sync).
     pub(super) fn vcpus_in_store(&self) -> bool {
-        self.vcpus.iter().any(|vcpu| matches!(vcpu.pending, Pending::Store { marked: true, .. }))
+        self.state.vcpus.iter().any(|vcpu| matches!(vcpu.pending, Pending::Store { marked: true, .. }))
     }
 
     /// Returns what the vCPU would do with the locks that it asks for.
     pub(super) fn vcpu_behind_lock(&self, cpu: usize) -> Option<Move> {
-        match &self.vcpus[cpu].pending {
+        match &self.state.vcpus[cpu].pending {
             Pending::Device { access, .. } => self.device_move(*access),
             Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Store { .. } | Pending::Halted | Pending::Dead => None,
         }
     }
 
     fn can_interrupt(&self, cpu: usize) -> bool {
-        let vcpu = &self.vcpus[cpu];
+        let vcpu = &self.state.vcpus[cpu];
         vcpu.frame.is_none() && !vcpu.interrupts.is_empty() && self.machine.can_interrupt(cpu)
     }
 
     /// Makes the vCPU's move, and returns its cost in nanoseconds.
     pub(super) fn vcpu_step(&mut self, cpu: usize) -> u64 {
-        let pending = std::mem::replace(&mut self.vcpus[cpu].pending, Pending::Run);
+        let pending = std::mem::replace(&mut self.state.vcpus[cpu].pending, Pending::Run);
         match pending {
             Pending::Run | Pending::Spin { .. } => self.vcpu_run(cpu),
             Pending::Announced(event) => {
@@ -177,9 +180,9 @@ impl World<'_> {
             Pending::Store { address, len, marked } => self.vcpu_store(cpu, address, len, marked),
             Pending::Device { access, taken } => self.vcpu_device(cpu, access, taken),
             Pending::Halted => {
-                if self.vcpus[cpu].timer_ns.is_some_and(|at| at <= self.now_ns) {
-                    self.vcpus[cpu].timer_ns = None;
-                    self.vcpus[cpu].interrupts.insert(vector::TIMER);
+                if self.state.vcpus[cpu].timer_ns.is_some_and(|at| at <= self.state.now_ns) {
+                    self.state.vcpus[cpu].timer_ns = None;
+                    self.state.vcpus[cpu].interrupts.insert(vector::TIMER);
                 }
                 self.vcpu_run(cpu)
             }
@@ -189,9 +192,11 @@ impl World<'_> {
 
     /// Takes an interrupt if one waits, then runs guest code until the vCPU has something to do that others may come before.
     fn vcpu_run(&mut self, cpu: usize) -> u64 {
-        let mut cost = self.scenario.costs.guest_step_ns;
+        let mut cost = self.costs.guest_step_ns;
         self.vcpu_timer(cpu);
         let budget = self.scenario.limits.step_insns;
+        // Where a search chooses before each instruction, one is a move.
+        let single = self.state.window == Window::Open && self.scenario.search.grain == Grain::Instruction;
         let mut left = budget;
         loop {
             if self.can_interrupt(cpu) {
@@ -200,14 +205,14 @@ impl World<'_> {
                     None => return cost,
                 }
             }
-            let stop = self.vcpus[cpu].stop_at_insns.map_or(left, |stop| left.min(stop - self.vcpus[cpu].insns));
+            let stop = self.state.vcpus[cpu].stop_at_insns.map_or(left, |stop| left.min(stop - self.state.vcpus[cpu].insns));
             // An interrupt that waits for the guest to allow it is taken at the first instruction that does.
-            let waits = self.vcpus[cpu].frame.is_none() && !self.vcpus[cpu].interrupts.is_empty();
-            let run = self.machine.run(cpu, if waits { stop.min(1) } else { stop });
-            self.vcpus[cpu].insns += run.insns;
+            let waits = self.state.vcpus[cpu].frame.is_none() && !self.state.vcpus[cpu].interrupts.is_empty();
+            let run = self.machine.run(cpu, if waits || single { stop.min(1) } else { stop });
+            self.state.vcpus[cpu].insns += run.insns;
             left = left.saturating_sub(run.insns);
             self.guest_wrote(cpu);
-            if self.vcpu_exit(cpu, run.exit, &mut cost) {
+            if self.vcpu_exit(cpu, run.exit, &mut cost) || single {
                 return cost;
             }
             if left == 0 {
@@ -219,20 +224,20 @@ impl World<'_> {
 
     /// Enters the handler of the first interrupt that waits, and returns what that costs; `None` when the guest has died of it.
     fn take_interrupt(&mut self, cpu: usize) -> Option<u64> {
-        let first = self.vcpus[cpu].interrupts.pop_first().expect("an interrupt waits");
+        let first = self.state.vcpus[cpu].interrupts.pop_first().expect("an interrupt waits");
         if let Err(fault) = self.machine.interrupt(cpu, first) {
             self.crash(cpu, format!("interrupt {first:#x} cannot be taken: {}", fault_text(fault.kind, fault.address)));
             return None;
         }
         self.guest_wrote(cpu);
-        Some(if first == vector::VIRTIO { self.scenario.costs.irq_ns } else { self.scenario.costs.exit_ns })
+        Some(if first == vector::VIRTIO { self.costs.irq_ns } else { self.costs.exit_ns })
     }
 
     /// Deals with an exit; returns whether the vCPU's step ends with it.
     fn vcpu_exit(&mut self, cpu: usize, exit: Exit, cost: &mut u64) -> bool {
         let pending = match exit {
             Exit::Trace { code, a, b } => {
-                let said = tracepoint::decode(code, a, b, self.hints, &self.ram);
+                let said = tracepoint::decode(code, a, b, self.state.hints, &self.ram);
                 match self.vcpu_said(cpu, said, cost) {
                     Some(pending) => pending,
                     None => return true,
@@ -241,7 +246,7 @@ impl World<'_> {
             Exit::MmioRead { address, len } => match self.platform_read(cpu, address) {
                 Some(value) => {
                     self.machine.finish_mmio_read(cpu, value);
-                    self.vcpus[cpu].insns += 1;
+                    self.state.vcpus[cpu].insns += 1;
                     return false;
                 }
                 None => Pending::Device { access: self.device_access(address, len, None), taken: 0 },
@@ -249,7 +254,7 @@ impl World<'_> {
             Exit::MmioWrite { address, len, value } => {
                 if self.platform_write(cpu, address, value) {
                     self.machine.finish_mmio_write(cpu);
-                    self.vcpus[cpu].insns += 1;
+                    self.state.vcpus[cpu].insns += 1;
                     return false;
                 }
                 Pending::Device { access: self.device_access(address, len, Some(value)), taken: 0 }
@@ -257,7 +262,7 @@ impl World<'_> {
             Exit::Halt => Pending::Halted,
             Exit::Store { address, len } => Pending::Store { address, len, marked: false },
             Exit::Limit => {
-                if self.vcpus[cpu].stop_at_insns == Some(self.vcpus[cpu].insns) {
+                if self.state.vcpus[cpu].stop_at_insns == Some(self.state.vcpus[cpu].insns) {
                     Pending::Run
                 } else {
                     return false;
@@ -272,8 +277,8 @@ impl World<'_> {
                 return true;
             }
         };
-        *cost += if matches!(pending, Pending::Device { .. }) { self.scenario.costs.exit_ns } else { 0 };
-        self.vcpus[cpu].pending = pending;
+        *cost += if matches!(pending, Pending::Device { .. }) { self.costs.exit_ns } else { 0 };
+        self.state.vcpus[cpu].pending = pending;
         true
     }
 
@@ -282,14 +287,15 @@ impl World<'_> {
         match said {
             Tracepoint::Event(event) => {
                 if matches!(event, Event::GuestHint { .. }) {
-                    self.hints += 1;
+                    self.state.hints += 1;
+                    self.used.changed |= object::HINTS;
                 }
                 if event == Event::GuestReady {
                     let Some(stub) = guest_mm::inject_stub(&self.ram) else {
                         self.crash(cpu, "the driver is up, but the kernel has published nothing of itself".to_owned());
                         return None;
                     };
-                    self.inject_stub = stub;
+                    self.state.inject_stub = stub;
                 }
                 self.learn_pages(&event);
                 Some(Pending::Announced(event))
@@ -324,21 +330,21 @@ impl World<'_> {
     /// Returns whether the store has to be recorded before it is made. A vCPU under KVM faults again when the page was protected again
     /// meanwhile; TCG's slow path has left the check behind once it has marked.
     fn mark_due(&self, page: Pfn, marked: bool) -> bool {
-        let due = self.vmm.accel.would_mark(page, &self.vmm.d).is_some();
-        due && !(marked && self.vmm.accel.mode() == LogMode::Tcg)
+        let due = self.state.vmm.accel.would_mark(page, &self.state.vmm.d).is_some();
+        due && !(marked && self.state.vmm.accel.mode() == LogMode::Tcg)
     }
 
     fn vcpu_store(&mut self, cpu: usize, address: u64, len: u8, marked: bool) -> u64 {
         let page = self.store_page(address);
         let actor = Actor::Vcpu(cpu as u8);
         if self.mark_due(page, marked) {
-            let level = self.vmm.accel.guest_store(page, &mut self.vmm.d).expect("a mark is due");
+            let level = self.state.vmm.accel.guest_store(page, &mut self.state.vmm.d).expect("a mark is due");
             self.emit(actor, Event::DirtyMark { pfn: page, level });
-            self.vcpus[cpu].pending = Pending::Store { address, len, marked: true };
-            return self.scenario.costs.tracked_store_ns;
+            self.state.vcpus[cpu].pending = Pending::Store { address, len, marked: true };
+            return self.costs.tracked_store_ns;
         }
         let run = self.machine.step_store(cpu);
-        self.vcpus[cpu].insns += run.insns;
+        self.state.vcpus[cpu].insns += run.insns;
         self.emit(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
         for pfn in self.machine.drain_written() {
             if pfn == page {
@@ -346,14 +352,14 @@ impl World<'_> {
                 // of TCG's that was consumed is the defect K15 itself. Neither is repeated here.
                 self.wrote(pfn, actor, Some(self.trace.len() - 1));
             } else {
-                self.vmm.accel.guest_store(pfn, &mut self.vmm.d);
+                self.state.vmm.accel.guest_store(pfn, &mut self.state.vmm.d);
                 self.wrote(pfn, actor, Some(self.trace.len() - 1));
             }
         }
-        let mut cost = self.scenario.costs.guest_step_ns;
+        let mut cost = self.costs.guest_step_ns;
         // The instruction may have stopped for more than its store.
         match run.exit {
-            Exit::Limit => self.vcpus[cpu].pending = Pending::Run,
+            Exit::Limit => self.state.vcpus[cpu].pending = Pending::Run,
             other => {
                 self.vcpu_exit(cpu, other, &mut cost);
             }
@@ -364,7 +370,7 @@ impl World<'_> {
     /// Records the stores of guest code to pages that nobody named, since the last time.
     pub(super) fn guest_wrote(&mut self, cpu: usize) {
         for pfn in self.machine.drain_written() {
-            self.vmm.accel.guest_store(pfn, &mut self.vmm.d);
+            self.state.vmm.accel.guest_store(pfn, &mut self.state.vmm.d);
             self.wrote(pfn, Actor::Vcpu(cpu as u8), None);
         }
     }
@@ -374,7 +380,7 @@ impl World<'_> {
     }
 
     fn device_locks(&self, access: Access) -> &'static [LockId] {
-        self.vmm.balloon.mmio_locks(access.offset, access.write.map(|value| value as u32))
+        self.state.vmm.balloon.mmio_locks(access.offset, access.write.map(|value| value as u32))
     }
 
     fn device_move(&self, access: Access) -> Option<Move> {
@@ -393,8 +399,8 @@ impl World<'_> {
         let locks = self.device_locks(access);
         if let Some(lock) = locks.get(taken) {
             self.with_ctx(actor, |_, ctx| ctx.lock(*lock));
-            self.vcpus[cpu].pending = Pending::Device { access, taken: taken + 1 };
-            return self.scenario.costs.lock_ns;
+            self.state.vcpus[cpu].pending = Pending::Device { access, taken: taken + 1 };
+            return self.costs.lock_ns;
         }
         let value = self.with_ctx(actor, |vmm, ctx| {
             let value = match access.write {
@@ -414,9 +420,9 @@ impl World<'_> {
             Some(value) => self.machine.finish_mmio_read(cpu, u64::from(value)),
             None => self.machine.finish_mmio_write(cpu),
         }
-        self.vcpus[cpu].insns += 1;
-        self.vcpus[cpu].pending = Pending::Run;
-        self.scenario.costs.exit_ns
+        self.state.vcpus[cpu].insns += 1;
+        self.state.vcpus[cpu].pending = Pending::Run;
+        self.costs.exit_ns
     }
 
     /// Reads the platform's own registers; `None` when the address is the device's.
@@ -424,10 +430,10 @@ impl World<'_> {
         const CLOCK_HIGH: u64 = platform::CLOCK + 4;
         match address {
             platform::CLOCK => {
-                self.vcpus[cpu].clock_latch = (self.now_ns >> 32) as u32;
-                Some(self.now_ns & 0xffff_ffff)
+                self.state.vcpus[cpu].clock_latch = (self.state.now_ns >> 32) as u32;
+                Some(self.state.now_ns & 0xffff_ffff)
             }
-            CLOCK_HIGH => Some(u64::from(self.vcpus[cpu].clock_latch)),
+            CLOCK_HIGH => Some(u64::from(self.state.vcpus[cpu].clock_latch)),
             _ if is_device(address) => None,
             _ => Some(0),
         }
@@ -439,14 +445,15 @@ impl World<'_> {
         const ICR_LOW: u64 = platform::LAPIC + lapic::ICR_LOW;
         const TIMER: u64 = platform::LAPIC + lapic::TIMER_INITIAL_COUNT;
         match address {
-            ICR_HIGH => self.vcpus[cpu].icr_high = value as u32,
+            ICR_HIGH => self.state.vcpus[cpu].icr_high = value as u32,
             ICR_LOW => {
-                let destination = (self.vcpus[cpu].icr_high >> 24) as usize;
-                if let Some(target) = self.vcpus.get_mut(destination) {
+                let destination = (self.state.vcpus[cpu].icr_high >> 24) as usize;
+                if let Some(target) = self.state.vcpus.get_mut(destination) {
                     target.interrupts.insert(value as u8);
+                    self.used.changed |= object::interrupts(destination);
                 }
             }
-            TIMER => self.vcpus[cpu].timer_ns = (value != 0).then(|| self.now_ns + u64::from(value as u32)),
+            TIMER => self.state.vcpus[cpu].timer_ns = (value != 0).then(|| self.state.now_ns + u64::from(value as u32)),
             _ if is_device(address) => return false,
             _ => {}
         }
@@ -455,8 +462,8 @@ impl World<'_> {
 
     /// Turns an expired timer into its interrupt.
     fn vcpu_timer(&mut self, cpu: usize) {
-        let now_ns = self.now_ns;
-        let vcpu = &mut self.vcpus[cpu];
+        let now_ns = self.state.now_ns;
+        let vcpu = &mut self.state.vcpus[cpu];
         if vcpu.timer_ns.is_some_and(|at| at <= now_ns) {
             vcpu.timer_ns = None;
             vcpu.interrupts.insert(vector::TIMER);
@@ -465,34 +472,34 @@ impl World<'_> {
 
     /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
     pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64) {
-        assert!(self.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
-        let context = self.machine.save_context(cpu);
+        assert!(self.state.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
+        let (context, hash) = (self.machine.save_context(cpu), self.machine.hash_cpu(cpu));
         let mut regs = self.machine.regs(cpu);
-        regs.rip = self.inject_stub;
+        regs.rip = self.state.inject_stub;
         regs.rdi = address;
         regs.rsi = value;
         regs.rflags &= !crate::vcpu::RFLAGS_IF;
         self.machine.set_regs(cpu, &regs);
-        let resume = std::mem::replace(&mut self.vcpus[cpu].pending, Pending::Run);
-        self.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.times_ns[cpu], injection });
-        self.times_ns[cpu] = self.now_ns;
+        let resume = std::mem::replace(&mut self.state.vcpus[cpu].pending, Pending::Run);
+        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash });
+        self.state.times_ns[cpu] = self.state.now_ns;
     }
 
     /// The vCPU goes on where and when it would have without the store; returns how long that is from now.
     fn injected_store_ends(&mut self, cpu: usize) -> u64 {
-        let frame = self.vcpus[cpu].frame.take().expect("only the stub says that an injected store ends");
+        let frame = self.state.vcpus[cpu].frame.take().expect("only the stub says that an injected store ends");
         self.machine.restore_context(cpu, &frame.context);
-        self.vcpus[cpu].pending = frame.resume;
-        self.gates.injected(frame.injection);
-        frame.resume_ns.saturating_sub(self.now_ns)
+        self.state.vcpus[cpu].pending = frame.resume;
+        self.state.gates.injected(frame.injection);
+        frame.resume_ns.saturating_sub(self.state.now_ns)
     }
 
     /// Ends the guest: every vCPU stops where it is.
     pub(super) fn crash(&mut self, cpu: usize, message: String) {
         let backtrace = self.machine.backtrace(cpu).into_iter().map(|address| self.image.symbolise(address)).collect();
         self.emit(Actor::Vcpu(cpu as u8), Event::GuestCrash { message: message.clone() });
-        self.crash = Some(GuestCrash { vcpu: cpu as u8, message, backtrace });
-        for vcpu in &mut self.vcpus {
+        self.state.crash = Some(GuestCrash { vcpu: cpu as u8, message, backtrace });
+        for vcpu in &mut self.state.vcpus {
             vcpu.pending = Pending::Dead;
         }
     }

@@ -1,12 +1,14 @@
 //! The injector: what the scenario itself does to the world, and when.
 
+use std::sync::Arc;
+
 use host::event::{Actor, Event, Level, PageRange, Pfn};
 use host::vmm::Command as HostCommand;
 use wire::platform::{self, vector};
 use wire::task;
 
 use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Trigger};
-use crate::world::World;
+use crate::world::{World, object};
 
 /// Where an injection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +26,12 @@ pub(super) enum InjectionState {
     Fired,
 }
 
-impl World<'_> {
+impl World {
     /// Returns the injection that can fire first, behind its time in nanoseconds.
     pub(super) fn injector_next(&self) -> Option<(u64, usize)> {
         let mut soonest: Option<(u64, usize)> = None;
-        for (index, state) in self.injections.iter().enumerate() {
-            let InjectionState::Armed { at_ns, at_insns } = *state else { continue };
-            if !self.injection_can_fire(index, at_insns) {
-                continue;
-            }
+        for index in 0..self.state.injections.len() {
+            let Some(at_ns) = self.injection_due(index) else { continue };
             if soonest.is_none_or(|(at, _)| at_ns < at) {
                 soonest = Some((at_ns, index));
             }
@@ -40,73 +39,86 @@ impl World<'_> {
         soonest
     }
 
+    /// Returns from when on an injection can fire, nanoseconds, if it can.
+    pub(super) fn injection_due(&self, index: usize) -> Option<u64> {
+        match self.state.injections[index] {
+            InjectionState::Armed { at_ns, at_insns } if self.injection_can_fire(index, at_insns) => Some(at_ns),
+            InjectionState::Armed { .. } | InjectionState::Waiting | InjectionState::Fired => None,
+        }
+    }
+
     /// Returns whether whom the injection needs is where it can be done.
     fn injection_can_fire(&self, index: usize, at_insns: Option<u64>) -> bool {
-        let injection = &self.scenario.injections[index];
-        if !self.page_is_known(&injection.action) || self.gates.holds_injection(index).is_some() {
+        let injection = self.injection(index);
+        if !self.page_is_known(&injection.action) || self.state.gates.holds_injection(index).is_some() {
+            return false;
+        }
+        // What may happen holds nobody back: it is late once one of those has happened that it must come before.
+        if self.is_may(index) && injection.before.iter().any(|pattern| self.state.gates.has_happened(pattern)) {
             return false;
         }
         let Actor::Vcpu(cpu) = injection.by else {
             // Devices write for a VM that runs: stopping it drains their requests and stops vhost's backends before anything else happens
             // (QEMU: system/cpus.c do_vm_stop(), hw/virtio/vhost.c vhost_dev_stop()).
-            return !matches!(injection.action, Action::Write { .. }) || self.vmm.vm.running;
+            return !matches!(injection.action, Action::Write { .. }) || self.state.vmm.vm.running;
         };
-        let vcpu = &self.vcpus[usize::from(cpu)];
+        let vcpu = &self.state.vcpus[usize::from(cpu)];
         let there = at_insns.is_none_or(|at| vcpu.insns >= at);
         match injection.action {
-            Action::Write { .. } => there && self.vmm.vm.running && self.ready && vcpu.at_boundary(),
-            Action::Task(_) => there && self.ready,
-            Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => there && self.ready,
+            Action::Write { .. } => there && self.state.vmm.vm.running && self.state.ready && vcpu.at_boundary(),
+            Action::Task(_) => there && self.state.ready,
+            Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => there && self.state.ready,
         }
     }
 
     fn page_is_known(&self, action: &Action) -> bool {
         match action {
-            Action::Write { page, .. } | Action::ClearLog { page, .. } => self.pages.frames.contains_key(page),
+            Action::Write { page, .. } | Action::ClearLog { page, .. } => self.state.pages.frames.contains_key(page),
             Action::Task(_) | Action::Monitor(_) | Action::RepeatId => true,
         }
     }
 
     /// Arms the injections, and the migration's start, whose events have all happened by now.
     pub(super) fn arm_injections(&mut self) {
-        if let (Some(InjectionState::Waiting), Some(trigger)) = (self.start, &self.scenario.migration.start)
-            && trigger.after.iter().all(|pattern| self.gates.has_happened(pattern))
+        if let (Some(InjectionState::Waiting), Some(trigger)) = (self.state.start, &self.scenario.migration.start)
+            && trigger.after.iter().all(|pattern| self.state.gates.has_happened(pattern))
         {
             let (at_ns, at_insns) = self.due(trigger, Actor::MainLoop);
-            self.start = Some(InjectionState::Armed { at_ns, at_insns });
+            self.state.start = Some(InjectionState::Armed { at_ns, at_insns });
         }
-        for index in 0..self.injections.len() {
-            if self.injections[index] != InjectionState::Waiting {
+        for index in 0..self.state.injections.len() {
+            if self.state.injections[index] != InjectionState::Waiting {
                 continue;
             }
-            let injection = &self.scenario.injections[index];
-            if !injection.trigger.after.iter().all(|pattern| self.gates.has_happened(pattern)) {
+            let injection = self.injection(index);
+            if !injection.trigger.after.iter().all(|pattern| self.state.gates.has_happened(pattern)) {
                 continue;
             }
-            let (at_ns, at_insns) = self.due(&injection.trigger, injection.by);
-            self.injections[index] = InjectionState::Armed { at_ns, at_insns };
-            self.stop_for_injections(injection.by);
+            let by = injection.by;
+            let (at_ns, at_insns) = self.due(&injection.trigger, by);
+            self.state.injections[index] = InjectionState::Armed { at_ns, at_insns };
+            self.stop_for_injections(by);
         }
     }
 
     /// Makes a vCPU stop at the first instruction count at which one of its armed injections is due.
     fn stop_for_injections(&mut self, by: Actor) {
         let Actor::Vcpu(cpu) = by else { return };
-        let insns = self.vcpus[usize::from(cpu)].insns;
-        let counts = self.scenario.injections.iter().zip(&self.injections).filter_map(|(injection, state)| match state {
+        let insns = self.state.vcpus[usize::from(cpu)].insns;
+        let counts = self.injections().zip(&self.state.injections).filter_map(|(injection, state)| match state {
             InjectionState::Armed { at_insns, .. } if injection.by == by => *at_insns,
             InjectionState::Waiting | InjectionState::Armed { .. } | InjectionState::Fired => None,
         });
         // One that was due before and could not fire holds nobody up.
-        self.vcpus[usize::from(cpu)].stop_at_insns = counts.filter(|at| *at >= insns).min();
+        self.state.vcpus[usize::from(cpu)].stop_at_insns = counts.filter(|at| *at >= insns).min();
     }
 
     /// Returns when a trigger is due whose events have all happened just now.
     fn due(&self, trigger: &Trigger, by: Actor) -> (u64, Option<u64>) {
-        let earliest = if trigger.after.is_empty() { 0 } else { self.now_ns + trigger.delay_ns };
+        let earliest = if trigger.after.is_empty() { 0 } else { self.state.now_ns + trigger.delay_ns };
         let at_ns = trigger.at_ns.map_or(earliest, |at| at.max(earliest));
         let at_insns = match by {
-            Actor::Vcpu(cpu) if trigger.delay_insns > 0 => Some(self.vcpus[usize::from(cpu)].insns + trigger.delay_insns),
+            Actor::Vcpu(cpu) if trigger.delay_insns > 0 => Some(self.state.vcpus[usize::from(cpu)].insns + trigger.delay_insns),
             _ => None,
         };
         (at_ns, at_insns)
@@ -114,66 +126,67 @@ impl World<'_> {
 
     /// Fires an injection; a scenario's own doing costs no time.
     pub(super) fn fire(&mut self, index: usize) {
-        let scenario: &Scenario = self.scenario;
-        let injection = &scenario.injections[index];
-        self.injections[index] = InjectionState::Fired;
+        let scenario = Arc::clone(&self.scenario);
+        let injection = injection_of(&scenario, index);
+        self.state.injections[index] = InjectionState::Fired;
         self.emit(Actor::Injector, Event::Inject { index: index as u32 });
         if !matches!((&injection.action, injection.by), (Action::Write { .. }, Actor::Vcpu(_))) {
             // A vCPU's store has happened when its frame ends.
-            self.gates.injected(index);
+            self.state.gates.injected(index);
         }
         self.stop_for_injections(injection.by);
         match &injection.action {
             Action::Write { page, offset, byte, pages } => {
-                let first = self.pages.frames[page];
-                self.inject_write(index, first, *offset, *byte, *pages);
+                let first = self.state.pages.frames[page];
+                self.inject_write(index, injection.by, first, *offset, *byte, *pages);
             }
-            Action::Task(operation) => self.inject_task(injection, operation),
-            Action::Monitor(command) => self.vmm.monitor.push(host_command(*command)),
+            Action::Task(operation) => self.inject_task(index, injection, operation),
+            Action::Monitor(command) => self.state.vmm.monitor.push(host_command(*command)),
             Action::ClearLog { page, pages } => {
-                let range = self.in_ram(self.pages.frames[page], *pages);
+                let range = self.in_ram(self.state.pages.frames[page], *pages);
                 // Where no log is kept there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap() calls those who log).
-                if self.vmm.accel.logging() {
+                if self.state.vmm.accel.logging() {
                     self.with_ctx(Actor::Display, |vmm, ctx| vmm.accel.clear(range, ctx));
                     self.protect();
                 }
             }
             Action::RepeatId => {
                 let Actor::Vcpu(cpu) = injection.by else { unreachable!("checked by the parser") };
-                let op = task::TaskOp { code: task::op::REPEAT_START, name: 0, a: 1, b: 0, id: self.next_task_id() };
+                let op = task::TaskOp { code: task::op::REPEAT_START, name: 0, a: 1, b: 0, id: self.task_id(index) };
                 self.push_task(usize::from(cpu), op);
             }
         }
     }
 
-    fn inject_write(&mut self, index: usize, first: Pfn, offset: u64, byte: u8, pages: u64) {
-        match self.scenario.injections[index].by {
+    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, offset: u64, byte: u8, pages: u64) {
+        let values = self.first_value(index)..;
+        match by {
             Actor::Vcpu(cpu) => {
-                let value = self.unique_value(byte);
+                let value = unique_value(values.start, byte);
                 self.inject_store(index, usize::from(cpu), first.address() + offset, value);
             }
             Actor::Dma => {
                 let range = self.in_ram(first, pages);
-                for pfn in range.pages() {
-                    let value = self.unique_value(byte);
+                for (pfn, number) in range.pages().zip(values) {
+                    let value = unique_value(number, byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Dma, Event::DmaWrite { range });
-                self.vmm.d.mark_device_write(&[range], &self.faults);
+                self.state.vmm.d.mark_device_write(&[range], &self.faults);
                 self.wrote_range(range, Actor::Dma);
-                let marked: Vec<Pfn> = range.pages().filter(|pfn| self.watch.has(*pfn) && self.vmm.d.test(*pfn)).collect();
+                let marked: Vec<Pfn> = range.pages().filter(|pfn| self.state.watch.has(*pfn) && self.state.vmm.d.test(*pfn)).collect();
                 for pfn in marked {
                     self.emit(Actor::Dma, Event::DirtyMark { pfn, level: Level::D });
                 }
             }
             Actor::Vhost => {
                 let range = self.in_ram(first, pages);
-                for pfn in range.pages() {
-                    let value = self.unique_value(byte);
+                for (pfn, number) in range.pages().zip(values) {
+                    let value = unique_value(number, byte);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Vhost, Event::VhostWrite { range });
-                self.vmm.vhost.mark(range);
+                self.state.vmm.vhost.mark(range);
                 self.wrote_range(range, Actor::Vhost);
             }
             Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination | Actor::Injector => {
@@ -188,28 +201,54 @@ impl World<'_> {
         PageRange::new(first, pages.min(self.ram.pages() - first.0))
     }
 
-    fn inject_task(&mut self, injection: &Injection, operation: &Operation) {
+    fn inject_task(&mut self, index: usize, injection: &Injection, operation: &Operation) {
         let Actor::Vcpu(cpu) = injection.by else { unreachable!("checked by the parser") };
-        let op = self.task_op(operation);
+        let op = self.task_op(operation, self.first_value(index), self.task_id(index));
         self.push_task(usize::from(cpu), op);
     }
 
-    /// Returns a value that no other write of this run carries; its first byte in memory is `byte`.
-    pub(super) fn unique_value(&mut self, byte: u8) -> u64 {
-        self.writes += 1;
-        u64::from(byte) | self.writes << 8
+    /// Returns the number of the first unique value that an injection writes. It does not depend on what has happened before: runs that come
+    /// to the same state by other ways are to find the same bytes there.
+    fn first_value(&self, index: usize) -> u64 {
+        let values = |injection: &Injection| match injection.action {
+            Action::Write { pages, .. } => pages,
+            Action::Task(_) | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => 1,
+        };
+        self.boot_tasks() + 1 + self.injections().take(index).map(values).sum::<u64>()
     }
 
-    fn next_task_id(&mut self) -> u64 {
-        self.tasks += 1;
-        self.tasks - 1
+    /// Returns the number of the task that an injection is.
+    fn task_id(&self, index: usize) -> u64 {
+        let tasks = self.injections().take(index).filter(|injection| matches!(injection.action, Action::Task(_) | Action::RepeatId));
+        self.boot_tasks() + tasks.count() as u64
+    }
+
+    /// Returns the number of operations that the tasks of the scenario consist of.
+    fn boot_tasks(&self) -> u64 {
+        self.scenario.guest.tasks.iter().map(|task| task.operations.len() as u64).sum()
+    }
+
+    /// Returns what the scenario does, and behind it what it may do, if that is on.
+    pub(super) fn injections(&self) -> impl Iterator<Item = &Injection> {
+        let may = if self.may { self.scenario.may.as_slice() } else { &[] };
+        self.scenario.injections.iter().chain(may)
+    }
+
+    pub(super) fn injection(&self, index: usize) -> &Injection {
+        injection_of(&self.scenario, index)
+    }
+
+    /// Returns whether an injection need not happen.
+    pub(super) fn is_may(&self, index: usize) -> bool {
+        index >= self.scenario.injections.len()
     }
 
     /// Hands a vCPU an operation, and rings.
     pub(super) fn push_task(&mut self, cpu: usize, op: task::TaskOp) {
-        self.backlog[cpu].push_back(op);
+        self.state.backlog[cpu].push_back(op);
         self.feed_mailbox(cpu);
-        self.vcpus[cpu].interrupts.insert(vector::MAILBOX);
+        self.state.vcpus[cpu].interrupts.insert(vector::MAILBOX);
+        self.used.changed |= object::interrupts(cpu);
     }
 
     /// Writes operations into a vCPU's mailbox as far as there is room. What does not fit follows as the guest works off the others.
@@ -217,7 +256,7 @@ impl World<'_> {
         let mailbox = platform::MAILBOX + cpu as u64 * platform::PAGE_SIZE;
         let (mut head, tail) = (self.ram.read_u64(mailbox), self.ram.read_u64(mailbox + 8));
         while head.wrapping_sub(tail) < task::SLOTS
-            && let Some(op) = self.backlog[cpu].pop_front()
+            && let Some(op) = self.state.backlog[cpu].pop_front()
         {
             let slot = mailbox + task::HEADER_BYTES + head % task::SLOTS * task::OP_BYTES;
             let mut bytes = [0; task::OP_BYTES as usize];
@@ -229,24 +268,26 @@ impl World<'_> {
             self.ram.write_unlogged(slot, &bytes);
             head = head.wrapping_add(1);
             self.ram.write_unlogged(mailbox, &head.to_le_bytes());
-            self.vmm.d.mark(PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT)));
+            self.state.vmm.d.mark(PageRange::page(Pfn(mailbox >> platform::PAGE_SHIFT)));
         }
     }
 
     /// Returns an operation as the guest reads it.
-    pub(super) fn task_op(&mut self, operation: &Operation) -> task::TaskOp {
+    ///
+    /// `value` is the number of the value that it writes, if it writes one, and `id` its own.
+    pub(super) fn task_op(&self, operation: &Operation, value: u64, id: u64) -> task::TaskOp {
         let name = |name: &String| self.allocations.iter().position(|known| known == name).expect("checked by the parser") as u32;
         let (code, name, a, b) = match operation {
             Operation::Alloc { name: n, order } => (task::op::ALLOC, name(n), u64::from(*order), 0),
             Operation::Free { name: n } => (task::op::FREE, name(n), 0, 0),
             Operation::Write { name: n, page, byte } => {
                 let n = name(n);
-                (task::op::WRITE, n, page * platform::PAGE_SIZE, self.unique_value(*byte))
+                (task::op::WRITE, n, page * platform::PAGE_SIZE, unique_value(value, *byte))
             }
             Operation::Verify { name: n, page, byte } => (task::op::VERIFY, name(n), page * platform::PAGE_SIZE, u64::from(*byte)),
             Operation::Fill { name: n, pages } => {
                 let n = name(n);
-                (task::op::FILL, n, *pages, self.unique_value(0x5a) << 32 | 0x5a)
+                (task::op::FILL, n, *pages, unique_value(value, 0x5a) << 32 | 0x5a)
             }
             Operation::Release { name: n } => (task::op::RELEASE, name(n), 0, 0),
             Operation::Shrink { pages } => (task::op::SHRINK, 0, *pages, 0),
@@ -260,8 +301,18 @@ impl World<'_> {
             Operation::WildStore { address } => (task::op::WILD_STORE, 0, *address, 0),
             Operation::JumpToData => (task::op::JUMP_TO_DATA, 0, 0, 0),
         };
-        task::TaskOp { code, name, a, b, id: self.next_task_id() }
+        task::TaskOp { code, name, a, b, id }
     }
+}
+
+/// Returns the injection of an index: what may happen stands behind what does.
+fn injection_of(scenario: &Scenario, index: usize) -> &Injection {
+    scenario.injections.get(index).unwrap_or_else(|| &scenario.may[index - scenario.injections.len()])
+}
+
+/// Returns a value that no other write of a run carries, when no other has its number; its first byte in memory is `byte`.
+fn unique_value(number: u64, byte: u8) -> u64 {
+    u64::from(byte) | number << 8
 }
 
 fn host_command(command: Command) -> HostCommand {

@@ -9,8 +9,10 @@ mod end;
 pub mod gates;
 mod guest;
 mod inject;
+mod object;
 mod observe;
 mod pages;
+pub mod search;
 mod setup;
 pub mod tracepoint;
 
@@ -21,7 +23,7 @@ use host::event::{Actor, Event, EventKind, LockId, PageRange, Pfn, Stamped};
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::step::{Ctx, Move, Next, Watch};
+use host::step::{Costs, Ctx, Move, Next, Watch};
 use host::vmm::Vmm;
 use wire::task::TaskOp;
 use xxhash_rust::xxh3::Xxh3;
@@ -30,12 +32,14 @@ use crate::image::Image;
 use crate::oracle::Oracle;
 use crate::outcome::{GuestCrash, Outcome};
 use crate::scenario::model::{Pattern, Scenario};
+use crate::search::system::{Happening, Objects};
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::observe::Observation;
 use crate::world::pages::NamedPages;
+use crate::world::search::counts::Counts;
 
 /// How to run a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,7 +50,7 @@ pub struct RunOptions {
 
 /// Runs a scenario to its end.
 pub fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
-    let mut world = World::new(scenario, options);
+    let mut world = World::new(&Arc::new(scenario.clone()), options, false);
     let end = world.run_to_end();
     world.finish(end)
 }
@@ -94,26 +98,41 @@ enum Due {
     Injection(usize),
 }
 
-/// A whole run's state.
-pub(crate) struct World<'s> {
-    scenario: &'s Scenario,
+/// A whole run: what does not change while it lasts, memory and vCPUs, and the [`State`] of all else.
+pub(crate) struct World {
+    scenario: Arc<Scenario>,
     faults: Faults,
     image: &'static Image,
     ram: Arc<GuestRam>,
     machine: Machine,
+    /// What moves cost: the scenario's, or nothing while a search chooses.
+    costs: Costs,
+    /// Names of the tasks' allocations; the index is what the guest sees.
+    allocations: Vec<String>,
+    /// What the scenario's `[[may]]` allows may happen.
+    may: bool,
+    /// All events so far; in a search, those of the last move.
+    trace: Vec<Stamped>,
+    digest: Xxh3,
+    /// What the move has used beside what its events tell: classes, as a search wants to know.
+    used: Objects,
+    /// Every key that an event of the move fits, while a search counts them.
+    happened: Vec<Happening>,
+    state: State,
+}
+
+/// What a run changes, but for the vCPUs' registers and memory: what is saved when a run is forked.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
     vcpus: Vec<Vcpu>,
     vmm: Vmm,
     locks: Locks,
     watch: Watch,
     gates: Gates,
     pages: NamedPages,
-    /// Names of the tasks' allocations; the index is what the guest sees.
-    allocations: Vec<String>,
     injections: Vec<InjectionState>,
     start: Option<InjectionState>,
     oracle: Oracle,
-    trace: Vec<Stamped>,
-    digest: Xxh3,
     /// Virtual time of each actor: vCPUs first, then [`HOST_ORDER`].
     times_ns: Vec<u64>,
     now_ns: u64,
@@ -124,27 +143,32 @@ pub(crate) struct World<'s> {
     inject_stub: u64,
     /// Hints so far.
     hints: u32,
-    /// Unique values given out so far.
-    writes: u64,
-    /// Task operations numbered so far.
-    tasks: u64,
     /// Task operations that did not fit into the mailboxes yet, by vCPU.
     backlog: Vec<VecDeque<TaskOp>>,
     crash: Option<GuestCrash>,
+    /// Who picks the next move.
+    window: Window,
+    /// How often each key has happened, for a search.
+    counts: Option<Counts>,
 }
 
-impl World<'_> {
+/// Who picks the next move: the clock, but for a part of the run in which a search does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Window {
+    /// The clock, until the search's first event.
+    Ahead,
+    /// The search.
+    Open,
+    /// The clock, since the search's last event.
+    Closed,
+}
+
+impl World {
     /// Steps until nobody can move, the guest is dead, or a limit is reached.
     fn run_to_end(&mut self) -> End {
         loop {
-            if self.crash.is_some() {
-                return End::Crash;
-            }
-            if self.gates.broken().is_some() {
-                return End::BrokenOrder;
-            }
-            if self.steps >= self.scenario.limits.steps || self.now_ns >= self.scenario.limits.time_ns {
-                return End::Limit;
+            if let Some(end) = self.end() {
+                return end;
             }
             if !self.step() {
                 return End::Quiet;
@@ -152,35 +176,53 @@ impl World<'_> {
         }
     }
 
+    /// Returns why the run is over, though somebody could move.
+    fn end(&self) -> Option<End> {
+        if self.state.crash.is_some() {
+            Some(End::Crash)
+        } else if self.state.gates.broken().is_some() {
+            Some(End::BrokenOrder)
+        } else if self.state.steps >= self.scenario.limits.steps || self.state.now_ns >= self.scenario.limits.time_ns {
+            Some(End::Limit)
+        } else {
+            None
+        }
+    }
+
     /// Lets the next actor move; `false` when nobody can.
     fn step(&mut self) -> bool {
         self.arm_injections();
         let Some(choice) = self.choose() else { return false };
-        self.now_ns = choice.at_ns;
-        self.steps += 1;
+        self.make(choice);
+        true
+    }
+
+    /// Lets somebody move, at his time.
+    fn make(&mut self, choice: Choice) {
+        self.state.now_ns = choice.at_ns;
+        self.state.steps += 1;
         match choice.who {
             Who::Injector(Due::Start) => {
-                self.start = Some(InjectionState::Fired);
-                self.vmm.monitor.push(host::vmm::Command::Migrate);
+                self.state.start = Some(InjectionState::Fired);
+                self.state.vmm.monitor.push(host::vmm::Command::Migrate);
             }
             Who::Injector(Due::Injection(index)) => {
                 self.fire(index);
             }
             Who::Vcpu(cpu) => {
                 let cost = self.vcpu_step(cpu);
-                self.times_ns[cpu] = self.now_ns + cost;
+                self.state.times_ns[cpu] = self.state.now_ns + cost;
             }
             Who::Host(index) => {
-                let slot = self.vcpus.len() + index;
-                self.times_ns[slot] = self.now_ns;
+                let slot = self.state.vcpus.len() + index;
+                self.state.times_ns[slot] = self.state.now_ns;
                 // Who slept wakes up now, and what it finds may have to wait: for a lock that is held by now, or for the scenario's order.
                 if self.host_is_awake(index) {
                     let cost = self.host_step(index, choice.others_ns);
-                    self.times_ns[slot] = self.now_ns + cost;
+                    self.state.times_ns[slot] = self.state.now_ns + cost;
                 }
             }
         }
-        true
     }
 
     /// Picks who moves: the smallest time, then the fixed order.
@@ -198,63 +240,68 @@ impl World<'_> {
         };
         if let Some((at_ns, due)) = self.injector_due() {
             only_timers = false;
-            consider(at_ns.max(self.now_ns), Who::Injector(due));
+            consider(at_ns.max(self.state.now_ns), Who::Injector(due));
         }
-        for slot in 0..self.vcpus.len() + HOST_ORDER.len() {
-            let (readiness, who) = match slot.checked_sub(self.vcpus.len()) {
-                None => (self.vcpu_next(slot), Who::Vcpu(slot)),
-                Some(index) => (self.host_next(index), Who::Host(index)),
-            };
+        for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
+            let (readiness, who) = self.readiness(slot);
             let free = self.held_back(slot, readiness).is_none();
             match readiness {
                 Readiness::Ready(_) if free => {
                     only_timers = false;
-                    consider(self.times_ns[slot].max(self.now_ns), who);
+                    consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
-                Readiness::Lock(lock) if free && self.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if free && self.state.locks.holder(lock).is_none() => {
                     only_timers = false;
-                    consider(self.times_ns[slot].max(self.now_ns), who);
+                    consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
                 Readiness::At(at_ns) => {
                     only_timers &= who == Who::Host(MAIN_LOOP);
-                    consider(self.times_ns[slot].max(at_ns).max(self.now_ns), who);
+                    consider(self.state.times_ns[slot].max(at_ns).max(self.state.now_ns), who);
                 }
                 Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::Idle => {
                     // Who waits is not in the past when it goes on.
-                    self.times_ns[slot] = self.times_ns[slot].max(self.now_ns);
+                    self.state.times_ns[slot] = self.state.times_ns[slot].max(self.state.now_ns);
                 }
             }
         }
         // A host that polls statistics for ever is no reason to go on.
-        if only_timers && !self.vmm.migration.status().is_running() {
+        if only_timers && !self.state.vmm.migration.status().is_running() {
             return None;
         }
         best.map(|choice| Choice { others_ns, ..choice })
     }
 
+    /// Returns whether the actor of a slot can move, and how it is called.
+    fn readiness(&self, slot: usize) -> (Readiness, Who) {
+        match slot.checked_sub(self.state.vcpus.len()) {
+            None => (self.vcpu_next(slot), Who::Vcpu(slot)),
+            Some(index) => (self.host_next(index), Who::Host(index)),
+        }
+    }
+
     /// Returns what a move has to wait for, if a constraint forbids it for now. A move behind a lock is held back before the lock: a thread
     /// that is late is late with its hands empty.
     fn held_back(&self, slot: usize, readiness: Readiness) -> Option<&Pattern> {
-        if self.gates.is_empty() {
+        if self.state.gates.is_empty() {
             return None;
         }
-        let what = match readiness {
-            Readiness::Ready(what) => what,
-            Readiness::Lock(_) => self.behind_lock(slot),
+        let holds = |what: Move| self.state.gates.holds(what, &self.state.pages.frames);
+        match readiness {
+            Readiness::Ready(what) => holds(what?),
+            Readiness::Lock(_) => holds(Move::plain(EventKind::LockTake)).or_else(|| holds(self.behind_lock(slot)?)),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => None,
-        };
-        self.gates.holds(what?, &self.pages.frames)
+        }
     }
 
     fn behind_lock(&self, slot: usize) -> Option<Move> {
-        match slot.checked_sub(self.vcpus.len()) {
+        match slot.checked_sub(self.state.vcpus.len()) {
             None => self.vcpu_behind_lock(slot),
             Some(index) => self.asking(index, |vmm, ctx| vmm.behind_lock(HOST_ORDER[index], ctx)),
         }
     }
 
     fn injector_due(&self) -> Option<(u64, Due)> {
-        let start = match self.start {
+        let start = match self.state.start {
             Some(InjectionState::Armed { at_ns, .. }) => Some((at_ns, Due::Start)),
             Some(InjectionState::Waiting | InjectionState::Fired) | None => None,
         };
@@ -278,12 +325,12 @@ impl World<'_> {
     /// Returns whether a host actor can move at this very time.
     fn host_is_awake(&self, index: usize) -> bool {
         let readiness = self.host_next(index);
-        if self.held_back(self.vcpus.len() + index, readiness).is_some() {
+        if self.held_back(self.state.vcpus.len() + index, readiness).is_some() {
             return false;
         }
         match readiness {
             Readiness::Ready(_) => true,
-            Readiness::Lock(lock) => self.locks.holder(lock).is_none(),
+            Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => false,
         }
     }
@@ -291,25 +338,25 @@ impl World<'_> {
     /// Asks the host a question on behalf of one of its actors, without changing anything.
     fn asking<R>(&self, index: usize, ask: impl FnOnce(&Vmm, &Ctx<'_>) -> R) -> R {
         let mut events = Vec::new();
-        let mut locks = self.locks.clone();
-        let own_ns = self.times_ns[self.vcpus.len() + index];
+        let mut locks = self.state.locks.clone();
+        let own_ns = self.state.times_ns[self.state.vcpus.len() + index];
         let ctx = Ctx {
             actor: HOST_ORDER[index],
-            now_ns: own_ns.max(self.now_ns),
+            now_ns: own_ns.max(self.state.now_ns),
             ram: &self.ram,
             locks: &mut locks,
             faults: &self.faults,
-            costs: &self.scenario.costs,
-            watch: &self.watch,
+            costs: &self.costs,
+            watch: &self.state.watch,
             events: &mut events,
         };
-        ask(&self.vmm, &ctx)
+        ask(&self.state.vmm, &ctx)
     }
 
     fn host_step(&mut self, index: usize, until_ns: u64) -> u64 {
         let actor = HOST_ORDER[index];
         let in_store = self.vcpus_in_store();
-        let bulk = actor == Actor::Migration && !self.gates.looks_at(EventKind::RamPage);
+        let bulk = actor == Actor::Migration && !self.state.gates.looks_at(EventKind::RamPage);
         let announced = if cfg!(debug_assertions) { self.host_next(index) } else { Readiness::Idle };
         let first = self.trace.len();
         let cost = self.with_ctx(actor, |vmm, ctx| match bulk {
@@ -329,18 +376,18 @@ impl World<'_> {
         let mut events = Vec::new();
         let mut ctx = Ctx {
             actor,
-            now_ns: self.now_ns,
+            now_ns: self.state.now_ns,
             ram: &self.ram,
-            locks: &mut self.locks,
+            locks: &mut self.state.locks,
             faults: &self.faults,
-            costs: &self.scenario.costs,
-            watch: &self.watch,
+            costs: &self.costs,
+            watch: &self.state.watch,
             events: &mut events,
         };
-        let result = run(&mut self.vmm, &mut ctx);
+        let result = run(&mut self.state.vmm, &mut ctx);
         let written = self.ram.drain_writes();
         if !written.is_empty() {
-            self.vmm.d.mark_device_write(&written, &self.faults);
+            self.state.vmm.d.mark_device_write(&written, &self.faults);
             for range in written {
                 self.wrote_range(range, actor);
             }
@@ -354,21 +401,22 @@ impl World<'_> {
 
     /// Records an event of an actor, now.
     fn emit(&mut self, actor: Actor, event: Event) {
-        self.absorb(Stamped { at_ns: self.now_ns, actor, event });
+        self.absorb(Stamped { at_ns: self.state.now_ns, actor, event });
     }
 
     /// Takes in an event: the digest, the constraints, the oracle and the trace, in this order.
     fn absorb(&mut self, stamped: Stamped) {
         self.observe_for_writes(&stamped.event);
         digest_event(&mut self.digest, &stamped);
-        self.gates.happened(&stamped.event, &self.pages.frames);
-        self.ready |= stamped.event == Event::GuestReady;
+        self.state.gates.happened(&stamped.event, &self.state.pages.frames);
+        self.count(&stamped.event);
+        self.state.ready |= stamped.event == Event::GuestReady;
         if let (Event::GuestTaskDone { .. }, Actor::Vcpu(cpu)) = (&stamped.event, stamped.actor) {
             self.feed_mailbox(usize::from(cpu));
         }
         let index = self.trace.len();
-        let view = Observation { ram: &self.ram, vmm: &self.vmm };
-        self.oracle.on_event(index, &stamped, &view);
+        let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
+        self.state.oracle.on_event(index, &stamped, &view);
         self.trace.push(stamped);
     }
 
@@ -385,21 +433,22 @@ impl World<'_> {
 
     /// Makes vCPUs fault again on pages that were write-protected.
     fn protect(&mut self) {
-        for range in self.vmm.accel.take_protected() {
+        for range in self.state.vmm.accel.take_protected() {
             self.machine.arm(range);
         }
     }
 
     /// Delivers the device's interrupts to vCPU 0.
     fn raise_interrupts(&mut self) {
-        if self.vmm.balloon.take_irq() {
-            self.vcpus[0].interrupts.insert(wire::platform::vector::VIRTIO);
+        if self.state.vmm.balloon.take_irq() {
+            self.state.vcpus[0].interrupts.insert(wire::platform::vector::VIRTIO);
+            self.used.changed |= object::interrupts(0);
         }
     }
 
     /// Tells the oracle of a write.
     fn wrote(&mut self, pfn: Pfn, by: Actor, index: Option<usize>) {
-        self.oracle.on_write(pfn, by, self.now_ns, index);
+        self.state.oracle.on_write(pfn, by, self.state.now_ns, index);
     }
 
     fn wrote_range(&mut self, range: PageRange, by: Actor) {
@@ -411,13 +460,15 @@ impl World<'_> {
 
     /// Learns the frames of names from what is about to happen, and watches them.
     fn learn_pages(&mut self, event: &Event) {
-        for (_, pfn) in self.pages.learn(event, self.scenario, &self.allocations) {
+        for (_, pfn) in self.state.pages.learn(event, &self.scenario, &self.allocations) {
             self.watch_page(pfn);
+            // From here on everybody's moves on the page are cut finer.
+            self.used.changed = u64::MAX;
         }
     }
 
     fn watch_page(&mut self, pfn: Pfn) {
-        self.watch.0.insert(pfn);
+        self.state.watch.0.insert(pfn);
         self.machine.trap(pfn, true);
     }
 }

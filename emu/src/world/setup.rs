@@ -18,54 +18,63 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
 use crate::scenario::model::{DirtyLog, Driver, Profile, Scenario};
+use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
-use crate::world::{HOST_ORDER, RunOptions, World};
+use crate::world::{HOST_ORDER, RunOptions, State, Window, World};
 
-impl<'s> World<'s> {
-    /// Returns a world at its first instruction.
-    pub(crate) fn new(scenario: &'s Scenario, options: &RunOptions) -> World<'s> {
+impl World {
+    /// Returns a world at its first instruction. For a search, what may happen can, and no rate is estimated or kept, for time stands still.
+    pub(crate) fn new(scenario: &Arc<Scenario>, options: &RunOptions, searched: bool) -> World {
         let image = guest_image();
         let ram = Arc::new(GuestRam::new(scenario.guest.ram_bytes));
         let vcpus = usize::from(scenario.guest.vcpus);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
         let faults = Faults(scenario.faults.iter().chain(&options.faults).copied().collect());
         let oracle = Oracle::new(OracleOptions { pages: ram.pages(), vcpus: scenario.guest.vcpus, ram_bytes: ram.bytes() });
-        let mut world = World {
-            scenario,
-            faults,
-            image,
-            machine,
+        let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
+        let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
-            vmm: Vmm::new(&vmm_options(scenario)),
+            vmm: Vmm::new(&vmm_options(scenario, searched)),
             locks: Locks::default(),
             watch: Watch::default(),
             gates: Gates::new(scenario),
             pages: NamedPages::new(scenario),
-            allocations: scenario.allocation_names().into_iter().map(str::to_owned).collect(),
-            injections: vec![InjectionState::Waiting; scenario.injections.len()],
+            injections: vec![InjectionState::Waiting; injections],
             start: scenario.migration.start.as_ref().map(|_| InjectionState::Waiting),
             oracle,
-            trace: Vec::new(),
-            digest: Xxh3::new(),
             times_ns: vec![0; vcpus + HOST_ORDER.len()],
             now_ns: 0,
             steps: 0,
             ready: false,
             inject_stub: 0,
             hints: 0,
-            writes: 0,
-            tasks: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            window: Window::Ahead,
+            counts: None,
+        };
+        let mut world = World {
+            scenario: Arc::clone(scenario),
+            faults,
+            image,
             ram,
+            machine,
+            costs: scenario.costs.clone(),
+            allocations: scenario.allocation_names().into_iter().map(str::to_owned).collect(),
+            may: searched,
+            trace: Vec::new(),
+            digest: Xxh3::new(),
+            used: Objects::default(),
+            happened: Vec::new(),
+            state,
         };
         world.write_boot_info();
         world.write_tasks();
-        let named: Vec<Pfn> = world.pages.frames.values().copied().collect();
+        let named: Vec<Pfn> = world.state.pages.frames.values().copied().collect();
         for pfn in named {
             world.watch_page(pfn);
         }
@@ -100,20 +109,20 @@ impl<'s> World<'s> {
     }
 
     fn write_tasks(&mut self) {
-        for task in &self.scenario.guest.tasks {
-            for operation in &task.operations {
-                let op = self.task_op(operation);
-                self.push_task(usize::from(task.vcpu), op);
-            }
+        let scenario = Arc::clone(&self.scenario);
+        let operations = scenario.guest.tasks.iter().flat_map(|task| task.operations.iter().map(|operation| (task.vcpu, operation)));
+        for (id, (vcpu, operation)) in (0..).zip(operations) {
+            let op = self.task_op(operation, id + 1, id);
+            self.push_task(usize::from(vcpu), op);
         }
         // The tasks look at their mailboxes when they start; nobody has to ring before.
-        for vcpu in &mut self.vcpus {
+        for vcpu in &mut self.state.vcpus {
             vcpu.interrupts.clear();
         }
     }
 }
 
-fn vmm_options(scenario: &Scenario) -> VmmOptions {
+fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
@@ -141,7 +150,7 @@ fn vmm_options(scenario: &Scenario) -> VmmOptions {
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
-            paced: true,
+            paced: !searched,
         },
     }
 }

@@ -24,7 +24,7 @@ pub const OP_BYTES: u64 = 32;
 const _: () = assert!(HEADER_BYTES + SLOTS * OP_BYTES <= crate::platform::PAGE_SIZE);
 
 /// One operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct TaskOp {
     /// One of [`op`].

@@ -231,6 +231,8 @@ impl VirtQueue {
         if self.inuse >= self.state.size {
             return Err(QueueError::InUse);
         }
+        ram.look(self.state.desc_table, vring::DESC_BYTES * u64::from(self.state.size));
+        ram.look(self.state.avail_ring, vring::AVAIL_RING + 2 * u64::from(self.state.size));
         let chain = queue.iter(ram.mmap()).ok().and_then(|mut chains| chains.next()).ok_or(QueueError::AvailIndex)?;
         let mut element = Element { head: chain.head_index(), readable: Vec::new(), writable: Vec::new() };
         // The walk ends early, and says nothing, at a bad index, a loop or a bad indirect table; the last descriptor's flag tells.

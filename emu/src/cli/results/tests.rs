@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::scenario;
 use crate::search::Shard;
-use crate::search::results::Request;
+use crate::search::results::{Gaps, Request};
 
 /// A block as a driver might keep it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -346,6 +346,29 @@ fn a_merged_folder_is_a_result_folder() {
     assert!(files[HEADER].contains("\"shards\":[\"1/1\"]"), "{files:?}");
     search(&whole, &header("1/1"), 20);
     assert_eq!(search(&both, &header("1/1"), 20), contents(&whole)[SUMMARY]);
+}
+
+/// What the finished part says of the search's end holds for the other, too, whether that comes first or last, and has more blocks or less.
+#[test]
+fn a_part_that_was_killed_takes_nothing_from_the_end_that_another_tells() {
+    for made in [0, 7, 30] {
+        let temporary = temporary();
+        let [finished, killed, one, other] = ["finished", "killed", "one", "other"].map(|name| temporary.path().join(name));
+        search(&finished, &header("1/2"), 20);
+        let mut results = opened(&killed, &header("2/2"));
+        let own: Vec<u64> = (0..made).filter(|number| header("2/2").has_block(*number)).collect();
+        own.iter().for_each(|number| results.append(sample(*number)).expect("writable"));
+        drop(results);
+        assert!(!killed.join(SUMMARY).exists(), "it never came to its end");
+        let files = merged(&one, &[finished.clone(), killed.clone()]);
+        assert_eq!(merged(&other, &[killed, finished]), files);
+        let behind = own.last().map_or(0, |last| last + 1);
+        assert!(files[SUMMARY].contains(&format!("\"end\":{},", behind.max(20))), "{}", files[SUMMARY]);
+        let there = |number: &u64| if header("1/2").has_block(*number) { *number < 20 } else { own.contains(number) };
+        let missing: Vec<u64> = (0..behind.max(20)).filter(|number| !there(number)).collect();
+        let joined = join::<Sample>(&temporary.path().join("again"), &[one]).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert_eq!(joined.summary.missing, Gaps::of(missing.into_iter()), "{made}");
+    }
 }
 
 /// A part of a search: its shards' blocks in the order in which they were finished, how many of them before the run was killed, and at which byte

@@ -110,6 +110,11 @@ impl Portfolio {
         self.0[(seed % self.0.len() as u64) as usize]
     }
 
+    /// Returns the strategies in the order of their turns.
+    pub fn turns(&self) -> &[Strategy] {
+        &self.0
+    }
+
     /// Returns the strategies, each once.
     pub fn strategies(&self) -> Vec<Strategy> {
         let mut strategies = self.0.clone();

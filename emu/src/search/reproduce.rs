@@ -1,0 +1,227 @@
+//! From a failing schedule to a scenario file that fails in the same way, shown by running it.
+//!
+//! The schedule is replayed, shrunk to a few constraints ([`super::shrink`]), and written down ([`super::found`]). A run by the default schedule is one
+//! completion among many, and the one that counts: a set of constraints under which it does not fail is refuted by it. Then all that the failure
+//! does not need is taken out of the scenario, as long as that run and completions by chance still fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use host::event::{Event, EventKind, Stamped};
+
+use super::found;
+use super::shrink::{Counterexample, NotShrunk, Options, Shrunk, always_fails, shrink_configuration, shrink_until};
+use super::subject::Subject;
+use super::system::{Choice, Edge, Ending, Happening, Key, Step, System};
+use super::walk::{self, Observer};
+use crate::outcome::{Outcome, Violation, name_of};
+use crate::scenario::model::Found;
+use crate::scenario::{self, Scenario};
+
+/// Simpler scenarios that are tried, at most.
+const CHECKS_MAX: u32 = 300;
+/// Completions by chance that must fail in each of them.
+const CHECK_SAMPLES: u32 = 16;
+/// How many that must be in the end.
+const FINAL_SAMPLES: u32 = 300;
+
+/// A finding as a scenario that shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reproduced {
+    /// What a file says of it; a run of that ends as it expects.
+    pub scenario: Scenario,
+    /// How the schedule ended.
+    pub ending: Ending,
+    /// What happened there, in a sentence.
+    pub what: Option<String>,
+    /// The schedule's constraints.
+    pub shrunk: Shrunk,
+    /// Simplifications of the scenario that stayed.
+    pub simplified: u32,
+}
+
+/// Why there is no scenario that shows a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotReproduced {
+    /// A schedule that was recorded as failing does not fail: a defect of ours.
+    Replay(String),
+    /// No few constraints make it fail.
+    Shrink(NotShrunk),
+    /// The scenario's run ends otherwise.
+    Run(String),
+}
+
+impl fmt::Display for NotReproduced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotReproduced::Replay(what) => write!(f, "the schedule does not replay: {what}"),
+            NotReproduced::Shrink(NotShrunk::NoSuchChoice { at }) => {
+                write!(f, "the schedule does not replay: move {} is not offered", at + 1)
+            }
+            NotReproduced::Shrink(NotShrunk::NotOver { moves }) => write!(f, "the schedule does not replay: no end after {moves} moves"),
+            NotReproduced::Shrink(NotShrunk::OtherEnding(ending)) => {
+                write!(f, "the schedule does not replay: it ends as {}", ending.verdict.name())
+            }
+            NotReproduced::Shrink(NotShrunk::NotByOrder) => f.write_str("no few orders of events make it fail"),
+            NotReproduced::Shrink(NotShrunk::Budget) => f.write_str("no few orders of events that make it fail were found in time"),
+            NotReproduced::Run(what) => write!(f, "its orders are not enough for a run to fail: {what}"),
+        }
+    }
+}
+
+/// Makes a scenario of a schedule of `base`, given by its choices, that fails. `seed` is that of all random choices.
+///
+/// # Errors
+/// When there is none that a run reproduces.
+pub fn reproduce<S: Subject>(
+    subject: &S,
+    base: &Scenario,
+    choices: &[u16],
+    provenance: Found,
+    seed: u64,
+) -> Result<Reproduced, NotReproduced> {
+    let mut system = subject.open(base);
+    let root = system.save();
+    let mut injected = Injected::default();
+    let ending = match walk::replay(&mut system, &root, choices, &mut injected) {
+        Ok(Some(ending)) if ending.is_failure() => ending,
+        Ok(Some(ending)) => return Err(NotReproduced::Replay(format!("it ends as {}", ending.verdict.name()))),
+        Ok(None) => return Err(NotReproduced::Replay(format!("no end after {} moves", choices.len()))),
+        Err(not_offered) => return Err(NotReproduced::Replay(not_offered.to_string())),
+    };
+    let outcome = subject.replay(base, choices);
+    let violation = violation(&outcome, &ending);
+    if outcome.verdict != ending.verdict || violation.map(|violation| violation.rule) != ending.rule {
+        return Err(NotReproduced::Replay(format!("its run ends as {}", outcome.verdict.name())));
+    }
+    let cost = found::cost(base, failing_page(&outcome, violation));
+    let mut attempt = Attempt { subject, base, ending: &ending, provenance: &provenance, injected: &injected.0, last: None };
+    let shrunk = shrink_until(&mut system, &root, &ending, choices, Options::new(seed, &cost), &mut |edges| attempt.refute(edges));
+    let shrunk = shrunk.map_err(|problem| match attempt.last {
+        Some(ref what) if problem == NotShrunk::NotByOrder => NotReproduced::Run(what.clone()),
+        Some(_) | None => NotReproduced::Shrink(problem),
+    })?;
+    let full = found::scenario(base, &shrunk, &ending, provenance.clone());
+    let (scenario, simplified) = simplify(subject, base, &full, &ending, choices.len(), seed);
+    Ok(Reproduced { scenario, what: what(&outcome, violation), shrunk, simplified, ending })
+}
+
+/// The injections that a schedule makes.
+#[derive(Debug, Default)]
+struct Injected(BTreeSet<u16>);
+
+impl Observer for Injected {
+    fn moved(&mut self, _: &Choice, step: &Step) {
+        self.0.extend(step.happened.iter().filter(|happening| happening.key.kind == Key::INJECTION).map(|happening| happening.key.page));
+    }
+}
+
+/// Returns the broken rule by which a run ended so.
+fn violation<'a>(outcome: &'a Outcome, ending: &Ending) -> Option<&'a Violation> {
+    let same = |violation: &&Violation| Some(violation.rule) == ending.rule && violation.verdict == ending.verdict;
+    // Of several pages, the one that the ending is about.
+    let exactly = |violation: &&Violation| same(violation) && Some(violation.blame) == ending.blame && violation.cause == ending.cause;
+    outcome.violations.iter().find(exactly).or_else(|| outcome.violations.iter().find(same))
+}
+
+fn failing_page<'a>(outcome: &'a Outcome, violation: Option<&Violation>) -> Option<&'a str> {
+    let pfn = violation?.page?;
+    outcome.pages.iter().find(|(_, facts)| facts.pfn == Some(pfn)).map(|(name, _)| name.as_str())
+}
+
+fn what(outcome: &Outcome, violation: Option<&Violation>) -> Option<String> {
+    violation.map(|violation| violation.what.clone()).or_else(|| outcome.crash.as_ref().map(|crash| crash.message.clone()))
+}
+
+/// Returns why a scenario's run does not end in this way, if it does not. The scenario is taken as its file says it.
+fn misses<S: Subject>(subject: &S, scenario: &Scenario, ending: &Ending) -> Option<(String, Option<Outcome>)> {
+    let read = match scenario::parse("found", &scenario::to_toml(scenario)) {
+        Ok(read) => read,
+        Err(problems) => return Some((problems.to_string(), None)),
+    };
+    let outcome = subject.run(&read);
+    let sentence = match outcome.unexpected.first() {
+        Some(unexpected) => unexpected.clone(),
+        None if violation(&outcome, ending).map(|violation| violation.rule) != ending.rule => "another rule is broken".to_owned(),
+        None => return None,
+    };
+    Some((sentence, Some(outcome)))
+}
+
+/// Tries constraints on a run.
+struct Attempt<'a, S> {
+    subject: &'a S,
+    base: &'a Scenario,
+    ending: &'a Ending,
+    provenance: &'a Found,
+    /// Injections of the failing schedule.
+    injected: &'a BTreeSet<u16>,
+    /// Why the last run did not do.
+    last: Option<String>,
+}
+
+impl<S: Subject> Attempt<'_, S> {
+    /// Returns the run under some constraints, if it does not fail as it should.
+    fn refute(&mut self, edges: &[Edge]) -> Option<Counterexample> {
+        let shrunk = Shrunk {
+            edges: edges.to_vec(),
+            injected: self.injected.clone(),
+            candidates: 0,
+            tries: 0,
+            replays: 0,
+            sampled: 0,
+            stalled: 0,
+            exact: false,
+            smallest: false,
+        };
+        let found = found::scenario(self.base, &shrunk, self.ending, self.provenance.clone());
+        let (sentence, outcome) = misses(self.subject, &found, self.ending)?;
+        self.last = Some(sentence);
+        Some(outcome.map_or_else(Vec::new, |outcome| happenings(self.base, self.injected, &outcome)))
+    }
+}
+
+/// Returns what happened in the run of a found scenario, in the words of the search of `base`.
+fn happenings(base: &Scenario, injected: &BTreeSet<u16>, outcome: &Outcome) -> Counterexample {
+    let own = base.injections.len();
+    let fired: Vec<u16> = injected.iter().copied().filter(|index| usize::from(*index) >= own).collect();
+    let mut counts: BTreeMap<Key, u32> = BTreeMap::new();
+    let mut count = |key: Key| {
+        let nth = counts.entry(key).or_default();
+        *nth += 1;
+        Happening { key, nth: *nth }
+    };
+    let of = |stamped: &Stamped| {
+        if let Event::Inject { index } = stamped.event {
+            let index = index as usize;
+            let page = index.checked_sub(own).map_or(index as u16, |place| fired[place]);
+            return vec![count(Key { kind: Key::INJECTION, page })];
+        }
+        let kind = stamped.event.kind();
+        let kind = EventKind::ALL.iter().position(|other| *other == kind).expect("all kinds are there") as u16;
+        let names = stamped.event.range().map(|range| name_of(&outcome.pages, range)).unwrap_or_default();
+        let rank = |name: &str| base.pages.keys().position(|page| page == name);
+        let pages = names.into_iter().filter_map(rank).map(|rank| rank as u16);
+        std::iter::once(Key::NO_PAGE).chain(pages).map(|page| count(Key { kind, page })).collect()
+    };
+    outcome.trace.iter().map(of).collect()
+}
+
+/// Takes out of a scenario what its failure does not need.
+fn simplify<S: Subject>(subject: &S, base: &Scenario, full: &Scenario, ending: &Ending, moves: usize, seed: u64) -> (Scenario, u32) {
+    let moves_max = u32::try_from(moves).unwrap_or(u32::MAX).saturating_mul(8).max(1_000);
+    let fails = |candidate: &Scenario, samples: u32| {
+        // By chance in the window of the search, where the constraints were found.
+        let searched = Scenario { search: base.search.clone(), ..candidate.clone() };
+        let mut system = subject.open(&searched);
+        let root = system.save();
+        always_fails(&mut system, &root, ending, samples, moves_max, seed)
+    };
+    let configured = shrink_configuration(full, CHECKS_MAX, &mut |candidate| {
+        misses(subject, candidate, ending).is_none() && fails(candidate, CHECK_SAMPLES)
+    });
+    if configured.kept > 0 && fails(&configured.scenario, FINAL_SAMPLES) {
+        return (found::retold(configured.scenario, ending), configured.kept);
+    }
+    (full.clone(), 0)
+}

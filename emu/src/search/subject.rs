@@ -1,0 +1,20 @@
+//! How scenarios become systems, and systems' schedules outcomes: what a search of scenarios works on.
+
+use super::system::System;
+use crate::outcome::Outcome;
+use crate::scenario::Scenario;
+
+/// What scenarios are about. It has no state: the same scenario gives the same, on any thread.
+pub trait Subject: Sync {
+    /// What is searched of a scenario.
+    type System: System;
+
+    /// Returns a scenario's system, in the state that a search starts in.
+    fn open(&self, scenario: &Scenario) -> Self::System;
+
+    /// Runs a scenario as `lostpage run` does: by the default schedule, under its orders.
+    fn run(&self, scenario: &Scenario) -> Outcome;
+
+    /// Runs the schedule that chooses what has these ids, one after the other; behind its end the default schedule goes on.
+    fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome;
+}

@@ -1,0 +1,244 @@
+use std::collections::BTreeMap;
+use std::thread;
+
+use host::event::{Actor, Stamped};
+
+use super::*;
+use crate::scenario;
+use crate::search::draw::Draw;
+use crate::search::prove::{self, prove};
+
+/// The race that all is about: a page is hinted, and written at any time behind that, or not at all.
+const RACE: &str = r#"
+about = "a race"
+pages = { P = "first page of hint 1" }
+[[may]]
+write = { page = "P", byte = 0xBB }
+by    = "vcpu1"
+after = "guest.hint(P)"
+[search]
+from  = "guest.hint"
+until = "hint.stop"
+"#;
+
+/// A migration under firecracker's habits, cancelled in between, with a device that writes.
+const CANCEL: &str = r#"
+about = "a cancel"
+pages = { P = "first page of hint 1" }
+[host]
+profile = "firecracker"
+[[may]]
+write = { page = "P", byte = 0xCC }
+by    = "dma"
+after = "guest.hint(P)"
+[[inject]]
+monitor = "cancel"
+by      = "main-loop"
+after   = "hint.pop"
+[search]
+from  = "guest.start"
+"#;
+
+fn parsed(text: &str) -> Arc<Scenario> {
+    Arc::new(scenario::parse("search.toml", text).unwrap_or_else(|errors| panic!("{errors:?}")))
+}
+
+fn system(scenario: &Arc<Scenario>) -> SearchWorld {
+    SearchWorld::new(scenario, &RunOptions::default())
+}
+
+/// A move as it was made.
+#[derive(Debug, Clone, PartialEq)]
+struct Made {
+    offered: Vec<Choice>,
+    taken: u16,
+    events: Vec<(Actor, Move)>,
+    step: Step,
+    hash: u128,
+}
+
+/// Makes moves until the run is over or there are enough, and returns them.
+fn walk(system: &mut SearchWorld, moves: usize, mut pick: impl FnMut(&[Choice]) -> Choice) -> Vec<Made> {
+    let mut made = Vec::new();
+    let mut offered = Vec::new();
+    while made.len() < moves {
+        system.choices(&mut offered);
+        if offered.is_empty() {
+            break;
+        }
+        let choice = pick(&offered);
+        system.take(choice);
+        let events = system.world.trace.iter().map(|Stamped { actor, event, .. }| (*actor, Move::of(event))).collect();
+        made.push(Made { offered: offered.clone(), taken: choice.id, events, step: system.step().clone(), hash: system.hash() });
+    }
+    made
+}
+
+fn drawn(seed: u64) -> impl FnMut(&[Choice]) -> Choice {
+    let mut draw = Draw::new(seed, "walk");
+    move |offered| offered[draw.below(offered.len() as u64) as usize]
+}
+
+fn again<'a>(made: impl Iterator<Item = &'a Made>) -> impl FnMut(&[Choice]) -> Choice {
+    let mut taken: Vec<u16> = made.map(|made| made.taken).collect();
+    taken.reverse();
+    move |offered| {
+        let id = taken.pop().expect("as long as the first run");
+        *offered.iter().find(|choice| choice.id == id).expect("offered as in the first run")
+    }
+}
+
+/// A world that is forked at any point, on another thread, goes on as the one it was forked from, event by event.
+#[test]
+fn a_fork_at_every_point_goes_on_alike() {
+    for (text, seed) in [(RACE, 1), (RACE, 2), (CANCEL, 3)] {
+        let scenario = parsed(text);
+        let mut first = system(&scenario);
+        let mut forks = vec![first.save()];
+        let mut pick = drawn(seed);
+        let mut made = Vec::new();
+        loop {
+            let one = walk(&mut first, 1, &mut pick);
+            if one.is_empty() || made.len() == 300 {
+                break;
+            }
+            made.extend(one);
+            forks.push(first.save());
+        }
+        let ending = first.ending();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut second = system(&scenario);
+                // From the last to the first, so that each goes back and forth between states of different lengths of life.
+                for (at, fork) in forks.iter().enumerate().rev() {
+                    second.put_back(fork);
+                    let rest = &made[at..];
+                    assert_eq!(walk(&mut second, rest.len(), again(rest.iter())), rest, "{text} from move {at}");
+                    assert_eq!(second.ending(), ending);
+                }
+            });
+        });
+    }
+}
+
+/// Two ways to the same hash have the same future.
+#[test]
+fn an_equal_hash_is_an_equal_future() {
+    for text in [RACE, CANCEL] {
+        let scenario = parsed(text);
+        let mut system = system(&scenario);
+        let root = system.save();
+        let mut known: BTreeMap<u128, (Saved, usize)> = BTreeMap::new();
+        let mut met_again = 0;
+        for seed in 0..30 {
+            system.put_back(&root);
+            let mut pick = drawn(seed);
+            for moves in 0..80 {
+                let one = walk(&mut system, 1, &mut pick);
+                let Some(hash) = one.first().map(|made| made.hash) else { break };
+                let here = system.save();
+                let Some((there, _)) = known.get(&hash) else {
+                    known.insert(hash, (here, moves));
+                    continue;
+                };
+                met_again += 1;
+                if met_again % 7 == 0 {
+                    let future = walk(&mut system, 60, drawn(seed));
+                    system.put_back(there);
+                    assert_eq!(walk(&mut system, 60, drawn(seed)), future, "{text}");
+                    system.put_back(&here);
+                }
+            }
+        }
+        assert!(met_again > 100, "{met_again} states were met again");
+    }
+}
+
+/// Moves whose footprints do not conflict can be swapped: both orders are offered, and lead to the state that the sum of hashes foretells.
+#[test]
+fn moves_that_do_not_conflict_can_be_swapped() {
+    for text in [RACE, CANCEL] {
+        let scenario = parsed(text);
+        let mut system = system(&scenario).uncounted();
+        let root = system.save();
+        let mut swapped = 0;
+        for seed in 0..40 {
+            system.put_back(&root);
+            let mut pick = drawn(seed);
+            for _ in 0..200 {
+                let mut offered = Vec::new();
+                system.choices(&mut offered);
+                if offered.is_empty() {
+                    break;
+                }
+                swapped += swap_all(&mut system, &offered);
+                system.take(pick(&offered));
+            }
+        }
+        assert!(swapped > 1_000, "{swapped} pairs");
+    }
+}
+
+/// Swaps all pairs of moves that do not conflict, and returns how many those are.
+fn swap_all(system: &mut SearchWorld, offered: &[Choice]) -> usize {
+    let (here, hash) = (system.save(), system.hash());
+    let after: Vec<_> = offered
+        .iter()
+        .map(|choice| {
+            system.put_back(&here);
+            system.take(*choice);
+            (system.save(), system.hash(), system.step().footprint.clone())
+        })
+        .collect();
+    let mut swapped = 0;
+    for (one, other) in (0..offered.len()).flat_map(|one| (0..offered.len()).map(move |other| (one, other))) {
+        if offered[one].actor == offered[other].actor || after[one].2.conflict(&after[other].2) {
+            continue;
+        }
+        system.put_back(&after[one].0);
+        let mut then = Vec::new();
+        system.choices(&mut then);
+        assert!(then.contains(&offered[other]), "{:?} takes {:?} away", offered[one], offered[other]);
+        system.take(offered[other]);
+        let foretold = after[one].1.wrapping_add(after[other].1).wrapping_sub(hash);
+        assert_eq!(system.hash(), foretold, "{:?} and then {:?}", offered[one], offered[other]);
+        swapped += 1;
+    }
+    system.put_back(&here);
+    let mut same = Vec::new();
+    system.choices(&mut same);
+    assert_eq!(same, offered);
+    swapped
+}
+
+/// A proof checks its predictions, and finds none of them wrong.
+#[test]
+fn a_proof_finds_the_world_sound() {
+    for text in [RACE, CANCEL] {
+        let scenario = parsed(text);
+        let options = prove::Options { states: 4_000, check_first: u64::MAX, ..prove::Options::default() };
+        let proof = prove(|| system(&scenario).uncounted(), &options).unwrap_or_else(|unsound| panic!("{text}: {unsound:?}"));
+        assert!(proof.states > 1_000, "{} states", proof.states);
+    }
+}
+
+/// A constraint that a search lays down holds its move back until what it waits for has happened.
+#[test]
+fn a_constraint_holds_back() {
+    let scenario = parsed(RACE);
+    let mut system = system(&scenario);
+    let root = system.save();
+    let made = walk(&mut system, 400, drawn(5));
+    let happened: Vec<Happening> = made.iter().flat_map(|made| made.step.happened.iter().copied()).collect();
+    let store = Happening { key: Key { kind: Key::INJECTION, page: 0 }, nth: 1 };
+    let last = *happened.iter().rfind(|happening| happening.key.kind == host::event::EventKind::HintPush as u16).expect("hints come back");
+    system.put_back(&root);
+    system.constrain(&[Edge { first: last, then: store }]);
+    for seed in 0..20 {
+        let bound = system.save();
+        let made = walk(&mut system, 400, drawn(seed));
+        let place = |wanted| made.iter().position(|made| made.step.happened.contains(&wanted));
+        assert!(place(store).is_none_or(|at| place(last).is_some_and(|first| first < at)), "seed {seed}");
+        system.put_back(&bound);
+    }
+}

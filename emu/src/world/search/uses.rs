@@ -1,0 +1,250 @@
+//! What a move used: classes of objects by who moved and what it told, and pages by who touched them.
+
+use host::dirty::accel::LogMode;
+use host::event::{Actor, Event, PageRange};
+
+use crate::scenario::model::Action;
+use crate::search::system::{Footprint, Happening, Key, Objects, Step};
+use crate::world::guest::Pending;
+use crate::world::observe::Observation;
+use crate::world::search::{Cpu, SearchWorld};
+use crate::world::{Due, HOST_ORDER, Who, World, object};
+
+/// More pages than this are all pages.
+const PAGES_MAX: usize = 96;
+/// Pages of a region: bitmaps, and what the oracle knows of pages, are hashed by words of so many, so that changes within one do not add up.
+const REGION_SHIFT: u32 = 6;
+
+/// Returns what is its mover's own.
+pub(super) fn own(who: Who) -> u64 {
+    match who {
+        Who::Vcpu(cpu) => object::vcpu(cpu) | object::interrupts(cpu),
+        Who::Host(index) => own_of_host(HOST_ORDER[index]),
+        Who::Injector(_) => object::ORDER,
+    }
+}
+
+fn own_of_host(actor: Actor) -> u64 {
+    match actor {
+        Actor::Iothread => object::DEVICE,
+        Actor::Migration => object::MIGRATION,
+        Actor::Destination => object::DESTINATION | object::WIRE,
+        Actor::MainLoop => {
+            use object::{BITMAP, DESTINATION, DEVICE, MIGRATION, MONITOR, RECORDS, STATUS, VM, WIRE};
+            MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
+        }
+        Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => unreachable!("{actor} is no thread of the host"),
+    }
+}
+
+impl World {
+    /// Returns what a move shares with others, whatever it does.
+    fn shared(&self, who: Who) -> u64 {
+        use object::{BITMAP, CLOCK, DESTINATION, IN_STORE, ORDER, RECORDS, STATUS, VM, WIRE};
+        let always = VM | CLOCK | if self.state.gates.is_empty() { 0 } else { ORDER };
+        always
+            | match who {
+                Who::Vcpu(cpu) => match self.state.vcpus[cpu].pending {
+                    Pending::Store { .. } => RECORDS | IN_STORE,
+                    Pending::Run
+                    | Pending::Announced(_)
+                    | Pending::Spin { .. }
+                    | Pending::Device { .. }
+                    | Pending::Halted
+                    | Pending::Dead => 0,
+                },
+                Who::Host(index) if HOST_ORDER[index] == Actor::Iothread => STATUS | RECORDS,
+                Who::Host(index) if HOST_ORDER[index] == Actor::Migration => STATUS | RECORDS | BITMAP | WIRE | DESTINATION,
+                Who::Host(_) => STATUS | RECORDS,
+                Who::Injector(_) => STATUS,
+            }
+    }
+
+    /// Returns what a move changes, whatever it tells.
+    fn changed(&self, who: Who) -> u64 {
+        let waits_for_stores = matches!(who, Who::Host(index) if HOST_ORDER[index] != Actor::Iothread);
+        let stores = if waits_for_stores && self.state.vmm.accel.mode() == LogMode::Tcg { object::IN_STORE } else { 0 };
+        let more = match who {
+            Who::Vcpu(cpu) if matches!(self.state.vcpus[cpu].pending, Pending::Device { .. }) => object::DEVICE | object::MONITOR,
+            Who::Vcpu(_) | Who::Host(_) => 0,
+            Who::Injector(Due::Start) => object::MONITOR,
+            Who::Injector(Due::Injection(index)) => {
+                let injection = self.injection(index);
+                let by = match injection.by {
+                    Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
+                    Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => 0,
+                };
+                by | match injection.action {
+                    Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
+                    Action::Monitor(_) => object::MONITOR,
+                    Action::ClearLog { .. } => u64::MAX,
+                }
+            }
+        };
+        own(who) | stores | more
+    }
+}
+
+impl SearchWorld {
+    /// A move begins: what it is known to use is put down, and what it touches is noted from here on.
+    pub(super) fn begin(&mut self, who: Who) {
+        let Footprint { looked, changed, .. } = &mut self.step.footprint;
+        // What was asked on the way to the choices was nobody's use.
+        self.world.ram.take_uses(looked, changed);
+        looked.clear();
+        changed.clear();
+        self.world.happened.clear();
+        if !self.detailed {
+            self.world.trace.clear();
+        }
+        self.first = self.world.trace.len();
+        self.world.used = Objects { shared: self.world.shared(who), changed: self.world.changed(who) };
+        match who {
+            Who::Vcpu(cpu) => {
+                self.world.machine.begin_move();
+                self.cpus[cpu] = Cpu::default();
+            }
+            Who::Injector(Due::Injection(index)) => {
+                if let Actor::Vcpu(cpu) = self.world.injection(index).by {
+                    self.cpus[usize::from(cpu)] = Cpu::default();
+                }
+                let key = Key { kind: Key::INJECTION, page: index as u16 };
+                self.world.happened.push(Happening { key, nth: 1 });
+            }
+            Who::Host(_) | Who::Injector(Due::Start) => {}
+        }
+    }
+
+    /// The move is made: memory is taken in, and the step is told. `wakes` says whether it let time pass.
+    pub(super) fn end_of_move(&mut self, wakes: bool) {
+        let view = Observation { ram: &self.world.ram, vmm: &self.world.state.vmm };
+        self.world.state.oracle.end_of_step(self.world.trace.len(), &view);
+        let Step { happened, footprint } = &mut self.step;
+        std::mem::swap(happened, &mut self.world.happened);
+        let Footprint { objects, looked, changed } = footprint;
+        self.world.machine.take_uses(looked, changed);
+        self.world.ram.take_uses(looked, changed);
+        sort(looked);
+        sort(changed);
+        self.memory.wrote(changed, &self.world.machine);
+        *objects = self.world.used;
+        let regions = self.world.ram.pages() as u32;
+        if !changed.is_empty() {
+            objects.shared |= object::STORES | object::RECORDS;
+        }
+        if looked.len() > PAGES_MAX {
+            objects.changed |= object::STORES;
+            looked.clear();
+        }
+        if changed.len() > PAGES_MAX {
+            objects.changed |= object::STORES;
+            changed.clear();
+        }
+        for at in 0..changed.len() {
+            changed.push(regions + (changed[at] >> REGION_SHIFT));
+        }
+        for stamped in &self.world.trace[self.first..] {
+            let used = Used::of(&stamped.event);
+            objects.changed |= used.changed;
+            if let Some(range) = used.pages {
+                let (first, last) = (range.first.0 >> REGION_SHIFT, (range.end().0 - 1) >> REGION_SHIFT);
+                changed.extend((first as u32..=last as u32).map(|region| regions + region));
+            }
+            if self.world.state.gates.looks_at(stamped.event.kind()) {
+                objects.changed |= object::ORDER;
+            }
+        }
+        sort(looked);
+        sort(changed);
+        looked.retain(|cell| changed.binary_search(cell).is_err());
+        if wakes {
+            objects.changed |= object::CLOCK;
+        }
+        if self.over().is_some() {
+            self.step.footprint.objects.changed = u64::MAX;
+        }
+    }
+}
+
+fn sort(cells: &mut Vec<u32>) {
+    cells.sort_unstable();
+    cells.dedup();
+}
+
+/// What an event says of its move's use.
+struct Used {
+    changed: u64,
+    /// Pages whose records it may have changed.
+    pages: Option<PageRange>,
+}
+
+impl Used {
+    fn of(event: &Event) -> Used {
+        use object::{BITMAP, DESTINATION, DEVICE, HEADS, HINTS, MONITOR, RECORDS, STATUS, STORES, VM, WIRE};
+        let changed = match event {
+            Event::RamPage { .. } | Event::RamSend { .. } => BITMAP | WIRE,
+            Event::BitmapTake { .. } | Event::RamRead { .. } | Event::IterateBegin { .. } | Event::IterateEnd { .. } => BITMAP,
+            Event::RateLimit { .. } | Event::Pass { .. } => BITMAP,
+            Event::DirtyGet { .. } | Event::DirtyMerge { .. } | Event::VhostMerge { .. } | Event::LogStart | Event::LogStop => RECORDS,
+            Event::AfterSync | Event::BitmapSync { .. } => RECORDS | BITMAP,
+            Event::MigrationState { .. } | Event::LinkDown => STATUS | RECORDS | STORES,
+            Event::VmStop | Event::VmStart => VM,
+            Event::DstPlace { .. } | Event::DstDevice { .. } => DESTINATION,
+            Event::DstStart => DESTINATION | STORES | RECORDS,
+            Event::ConfigCmdId { .. }
+            | Event::Notify { .. }
+            | Event::DeviceIrq { .. }
+            | Event::HintStop { .. }
+            | Event::HintDone { .. } => DEVICE,
+            Event::HintIgnore { .. } | Event::BalloonStats { .. } | Event::DeviceBroken { .. } => DEVICE,
+            // What the oracle knows of all pages' hints starts anew.
+            Event::HintRequest { .. } | Event::HintStart { .. } => DEVICE | HINTS | STORES,
+            Event::HintPop { .. } | Event::HintPush { .. } | Event::DeviceStatus { .. } => DEVICE | HEADS,
+            Event::HintApply { .. } => DEVICE | BITMAP,
+            Event::GuestAdd { .. } | Event::GuestGet { .. } => HEADS,
+            Event::GuestHint { .. } => HINTS,
+            Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
+            Event::Monitor { .. } => MONITOR,
+            Event::GuestCrash { .. } => u64::MAX,
+            Event::DirtyClear { .. }
+            | Event::DirtyMark { .. }
+            | Event::HostDiscard { .. }
+            | Event::DmaWrite { .. }
+            | Event::VhostWrite { .. }
+            | Event::Inject { .. }
+            | Event::BalloonInflate { .. }
+            | Event::BalloonDeflate { .. }
+            | Event::BalloonReport { .. }
+            | Event::GuestReport { .. }
+            | Event::GuestInflate { .. }
+            | Event::GuestDeflate { .. }
+            | Event::GuestWrite { .. }
+            | Event::GuestReady
+            | Event::GuestAlloc { .. }
+            | Event::GuestFree { .. }
+            | Event::GuestAllocFail { .. }
+            | Event::GuestReclaim { .. }
+            | Event::GuestReturn { .. }
+            | Event::GuestCmdId { .. }
+            | Event::GuestStart { .. }
+            | Event::GuestStop
+            | Event::GuestKick { .. }
+            | Event::GuestIrq { .. }
+            | Event::GuestLock { .. }
+            | Event::GuestUnlock { .. }
+            | Event::GuestActual { .. }
+            | Event::GuestShrink { .. }
+            | Event::GuestOom
+            | Event::GuestTask { .. }
+            | Event::GuestTaskDone { .. }
+            | Event::GuestNamed { .. }
+            | Event::GuestWork { .. }
+            | Event::GuestWorkDone { .. }
+            | Event::GuestWarn { .. } => 0,
+        };
+        // The guest says of most blocks only what it does with their frames' descriptors, which it stores to.
+        let silent = matches!(event, Event::GuestAlloc { .. } | Event::GuestFree { .. } | Event::GuestNamed { .. });
+        Used { changed, pages: event.range().filter(|_| !silent) }
+    }
+}
