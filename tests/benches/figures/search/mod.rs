@@ -1,11 +1,13 @@
 //! What a search makes in a second: schedules, states; what a scheduling point costs; how soon a failure is a file; what more cores give.
 //!
-//! Beside our own figures stand those of shuttle, on the same race at the same length, in the same process ([`threads`] says in what sense it is the
-//! same). All but the last figure are of one thread. Rates hold the time that a search needs to get to know its system.
+//! What is promised is promised of the world, a guest's machine code and all. Beside it stands a small [`model`] of the same race with the same number
+//! of scheduling points, which shows what the search itself costs, and shuttle on the same model in the same process ([`threads`] says in what sense it
+//! is the same). All but the last figure are of one thread. Rates hold the time that a search needs to get to know its system.
 
 mod model;
 mod step;
 mod threads;
+mod world;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -15,23 +17,25 @@ use std::time::{Duration, Instant};
 use emu::scenario::model::{Found, Scenario};
 use emu::search::block::Summary;
 use emu::search::explore::{Explorer, Options};
-use emu::search::prove::{self, Answer, prove};
+use emu::search::prove::{self, prove};
 use emu::search::shrink::{self, shrink};
 use emu::search::strategy::{Portfolio, Strategy};
 use emu::search::system::{Ending, System};
 use emu::search::{found, walk};
-use lostpage_tests::scenario;
+use emu::world::RunOptions;
+use emu::world::search::SearchWorld;
 
 use crate::{Figure, percentile, time};
-use model::{Model, SCENARIO, Size};
+use model::{Model, Size};
+use world::Look;
 
 /// How long each rate is measured.
-const PERIOD: Duration = Duration::from_secs(1);
-/// Scheduling points of the short and the long race.
-const SHORT: u16 = 40;
-const LONG: u16 = 400;
-/// Moves of the race of which all states are searched.
-const PROVED: u16 = 100;
+const PERIOD: Duration = Duration::from_secs(3);
+/// States after which a search of all orders is stopped.
+const STATES_MAX: u64 = 1_000_000;
+/// The scenarios.
+const SHORT: &str = "race.toml";
+const LONG: &str = "race-long.toml";
 
 /// What an exploration came to.
 struct Explored {
@@ -43,6 +47,10 @@ struct Explored {
 impl Explored {
     fn rate(&self) -> f64 {
         self.schedules as f64 / self.seconds
+    }
+
+    fn ns_a_move(&self) -> f64 {
+        self.seconds * 1e9 / self.moves as f64
     }
 }
 
@@ -63,49 +71,74 @@ fn per_second(rate: f64) -> String {
     format!("{rate:.0} /s")
 }
 
-/// The same race, by us and by shuttle.
-fn race(moves: u16, promised: f64) -> [Figure; 2] {
-    let size = Size::of_moves(moves);
-    let ours = explore(|| Model::new(size, false), Options::default());
+/// A race in the world; the model of the same length, by us and by shuttle.
+fn race(what: &str, file: &str, promised: f64) -> Vec<Figure> {
+    let scenario = world::read(file);
+    let Look { moves, points } = world::look(&scenario);
+    let of_world = explore(|| world::open(&scenario), Options::default());
+    let of_live = explore(|| world::open(&scenario), Options { graph: None, ..Options::default() });
+    println!(
+        "{file}: {points:.0} scheduling points, {moves:.0} moves; {:.0} schedules/s ({:.0} ns a move), with nothing known of states {:.0} ({:.0} ns a move)",
+        of_world.rate(),
+        of_world.ns_a_move(),
+        of_live.rate(),
+        of_live.ns_a_move(),
+    );
+    let size = Size::of_moves(points.round() as u16);
+    let of_model = explore(|| Model::new(size, false), Options::default());
     let random = Options { portfolio: Portfolio::of(&[Strategy::Random]).expect("one"), ..Options::default() };
     let at_random = explore(|| Model::new(size, false), random);
     let live = explore(|| Model::new(size, false), Options { graph: None, ..Options::default() });
-    let points = threads::points(size);
-    let schedules = 2_000_000 / usize::from(moves);
-    let theirs = schedules as f64 / time(|| threads::run(size, schedules)).as_secs_f64();
     println!(
-        "{moves} moves: {:.0} schedules/s ({:.0} ns a move); at random alone {:.0}; with nothing known of states {:.0} ({:.0} ns a move)",
-        ours.rate(),
-        ours.seconds * 1e9 / ours.moves as f64,
+        "  the model, {} moves: {:.0} schedules/s ({:.0} ns a move); at random alone {:.0}; with nothing known of states {:.0} ({:.0} ns a move)",
+        size.moves(),
+        of_model.rate(),
+        of_model.ns_a_move(),
         at_random.rate(),
         live.rate(),
-        live.seconds * 1e9 / live.moves as f64,
+        live.ns_a_move(),
     );
-    println!("{moves} moves: shuttle {theirs:.0} schedules/s, {points} scheduling points ({:.0} ns a point)", 1e9 / theirs / points as f64);
-    let model = format!("model of the race, 3 actors, {moves} scheduling points: schedules");
-    [
-        Figure::at_least(model, ours.rate(), promised, per_second),
-        Figure::at_least("  shuttle 0.9 on the same, 3 threads: ours against it", ours.rate() / theirs, 1.0, |ratio| format!("{ratio:.2}")),
+    let met = threads::points(size);
+    let schedules = 2_000_000 / usize::from(size.moves());
+    let theirs = schedules as f64 / time(|| threads::run(size, schedules)).as_secs_f64();
+    println!("  shuttle on the model: {theirs:.0} schedules/s, {met} scheduling points ({:.0} ns a point)", 1e9 / theirs / met as f64);
+    vec![
+        Figure::at_least(format!("{what}, {points:.0} scheduling points: schedules"), of_world.rate(), promised, per_second),
+        Figure::at_least("  against shuttle 0.9 on three threads, as many points", of_world.rate() / theirs, 1.0, ratio),
+        Figure::plain("  shuttle itself", per_second(theirs)),
+        Figure::at_least("  our search on the model that shuttle runs, against it", of_model.rate() / theirs, 1.0, ratio),
     ]
 }
 
-/// All states of the long race, on one thread.
-fn states() -> Figure {
-    let size = Size::of_moves(PROVED);
-    let limits = prove::Options { memory_bytes: 2 << 30, ..prove::Options::default() };
+fn ratio(ratio: f64) -> String {
+    format!("{ratio:.3}")
+}
+
+/// States of a system, on one thread, up to a number of them.
+fn states<S: System>(what: &str, factory: impl Fn() -> S + Sync) -> f64 {
+    let limits = prove::Options { memory_bytes: 2 << 30, states: STATES_MAX, ..prove::Options::default() };
     let mut proof = None;
-    let seconds = time(|| proof = prove(|| Model::new(size, false), &limits).ok()).as_secs_f64();
-    let proof = proof.expect("the model is deterministic");
-    assert_eq!(proof.answer, Answer::Proved);
+    let seconds = time(|| proof = Some(prove(factory, &limits).unwrap_or_else(|unsound| panic!("{what}: {unsound}")))).as_secs_f64();
+    let proof = proof.expect("just set");
     println!(
-        "{PROVED} moves: {} states, {} moves made, {} known, {:.2} s, {} MiB",
+        "{what}: {} states, {} moves made, {} known, {seconds:.2} s, {} MiB: {:?}",
         proof.states,
         proof.executed,
         proof.edges,
-        seconds,
-        proof.memory_bytes >> 20
+        proof.memory_bytes >> 20,
+        proof.answer,
     );
-    Figure::at_least("  all states of the model: states", proof.states as f64 / seconds, 200_000.0, per_second)
+    proof.states as f64 / seconds
+}
+
+fn proving() -> [Figure; 2] {
+    let scenario = world::read(SHORT);
+    let of_world = states(SHORT, || world::open(&scenario));
+    let of_model = states("the model, 100 moves", || Model::new(Size::of_moves(100), false));
+    [
+        Figure::at_least("all orders of the short race: states", of_world, 200_000.0, per_second),
+        Figure::plain("  of the model", per_second(of_model)),
+    ]
 }
 
 /// A failing schedule, as a search came upon it.
@@ -143,37 +176,57 @@ fn shrink_to_file<S: System>(mut system: S, base: &Scenario, failing: &Failing, 
     shrunk.edges.len()
 }
 
-fn shrinking(moves: u16) -> Figure {
-    let size = Size::of_moves(moves);
-    let failing = first_failure(|| Model::new(size, true));
-    let base = scenario(SCENARIO);
+fn shrink_in<S: System>(what: &str, base: &Scenario, factory: impl Fn() -> S + Sync) -> f64 {
+    let failing = first_failure(&factory);
     let folder = tempfile::tempdir().expect("a new folder");
-    let mut edges = 0;
-    let seconds = time(|| edges = shrink_to_file(Model::new(size, true), &base, &failing, &folder.path().join("found.toml"))).as_secs_f64();
-    println!("{moves} moves: the failure of schedule {} shrunk to {edges} orders", failing.found.schedules);
-    Figure::at_most(format!("  from a failure of {moves} moves to its file"), seconds, 1.0, |seconds| format!("{seconds:.3} s"))
+    let (system, mut edges) = (factory(), 0);
+    let seconds = time(|| edges = shrink_to_file(system, base, &failing, &folder.path().join("found.toml"))).as_secs_f64();
+    println!("{what}: a failure of {} moves shrunk to {edges} orders in {seconds:.3} s", failing.choices.len());
+    seconds
+}
+
+fn shrinking() -> [Figure; 2] {
+    let scenario = world::read(SHORT);
+    // A constraint means an occurrence: here, how often something has happened counts.
+    let of_world = shrink_in(SHORT, &scenario, || SearchWorld::new(&scenario, &RunOptions::default()));
+    let of_model = shrink_in("the model, 40 moves", &lostpage_tests::scenario(model::SCENARIO), || Model::new(Size::of_moves(40), true));
+    let show = |seconds: f64| format!("{seconds:.3} s");
+    [
+        Figure::at_most("from the first failure of the short race to its file", of_world, 1.0, show),
+        Figure::plain("  of the model", show(of_model)),
+    ]
+}
+
+fn steps() -> [Figure; 2] {
+    let scenario = world::read(SHORT);
+    println!("{SHORT}, its parts:");
+    let in_world = world::parts(&scenario);
+    let ns = |ns: f64| format!("{ns:.0} ns");
+    [
+        Figure::at_most("one host step at a scheduling point, told to all", in_world, 100.0, ns),
+        Figure::at_most("  the step itself, and all host threads asked", step::ns(), 100.0, ns),
+    ]
 }
 
 /// Four threads against one.
 fn cores() -> Figure {
     const THREADS: usize = 4;
-    let size = Size::of_moves(SHORT);
+    let scenario = world::read(SHORT);
     let cores = available_parallelism().map_or(1, usize::from);
-    let rate = |threads| explore(|| Model::new(size, false), Options { threads, ..Options::default() }).rate();
+    let rate = |threads| explore(|| world::open(&scenario), Options { threads, ..Options::default() }).rate();
     // Turn by turn, so that a neighbour's load meets both.
     let mut ratios: Vec<f64> = (0..3).map(|_| rate(1).recip() * rate(THREADS)).collect();
-    let ratio = percentile(&mut ratios, 50);
-    let what = format!("  explore on {THREADS} threads against one; this machine has {cores} cores");
-    let show = |ratio: f64| format!("{ratio:.2}");
-    if cores < THREADS { Figure::plain(what, show(ratio)) } else { Figure::at_least(what, ratio, 3.5, show) }
+    let middle = percentile(&mut ratios, 50);
+    let what = format!("explore on {THREADS} threads against one; this machine has {cores} cores");
+    if cores < THREADS { Figure::plain(what, ratio(middle)) } else { Figure::at_least(what, middle, 3.5, ratio) }
 }
 
 pub(crate) fn figures() -> Vec<Figure> {
-    let mut figures = Vec::from(race(SHORT, 50_000.0));
-    figures.extend(race(LONG, 10_000.0));
-    figures.push(states());
-    figures.push(step::figure());
-    figures.push(shrinking(SHORT));
+    let mut figures = race("hinted, then written", SHORT, 50_000.0);
+    figures.extend(race("  the same over many rounds", LONG, 10_000.0));
+    figures.extend(proving());
+    figures.extend(steps());
+    figures.extend(shrinking());
     figures.push(cores());
     figures
 }

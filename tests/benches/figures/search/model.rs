@@ -1,5 +1,6 @@
 //! A small model of the race that is searched: a guest that hints a page and writes it again, a balloon that pops, checks and clears, a migration that
-//! stops, syncs, starts and sends in rounds. It is a [`System`] for our searches, and [`super::threads`] makes the same moves on three threads.
+//! stops, syncs, starts and sends in rounds. It costs next to nothing, so a search of it shows what searching costs. It is a [`System`] for our searches,
+//! and [`super::threads`] makes the same moves on three threads.
 //!
 //! Nobody ever waits: what cannot be done yet is done without effect. So each schedule has the same number of moves, [`Size::moves`], and each of them
 //! is a scheduling point. Moves have the names of a scenario's events, so a finding becomes a scenario file.
