@@ -342,6 +342,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
         (95, feature::FREE_PAGE_HINT),
         (50, feature::PAGE_POISON),
         (30, feature::PAGE_REPORTING),
+        (40, feature::HINT_WAIT_ON_ACK),
     ]);
     // A driver whose queue is full allocates and frees 4 MiB in a circle while the device waits for a slice to end: right, and for ever to
     // watch. 16 entries hold all blocks of the largest memory here.

@@ -15,7 +15,7 @@ pub(super) fn warnings(scenario: &Scenario, document: &DeTable<'_>) -> Vec<Diagn
     witness_already_on(scenario, document, &mut found);
     hints_that_never_come(scenario, document, &mut found);
     statistics_without_queue(scenario, document, &mut found);
-    acknowledgement_that_nobody_waits_for(scenario, document, &mut found);
+    acknowledgement_without_hints(scenario, document, &mut found);
     injections_at_once(scenario, document, &mut found);
     instructions_to_the_end(scenario, document, &mut found);
     lists_that_vary_nothing(scenario, document, &mut found);
@@ -60,10 +60,11 @@ fn statistics_without_queue(scenario: &Scenario, document: &DeTable<'_>, found: 
     }
 }
 
-fn acknowledgement_that_nobody_waits_for(scenario: &Scenario, document: &DeTable<'_>, found: &mut Vec<Diagnostic>) {
-    if scenario.host.features & feature::HINT_WAIT_ON_ACK != 0 {
+fn acknowledgement_without_hints(scenario: &Scenario, document: &DeTable<'_>, found: &mut Vec<Diagnostic>) {
+    if scenario.host.features & (feature::HINT_WAIT_ON_ACK | feature::FREE_PAGE_HINT) == feature::HINT_WAIT_ON_ACK {
         let span = in_table(document, "host", "features");
-        found.push(Diagnostic::warning(span, "`hint-wait-on-ack` has no effect").label("no driver here accepts it"));
+        let warning = Diagnostic::warning(span, "`hint-wait-on-ack` has no effect");
+        found.push(warning.label("the device does not offer `free-page-hint`, and a driver gives the bit up"));
     }
 }
 

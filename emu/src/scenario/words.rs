@@ -16,7 +16,7 @@ pub(super) const FEATURES: &[(&str, u64, &str)] = &[
     ("free-page-hint", feature::FREE_PAGE_HINT, "A queue for free page hints exists."),
     ("page-poison", feature::PAGE_POISON, "The guest tells what it writes into free pages."),
     ("page-reporting", feature::PAGE_REPORTING, "A queue for free page reports exists."),
-    ("hint-wait-on-ack", feature::HINT_WAIT_ON_ACK, "The driver waits for a hint's used buffer (proposal of January 2026)."),
+    ("hint-wait-on-ack", feature::HINT_WAIT_ON_ACK, "The driver waits for each hint's used buffer (proposal of January 2026)."),
 ];
 
 /// Monitor commands that are a word.

@@ -78,7 +78,7 @@ record! {
         cmd_id_stop: u32,
         /// Valid entries of `pfns`.
         num_pfns: u32,
-        /// Who waits for the device to use a buffer.
+        /// Who waits for the device to use a buffer, of whichever queue.
         acked: [u64; words(WaitQueue::BYTES)],
         /// Pages in the balloon, 4 KiB each.
         num_pages: u64,
@@ -90,6 +90,8 @@ record! {
         pfns: [u32; ARRAY_PFNS_MAX],
         /// Statistics; the device reads them here.
         stats: [u8; stats::STATS_NR_MAX * stat::RECORD_BYTES],
+        /// A hinted block whose buffer the device has not used, and that nobody waits for any more; 0 for none.
+        unacked_block: u64,
     }
 }
 
@@ -154,7 +156,8 @@ pub static VIRTIO_BALLOON_DRIVER: VirtioDriver = VirtioDriver {
         | feature::DEFLATE_ON_OOM
         | feature::FREE_PAGE_HINT
         | feature::PAGE_POISON
-        | feature::PAGE_REPORTING,
+        | feature::PAGE_REPORTING
+        | feature::HINT_WAIT_ON_ACK,
     validate: virtballoon_validate,
     probe: virtballoon_probe,
     remove: virtballoon_remove,
@@ -175,20 +178,25 @@ fn virtballoon_validate(vdev: VirtioDevice) {
         // Free pages hold a value that the device would not keep.
         vdev.clear_feature(feature::PAGE_REPORTING);
     }
+    if !vdev.has_feature(feature::FREE_PAGE_HINT) {
+        // Nothing to wait for. By the proposal of HINT_WAIT_ON_ACK.
+        vdev.clear_feature(feature::HINT_WAIT_ON_ACK);
+    }
     // Indirect tables would be allocated in the middle of page reporting.
     vdev.clear_feature(transport::RING_INDIRECT_DESC);
     vdev.clear_feature(transport::ACCESS_PLATFORM);
 }
 
-/// Finds the queues and primes the statistics. Linux: init_vqs().
+/// Finds the queues and primes the statistics. Linux: init_vqs(), with the callback that the proposal of HINT_WAIT_ON_ACK adds.
 fn init_vqs(vb: VirtioBalloon) -> Result<(), Errno> {
     let queue = |wanted: bool, callback: Option<fn(u64)>| wanted.then_some(VirtqueueInfo { callback });
+    // Hints have no callback, unless the driver waits for them: their used buffers are collected when the next one is added.
+    let hint_callback: Option<fn(u64)> = vb.has_feature(feature::HINT_WAIT_ON_ACK).then_some(inflate::balloon_ack);
     let infos = [
         queue(true, Some(inflate::balloon_ack)),
         queue(true, Some(inflate::balloon_ack)),
         queue(vb.has_feature(feature::STATS_VQ), Some(stats::stats_request)),
-        // Hints have no callback: their used buffers are collected when the next one is added.
-        queue(vb.has_feature(feature::FREE_PAGE_HINT), None),
+        queue(vb.has_feature(feature::FREE_PAGE_HINT), hint_callback),
         queue(vb.has_feature(feature::PAGE_REPORTING), Some(inflate::balloon_ack)),
     ];
     let vqs = mmio::vm_find_vqs(vb.device(), &infos)?;
@@ -304,6 +312,7 @@ fn virtballoon_changed(vdev: u64) {
 }
 
 /// Tears the driver down. Linux: virtballoon_remove().
+/// Differs: a hint that waits for the device is called off. The proposal of HINT_WAIT_ON_ACK waits for the work to end by itself.
 fn virtballoon_remove(vdev: VirtioDevice) {
     let vb = balloon_of(vdev.addr());
     if vb.has_feature(feature::PAGE_REPORTING) {
@@ -315,6 +324,9 @@ fn virtballoon_remove(vdev: VirtioDevice) {
     vb.stop_update_spinlock().unlock_irq();
     cancel_work_sync(Workqueue::SystemFreezable, vb.size_work());
     cancel_work_sync(Workqueue::SystemFreezable, vb.stats_work());
+    if vb.has_feature(feature::HINT_WAIT_ON_ACK) {
+        vb.acked_queue().wake_up();
+    }
     if vb.has_feature(feature::FREE_PAGE_HINT) {
         cancel_work_sync(Workqueue::Balloon, vb.report_work());
     }
@@ -335,5 +347,6 @@ fn remove_common(vb: VirtioBalloon) {
         hinting::return_free_pages_to_mm(vb, u64::MAX, wire::debug::HINT_RETURN);
     }
     mmio::reset();
+    hinting::return_unacked_block(vb);
     mmio::vm_del_vqs(vb.device());
 }

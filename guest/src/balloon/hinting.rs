@@ -3,6 +3,9 @@
 //!
 //! Blocks stay on `free_page_list` until the device says DONE, the shrinker wants them, or the driver goes: whether or not the device has
 //! used their descriptors. That is what Linux ships, and the specification allows it.
+//!
+//! With HINT_WAIT_ON_ACK a block goes on the list only when the device has used its descriptor. Linux: a proposal of January 2026, which it
+//! does not ship ("virtio_balloon: Support wait on ACK for hinting", J. Thomson, 20260119154236.39412-1-jackabt.amazon@gmail.com).
 
 use wire::balloon::{CMD_ID_DONE, CMD_ID_STOP, HINT_BLOCK_ORDER, config, feature};
 use wire::debug::{CMD_ID_READ, HINT, HINT_RETURN, HINT_START, HINT_STOP};
@@ -12,9 +15,10 @@ use crate::arch;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::list;
 use crate::kernel::panic::warn;
+use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
 use crate::mm::page::Page;
-use crate::mm::{self, Gfp};
+use crate::mm::{self, Gfp, Pfn};
 use crate::virtio::Errno;
 use crate::virtio::mmio;
 use crate::virtio::ring::{Scatter, Virtqueue};
@@ -23,6 +27,9 @@ use crate::virtio::ring::{Scatter, Virtqueue};
 pub const HINT_BLOCK_PAGES: u64 = 1 << HINT_BLOCK_ORDER;
 /// Bytes of a hinted block. Linux: VIRTIO_BALLOON_HINT_BLOCK_BYTES.
 pub const HINT_BLOCK_BYTES: u32 = (PAGE_SIZE << HINT_BLOCK_ORDER) as u32;
+/// A part of a round.
+type Step = fn(VirtioBalloon) -> Result<(), Errno>;
+
 /// Bit of `config_read_bitmap`. Linux: VIRTIO_BALLOON_CONFIG_READ_CMD_ID.
 const CONFIG_READ_CMD_ID: u64 = 1 << 0;
 
@@ -55,16 +62,40 @@ fn drained_free_page_vq(vb: VirtioBalloon) -> Virtqueue {
     vq
 }
 
-/// Exposes one of the two ids, 4 bytes.
+/// Sleeps until the device has used the buffer that was just exposed, where HINT_WAIT_ON_ACK asks for it; no lock is held, and nothing else
+/// is in the queue. The id is not looked at while it sleeps: the device returns every buffer, whatever became of the round, and STOP in the
+/// configuration does not say that it applies no hint any more. Linux: a wait_event() behind each kick, by the proposal.
+/// Differs: the proposal waits for ever when the buffer does not come back, and the removal of the driver then waits with it. Here the wait
+/// ends without the buffer when the driver is being removed (`NoDev`) and when the device has spoilt the queue (`Io`).
+fn wait_for_ack(vb: VirtioBalloon) -> Result<(), Errno> {
+    if !vb.has_feature(feature::HINT_WAIT_ON_ACK) {
+        return Ok(());
+    }
+    let vq = Virtqueue::at(vb.free_page_vq().get());
+    let mut acked = false;
+    wait_event(vb.acked_queue(), || {
+        acked = vq.get_buf().is_some();
+        acked || vq.broken().get() != 0 || vb.stop_update().get() != 0
+    });
+    if acked {
+        Ok(())
+    } else if vq.broken().get() != 0 {
+        Err(Errno::Io)
+    } else {
+        Err(Errno::NoDev)
+    }
+}
+
+/// Exposes one of the two ids, 4 bytes. The ids are waited for like hints: by the proposal.
 fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<(), Errno> {
     let vq = Virtqueue::at(vb.free_page_vq().get());
     vq.add_outbuf(Scatter { addr: id, len_bytes: 4 }, vb.addr(), |_head| announce())?;
     vq.kick();
-    Ok(())
+    wait_for_ack(vb)
 }
 
 /// Opens a round under the id that the device wants. The id is stored where the start of the round before lies: a device that has not
-/// read that one yet will read this one, twice. So does Linux. Linux: send_cmd_id_start().
+/// read that one yet will read this one, twice. So does Linux, unless HINT_WAIT_ON_ACK makes it wait for each. Linux: send_cmd_id_start().
 fn send_cmd_id_start(vb: VirtioBalloon) -> Result<(), Errno> {
     drained_free_page_vq(vb);
     let id = virtio_balloon_cmd_id_received(vb);
@@ -79,6 +110,7 @@ fn send_cmd_id_stop(vb: VirtioBalloon) -> Result<(), Errno> {
 }
 
 /// Takes one block and hints it; `NoSpc` when the allocator has none. Linux: get_free_page_and_send().
+/// Differs: a block that the device did not give back is kept aside until the device is reset; by the proposal there is none.
 pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
     let vq = drained_free_page_vq(vb);
     let Some(block) = mm::alloc_pages(Gfp::FREE_PAGE_HINT, HINT_BLOCK_ORDER) else { return Err(Errno::NoSpc) };
@@ -96,7 +128,12 @@ pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
         return Err(errno);
     }
     vq.kick();
-    // Only now does the shrinker find the block; the device may have used the hint already.
+    if let Err(errno) = wait_for_ack(vb) {
+        assert_eq!(vb.unacked_block().get(), 0, "a round ends with its first block that does not come back");
+        vb.unacked_block().set(block.addr());
+        return Err(errno);
+    }
+    // Only now does the shrinker find the block. Without HINT_WAIT_ON_ACK the device may have used the hint already, or not.
     vb.free_page_list_spinlock().lock_irq();
     list::list_add(Page::of(block).lru(), vb.free_page_list().addr());
     vb.num_free_page_blocks().set(vb.num_free_page_blocks().get() + 1);
@@ -127,16 +164,19 @@ fn repeat_start_if_asked(vb: VirtioBalloon) -> Result<(), Errno> {
 }
 
 /// One round: start, hints, stop. What fails is said and otherwise ignored: a round whose start did not fit hints all the same.
-/// Linux: virtio_balloon_report_free_page().
+/// Linux: virtio_balloon_report_free_page(). Differs: a driver that is being removed sends no more.
 fn virtio_balloon_report_free_page(vb: VirtioBalloon) {
-    if send_cmd_id_start(vb).is_err() {
-        warn("virtio_balloon: failed to send the start id");
-    }
-    if send_free_pages(vb).is_err() {
-        warn("virtio_balloon: failed to send a free page");
-    }
-    if send_cmd_id_stop(vb).is_err() {
-        warn("virtio_balloon: failed to send the stop id");
+    let steps: [(Step, &str); 3] = [
+        (send_cmd_id_start, "virtio_balloon: failed to send the start id"),
+        (send_free_pages, "virtio_balloon: failed to send a free page"),
+        (send_cmd_id_stop, "virtio_balloon: failed to send the stop id"),
+    ];
+    for (step, complaint) in steps {
+        match step(vb) {
+            Ok(()) => {}
+            Err(Errno::NoDev) => return,
+            Err(Errno::Inval | Errno::Io | Errno::NoEnt | Errno::NoMem | Errno::NoSpc | Errno::NxIo) => warn(complaint),
+        }
     }
 }
 
@@ -149,6 +189,19 @@ pub fn report_free_page_func(vb: u64) {
     } else if id != CMD_ID_STOP && id != vb.cmd_id_active().get() {
         virtio_balloon_report_free_page(vb);
     }
+}
+
+/// Frees the block that the device did not give back, once it is reset and cannot apply the hint any more. Differs: by the proposal there
+/// is none.
+pub fn return_unacked_block(vb: VirtioBalloon) {
+    let addr = vb.unacked_block().get();
+    if addr == 0 {
+        return;
+    }
+    vb.unacked_block().set(0);
+    let block = Pfn::of_addr(addr);
+    arch::trace(HINT_RETURN, block.0, u64::from(HINT_BLOCK_ORDER));
+    mm::free_pages(block, HINT_BLOCK_ORDER);
 }
 
 /// Frees at most `num_to_return` hinted blocks, the last hinted first; returns how many. `code` is the tracepoint that says why. The lock is

@@ -1,7 +1,7 @@
 //! The driver's shrinker: under memory pressure hinted blocks go back to the allocator. Linux 6.12: virtio_balloon_shrinker_scan().
 //!
 //! It takes blocks whatever has become of their descriptors. A device that has not used one yet will use it later, when the block may
-//! have another owner and other contents.
+//! have another owner and other contents. With HINT_WAIT_ON_ACK there is no such block on the list.
 
 use wire::debug::HINT_RECLAIM;
 

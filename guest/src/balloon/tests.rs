@@ -1,5 +1,7 @@
 //! The driver against a device that answers at once.
 
+mod ack;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

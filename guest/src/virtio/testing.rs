@@ -99,7 +99,7 @@ pub(crate) fn change_config(device: &Rc<RefCell<Device>>, offset: u64, value: u3
 }
 
 impl Device {
-    fn access(&mut self, access: MmioAccess) -> u32 {
+    pub(crate) fn access(&mut self, access: MmioAccess) -> u32 {
         let (addr, write) = match access {
             MmioAccess::Read { addr, .. } => (addr, None),
             MmioAccess::Write { addr, value, .. } => (addr, Some(value)),

@@ -307,6 +307,113 @@ fn firecracker_ignores_ranges_of_another_id_and_goes_on_with_the_right_one() {
 }
 
 #[test]
+fn waiting_for_hints_is_offered_by_both_profiles_when_asked_for() {
+    for profile in [Profile::Qemu, Profile::Firecracker] {
+        let wait = wire::balloon::feature::HINT_WAIT_ON_ACK;
+        let mut with = options(profile);
+        assert_eq!(with.offered() & wait, 0, "{profile:?}");
+        with.features |= wait;
+        let mut rig = Rig::bare(with);
+        rig.probe(u64::MAX);
+        assert!(rig.device.transport.negotiated(wait), "{profile:?}");
+        rig.probe(!wait);
+        assert!(!rig.device.transport.negotiated(wait), "{profile:?}");
+    }
+}
+
+/// What a driver needs that waits for each buffer: it comes back with an interrupt, behind whatever the hint did, in every status.
+#[test]
+fn each_hint_comes_back_with_an_interrupt_when_it_is_over_and_done_with() {
+    for profile in [Profile::Qemu, Profile::Firecracker] {
+        for status in [HintStatus::Stop, HintStatus::Requested, HintStatus::Start, HintStatus::Done] {
+            let mut with = options(profile);
+            with.features |= wire::balloon::feature::HINT_WAIT_ON_ACK;
+            let mut rig = Rig::bare(with);
+            rig.probe(u64::MAX);
+            rig.run();
+            let mut rig = rig.in_status(status);
+            let before = rig.used(HINT).len();
+            rig.send(&[Buf::pages(0x300, 1)]);
+            let kinds: Vec<_> = rig.take_events().iter().map(Event::kind).collect();
+            use EventKind::{DeviceIrq, HintApply, HintIgnore, HintPop, HintPush, HostDiscard};
+            let expected = match (status, profile) {
+                (HintStatus::Start, Profile::Qemu) => vec![HintPop, HintApply, HintPush, DeviceIrq],
+                (HintStatus::Start, Profile::Firecracker) => vec![HintPop, HintApply, HostDiscard, HintPush, DeviceIrq],
+                (HintStatus::Stop | HintStatus::Requested | HintStatus::Done, _) => vec![HintPop, HintIgnore, HintPush, DeviceIrq],
+            };
+            assert_eq!(kinds, expected, "{profile:?} in {}", status.name());
+            assert_eq!(rig.used(HINT).len(), before + 1, "{profile:?} in {}", status.name());
+        }
+    }
+}
+
+#[test]
+fn a_hint_that_a_stop_or_done_overtakes_comes_back_all_the_same() {
+    for reason in [PrecopyReason::BeforeBitmapSync, PrecopyReason::Cleanup] {
+        let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+        rig.add(HINT, &[Buf::pages(0x300, 1)]);
+        rig.notify(reason, true);
+        rig.run();
+        assert!(rig.take_events().contains(&USED), "without a kick: the round was polled");
+        assert_eq!((rig.used(HINT).len(), rig.sink.applied.len()), (2, 0));
+    }
+}
+
+/// QEMU asks for no kicks while it loops, and for kicks again when it leaves, without another look. Firecracker never asks for peace.
+#[test]
+fn an_element_behind_the_last_look_waits_for_the_next_kick_under_qemu_alone() {
+    for (profile, waits) in [(Profile::Qemu, true), (Profile::Firecracker, false)] {
+        let mut rig = Rig::up(profile, &[]).in_status(HintStatus::Stop);
+        let before = rig.used(HINT).len();
+        rig.add(HINT, &[Buf::pages(0x300, 1)]);
+        rig.kick(HINT);
+        rig.run_until(Move::plain(EventKind::DeviceIrq));
+        assert!(rig.iothread_step() && rig.iothread_step(), "the interrupt, and the last look");
+        assert_eq!(rig.no_notify(HINT), waits, "{profile:?}");
+        rig.add(HINT, &[Buf::pages(0x301, 1)]);
+        if !rig.no_notify(HINT) {
+            rig.kick(HINT);
+        }
+        rig.run();
+        assert_eq!(rig.used(HINT).len() - before, if waits { 1 } else { 2 }, "{profile:?}");
+        assert!(!rig.no_notify(HINT), "the thread sleeps, and would be kicked");
+        rig.kick(HINT);
+        rig.run();
+        assert_eq!(rig.used(HINT).len() - before, 2, "{profile:?}");
+    }
+}
+
+/// The same at the end of a round: a migration that ends it between two hints is enough.
+#[test]
+fn a_hint_behind_the_look_that_finds_the_round_ended_waits_for_the_next_kick() {
+    let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+    assert!(rig.no_notify(HINT), "the round is polled");
+    rig.notify(PrecopyReason::BeforeBitmapSync, true);
+    assert!(rig.iothread_step(), "the last look");
+    rig.add(HINT, &[Buf::pages(0x300, 1)]);
+    assert!(rig.no_notify(HINT), "a driver does not kick");
+    rig.run();
+    rig.notify(PrecopyReason::AfterBitmapSync, true);
+    rig.notify(PrecopyReason::Cleanup, true);
+    rig.run();
+    assert_eq!(rig.used(HINT).len(), 1, "the start alone: neither the next round nor DONE makes the thread look");
+    rig.kick(HINT);
+    rig.run();
+    assert_eq!(rig.used(HINT).len(), 2);
+}
+
+#[test]
+fn a_hint_in_the_queue_of_a_device_that_is_reset_never_comes_back() {
+    let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+    rig.add(HINT, &[Buf::pages(0x300, 1)]);
+    rig.write(mmio::STATUS, 0);
+    rig.take_events();
+    rig.kick(HINT);
+    rig.run();
+    assert_eq!((rig.take_events(), rig.used(HINT).len(), rig.sink.applied.len()), (vec![], 1, 0));
+}
+
+#[test]
 fn a_forked_device_moves_on_its_own() {
     let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
     rig.add(HINT, &[Buf::pages(0x300, 1)]);
