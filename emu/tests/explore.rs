@@ -5,12 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-/// A device that starts an id twice breaks a rule, and a search finds that soon.
-const NEUTRAL: &str = "about = \"neutral\"\nfaults = [\"hint-repeated-id\"]\n[guest]\nram = \"8 MiB\"\n";
+/// The guest whose driver uses hinted pages too early.
+const NEUTRAL: &str = include_str!("../../scenarios/search/neutral.toml");
+
+/// A migration with nothing else.
+const SMALL: &str = "about = \"neutral\"\nfaults = [\"hint-repeated-id\"]\n[guest]\nram = \"8 MiB\"\n";
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("a.toml"), NEUTRAL).expect("writable");
+    fs::write(folder.path().join("a.toml"), SMALL).expect("writable");
     folder
 }
 
@@ -56,7 +59,8 @@ fn wait_for(child: &mut Child, folder: &Path, wanted: usize) {
 fn a_finding_is_written_runs_as_its_file_says_and_does_not_depend_on_jobs() {
     let explored = |jobs: u32| {
         let folder = folder();
-        let output = output(folder.path(), &format!("explore a.toml --schedules 512 --block 64 --jobs {jobs}"));
+        fs::write(folder.path().join("a.toml"), NEUTRAL).expect("writable");
+        let output = output(folder.path(), &format!("explore a.toml --schedules 256 --block 64 --jobs {jobs}"));
         (output.status.code(), text(&output.stdout).to_owned(), folder)
     };
     let (status, out, folder) = explored(1);
@@ -64,9 +68,11 @@ fn a_finding_is_written_runs_as_its_file_says_and_does_not_depend_on_jobs() {
     let path = out.lines().find_map(|line| line.strip_prefix("  scenario        ")).unwrap_or_else(|| panic!("{out}"));
     let run = output(folder.path(), &format!("run --no-snapshot {path}"));
     assert_eq!(run.status.code(), Some(0), "{}", text(&run.stdout));
-    let replay = out.lines().find_map(|line| line.strip_prefix("  replay          lostpage ")).expect("a seed");
-    let replayed = output(folder.path(), replay);
-    assert!(text(&replayed.stdout).contains("hint-start-was-requested (broken-rule)"), "{}", text(&replayed.stdout));
+    for replay in out.lines().filter_map(|line| line.strip_prefix("  replay          lostpage ")) {
+        let replayed = output(folder.path(), replay);
+        assert_eq!(replayed.status.code(), Some(1), "{replay}");
+        assert!(text(&replayed.stdout).contains("\nbroken "), "{replay}: {}", text(&replayed.stdout));
+    }
     let file = fs::read_to_string(folder.path().join(path)).expect("the finding");
     let (other_status, other, other_folder) = explored(3);
     assert_eq!((other_status, &other), (status, &out));
@@ -141,7 +147,7 @@ fn what_cannot_be_used_is_refused_and_stays_as_it_is() {
     refused("explore a.toml --shard 3/2", "expected K/N with 1 ≤ K ≤ N");
     refused("explore none.toml", "none.toml: no such file or folder");
     refused(&format!("{words} --seed 1"), "results of another search than asked for: seed 0, not 1");
-    fs::write(folder.path().join("b.toml"), NEUTRAL.replace("8 MiB", "16 MiB")).expect("writable");
+    fs::write(folder.path().join("b.toml"), SMALL.replace("8 MiB", "16 MiB")).expect("writable");
     refused(&words.replace("a.toml", "b.toml"), "scenario a.toml, not b.toml; scenario's fingerprint ");
     for (file, from, to, says) in [
         ("header.json", "\"build\":\"", "\"build\":\"0", "header.json: its checksum is "),
@@ -153,7 +159,7 @@ fn what_cannot_be_used_is_refused_and_stays_as_it_is() {
         refused(words, says);
         fs::write(folder.path().join("r").join(file), &good[file]).expect("writable");
     }
-    assert_eq!(output(folder.path(), words).status.code(), Some(1), "all is as before");
+    assert_eq!(output(folder.path(), words).status.code(), Some(0), "all is as before");
 }
 
 /// A limit on the size of files stands for a disk that has no room left.

@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use host::fault::Fault;
 
 use super::explore::parse_time;
+use crate::scenario;
+use crate::scenario::model::Grain;
 use crate::search::Shard;
 use crate::search::strategy::Strategy;
 use crate::search::token::Token;
@@ -57,6 +59,10 @@ pub(super) enum Command {
         /// The other.
         b: PathBuf,
     },
+    /// Search all orders that a scenario leaves open. Exit status 0: none fails; 1: some do; 4: the memory was not enough.
+    Prove(ProveArguments),
+    /// Tell after which step of a failing scenario nothing could save it any more.
+    Why(WhyArguments),
     /// Put result folders of one search together. In any order they give the same bytes.
     Merge {
         /// The folder to make: a new or an empty one.
@@ -110,6 +116,61 @@ pub(super) struct RunArguments {
     /// Run the K-th of N parts of the scenarios, 1 ≤ K ≤ N. A scenario's part depends on its path alone.
     #[arg(long, value_name = "K/N")]
     pub(super) shard: Option<Shard>,
+}
+
+/// `lostpage prove`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct ProveArguments {
+    /// A scenario file. All settings that its `[vary]` leaves open are searched, one after the other.
+    pub(super) file: PathBuf,
+    /// What a scheduling point is [default: what the file says, or else each event].
+    #[arg(long, value_name = "event|instruction", value_parser = grain_parser())]
+    pub(super) grain: Option<Grain>,
+    /// Where the shrunk scenarios of failing orders go.
+    #[arg(long, value_name = "DIR", default_value = "scenarios/found")]
+    pub(super) found: PathBuf,
+    /// Stop at the first order that fails. Which one that is may differ from run to run.
+    #[arg(long)]
+    pub(super) first: bool,
+    /// What all searches take.
+    #[command(flatten)]
+    pub(super) search: SearchArguments,
+}
+
+/// `lostpage why`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct WhyArguments {
+    /// A scenario file that fails.
+    pub(super) file: PathBuf,
+    /// Keep the file's own orders in what could have come instead. Else they are let go.
+    #[arg(long)]
+    pub(super) keep_orders: bool,
+    /// Count the runs from a step only as long as no more states than these are behind it.
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) states: u64,
+    /// Random completions of each step whose runs are too many to be counted.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) samples: u32,
+    /// Seed of the random completions.
+    #[arg(long, value_name = "S", default_value = "0")]
+    pub(super) seed: u64,
+    /// What all searches take.
+    #[command(flatten)]
+    pub(super) search: SearchArguments,
+}
+
+/// What `prove` and `why` have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct SearchArguments {
+    /// Switch a fault on, beside the scenario's own. May be repeated.
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
+    pub(super) faults: Vec<Fault>,
+    /// Search on this many threads [default: one per processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
+    /// Take no more memory than this, such as 4GiB [default: half of what there is].
+    #[arg(long, value_name = "SIZE", value_parser = memory_parser)]
+    pub(super) memory: Option<u64>,
 }
 
 /// `lostpage explore`.
@@ -191,6 +252,18 @@ pub(super) enum SchemaOf {
     Outcome,
     /// A line of `run --format json`.
     Run,
+}
+
+fn grain_parser() -> impl TypedValueParser<Value = Grain> {
+    PossibleValuesParser::new(Grain::ALL.iter().map(|grain| grain.name()))
+        .map(|name| *Grain::ALL.iter().find(|grain| grain.name() == name).expect("one of the possible values"))
+}
+
+fn memory_parser(text: &str) -> Result<u64, String> {
+    match scenario::size(text)? {
+        0 => Err("no memory at all".to_string()),
+        bytes => Ok(bytes),
+    }
 }
 
 fn fault_parser() -> impl TypedValueParser<Value = Fault> {

@@ -1,4 +1,4 @@
-//! The command line: `lostpage run`, `explore`, `replay`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
+//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
@@ -7,18 +7,24 @@ mod args;
 mod diff;
 mod explore;
 mod files;
+mod finding;
+mod gauge;
 mod guard;
 mod judge;
 mod lists;
+pub mod memory;
 mod merge;
 mod pool;
+mod prove;
 mod replay;
 mod results;
 mod run;
 mod screen;
 mod show;
+mod stage;
 #[cfg(test)]
 mod tests;
+mod why;
 mod worlds;
 
 pub use guard::{guarded, install as install_guard};
@@ -42,13 +48,15 @@ const SCENARIOS: &str = "scenarios";
 
 /// The exit statuses, for `--help`.
 const STATUS_HELP: &str = "Exit status: 0 all as expected; 1 some not; 2 bad scenario, usage or file; 3 a defect of lostpage itself; \
-                           130 stopped by Ctrl-C";
+                           4 out of budget, nothing found by then; 130 stopped by Ctrl-C";
 
 /// How the tool ends. The order is that of precedence: of several, the last one is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// All as expected.
     AsExpected,
+    /// A search did not come to its end, and found nothing on its way.
+    OutOfBudget,
     /// Something is not; of `diff`: the runs differ.
     NotAsExpected,
     /// A bad scenario, bad usage, or a file that could not be read or written.
@@ -64,6 +72,7 @@ impl Status {
     pub fn code(self) -> u8 {
         match self {
             Status::AsExpected => 0,
+            Status::OutOfBudget => 4,
             Status::NotAsExpected => 1,
             Status::BadInput => 2,
             Status::OwnDefect => 3,
@@ -118,6 +127,8 @@ pub struct Environment<'a> {
     pub ci: bool,
     /// Number of processors.
     pub processors: usize,
+    /// What there is of memory.
+    pub memory: memory::Memory,
     /// Takes a function to be called when the user asks to stop.
     pub on_interrupt: OnInterrupt<'a>,
     /// The rest of the crate.
@@ -164,6 +175,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
         Command::Run(arguments) => run::run(arguments, environment, screen),
         Command::Explore(arguments) => explore::explore(&Worlds, arguments, environment, screen),
         Command::Replay(arguments) => replay::replay(&Worlds, arguments, environment.engine, screen),
+        Command::Prove(arguments) => prove::prove(arguments, &Worlds, environment, screen),
+        Command::Why(arguments) => why::why(arguments, &Worlds, environment, screen),
         Command::Lint { paths } => lists::lint(paths, environment.engine, screen),
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),

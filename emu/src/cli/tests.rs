@@ -69,7 +69,8 @@ impl Project {
             }
         };
         let engine = Engine { run: fake_run, ..Engine::new() };
-        let mut environment = Environment { ci: self.ci, processors: 2, on_interrupt: &mut on_interrupt, engine };
+        let mut environment =
+            Environment { ci: self.ci, processors: 2, memory: memory::UNLIMITED, on_interrupt: &mut on_interrupt, engine };
         let status = main(words, &mut environment, &mut Screen::new(&mut out, &mut err));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").replace(&format!("{here}/"), "");
         Ended { status, out: text(out.into_inner()), err: text(err.into_inner()) }

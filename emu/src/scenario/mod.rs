@@ -30,6 +30,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Record, Severity};
 pub use model::Scenario;
 pub use schema::schema;
 pub use template::template;
+pub use units::size;
 pub use write::{injection_text, to_toml, to_toml_with_comment};
 
 use std::ops::Range as Span;

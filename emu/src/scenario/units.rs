@@ -43,6 +43,21 @@ pub(super) fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, UnitError>
     number.checked_mul(*factor).ok_or(UnitError::TooLarge)
 }
 
+/// Reads a size, such as `4 GiB`, in bytes.
+///
+/// # Errors
+/// When it is none; what was expected.
+pub fn size(text: &str) -> Result<u64, String> {
+    let expected = |what: &str| format!("{what}: expected a whole number with a unit ({}), such as 4GiB", names(SIZES));
+    parse(text, SIZES).map_err(|error| match error {
+        UnitError::NoNumber => expected("no number"),
+        UnitError::NotInteger => expected("no whole number"),
+        UnitError::NoUnit => expected("no unit"),
+        UnitError::UnknownUnit { word, .. } => expected(&format!("unknown unit `{word}`")),
+        UnitError::TooLarge => "more than 64 bits hold".to_owned(),
+    })
+}
+
 /// Writes a quantity in the largest unit that holds it without a rest: what [`parse`] reads.
 pub(super) fn format(value: u64, units: &[(&str, u64)]) -> String {
     let fits = |(_, factor): &&(&str, u64)| value.is_multiple_of(*factor);
@@ -81,6 +96,15 @@ mod tests {
     fn a_product_beyond_64_bits_is_refused() {
         assert_eq!(parse("18446744073709551615 KiB", SIZES), Err(UnitError::TooLarge));
         assert_eq!(parse("18446744073709551616 B", SIZES), Err(UnitError::TooLarge));
+    }
+
+    #[test]
+    fn a_size_says_what_it_should_be() {
+        assert_eq!(size("4GiB"), Ok(4 << 30));
+        for bad in ["4", "4 GB", "1.5 GiB", "", "99999999999 GiB"] {
+            assert!(!size(bad).expect_err(bad).is_empty());
+        }
+        assert!(size("4 GB").expect_err("no unit").contains("`GB`"));
     }
 
     #[test]

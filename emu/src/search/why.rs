@@ -1,8 +1,8 @@
 //! When a failing run was lost: for each state along it, which share of the runs from there fail.
 //!
 //! The search goes backwards from the run's end: what can come of its last states is small and exhausted at once, and what can come of an earlier state
-//! contains that of all later ones. Where the budget ends, random completions take over, and are marked as such. The two measure differently: an exact
-//! share counts each run once, a random completion takes each choice of a state with the same probability.
+//! contains that of all later ones. Where the budget ends, random completions take over, and are marked as such. Both measure the same: each choice
+//! of a state is as likely.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -12,10 +12,12 @@ use super::prove::{self, Count, Covered, Found, Runs, Unsound, exhaust};
 use super::system::{Choice, Ending, Happening, System};
 
 /// How to look at a run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Options<'a> {
     /// How to search what can be exhausted, and until when. `local` and `stop_at_first` are left out of account: they would change the shares.
     pub search: prove::Options<'a>,
+    /// Asked before each random completion: whether to make none any more.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
     /// Random completions of each state that cannot.
     pub samples: u32,
     /// Of the random completions.
@@ -24,7 +26,7 @@ pub struct Options<'a> {
     pub moves_max: u32,
 }
 
-/// Which part of the runs from a state fail.
+/// Which part of the runs from a state fail, if each choice of a state is as likely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// All runs were counted.
@@ -33,6 +35,8 @@ pub enum Share {
         failing: Count,
         /// The others.
         passing: Count,
+        /// Their share, in millionths; 0 or 1,000,000 only if none or all fail.
+        ppm: u32,
     },
     /// Random completions. None were made if the search was stopped.
     Sampled {
@@ -47,7 +51,7 @@ impl Share {
     /// Returns the share in millionths. Exactly 0 or 1,000,000 only if none or all of what was counted fails. None: nothing was counted.
     pub fn ppm(self) -> Option<u32> {
         match self {
-            Share::Exact { failing, passing } => Some(failing.ppm_of(failing.plus(passing))),
+            Share::Exact { ppm, .. } => Some(ppm),
             Share::Sampled { samples: 0, .. } => None,
             Share::Sampled { failing, samples } => Some((u64::from(failing) * 1_000_000 / u64::from(samples)) as u32),
         }
@@ -56,7 +60,7 @@ impl Share {
     /// Returns whether all that was counted fails.
     pub fn all_fail(self) -> bool {
         match self {
-            Share::Exact { failing, passing } => !failing.is_zero() && passing.is_zero(),
+            Share::Exact { failing, passing, .. } => !failing.is_zero() && passing.is_zero(),
             Share::Sampled { failing, samples } => samples > 0 && failing == samples,
         }
     }
@@ -72,7 +76,7 @@ impl Share {
 
 impl From<Runs> for Share {
     fn from(runs: Runs) -> Self {
-        Share::Exact { failing: runs.failing, passing: runs.passing }
+        Share::Exact { failing: runs.failing, passing: runs.passing, ppm: runs.chance_ppm() }
     }
 }
 
@@ -170,7 +174,7 @@ where
     })?;
     let exact = Exact::new(&found);
     let mut shares: Vec<Share> = states.iter().enumerate().filter_map(|(place, _)| exact.share(states.len() - 1 - place)).collect();
-    let sampler = Sampler { factory: &factory, options, covered: found.covered };
+    let sampler = Sampler { factory: &factory, options };
     let sampled = sampler.shares(&mut system, &states[..states.len() - shares.len()], "state");
     shares.splice(..0, sampled);
     let doom = match first_of_the_doomed(&shares) {
@@ -265,7 +269,6 @@ fn others<S: System, F: Fn() -> S + Sync>(
 struct Sampler<'a, F> {
     factory: &'a F,
     options: &'a Options<'a>,
-    covered: Covered,
 }
 
 /// Of one state.
@@ -284,7 +287,7 @@ impl<S: System, F: Fn() -> S + Sync> Sampler<'_, F> {
         std::thread::scope(|scope| {
             let (next, samples) = (&next, &samples);
             let work = move |system: &mut S| {
-                while !(self.options.search.stop)(&self.covered) {
+                while !(self.options.stop)() {
                     let sample = next.fetch_add(1, Ordering::Relaxed);
                     if sample >= all {
                         return;
@@ -332,7 +335,7 @@ mod tests {
     use crate::search::toy::{Flaw, Size, Toy, kind};
 
     fn options(states: u64, samples: u32) -> Options<'static> {
-        Options { search: prove::Options { states, ..prove::Options::default() }, samples, seed: 1, moves_max: 1000 }
+        Options { search: prove::Options { states, ..prove::Options::default() }, stop: &|| false, samples, seed: 1, moves_max: 1000 }
     }
 
     /// A toy in the state behind some choices.
@@ -353,6 +356,9 @@ mod tests {
         let (failing, passing): (Vec<_>, Vec<_>) = all.runs.iter().partition(|(ending, _)| ending.is_failure());
         (failing.iter().map(|(_, runs)| **runs).sum(), passing.iter().map(|(_, runs)| **runs).sum())
     }
+
+    /// What rounding down at each of so many moves comes to.
+    const ROUNDING_PPM: u64 = 32;
 
     /// The probability, in millionths, that a random completion from here fails.
     fn probability(toy: &mut Toy) -> u64 {
@@ -386,8 +392,10 @@ mod tests {
                 let mut doom = None;
                 for (step, told) in why.steps.iter().enumerate() {
                     let (failing, passing) = brute_force(&mut toy_behind(flaw, size, &example.path[..=step]));
-                    let Share::Exact { failing: told_failing, passing: told_passing } = told.after else { panic!("{told:?}") };
+                    let Share::Exact { failing: told_failing, passing: told_passing, ppm } = told.after else { panic!("{told:?}") };
                     assert_eq!((told_failing.exact(), told_passing.exact()), (Some(failing.into()), Some(passing.into())));
+                    let expected = probability(&mut toy_behind(flaw, size, &example.path[..=step]));
+                    assert!(u64::from(ppm).abs_diff(expected) < ROUNDING_PPM, "step {step}: {ppm} instead of {expected}");
                     doom = doom.or((passing == 0).then_some(step));
                     assert_eq!(told.before, if step == 0 { why.start } else { why.steps[step - 1].after });
                 }
@@ -395,8 +403,11 @@ mod tests {
                 assert_eq!((Some(told.step), told.exact), (doom, true));
                 for (choice, share) in &told.others {
                     let path = [&example.path[..told.step], &[choice.id]].concat();
-                    let (failing, passing) = brute_force(&mut toy_behind(flaw, size, &path));
-                    assert_eq!(share.ppm(), Some((failing * 1_000_000 / (failing + passing)) as u32));
+                    let expected = probability(&mut toy_behind(flaw, size, &path));
+                    assert!(
+                        share.ppm().is_some_and(|ppm| u64::from(ppm).abs_diff(expected) < ROUNDING_PPM),
+                        "{share:?} instead of {expected}"
+                    );
                 }
             }
         }
@@ -450,7 +461,7 @@ mod tests {
         assert_eq!(why.ending.verdict, Verdict::GuestCrash);
         assert_eq!(why.steps.iter().map(|step| step.after.is_exact()).collect::<Vec<_>>(), [false, false, true, true]);
         assert_eq!((why.start, why.doom), (Share::Sampled { failing: 50, samples: 50 }, None));
-        assert_eq!(why.steps[2].after, Share::Exact { failing: Count::ONE, passing: Count::ZERO });
+        assert_eq!(why.steps[2].after, Share::Exact { failing: Count::ONE, passing: Count::ZERO, ppm: 1_000_000 });
     }
 
     #[test]
@@ -469,7 +480,7 @@ mod tests {
         assert_eq!(why(toy, &[0, 2], &options(u64::MAX, 0)), Err(Error::NotOffered { step: 1, id: 2 }));
         let Err(Error::NotEnded { choices }) = why(toy, &[0], &options(u64::MAX, 0)) else { panic!() };
         assert_eq!(choices.iter().map(|choice| choice.id).collect::<Vec<_>>(), [0, 1]);
-        let stopped = Options { search: prove::Options { stop: &|_| true, ..prove::Options::default() }, ..options(1, 10) };
+        let stopped = Options { search: prove::Options { stop: &|_| true, ..prove::Options::default() }, stop: &|| true, ..options(1, 10) };
         let stopped = why(toy, &[0, 0, 2, 2, 2, 2], &stopped).expect("a run");
         assert_eq!((stopped.start, stopped.start.ppm(), stopped.doom), (Share::Sampled { failing: 0, samples: 0 }, None, None));
     }

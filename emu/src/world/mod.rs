@@ -56,7 +56,7 @@ pub fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
 }
 
 /// Host actors in the order in which ties are broken; the injector comes before them all, the vCPUs next.
-const HOST_ORDER: [Actor; 4] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration];
+pub(crate) const HOST_ORDER: [Actor; 4] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration];
 
 /// Unwatched pages that the migration thread may send between two looks at the schedule.
 const BULK_PAGES_MAX: u64 = 4096;

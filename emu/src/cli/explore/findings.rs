@@ -9,13 +9,12 @@ use std::thread;
 use host::fault::Fault;
 
 use super::hunt::Hunt;
-use crate::cli::files::{create, read};
+use crate::cli::finding;
 use crate::cli::guard::guarded;
 use crate::scenario::Scenario;
 use crate::scenario::model::Found;
 use crate::search::block::{Finding, Signature, Summary};
 use crate::search::explore::Options;
-use crate::search::found::{self, Place};
 use crate::search::reproduce::{NotReproduced, Reproduced, Why, reproduce};
 use crate::search::strategy::Strategy;
 use crate::search::subject::Subject;
@@ -178,8 +177,8 @@ impl Settled {
             None => Settled::Stopped,
             Some(Err(said)) => Settled::Defect(said),
             Some(Ok(Err(not))) => Settled::Not(not),
-            Some(Ok(Ok(reproduced))) => match keep(folder, &reproduced) {
-                Ok(path) => Settled::File(Box::new(reproduced), path),
+            Some(Ok(Ok(reproduced))) => match finding::put(&reproduced, folder) {
+                Ok((path, _)) => Settled::File(Box::new(reproduced), path),
                 Err(problem) => Settled::Unwritten(Box::new(reproduced), problem),
             },
         }
@@ -207,37 +206,6 @@ impl Settled {
         match self {
             Settled::Defect(_) | Settled::Not(NotReproduced { why: Why::Replay(_), .. }) => true,
             Settled::File(..) | Settled::Unwritten(..) | Settled::Not(_) | Settled::Stopped => false,
-        }
-    }
-}
-
-/// Returns the file of a finding. One that says the same is left as it is, and so is any other.
-fn keep(folder: &Path, reproduced: &Reproduced) -> Result<PathBuf, String> {
-    let path = |name: &str| folder.join(format!("{name}.toml"));
-    loop {
-        let mut unreadable = None;
-        let place = found::place(&reproduced.scenario, &reproduced.ending, &mut |name| {
-            let path = path(name);
-            // What is there and cannot be read is somebody else's: the next name is tried, and that is told.
-            if path.symlink_metadata().is_err() {
-                return None;
-            }
-            Some(read(&path).unwrap_or_else(|problem| {
-                unreadable = Some(problem);
-                String::new()
-            }))
-        });
-        if let Some(problem) = unreadable {
-            return Err(problem);
-        }
-        match place {
-            Place::Known(name) => return Ok(path(&name)),
-            Place::New(name) => match create(&path(&name), &found::text(&reproduced.scenario)) {
-                Ok(()) => return Ok(path(&name)),
-                // Somebody was faster: what does that file say?
-                Err(_) if path(&name).exists() => {}
-                Err(problem) => return Err(problem),
-            },
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::cli::args::{Arguments, Command};
+use crate::cli::memory::UNLIMITED;
 use crate::cli::merge::merge;
 use crate::cli::replay::replay;
 use clap::Parser;
@@ -71,7 +72,8 @@ impl Project {
         let (mut out, mut err) = (anstream::StripStream::new(Vec::new()), anstream::StripStream::new(Vec::new()));
         let mut interrupt = Some(interrupt);
         let mut on_interrupt = |handler: Box<dyn FnMut() + Send>| interrupt.take().expect("asked once")(handler);
-        let mut environment = Environment { ci: false, processors: 2, on_interrupt: &mut on_interrupt, engine: Engine::new() };
+        let mut environment =
+            Environment { ci: false, processors: 2, memory: UNLIMITED, on_interrupt: &mut on_interrupt, engine: Engine::new() };
         let mut screen = Screen::new(&mut out, &mut err);
         let status = match parsed.command {
             Command::Explore(arguments) => explore(&Toys, &arguments, &mut environment, &mut screen),

@@ -42,19 +42,6 @@ impl Count {
         }
     }
 
-    /// Returns which part of `whole` this is, in millionths. Only nothing is 0, and only all of it is 1,000,000 (as far as 128 bits can tell).
-    pub fn ppm_of(self, whole: Count) -> u32 {
-        const ALL: u128 = 1_000_000;
-        assert!(!whole.is_zero(), "part of nothing");
-        let (part, all) = (self.in_units_of(whole.dropped_bits), whole.kept);
-        if self.is_zero() || part == all {
-            return if self.is_zero() { 0 } else { ALL as u32 };
-        }
-        let spare = (128 - ALL.leading_zeros()).saturating_sub(all.leading_zeros());
-        let ppm = (part >> spare) * ALL / (all >> spare);
-        ppm.clamp(1, ALL - 1) as u32
-    }
-
     /// Returns the decimal logarithm; of none, minus infinity.
     pub fn log10(self) -> f64 {
         (self.kept as f64).log10() + f64::from(self.dropped_bits) * std::f64::consts::LOG10_2
@@ -125,14 +112,5 @@ mod tests {
         assert_eq!(power_of_two(128).to_string(), "3.4e38");
         assert_eq!(power_of_two(1000).to_string(), "1.1e301");
         assert_eq!(power_of_two(100_000).to_string(), "1.0e30103");
-    }
-
-    #[test]
-    fn a_part_is_nothing_or_all_only_if_it_is() {
-        let count = |kept| Count { kept, dropped_bits: 0 };
-        assert_eq!([count(0).ppm_of(count(3)), count(1).ppm_of(count(3)), count(3).ppm_of(count(3))], [0, 333_333, 1_000_000]);
-        assert_eq!(Count::ONE.ppm_of(power_of_two(500)), 1);
-        assert_eq!(count(u128::MAX - 1).ppm_of(count(u128::MAX)), 999_999);
-        assert_eq!(power_of_two(499).ppm_of(power_of_two(500)), 500_000);
     }
 }

@@ -21,20 +21,43 @@ pub(crate) struct Runs {
     pub(crate) failing: Count,
     /// Moves in the longest.
     pub(crate) longest: u32,
+    /// The probability that a run fails in which each choice of a state is as likely, in parts of [`Runs::CERTAIN`], rounded down in each state.
+    chance: u64,
 }
 
 impl Runs {
-    const NONE: Runs = Runs { passing: Count::ZERO, failing: Count::ZERO, longest: 0 };
+    /// So small that as many of them as a state may have choices can be added.
+    const CERTAIN: u64 = 1 << 46;
+    const NONE: Runs = Runs { passing: Count::ZERO, failing: Count::ZERO, longest: 0, chance: 0 };
 
     fn add(&mut self, behind: &Runs) {
         self.passing = self.passing.plus(behind.passing);
         self.failing = self.failing.plus(behind.failing);
         self.longest = self.longest.max(behind.longest + 1);
+        self.chance += behind.chance;
+    }
+
+    /// All moves of the state were added.
+    fn complete(&mut self, moves: usize) {
+        if moves > 0 {
+            self.chance /= moves as u64;
+        }
+    }
+
+    /// Returns the probability that a run fails in which each choice of a state is as likely, in millionths. 0 and 1,000,000 are only told if none
+    /// or all do.
+    pub(crate) fn chance_ppm(&self) -> u32 {
+        const ALL: u64 = 1_000_000;
+        match (self.failing.is_zero(), self.passing.is_zero()) {
+            (true, _) => 0,
+            (false, true) => ALL as u32,
+            (false, false) => (u128::from(self.chance) * u128::from(ALL) / u128::from(Self::CERTAIN)).clamp(1, u128::from(ALL) - 1) as u32,
+        }
     }
 }
 
 /// Bytes for each state that the questions to a graph take, at most one at a time.
-pub(super) const BYTES_PER_STATE: u64 = (size_of::<Runs>() + size_of::<Colour>()) as u64;
+pub const BYTES_PER_STATE: u64 = (size_of::<Runs>() + size_of::<Colour>()) as u64;
 
 /// How far a depth-first walk has come with a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +130,7 @@ impl Graph {
             while let Some((state, next)) = way.last_mut() {
                 let here = self.index(*state);
                 let Some(edge) = self.moves(*state).get(usize::from(*next)) else {
+                    runs[here].complete(self.moves(*state).len());
                     colours[here] = Colour::Left;
                     way.pop();
                     continue;
@@ -132,7 +156,7 @@ impl Graph {
         colours[index] = Colour::Entered;
         way.push((state, 0));
         match self.node(state).0.mark() {
-            Mark::Terminal(ending) if fails[usize::from(ending)] => runs[index].failing = Count::ONE,
+            Mark::Terminal(ending) if fails[usize::from(ending)] => (runs[index].failing, runs[index].chance) = (Count::ONE, Runs::CERTAIN),
             Mark::Terminal(_) => runs[index].passing = Count::ONE,
             Mark::Open | Mark::Inner => {}
         }

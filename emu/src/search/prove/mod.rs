@@ -26,6 +26,7 @@ use table::Mark;
 pub use count::Count;
 pub use enumerate::{Enumeration, enumerate};
 pub(crate) use exhaust::{Found, exhaust};
+pub use graph::BYTES_PER_STATE;
 pub(crate) use graph::{Graph, Runs, RunsOf};
 pub(crate) use table::StateId;
 
