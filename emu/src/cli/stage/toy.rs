@@ -164,6 +164,16 @@ impl Subject for ToyStage {
         self.replay(scenario, &self.path(scenario, false))
     }
 
+    fn recorded(&self, scenario: &Scenario) -> (Outcome, Vec<Vec<Happening>>) {
+        let (mut system, mut choices, mut moves) = (self.open(scenario), Vec::new(), Vec::new());
+        for id in self.path(scenario, false) {
+            system.choices(&mut choices);
+            system.take(*choices.iter().find(|choice| choice.id == id).expect("its own path"));
+            moves.push(system.step().happened.clone());
+        }
+        (self.run(scenario), moves)
+    }
+
     fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
         self.trace(scenario, choices).outcome
     }
