@@ -146,10 +146,10 @@ pub(super) struct WhyArguments {
     #[arg(long)]
     pub(super) keep_orders: bool,
     /// Count the runs from a step only as long as no more states than these are behind it.
-    #[arg(long, value_name = "N", default_value = "1000000", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value = "200000", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) states: u64,
     /// Random completions of each step whose runs are too many to be counted.
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) samples: u32,
     /// Seed of the random completions.
     #[arg(long, value_name = "S", default_value = "0")]
@@ -194,9 +194,12 @@ pub(super) struct ExploreArguments {
     /// Switch a fault on, beside the scenario's own. May be repeated.
     #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
     pub(super) faults: Vec<Fault>,
-    /// Schedules in a block: what is run, kept and counted as a whole.
+    /// Schedules in a block: what is run, kept and counted as a whole. Results of long searches are smaller with larger ones.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) block: u32,
+    /// Give a schedule up after so many moves; it counts as a stall then.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) moves: u32,
     /// Keep results in this folder, and go on from what is there of the same search.
     #[arg(long, value_name = "DIR")]
     pub(super) results: Option<PathBuf>,
@@ -224,6 +227,9 @@ pub(super) struct ReplayArguments {
     /// Print every event.
     #[arg(long)]
     pub(super) trace: bool,
+    /// After how many moves schedules were given up, as in the search.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) moves: u32,
 }
 
 /// How results are printed.

@@ -25,6 +25,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 mod why;
+mod worlds;
 
 pub use guard::{guarded, install as install_guard};
 pub use results::Results;
@@ -40,7 +41,7 @@ use crate::scenario::{self, Diagnostics, Scenario};
 use crate::world::{self, RunOptions};
 use args::{Arguments, Command, Format};
 use files::Case;
-use stage::Worlds;
+use worlds::Worlds;
 
 /// The folder that scenarios are looked for in.
 const SCENARIOS: &str = "scenarios";

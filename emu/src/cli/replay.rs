@@ -25,7 +25,7 @@ pub(super) fn replay<S: Subject>(subject: &S, arguments: &ReplayArguments, engin
     let (token, variant) = (&arguments.seed, Arc::new(variant));
     let outcome = guarded(|| {
         let portfolio = Portfolio::of(&[token.strategy()]).expect("one");
-        let options = Options { portfolio, graph: None, ..Options::default() };
+        let options = Options { portfolio, moves_max: arguments.moves, graph: None, ..Options::default() };
         let run = Explorer::new(options, |_| subject.open(&variant)).schedule(0, token.seed());
         subject.replay(&variant, &run.choices)
     });

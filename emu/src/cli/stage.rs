@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use host::event::Actor;
 
-use crate::outcome::Outcome;
+use super::worlds::Worlds;
 use crate::scenario::Scenario;
 use crate::search::Subject;
 use crate::world::search::{Replayed, SearchWorld, default_path, replay};
-use crate::world::{self, RunOptions};
+use crate::world::{HOST_ORDER, RunOptions};
 
 /// What is told of a scenario's runs step by step.
 pub(super) trait Stage: Subject {
@@ -31,26 +31,6 @@ pub(super) trait Stage: Subject {
     fn trace(&self, scenario: &Scenario, path: &[u16]) -> Replayed;
 }
 
-/// Worlds as scenarios say.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Worlds;
-
-impl Subject for Worlds {
-    type System = SearchWorld;
-
-    fn open(&self, scenario: &Scenario) -> SearchWorld {
-        SearchWorld::new(&Arc::new(scenario.clone()), &RunOptions::default())
-    }
-
-    fn run(&self, scenario: &Scenario) -> Outcome {
-        world::run(scenario, &RunOptions::default())
-    }
-
-    fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
-        self.trace(scenario, choices).outcome
-    }
-}
-
 impl Stage for Worlds {
     fn open_uncounted(&self, scenario: &Scenario) -> SearchWorld {
         self.open(scenario).uncounted()
@@ -64,7 +44,7 @@ impl Stage for Worlds {
         let host = usize::from(actor).checked_sub(scenario.guest.vcpus.into());
         let actor = match host {
             None => Actor::Vcpu(actor as u8),
-            Some(place) => world::HOST_ORDER.get(place).copied().unwrap_or(Actor::Injector),
+            Some(place) => HOST_ORDER.get(place).copied().unwrap_or(Actor::Injector),
         };
         actor.to_string()
     }

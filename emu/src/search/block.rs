@@ -105,7 +105,7 @@ pub struct Finding {
     pub variant: u32,
     /// How it fails.
     pub signature: Signature,
-    /// The lowest seed that fails so.
+    /// The seed of the shortest schedule that fails so, the lowest of several: there is least to be shrunk in it.
     pub seed: u64,
     /// How that was drawn.
     pub strategy: Strategy,
@@ -426,7 +426,7 @@ impl Keyed for Finding {
     }
 
     fn join(&mut self, other: &Self) {
-        if other.seed < self.seed {
+        if (other.choices.len(), other.seed) < (self.choices.len(), self.seed) {
             (self.seed, self.strategy) = (other.seed, other.strategy);
             self.choices.clone_from(&other.choices);
         }

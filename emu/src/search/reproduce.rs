@@ -4,19 +4,25 @@
 //! completion among many, and the one that counts: a set of constraints under which it does not fail is refuted by it. Then all that the failure
 //! does not need is taken out of the scenario, as long as that run and completions by chance still fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-
-use host::event::{Event, EventKind, Stamped};
 
 use super::found;
 use super::shrink::{Counterexample, NotShrunk, Options, Shrunk, always_fails, shrink_configuration, shrink_until};
 use super::subject::Subject;
-use super::system::{Choice, Edge, Ending, Happening, Key, Step, System};
+use super::system::{Choice, Edge, Ending, Key, Step, System};
 use super::walk::{self, Observer};
-use crate::outcome::{Outcome, Violation, name_of};
+use crate::outcome::{Outcome, Violation};
 use crate::scenario::model::Found;
 use crate::scenario::{self, Scenario};
+
+/// Moves of all completions that a schedule is shrunk by, as long as they have the schedule's length: some seconds of work.
+const MOVES_MAX: usize = 2_000_000;
+/// Completions, at least and at most.
+const REPLAYS_MIN: usize = 1_000;
+const REPLAYS_MAX: usize = 50_000;
+/// A completion is given up when it is so many times as long as the schedule.
+const PATIENCE: u32 = 3;
 
 /// Simpler scenarios that are tried, at most.
 const CHECKS_MAX: u32 = 300;
@@ -96,7 +102,9 @@ pub fn reproduce<S: Subject>(
     }
     let cost = found::cost(base, failing_page(&outcome, violation));
     let mut attempt = Attempt { subject, base, ending: &ending, provenance: &provenance, injected: &injected.0, last: None };
-    let shrunk = shrink_until(&mut system, &root, &ending, choices, Options::new(seed, &cost), &mut |edges| attempt.refute(edges));
+    let replays_max = (MOVES_MAX / choices.len().max(1)).clamp(REPLAYS_MIN, REPLAYS_MAX) as u32;
+    let options = Options { replays_max, patience: PATIENCE, ..Options::new(seed, &cost) };
+    let shrunk = shrink_until(&mut system, &root, &ending, choices, options, &mut |edges| attempt.refute(edges));
     let shrunk = shrunk.map_err(|problem| match attempt.last {
         Some(ref what) if problem == NotShrunk::NotByOrder => NotReproduced::Run(what.clone()),
         Some(_) | None => NotReproduced::Shrink(problem),
@@ -133,19 +141,15 @@ fn what(outcome: &Outcome, violation: Option<&Violation>) -> Option<String> {
     violation.map(|violation| violation.what.clone()).or_else(|| outcome.crash.as_ref().map(|crash| crash.message.clone()))
 }
 
-/// Returns why a scenario's run does not end in this way, if it does not. The scenario is taken as its file says it.
-fn misses<S: Subject>(subject: &S, scenario: &Scenario, ending: &Ending) -> Option<(String, Option<Outcome>)> {
-    let read = match scenario::parse("found", &scenario::to_toml(scenario)) {
-        Ok(read) => read,
-        Err(problems) => return Some((problems.to_string(), None)),
-    };
-    let outcome = subject.run(&read);
-    let sentence = match outcome.unexpected.first() {
-        Some(unexpected) => unexpected.clone(),
-        None if violation(&outcome, ending).map(|violation| violation.rule) != ending.rule => "another rule is broken".to_owned(),
-        None => return None,
-    };
-    Some((sentence, Some(outcome)))
+/// Returns what a file would say of a scenario.
+fn as_read(scenario: &Scenario) -> Result<Scenario, String> {
+    scenario::parse("found", &scenario::to_toml(scenario)).map_err(|problems| problems.to_string())
+}
+
+/// Returns why a run of a scenario does not end in this way, if it does not.
+fn misses(outcome: &Outcome, ending: &Ending) -> Option<String> {
+    let other = || violation(outcome, ending).map(|violation| violation.rule) != ending.rule;
+    outcome.unexpected.first().cloned().or_else(|| other().then(|| "another rule is broken".to_owned()))
 }
 
 /// Tries constraints on a run.
@@ -175,41 +179,31 @@ impl<S: Subject> Attempt<'_, S> {
             smallest: false,
         };
         let found = found::scenario(self.base, &shrunk, self.ending, self.provenance.clone());
-        let (sentence, outcome) = misses(self.subject, &found, self.ending)?;
-        self.last = Some(sentence);
-        Some(outcome.map_or_else(Vec::new, |outcome| happenings(self.base, self.injected, &outcome)))
-    }
-}
-
-/// Returns what happened in the run of a found scenario, in the words of the search of `base`.
-fn happenings(base: &Scenario, injected: &BTreeSet<u16>, outcome: &Outcome) -> Counterexample {
-    let own = base.injections.len();
-    let fired: Vec<u16> = injected.iter().copied().filter(|index| usize::from(*index) >= own).collect();
-    let mut counts: BTreeMap<Key, u32> = BTreeMap::new();
-    let mut count = |key: Key| {
-        let nth = counts.entry(key).or_default();
-        *nth += 1;
-        Happening { key, nth: *nth }
-    };
-    let of = |stamped: &Stamped| {
-        if let Event::Inject { index } = stamped.event {
-            let index = index as usize;
-            let page = index.checked_sub(own).map_or(index as u16, |place| fired[place]);
-            return vec![count(Key { kind: Key::INJECTION, page })];
+        let found = match as_read(&found) {
+            Ok(found) => found,
+            Err(problems) => {
+                self.last = Some(problems);
+                // Whatever holds such constraints is refuted, too.
+                return Some(Vec::new());
+            }
+        };
+        let (outcome, mut moves) = self.subject.recorded(&found);
+        self.last = Some(misses(&outcome, self.ending)?);
+        let own = self.base.injections.len();
+        let fired: Vec<u16> = self.injected.iter().copied().filter(|index| usize::from(*index) >= own).collect();
+        for happening in moves.iter_mut().flatten().filter(|happening| happening.key.kind == Key::INJECTION) {
+            // In the search's words: there, what may be done stands behind the scenario's injections, done or not.
+            if let Some(place) = usize::from(happening.key.page).checked_sub(own) {
+                happening.key.page = fired[place];
+            }
         }
-        let kind = stamped.event.kind();
-        let kind = EventKind::ALL.iter().position(|other| *other == kind).expect("all kinds are there") as u16;
-        let names = stamped.event.range().map(|range| name_of(&outcome.pages, range)).unwrap_or_default();
-        let rank = |name: &str| base.pages.keys().position(|page| page == name);
-        let pages = names.into_iter().filter_map(rank).map(|rank| rank as u16);
-        std::iter::once(Key::NO_PAGE).chain(pages).map(|page| count(Key { kind, page })).collect()
-    };
-    outcome.trace.iter().map(of).collect()
+        Some(moves)
+    }
 }
 
 /// Takes out of a scenario what its failure does not need.
 fn simplify<S: Subject>(subject: &S, base: &Scenario, full: &Scenario, ending: &Ending, moves: usize, seed: u64) -> (Scenario, u32) {
-    let moves_max = u32::try_from(moves).unwrap_or(u32::MAX).saturating_mul(8).max(1_000);
+    let moves_max = u32::try_from(moves).unwrap_or(u32::MAX).saturating_mul(PATIENCE).max(1_000);
     let fails = |candidate: &Scenario, samples: u32| {
         // By chance in the window of the search, where the constraints were found.
         let searched = Scenario { search: base.search.clone(), ..candidate.clone() };
@@ -218,7 +212,7 @@ fn simplify<S: Subject>(subject: &S, base: &Scenario, full: &Scenario, ending: &
         always_fails(&mut system, &root, ending, samples, moves_max, seed)
     };
     let configured = shrink_configuration(full, CHECKS_MAX, &mut |candidate| {
-        misses(subject, candidate, ending).is_none() && fails(candidate, CHECK_SAMPLES)
+        as_read(candidate).is_ok_and(|read| misses(&subject.run(&read), ending).is_none()) && fails(candidate, CHECK_SAMPLES)
     });
     if configured.kept > 0 && fails(&configured.scenario, FINAL_SAMPLES) {
         return (found::retold(configured.scenario, ending), configured.kept);

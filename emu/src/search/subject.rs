@@ -1,6 +1,6 @@
 //! How scenarios become systems, and systems' schedules outcomes: what a search of scenarios works on.
 
-use super::system::System;
+use super::system::{Happening, System};
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 
@@ -14,6 +14,9 @@ pub trait Subject: Sync {
 
     /// Runs a scenario as `lostpage run` does: by the default schedule, under its orders.
     fn run(&self, scenario: &Scenario) -> Outcome;
+
+    /// Runs a scenario in the same way, and returns beside its outcome what happened in each move, as its system would tell it.
+    fn recorded(&self, scenario: &Scenario) -> (Outcome, Vec<Vec<Happening>>);
 
     /// Runs the schedule that chooses what has these ids, one after the other; behind its end the default schedule goes on.
     fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome;

@@ -1,4 +1,4 @@
-//! From what blocks have found to scenario files: the same failure of several variants is one finding, and is shrunk where it came first.
+//! From what blocks have found to scenario files: the same failure of several variants is one finding, and is shrunk where it takes fewest moves.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,13 +31,13 @@ const ASKED_MAX: u32 = 2;
 pub(super) struct Group {
     /// How it fails.
     pub(super) signature: Signature,
-    /// The variant in which it came first.
+    /// The variant in which its shortest schedule is.
     pub(super) variant: u32,
     /// That variant.
     pub(super) scenario: Scenario,
     /// Number of the first schedule that fails so, from 1.
     pub(super) first: u64,
-    /// What drew it.
+    /// What drew the shortest one.
     pub(super) strategy: Strategy,
     /// Its seed.
     pub(super) seed: u64,
@@ -63,9 +63,9 @@ impl Group {
         self.signature.verdict == scenario.expect.verdict.name() && blame
     }
 
-    fn add(&mut self, finding: &Finding, first: u64, options: &Options) {
-        if first < self.first {
-            (self.first, self.variant, self.strategy, self.seed) = (first, finding.variant, finding.strategy, finding.seed);
+    fn add(&mut self, finding: &Finding, options: &Options) {
+        if (finding.choices.len(), finding.seed) < (self.choices.len(), self.seed) {
+            (self.variant, self.strategy, self.seed) = (finding.variant, finding.strategy, finding.seed);
             self.choices.clone_from(&finding.choices);
         }
         self.variants += 1;
@@ -74,6 +74,7 @@ impl Group {
             let (schedules, first) = self.hits.entry(hits.strategy).or_insert((0, u64::MAX));
             *schedules += hits.schedules;
             *first = (*first).min(number(hits.seed, options));
+            self.first = self.first.min(*first);
         }
     }
 }
@@ -88,12 +89,11 @@ pub(super) fn groups(scenario: &Scenario, options: &Options, summary: &Summary) 
     let mut groups: BTreeMap<(Vec<Fault>, &Signature), Group> = BTreeMap::new();
     for finding in &summary.findings {
         let variant = scenario.variant(finding.variant.into());
-        let first = number(finding.seed, options);
         let group = groups.entry((variant.faults.clone(), &finding.signature)).or_insert_with(|| Group {
             signature: finding.signature.clone(),
             variant: finding.variant,
             scenario: variant,
-            first,
+            first: u64::MAX,
             strategy: finding.strategy,
             seed: finding.seed,
             choices: finding.choices.clone(),
@@ -101,7 +101,7 @@ pub(super) fn groups(scenario: &Scenario, options: &Options, summary: &Summary) 
             schedules: 0,
             hits: BTreeMap::new(),
         });
-        group.add(finding, first, options);
+        group.add(finding, options);
     }
     let mut groups: Vec<Group> = groups.into_values().collect();
     groups.iter_mut().for_each(|group| group.scenario = scenario.variant(group.variant.into()));

@@ -69,6 +69,7 @@ impl<S: Subject> Hunt<'_, S> {
             block_len: self.arguments.block,
             variants: u32::try_from(self.scenario.variants_count()).unwrap_or(u32::MAX),
             portfolio: Portfolio::of(&self.arguments.strategies).unwrap_or(default.portfolio),
+            moves_max: self.arguments.moves,
             threads: self.threads,
             ..default
         }

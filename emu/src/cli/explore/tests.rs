@@ -214,7 +214,7 @@ fn shards_are_merged_to_what_one_machine_makes() {
 fn a_folder_of_scenarios_is_explored_one_by_one_and_a_defect_of_ours_ends_only_one() {
     let panics = HEAD.replace("\"toy\"", "\"panic\"");
     let project = Project::new(&[("pass/a", HEAD), ("pass/b", &panics), ("pass/c", HEAD)]);
-    let ended = project.explore("/scenarios --schedules 300 --results /r");
+    let ended = project.explore("/scenarios --schedules 300 --block 256 --results /r");
     assert_eq!(ended.status, Status::OwnDefect);
     assert!(ended.out.contains("scenarios/pass/a.toml: 512 schedules") && ended.out.contains("scenarios/pass/c.toml: 512 schedules"));
     assert!(ended.err.contains("scenarios/pass/b.toml: a defect of lostpage itself: "), "{}", ended.err);
@@ -293,11 +293,11 @@ fn bad_words_are_refused() {
 #[test]
 fn bounds_are_told_of_pct_only() {
     let project = Project::new(&[("toy", &HEAD.replace("hint-stop-skipped", "").replace("[\"\"]", "[]"))]);
-    let with = project.explore("/scenarios/toy.toml --schedules 512 --strategies pct:2,pos");
+    let with = project.explore("/scenarios/toy.toml --schedules 512 --block 256 --strategies pct:2,pos");
     assert!(with.out.contains("  bound           pct:2: a defect of depth 2 or less was missed with p <= "), "{}", with.out);
     assert_eq!(with.status, Status::AsExpected);
     assert!(with.out.ends_with("nothing found\n"), "{}", with.out);
-    let without = project.explore("/scenarios/toy.toml --schedules 512 --strategies pos");
+    let without = project.explore("/scenarios/toy.toml --schedules 512 --block 256 --strategies pos");
     assert!(!without.out.contains("bound"), "{}", without.out);
 }
 

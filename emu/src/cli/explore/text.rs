@@ -166,7 +166,7 @@ fn key(scenario: &Scenario, key: Key) -> String {
 }
 
 /// Returns what a variant has of what varies.
-fn settings(scenario: &Scenario, variant: &Scenario) -> String {
+pub(in crate::cli) fn settings(scenario: &Scenario, variant: &Scenario) -> String {
     let vary = &scenario.vary;
     let (host, guest) = (&variant.host, &variant.guest);
     let drawn: Vec<&str> = variant.faults.iter().filter(|fault| !scenario.faults.contains(fault)).map(|fault| fault.name()).collect();
@@ -202,8 +202,10 @@ pub(super) fn finding<S>(hunt: &Hunt<'_, S>, summary: &Summary, group: &Group, s
     let replay = format!("lostpage replay {} {}{faults}", shell_word(&case.path.to_string_lossy()), group.token());
     // In one line, to be copied.
     said += &format!("  {:<width$}{replay}\n", "replay", width = LABEL - 2);
-    said +=
-        &labelled("first", &format!("schedule {}, by {}, {}", group.first, group.strategy, counted(group.choices.len() as u64, "move")));
+    said += &labelled(
+        "schedule",
+        &format!("{} by {}, the shortest that fails so", counted(group.choices.len() as u64, "move"), group.strategy),
+    );
     let by: Vec<String> = group.hits.iter().map(|(strategy, (count, first))| format!("{strategy} {count} (first {first})")).collect();
     said += &labelled("seen", &format!("in {} of {} schedules: {}", group.schedules, summary.schedules(), by.join(", ")));
     if scenario.variants_count() > 1 {

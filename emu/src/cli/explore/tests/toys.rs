@@ -133,25 +133,22 @@ impl Toys {
         pairs.map(|pair| Edge { first: happening(&pair[0]), then: happening(&pair[1]) }).collect()
     }
 
-    fn outcome(scenario: &Scenario, mut world: ToyWorld, choices: &[u16]) -> Outcome {
-        let mut events: Vec<Stamped> = Vec::new();
+    fn outcome(scenario: &Scenario, mut world: ToyWorld, choices: &[u16]) -> (Outcome, Vec<Vec<Happening>>) {
+        let mut watch = Watch::default();
         let root = world.save();
-        let mut taken: Vec<u16> = Vec::new();
-        let mut watch = Watch(&mut events);
         walk::replay(&mut world, &root, choices, &mut watch).expect("a schedule of this toy");
-        taken.extend(choices);
         let mut offered = Vec::new();
         loop {
             world.choices(&mut offered);
             let Some(choice) = offered.first().copied() else { break };
             world.take(choice);
-            walk::Observer::moved(&mut Watch(&mut events), &choice, world.step());
+            walk::Observer::moved(&mut watch, &choice, world.step());
         }
         let Ending { verdict, rule, blame, cause } = world.ending();
         let mut outcome = sample::pass();
         outcome.verdict = verdict;
         outcome.pages = BTreeMap::from([("P".to_owned(), outcome.pages["P"].clone())]);
-        outcome.trace = events;
+        outcome.trace = watch.events;
         let violation = |rule| Violation {
             rule,
             verdict,
@@ -167,14 +164,18 @@ impl Toys {
         if verdict != expected.verdict {
             outcome.unexpected.push(format!("verdict: expected {}, got {}", expected.verdict.name(), verdict.name()));
         }
-        outcome
+        (outcome, watch.moves)
     }
 }
 
 /// Writes the toy's events down.
-struct Watch<'a>(&'a mut Vec<Stamped>);
+#[derive(Default)]
+struct Watch {
+    events: Vec<Stamped>,
+    moves: Vec<Vec<Happening>>,
+}
 
-impl walk::Observer for Watch<'_> {
+impl walk::Observer for Watch {
     fn moved(&mut self, choice: &Choice, step: &Step) {
         let range = PageRange::new(P, 1);
         let event = match EventKind::ALL[usize::from(step.happened[0].key.kind)] {
@@ -190,7 +191,8 @@ impl walk::Observer for Watch<'_> {
             EventKind::DstStart => Event::DstStart,
             _ => Event::GuestKick { queue: 0 },
         };
-        self.0.push(Stamped { at_ns: 0, actor: Actor::Vcpu(choice.actor as u8), event });
+        self.moves.push(step.happened.clone());
+        self.events.push(Stamped { at_ns: 0, actor: Actor::Vcpu(choice.actor as u8), event });
     }
 }
 
@@ -213,11 +215,15 @@ impl Subject for Toys {
     }
 
     fn run(&self, scenario: &Scenario) -> Outcome {
+        Self::outcome(scenario, self.open(scenario), &[]).0
+    }
+
+    fn recorded(&self, scenario: &Scenario) -> (Outcome, Vec<Vec<Happening>>) {
         Self::outcome(scenario, self.open(scenario), &[])
     }
 
     fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
-        Self::outcome(scenario, self.open(scenario), choices)
+        Self::outcome(scenario, self.open(scenario), choices).0
     }
 }
 
