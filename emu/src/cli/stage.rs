@@ -37,7 +37,8 @@ impl Stage for Worlds {
     }
 
     fn saved_bytes(&self) -> u64 {
-        64 << 10
+        // Measured: 17.6 KiB, most of it pages that differ from the state before.
+        20 << 10
     }
 
     fn actor_name(&self, scenario: &Scenario, actor: u16) -> String {

@@ -219,6 +219,9 @@ impl Oracle {
             Event::RamRead { pfn, zero: _ } => self.read(*pfn),
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
             Event::DirtyMark { pfn, level: _ } => {
+                if self.pages.contains(*pfn) {
+                    self.pages.mark(*pfn);
+                }
                 self.records.look(&mut self.pages, *pfn, TraceIndex::new(index), Cause::Unmarked, world);
             }
             Event::DirtyGet { pages: _ } => {

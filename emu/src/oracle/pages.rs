@@ -285,6 +285,14 @@ impl Pages {
         }
     }
 
+    /// A store to the page was recorded, and may never be made: the vCPU can be stopped in between. The host cannot know.
+    pub(crate) fn mark(&mut self, pfn: Pfn) {
+        self.edit_page(pfn, |marks, bit| {
+            marks.sending.need_not_send &= !bit;
+            marks.sending.since_sync |= bit;
+        });
+    }
+
     /// Forgets what belongs to one migration.
     pub(crate) fn start_migration(&mut self) {
         self.edit_range(self.all(), |marks, bits| {

@@ -70,7 +70,8 @@ pub const POPPED_HEAD_IS_RETURNED_ONCE: &str = "popped-head-is-returned-once";
 /// That is a page hinted in START of its own id by a host that clears its bitmaps then, and not written by the guest's side since before the
 /// sync that opened the round. A host that discards instead (profile firecracker) knows nothing: it sends the page, as zeros.
 /// Source: QEMU 3143577d6a. Misses: pages written in the sync itself, and rounds in which another log user merged K (its GET leaves old
-/// bits in D); both may be sent by a correct host, too. Cannot alarm falsely: everything that was recorded before the sync has been merged
+/// bits in D); and pages of which a store was recorded, whether or not it was made before the VM stopped; all may be sent by a correct host,
+/// too. Cannot alarm falsely: everything that was recorded before the sync has been merged
 /// into B, and the hint cleared B and the chunk's K.
 pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 

@@ -275,7 +275,7 @@ impl Tracker {
         let label = self.keys.len();
         assert!(label < usize::from(SILENT), "an event too many");
         self.keys.push(key);
-        self.key_index.insert(hash(key), label as u32, |place| hash(self.keys[place as usize]));
+        self.key_index.insert(hash(key), label as u32);
         if label >= self.stride {
             self.widen();
         }
@@ -296,7 +296,10 @@ impl Tracker {
     /// Puts what a move touched into `into`: an object's number, doubled, plus one if it was changed.
     pub(super) fn touches(&mut self, step: &Step, into: &mut Vec<u32>) {
         let footprint = &step.footprint;
-        let bits = |word: u64| (0..u64::BITS).filter(move |bit| word >> bit & 1 == 1);
+        let bits = |word: u64| {
+            let rest = |left: &u64| Some(left & (left - 1)).filter(|left| *left != 0);
+            std::iter::successors(Some(word).filter(|word| *word != 0), rest).map(u64::trailing_zeros)
+        };
         into.extend(bits(footprint.objects.changed).map(|bit| bit << 1 | 1));
         into.extend(bits(footprint.objects.shared & !footprint.objects.changed).map(|bit| bit << 1));
         for cell in &footprint.changed {
@@ -311,7 +314,7 @@ impl Tracker {
         let place = self.cell_index.find(u64::from(cell), |place| self.cells[place as usize] == cell).unwrap_or_else(|| {
             let place = self.cells.len() as u32;
             self.cells.push(cell);
-            self.cell_index.insert(u64::from(cell), place, |place| u64::from(self.cells[place as usize]));
+            self.cell_index.insert(u64::from(cell), place);
             self.add_slot();
             place
         });

@@ -7,7 +7,8 @@
 //!
 //! A state is hashed before the system is asked for its choices there: asking must not change the hash.
 //!
-//! Tables are flat, and the parts that repeat are kept once: lists of choices, and what a move used.
+//! Tables are flat, and the parts that repeat are kept once: lists of choices, and what a move used. All of a node stands in one place, its edges, too:
+//! a graph is larger than the caches, and following a move is to miss them once.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -19,6 +20,9 @@ use super::walk::Ground;
 /// No such node, edge or saved state.
 const NONE: u32 = u32::MAX;
 
+/// The root's node.
+const ROOT: u32 = 0;
+
 /// How much may be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GraphLimits {
@@ -28,19 +32,23 @@ pub struct GraphLimits {
     pub saved_bytes: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Node {
+/// What stands where from a node's place on.
+mod cell {
+    /// The state's hash, least significant word first.
+    pub(super) const HASH: usize = 0;
     /// Index of the list of choices; of the empty list when the run ends here.
-    offer: u32,
-    /// Index of the first choice's edge; of the ending when the run ends here.
-    edges: u32,
-    /// Index of the saved state, or [`NONE`].
-    saved: u32,
+    pub(super) const OFFER: usize = 4;
+    /// Index of the state that is kept, or [`super::NONE`].
+    pub(super) const KEPT: usize = 5;
+    /// Where the first choice's edge begins; the index of the ending when the run ends here.
+    pub(super) const EDGES: usize = 6;
+    /// Cells of an edge: the node that it leads to, or [`super::NONE`] when that is not known; and the index of what the move did.
+    pub(super) const EDGE_LEN: usize = 2;
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Edge {
-    /// The node that it leads to, or [`NONE`] when that is not known.
+    /// The node that it leads to.
     next: u32,
     /// Index of what the move did.
     made: u32,
@@ -86,17 +94,26 @@ impl Once {
     fn add(&mut self, hash: u128) -> u32 {
         let place = self.hashes.len() as u32;
         self.hashes.push(hash);
-        self.index.insert(hash as u64, place, |place| self.hashes[place as usize] as u64);
+        self.index.insert(hash as u64, place);
         place
     }
+}
+
+/// A state to come back to.
+#[derive(Debug, Clone)]
+struct Kept<T> {
+    node: u32,
+    state: T,
+    /// Whether somebody came back to it since it was last looked at.
+    used: bool,
 }
 
 /// The known part of a system's state graph, from one root.
 #[derive(Debug, Clone)]
 pub(super) struct Graph<T> {
-    states: Once,
-    nodes: Vec<Node>,
-    edges: Vec<Edge>,
+    states: Index,
+    /// The nodes, one behind the other, as [`cell`] says. A node's number is the place where it begins; the root's is 0.
+    cells: Vec<u32>,
     offered: Once,
     offers: Vec<Part>,
     choices: Vec<Choice>,
@@ -104,7 +121,10 @@ pub(super) struct Graph<T> {
     made: Vec<Made>,
     touches: Vec<u32>,
     endings: Vec<Ending>,
-    saved: Vec<T>,
+    /// The root's first.
+    kept: Vec<Kept<T>>,
+    /// Where to look next for one that can go.
+    hand: usize,
     limits: GraphLimits,
     /// Memory of all lists but the saved states, about.
     used_bytes: u64,
@@ -119,9 +139,8 @@ impl<T: Clone> Graph<T> {
     /// Returns a graph of nothing but the root, in which the system stands.
     pub(super) fn new<S: System<Saved = T>>(system: &mut S, root: &T, limits: GraphLimits) -> Self {
         let mut graph = Self {
-            states: Once::default(),
-            nodes: Vec::new(),
-            edges: Vec::new(),
+            states: Index::default(),
+            cells: Vec::new(),
             offered: Once::default(),
             offers: Vec::new(),
             choices: Vec::new(),
@@ -129,7 +148,8 @@ impl<T: Clone> Graph<T> {
             made: Vec::new(),
             touches: Vec::new(),
             endings: Vec::new(),
-            saved: vec![root.clone()],
+            kept: vec![Kept { node: ROOT, state: root.clone(), used: true }],
+            hand: 0,
             limits,
             used_bytes: 0,
             followed: 0,
@@ -141,7 +161,8 @@ impl<T: Clone> Graph<T> {
         system.choices(&mut choices);
         let ending = choices.is_empty().then(|| system.ending());
         let root = graph.add(hash, &choices, ending);
-        graph.nodes[root as usize].saved = 0;
+        assert_eq!(root, ROOT, "nothing stands before the root");
+        graph.cells[root as usize + cell::KEPT] = 0;
         graph
     }
 
@@ -150,44 +171,85 @@ impl<T: Clone> Graph<T> {
         (self.followed, self.lived)
     }
 
+    /// States that are kept at least.
+    const KEPT_MIN: u64 = 8;
+
     fn has_room(&self) -> bool {
-        self.used_bytes < self.limits.memory_bytes / 2 && self.nodes.len() < (NONE - 1) as usize
+        // The largest node, and more, fits behind the last place.
+        self.used_bytes < self.limits.memory_bytes / 2 && self.cells.len() < (NONE - (1 << 20)) as usize
     }
 
-    fn has_room_to_save(&self) -> bool {
-        (self.saved.len() as u64 + 1).saturating_mul(self.limits.saved_bytes) <= self.limits.memory_bytes / 2
+    /// Keeps a node's state. Once there is no room for more, one goes that nobody came back to for a whole turn: schedules leave known ground at
+    /// other places than they did in the beginning.
+    fn keep(&mut self, node: u32, state: T) {
+        let room = self.limits.memory_bytes / 2 / self.limits.saved_bytes.max(1);
+        let kept = Kept { node, state, used: false };
+        let index = if (self.kept.len() as u64) < room.max(Self::KEPT_MIN) {
+            self.kept.push(kept);
+            self.kept.len() - 1
+        } else {
+            loop {
+                // Never the root's.
+                self.hand = self.hand % (self.kept.len() - 1) + 1;
+                if !std::mem::take(&mut self.kept[self.hand].used) {
+                    break;
+                }
+            }
+            self.cells[self.kept[self.hand].node as usize + cell::KEPT] = NONE;
+            self.kept[self.hand] = kept;
+            self.hand
+        };
+        self.cells[node as usize + cell::KEPT] = index as u32;
     }
 
     /// Adds a state.
     fn add(&mut self, hash: u128, choices: &[Choice], ending: Option<Ending>) -> u32 {
         assert_eq!(choices.is_empty(), ending.is_some(), "a run ends where nothing can move");
-        // A place in the index for a node takes up to four slots.
-        self.used_bytes += (size_of::<Node>() + size_of::<u128>() + 4 * size_of::<u32>() + choices.len() * size_of::<Edge>()) as u64;
+        let node = self.cells.len();
         let offer = self.offer(choices);
-        let edges = match ending {
-            Some(ending) => self.endings.iter().position(|known| *known == ending).unwrap_or_else(|| {
-                self.endings.push(ending);
-                self.endings.len() - 1
-            }),
-            None => self.edges.len(),
-        };
-        self.edges.resize(self.edges.len() + choices.len(), Edge { next: NONE, made: NONE });
-        self.nodes.push(Node { offer, edges: edges as u32, saved: NONE });
-        self.states.add(hash)
+        self.cells.extend([hash as u32, (hash >> 32) as u32, (hash >> 64) as u32, (hash >> 96) as u32, offer, NONE]);
+        match ending {
+            Some(ending) => {
+                let index = self.endings.iter().position(|known| *known == ending).unwrap_or_else(|| {
+                    self.endings.push(ending);
+                    self.endings.len() - 1
+                });
+                self.cells.push(index as u32);
+            }
+            None => self.cells.resize(node + cell::EDGES + choices.len() * cell::EDGE_LEN, NONE),
+        }
+        self.used_bytes += ((self.cells.len() - node) * size_of::<u32>()) as u64 + Index::BYTES;
+        self.states.insert(hash as u64, node as u32);
+        node as u32
+    }
+
+    /// Returns the node of a state, if it is known.
+    fn find(&self, hash: u128) -> Option<u32> {
+        self.states.find(hash as u64, |node| self.hash(node) == hash)
+    }
+
+    fn hash(&self, node: u32) -> u128 {
+        let words = &self.cells[node as usize + cell::HASH..][..4];
+        words.iter().rev().fold(0, |hash, word| hash << u32::BITS | u128::from(*word))
+    }
+
+    /// Returns a node's state, if it is kept.
+    fn kept(&mut self, node: u32) -> Option<&T> {
+        let index = self.cells[node as usize + cell::KEPT];
+        let kept = self.kept.get_mut(index as usize)?;
+        kept.used = true;
+        Some(&kept.state)
     }
 
     fn offer(&mut self, choices: &[Choice]) -> u32 {
         self.scratch.clear();
-        for choice in choices {
-            let Choice { id, actor, key, objects } = choice;
-            self.scratch.extend(id.to_le_bytes());
-            self.scratch.extend(actor.to_le_bytes());
-            self.scratch.push(u8::from(key.is_some()));
+        for Choice { id, actor, key, objects } in choices {
             let Key { kind, page } = key.unwrap_or(Key { kind: 0, page: 0 });
-            self.scratch.extend(kind.to_le_bytes());
-            self.scratch.extend(page.to_le_bytes());
+            let who = u64::from(*id) | u64::from(*actor) << 16 | u64::from(kind) << 32 | u64::from(page) << 48;
+            self.scratch.extend(who.to_le_bytes());
             self.scratch.extend(objects.shared.to_le_bytes());
             self.scratch.extend(objects.changed.to_le_bytes());
+            self.scratch.push(u8::from(key.is_some()));
         }
         let hash = xxh3_128(&self.scratch);
         self.offered.find(hash).unwrap_or_else(|| {
@@ -228,12 +290,31 @@ impl<T: Clone> Graph<T> {
 
     /// Returns the edge of a choice that was made at a node, if both its ends are known.
     fn edge(&self, node: u32, index: u32) -> Option<Edge> {
-        let node = self.nodes.get(node as usize)?;
-        Some(self.edges[(node.edges + index) as usize]).filter(|edge| edge.next != NONE)
+        if node == NONE {
+            return None;
+        }
+        match self.cells[Self::edge_at(node, index)..][..cell::EDGE_LEN] {
+            [NONE, _] => None,
+            [next, made] => Some(Edge { next, made }),
+            _ => unreachable!("an edge is two cells"),
+        }
+    }
+
+    fn set_edge(&mut self, node: u32, index: u32, Edge { next, made }: Edge) {
+        self.cells[Self::edge_at(node, index)..][..cell::EDGE_LEN].copy_from_slice(&[next, made]);
+    }
+
+    fn edge_at(node: u32, index: u32) -> usize {
+        node as usize + cell::EDGES + index as usize * cell::EDGE_LEN
     }
 
     fn choices_at(&self, node: u32) -> &[Choice] {
-        self.offers[self.nodes[node as usize].offer as usize].of(&self.choices)
+        self.offers[self.cells[node as usize + cell::OFFER] as usize].of(&self.choices)
+    }
+
+    /// Returns the ending at a node where nothing can move.
+    fn ending_at(&self, node: u32) -> &Ending {
+        &self.endings[self.cells[node as usize + cell::EDGES] as usize]
     }
 }
 
@@ -246,16 +327,18 @@ pub(super) struct Buffers {
     before: Vec<Choice>,
     touches: Vec<u32>,
     strays: Vec<Stray>,
+    /// What the strays touched, one behind the other.
+    strays_touches: Vec<u32>,
 }
 
 /// A move of a walk that has no edge.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Stray {
     /// Its place on the path.
     place: usize,
     actor: u16,
     label: Label,
-    touches: Vec<u32>,
+    touches: Part,
 }
 
 /// A walk over known ground, and beyond it. At each place of its path, the node is known, or the system stands there.
@@ -284,16 +367,17 @@ impl<'a, S: System> Known<'a, S> {
         buffers.path.clear();
         buffers.picks.clear();
         buffers.strays.clear();
-        buffers.path.push(0);
+        buffers.strays_touches.clear();
+        buffers.path.push(ROOT);
         let used = Objects::default();
-        Self { system, graph, tracker, buffers, here: 0, there: NONE, used, stands: None, asked: false }
+        Self { system, graph, tracker, buffers, here: ROOT, there: NONE, used, stands: None, asked: false }
     }
 
     /// Returns the hash of the state that the walk has reached.
     pub(super) fn hash(&mut self) -> u128 {
         match self.here {
             NONE => self.system.hash(),
-            here => self.graph.states.hashes[here as usize],
+            here => self.graph.hash(here),
         }
     }
 
@@ -311,11 +395,10 @@ impl<'a, S: System> Known<'a, S> {
             return;
         }
         let passed = self.stands.map_or(0, |stands| stands + 1);
-        let saved = |place: &usize| self.graph.nodes[self.buffers.path[*place] as usize].saved != NONE;
-        let start = match (passed..=place).rev().find(saved) {
+        let is_kept = |place: &usize| self.graph.cells[self.buffers.path[*place] as usize + cell::KEPT] != NONE;
+        let start = match (passed..=place).rev().find(is_kept) {
             Some(start) => {
-                let index = self.graph.nodes[self.buffers.path[start] as usize].saved;
-                self.system.put_back(&self.graph.saved[index as usize]);
+                self.system.put_back(self.graph.kept(self.buffers.path[start]).expect("just found"));
                 start
             }
             // The root is saved, so the system stands on the path.
@@ -329,9 +412,8 @@ impl<'a, S: System> Known<'a, S> {
             self.graph.lived += 1;
         }
         (self.stands, self.asked) = (Some(place), false);
-        if place - start > Self::REPLAYED_MAX && self.graph.has_room_to_save() {
-            self.graph.nodes[self.here as usize].saved = self.graph.saved.len() as u32;
-            self.graph.saved.push(self.system.save());
+        if place - start > Self::REPLAYED_MAX {
+            self.graph.keep(self.here, self.system.save());
         }
     }
 
@@ -355,11 +437,12 @@ impl<'a, S: System> Known<'a, S> {
         let next = self.arrive();
         if self.here != NONE && next != NONE {
             let made = self.graph.made(choice.actor, label, self.used, &self.buffers.touches);
-            let edge = self.graph.nodes[self.here as usize].edges as usize + index;
-            self.graph.edges[edge] = Edge { next, made };
+            self.graph.set_edge(self.here, index as u32, Edge { next, made });
         } else {
-            let touches = self.buffers.touches.clone();
-            self.buffers.strays.push(Stray { place: place - 1, actor: choice.actor, label, touches });
+            let Buffers { touches, strays, strays_touches, .. } = &mut *self.buffers;
+            let part = Part { start: strays_touches.len() as u32, len: touches.len() as u32 };
+            strays_touches.extend_from_slice(touches);
+            strays.push(Stray { place: place - 1, actor: choice.actor, label, touches: part });
         }
         self.here = next;
     }
@@ -387,7 +470,7 @@ impl<'a, S: System> Known<'a, S> {
         let mut strays = self.buffers.strays.iter().peekable();
         for place in 0..self.buffers.path.len() - 1 {
             if let Some(stray) = strays.next_if(|stray| stray.place == place) {
-                self.tracker.moved(stray.actor, stray.label, &stray.touches);
+                self.tracker.moved(stray.actor, stray.label, stray.touches.of(&self.buffers.strays_touches));
             } else {
                 let edge = self.graph.edge(self.buffers.path[place], self.buffers.picks[place]).expect("a move is known, or a stray");
                 self.graph.show(edge.made, self.tracker);
@@ -398,7 +481,7 @@ impl<'a, S: System> Known<'a, S> {
     /// Returns the node of the system's state; [`NONE`] if there is no room for a new one. Then the buffers have the choices.
     fn arrive(&mut self) -> u32 {
         let hash = self.system.hash();
-        if let Some(known) = self.graph.states.find(hash) {
+        if let Some(known) = self.graph.find(hash) {
             return known;
         }
         self.system.choices(&mut self.buffers.offered);
@@ -444,7 +527,7 @@ impl<S: System> Ground for Known<'_, S> {
     fn ending(&mut self) -> Ending {
         match self.here {
             NONE => self.system.ending(),
-            here => self.graph.endings[self.graph.nodes[here as usize].edges as usize].clone(),
+            here => self.graph.ending_at(here).clone(),
         }
     }
 }

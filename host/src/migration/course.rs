@@ -141,7 +141,13 @@ impl Course {
     }
 
     fn threshold(&self, run: &Run) -> u64 {
-        if run.ram().syncs() < run.options.rounds_min { 0 } else { self.pace.threshold() }
+        if run.ram().syncs() < run.options.syncs_counted() {
+            0
+        } else if run.options.paced {
+            self.pace.threshold()
+        } else {
+            u64::MAX
+        }
     }
 }
 

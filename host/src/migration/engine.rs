@@ -486,7 +486,7 @@ impl Run {
         fold.add_part(Tag::Status, status);
         fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some()]);
         if let Some(ram) = ram {
-            ram.fold(options.rounds_min, fold);
+            ram.fold(options.syncs_counted(), fold);
         }
         if options.paced {
             fold.add(Tag::BytesSent, *bytes_sent);

@@ -25,8 +25,10 @@ pub struct MigrationOptions {
     pub chunk_shift: u8,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0, not behind it.
     pub complete_before_sync: bool,
-    /// Time and bytes have a say: the bandwidth is estimated, the rate is limited, and a slice ends after 50 ms. Without it the threshold
-    /// stays 0 and a slice ends when nothing is left: for searches, in which the clock stands still. QEMU has no such option.
+    /// Time and bytes have a say: the bandwidth is estimated, the rate is limited, and a slice ends after 50 ms. Without it a slice ends when
+    /// nothing is left, and whatever a sync finds is little enough for the switchover once there were `rounds_min` syncs, and two: for
+    /// searches, in which the clock stands still, and in which a guest that answers each round would keep the migration going for ever. QEMU
+    /// has no such option.
     pub paced: bool,
 }
 
@@ -45,6 +47,16 @@ impl Default for MigrationOptions {
         }
     }
 }
+
+impl MigrationOptions {
+    /// Returns the number of syncs up to which they are counted: what the future depends on.
+    pub(crate) fn syncs_counted(&self) -> u32 {
+        if self.paced { self.rounds_min } else { self.rounds_min.max(SYNCS_UNPACED) }
+    }
+}
+
+/// Syncs before a switchover where nothing is estimated: the first comes before all sending, the second behind a whole pass.
+const SYNCS_UNPACED: u32 = 2;
 
 /// The current window.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

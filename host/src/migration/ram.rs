@@ -51,14 +51,14 @@ impl RamState {
         Self { b, n, c: DirtyBitmap::new(pages.div_ceil(1 << chunk_shift)), chunk_shift, cursor: Pfn(0), syncs: 0, dirtied: 0 }
     }
 
-    /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `rounds_min` their number is only reported.
-    pub(crate) fn fold(&mut self, rounds_min: u32, fold: &mut Fold) {
+    /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `counted` their number is only reported.
+    pub(crate) fn fold(&mut self, counted: u32, fold: &mut Fold) {
         let Self { b, n, c, chunk_shift: _, cursor, syncs, dirtied: _ } = self;
         fold.sum_of(Tag::B as u64, b.fold());
         fold.add(Tag::N, *n);
         fold.sum_of(Tag::C as u64, c.fold());
         fold.add(Tag::Cursor, cursor.0);
-        fold.add(Tag::Syncs, u64::from((*syncs).min(rounds_min)));
+        fold.add(Tag::Syncs, u64::from((*syncs).min(counted)));
     }
 
     /// Returns B.

@@ -10,6 +10,7 @@
 
 mod digests;
 mod place;
+mod search;
 mod state;
 mod suite;
 mod vcpu;
@@ -22,10 +23,11 @@ const CHILD: &str = "--digests";
 /// A part: its name, what it does, and its measurement.
 type Part = (&'static str, &'static str, fn() -> Vec<Figure>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("vcpu", "the guest's speed, and what restores and switches cost", vcpu::figures),
     ("place", "pages from the source's RAM into the destination", place::figures),
     ("state", "what a search pays for a state: clones, hashes, the end of a run", state::figures),
+    ("search", "schedules and states a second, beside shuttle's; shrinking; more cores", search::figures),
     ("suite", "the scenarios, one after the other on one core", suite::figures),
     ("digests", "whether every scenario's digest is the same whoever runs it", digests::figures),
 ];

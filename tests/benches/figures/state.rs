@@ -24,7 +24,7 @@ const DATA_PAGES: u64 = 300;
 const RUNS: usize = 2001;
 const ACTORS: [Actor; 3] = [Actor::MainLoop, Actor::Migration, Actor::Destination];
 
-fn options() -> VmmOptions {
+pub(crate) fn options() -> VmmOptions {
     let balloon = BalloonOptions {
         features: wire::balloon::feature::FREE_PAGE_HINT,
         profile: Profile::Qemu,

@@ -4,7 +4,7 @@ use super::*;
 use crate::oracle::fake::PAGES;
 use crate::oracle::rules;
 use crate::outcome::Blame;
-use host::event::{CmdId, Event, HintElement, HintStatus, MigrationStatus, PrecopyReason};
+use host::event::{CmdId, Event, HintElement, HintStatus, Level, MigrationStatus, PrecopyReason};
 
 #[test]
 fn a_hinted_page_is_excused_until_it_is_written() {
@@ -351,6 +351,22 @@ fn a_hinted_page_is_not_sent_again() {
     assert_eq!(violations.len(), 1, "{violations:?}");
     assert_eq!((violations[0].rule, violations[0].verdict), (rules::HINTED_PAGE_IS_NOT_SENT, Verdict::OverSend));
     assert_eq!((violations[0].doom, violations[0].blame), (sent, Blame::Host));
+}
+
+#[test]
+fn a_hinted_page_may_be_sent_for_a_store_that_was_recorded_and_never_made() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.send_all();
+    bench.sync();
+    bench.hint_round(block(16));
+    bench.mark(p(17), CPU);
+    bench.emit(CPU, Event::DirtyMark { pfn: p(17), level: Level::K });
+    bench.sync();
+    bench.send(p(17), true);
+    bench.complete();
+    let violations = bench.finish().violations;
+    assert!(violations.is_empty(), "{violations:?}");
 }
 
 #[test]
