@@ -11,7 +11,7 @@ use crate::search::prove::{self, Interleavings, Proof};
 use crate::search::reproduce::{NotReproduced, Reproduced, Why, reproduce};
 
 /// States that are looked at to see whether a file's orders leave nothing open.
-const CONFIRM_STATES_MAX: u64 = 200_000;
+const CONFIRM_STATES_MAX: u64 = 50_000;
 
 /// What became of a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]

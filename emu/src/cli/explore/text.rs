@@ -166,7 +166,7 @@ fn key(scenario: &Scenario, key: Key) -> String {
 }
 
 /// Returns what a variant has of what varies.
-fn settings(scenario: &Scenario, variant: &Scenario) -> String {
+pub(in crate::cli) fn settings(scenario: &Scenario, variant: &Scenario) -> String {
     let vary = &scenario.vary;
     let (host, guest) = (&variant.host, &variant.guest);
     let drawn: Vec<&str> = variant.faults.iter().filter(|fault| !scenario.faults.contains(fault)).map(|fault| fault.name()).collect();
