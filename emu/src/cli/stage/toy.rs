@@ -165,7 +165,6 @@ impl Subject for ToyStage {
     }
 
     fn recorded(&self, scenario: &Scenario) -> (Outcome, Vec<Vec<Happening>>) {
-<<<<<<< HEAD
         let (mut system, mut choices, mut moves) = (self.open(scenario), Vec::new(), Vec::new());
         for id in self.path(scenario, false) {
             system.choices(&mut choices);
@@ -173,16 +172,6 @@ impl Subject for ToyStage {
             moves.push(system.step().happened.clone());
         }
         (self.run(scenario), moves)
-=======
-        let (mut system, mut choices) = (self.open(scenario), Vec::new());
-        let path = self.path(scenario, false);
-        let happened = path.iter().map(|id| {
-            system.choices(&mut choices);
-            system.take(*choices.iter().find(|choice| choice.id == *id).expect("the schedule fits"));
-            system.step().happened.clone()
-        });
-        (self.replay(scenario, &path), happened.collect())
->>>>>>> ccae239170bf1dd1804ef305ce235110f0aea6bd
     }
 
     fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
