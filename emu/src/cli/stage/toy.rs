@@ -165,13 +165,14 @@ impl Subject for ToyStage {
     }
 
     fn recorded(&self, scenario: &Scenario) -> (Outcome, Vec<Vec<Happening>>) {
-        let (mut system, mut choices, mut moves) = (self.open(scenario), Vec::new(), Vec::new());
-        for id in self.path(scenario, false) {
+        let (mut system, mut choices) = (self.open(scenario), Vec::new());
+        let path = self.path(scenario, false);
+        let happened = path.iter().map(|id| {
             system.choices(&mut choices);
-            system.take(*choices.iter().find(|choice| choice.id == id).expect("its own path"));
-            moves.push(system.step().happened.clone());
-        }
-        (self.run(scenario), moves)
+            system.take(*choices.iter().find(|choice| choice.id == *id).expect("the schedule fits"));
+            system.step().happened.clone()
+        });
+        (self.replay(scenario, &path), happened.collect())
     }
 
     fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
