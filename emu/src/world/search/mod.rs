@@ -10,6 +10,7 @@
 //! [`Search::until`]: crate::scenario::model::Search::until
 
 pub(super) mod counts;
+pub(super) mod doctor;
 mod hash;
 mod memory;
 mod play;
@@ -20,6 +21,7 @@ mod uses;
 use std::fmt;
 use std::sync::Arc;
 
+use host::event::Stamped;
 use host::step::{Costs, Move};
 
 use crate::scenario::model::{Pattern, Scenario};
@@ -128,6 +130,11 @@ impl SearchWorld {
     /// Returns whether the search's first event has happened at all.
     pub fn is_open(&self) -> bool {
         self.world.state.window != Window::Ahead
+    }
+
+    /// Returns the last move's events.
+    fn events(&self) -> &[Stamped] {
+        &self.world.trace[self.first..]
     }
 
     /// Returns who makes a choice.

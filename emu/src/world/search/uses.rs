@@ -128,6 +128,8 @@ impl SearchWorld {
         sort(looked);
         sort(changed);
         self.memory.wrote(changed, &self.world.machine);
+        // A page that was stored to may have been looked up once more to be read, or not, as the engine's TLB had room: that must not show.
+        looked.retain(|cell| changed.binary_search(cell).is_err());
         *objects = self.world.used;
         let regions = self.world.ram.pages() as u32;
         if !changed.is_empty() {
