@@ -169,10 +169,12 @@ fn headline(divergence: &Divergence) -> String {
 
 /// Returns the last common events, and what each side has then.
 fn sides(divergence: &Divergence) -> Vec<String> {
-    let mut lines: Vec<String> = divergence.before.iter().map(|(place, stamped)| format!("      both    {}", event(*place, stamped))).collect();
+    let mut lines: Vec<String> =
+        divergence.before.iter().map(|(place, stamped)| format!("      both    {}", event(*place, stamped))).collect();
     match &divergence.what {
         What::Event { first, second } => {
-            let side = |stamped: &Option<Stamped>| stamped.as_ref().map_or("(nothing more)".to_owned(), |stamped| event(divergence.at, stamped));
+            let side =
+                |stamped: &Option<Stamped>| stamped.as_ref().map_or("(nothing more)".to_owned(), |stamped| event(divergence.at, stamped));
             lines.push(format!("      first   {}", side(first)));
             lines.push(format!("      second  {}", side(second)));
         }
@@ -228,7 +230,9 @@ fn to_do(divergence: &Divergence) -> String {
         Way::Run => "Its verdict is not to be trusted until that is settled.",
         Way::Search => "What explore, prove and why say of it is not to be trusted until that is settled.",
     };
-    format!("This is a defect of lostpage, not of what the scenario tests. {suspect} {distrust} Please report it, with the file and these lines.")
+    format!(
+        "This is a defect of lostpage, not of what the scenario tests. {suspect} {distrust} Please report it, with the file and these lines."
+    )
 }
 
 fn json(examined: &Examined) -> Line {

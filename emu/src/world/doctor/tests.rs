@@ -1,6 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use host::event::{Actor, Event, PageRange};
+use host::event::{Actor, Event, LockId, PageRange};
 use host::lock::Locks;
 use host::memory::GuestRam;
 use xxhash_rust::xxh3::Xxh3;
@@ -28,6 +28,10 @@ task  = { shrink = "4 MiB" }
 by    = "vcpu1"
 after = "hint.apply"
 [[inject]]
+task  = { sleep = "100 us" }
+by    = "vcpu0"
+after = "guest.ready"
+[[inject]]
 write = { page = "Q", byte = 0xCC }
 by    = "dma"
 after = "bitmap.sync#2"
@@ -49,7 +53,8 @@ fn caught(work: &mut dyn FnMut()) -> Result<(), String> {
 
 /// Forks at a part of a run, in hundredths, with a fork that forgets something.
 fn forked(scenario: &Arc<Scenario>, hundredths: u64, forget: impl FnOnce(&mut Fork)) -> Option<Divergence> {
-    let (events, found) = by_the_clock(scenario, &RunOptions::default(), caught, |steps| steps * hundredths / 100, forget).expect("the first run ends");
+    let (events, found) =
+        by_the_clock(scenario, &RunOptions::default(), caught, |steps| steps * hundredths / 100, forget).expect("the first run ends");
     assert!(events > 100, "{events} events");
     found
 }
@@ -69,32 +74,50 @@ fn a_scenario_is_the_same_twice_in_both_ways() {
     assert!(examination.events > 100 && examination.moves > 100, "{examination:?}");
 }
 
-/// What a fork may forget, and the same of a world at its first instruction in its place.
-type Forget = fn(&mut Fork, State);
+/// What a fork may forget: its name, where it is there to be forgotten, and how; with the state of a world at its first instruction to take from.
+type Part = (&'static str, fn(&State) -> bool, fn(&mut Fork, State));
 
-const PARTS: [(&str, Forget); 17] = [
-    ("vCPUs", |fork, first| fork.state.vcpus = first.vcpus),
-    ("interrupts", |fork, _| fork.state.vcpus.iter_mut().for_each(|vcpu| vcpu.interrupts.clear())),
-    ("timers", |fork, _| fork.state.vcpus.iter_mut().for_each(|vcpu| vcpu.timer_ns = None)),
-    ("host", |fork, first| fork.state.vmm = first.vmm),
-    ("locks", |fork, _| fork.state.locks = Locks::default()),
-    ("watched pages", |fork, first| fork.state.watch = first.watch),
-    ("constraints", |fork, first| fork.state.gates = first.gates),
-    ("names", |fork, first| fork.state.pages = first.pages),
-    ("injections", |fork, first| fork.state.injections = first.injections),
-    ("the migration's start", |fork, first| fork.state.start = first.start),
-    ("oracle", |fork, first| fork.state.oracle = first.oracle),
-    ("times", |fork, first| fork.state.times_ns = first.times_ns),
-    ("clock", |fork, first| fork.state.now_ns = first.now_ns),
-    ("number of steps", |fork, first| fork.state.steps = first.steps),
-    ("that the driver is up", |fork, first| fork.state.ready = first.ready),
-    ("the injected store's entry", |fork, first| fork.state.inject_stub = first.inject_stub),
-    ("number of hints", |fork, first| fork.state.hints = first.hints),
+const PARTS: [Part; 17] = [
+    ("vCPUs", |_| true, |fork, first| fork.state.vcpus = first.vcpus),
+    (
+        "interrupts",
+        |state| state.vcpus.iter().any(|vcpu| !vcpu.interrupts.is_empty()),
+        |fork, _| fork.state.vcpus.iter_mut().for_each(|vcpu| vcpu.interrupts.clear()),
+    ),
+    (
+        "timers",
+        |state| state.vcpus.iter().any(|vcpu| vcpu.timer_ns.is_some()),
+        |fork, _| fork.state.vcpus.iter_mut().for_each(|vcpu| vcpu.timer_ns = None),
+    ),
+    ("host", |_| true, |fork, first| fork.state.vmm = first.vmm),
+    ("locks", |state| LockId::ALL.iter().any(|lock| state.locks.holder(*lock).is_some()), |fork, _| fork.state.locks = Locks::default()),
+    ("watched pages", |_| true, |fork, _| fork.state.watch.0.clear()),
+    ("constraints", |_| true, |fork, first| fork.state.gates = first.gates),
+    ("names", |_| true, |fork, first| fork.state.pages = first.pages),
+    ("injections", |_| true, |fork, first| fork.state.injections = first.injections),
+    ("the migration's start", |_| true, |fork, first| fork.state.start = first.start),
+    ("oracle", |_| true, |fork, first| fork.state.oracle = first.oracle),
+    ("times", |_| true, |fork, first| fork.state.times_ns = first.times_ns),
+    ("clock", |_| true, |fork, first| fork.state.now_ns = first.now_ns),
+    ("number of steps", |_| true, |fork, first| fork.state.steps = first.steps),
+    ("that the driver is up", |_| true, |fork, first| fork.state.ready = first.ready),
+    ("the injected store's entry", |_| true, |fork, first| fork.state.inject_stub = first.inject_stub),
+    ("number of hints", |state| state.hints == 1, |fork, first| fork.state.hints = first.hints),
 ];
 
-/// Returns the first difference that shows somewhere, when forks all along the run forget this.
-fn found(scenario: &Arc<Scenario>, mut forget: impl FnMut(&mut Fork)) -> Option<Divergence> {
-    (2..98).step_by(3).find_map(|hundredths| forked(scenario, hundredths, &mut forget))
+/// So many forks along the run are tried, until one shows what it has forgotten.
+const FORKS: usize = 48;
+
+/// Returns the first difference that shows when forks along the run, where there is something to forget, forget it.
+fn found(scenario: &Arc<Scenario>, wanted: fn(&State) -> bool, mut forget: impl FnMut(&mut Fork)) -> Option<Divergence> {
+    let options = RunOptions::default();
+    let mut world = World::new(scenario, &options, false);
+    let mut steps = Vec::new();
+    while world.end().is_none() && world.step() {
+        steps.extend(wanted(&world.state).then_some(world.state.steps));
+    }
+    let few = steps.iter().step_by(steps.len().div_ceil(FORKS).max(1));
+    few.copied().find_map(|step| by_the_clock(scenario, &options, caught, |_| step, &mut forget).expect("the first run ends").1)
 }
 
 /// A doctor that cannot find anything is a defect.
@@ -102,8 +125,8 @@ fn found(scenario: &Arc<Scenario>, mut forget: impl FnMut(&mut Fork)) -> Option<
 fn whatever_a_fork_forgets_of_the_state_is_found_behind_it() {
     let scenario = parsed(BUSY);
     let first = World::new(&scenario, &RunOptions::default(), false).state;
-    for (part, forget) in PARTS {
-        let divergence = found(&scenario, |fork| forget(fork, first.clone())).unwrap_or_else(|| panic!("nobody misses {part}"));
+    for (part, wanted, forget) in PARTS {
+        let divergence = found(&scenario, wanted, |fork| forget(fork, first.clone())).unwrap_or_else(|| panic!("nobody misses {part}"));
         assert_eq!((divergence.way, divergence.is_before_fork()), (Way::Run, false), "{part}: {divergence:?}");
     }
 }
@@ -116,18 +139,21 @@ fn what_a_fork_forgets_of_memory_and_registers_is_found_behind_it() {
         change(&mut world);
         world.machine.save()
     };
-    let all = |world: &World| PageRange::new(Pfn(0), world.ram.pages());
-    assert_eq!(all(&World::new(&scenario, &RunOptions::default(), false)).count, 4096);
-    let forgets: [(&str, &dyn Fn(&mut Fork)); 6] = [
-        ("a page of memory", &|fork| drop(fork.pages.pop())),
-        ("all memory", &|fork| fork.pages.clear()),
-        ("which pages hold something", &|fork| fork.marks = GuestRam::new(4096 * PAGE_SIZE).marks()),
-        ("registers", &|fork| fork.cpus = World::new(&fork.scenario, &fork.options, false).machine.save()),
-        ("armed pages", &|fork| fork.cpus = other(fork, |world| world.machine.disarm(PageRange::new(Pfn(0), 4096)))),
-        ("a trap", &|fork| fork.cpus = other(fork, |world| world.machine.trap(Pfn(0x900), false))),
+    assert_eq!(World::new(&scenario, &RunOptions::default(), false).ram.pages(), 4096);
+    type Forget<'a> = &'a dyn Fn(&mut Fork);
+    let always: fn(&State) -> bool = |_| true;
+    let forgets: [(&str, fn(&State) -> bool, Forget<'_>); 6] = [
+        ("a page of memory", always, &|fork| drop(fork.pages.pop())),
+        ("all memory", always, &|fork| fork.pages.clear()),
+        ("which pages hold something", always, &|fork| fork.marks = GuestRam::new(4096 * PAGE_SIZE).marks()),
+        ("registers", always, &|fork| fork.cpus = World::new(&fork.scenario, &fork.options, false).machine.save()),
+        ("armed pages", |state| state.vmm.accel.logging(), &|fork| {
+            fork.cpus = other(fork, |world| world.machine.disarm(PageRange::new(Pfn(0), 4096)))
+        }),
+        ("a trap", always, &|fork| fork.cpus = other(fork, |world| world.machine.trap(Pfn(0x900), false))),
     ];
-    for (part, forget) in forgets {
-        let divergence = found(&scenario, forget).unwrap_or_else(|| panic!("nobody misses {part}"));
+    for (part, wanted, forget) in forgets {
+        let divergence = found(&scenario, wanted, forget).unwrap_or_else(|| panic!("nobody misses {part}"));
         assert!(!divergence.is_before_fork(), "{part}: {divergence:?}");
     }
 }
@@ -194,6 +220,7 @@ fn a_second_run_that_panics_differs_and_a_first_one_is_a_defect() {
     let scenario = parsed(BUSY);
     let panicked = forked(&scenario, 50, |fork| fork.pages.push((Pfn(1 << 40), Box::new([1; PAGE_SIZE as usize])))).expect("no such page");
     assert!(matches!(&panicked.what, What::Panic { said } if said.contains("every page found its place")), "{panicked:?}");
-    let error = by_the_clock(&scenario, &RunOptions::default(), caught, |_| panic!("{}", "at once"), |_| {}).expect_err("the first ends in a panic");
+    let error = by_the_clock(&scenario, &RunOptions::default(), caught, |_| panic!("{}", "at once"), |_| {})
+        .expect_err("the first ends in a panic");
     assert_eq!(error, "at once");
 }

@@ -68,8 +68,13 @@ pub(in crate::world) fn searched(
         Ok(second) => compare(&first, &half.followed_by(second), scenario),
         Err(said) => Some(Found { at: forked_at, own: 0, what: What::Panic { said } }),
     };
-    let told =
-        difference.map(|Found { at, own, what }| Divergence { way: Way::Search, forked_at, at, before: first.events_before(at, own), what });
+    let told = difference.map(|Found { at, own, what }| Divergence {
+        way: Way::Search,
+        forked_at,
+        at,
+        before: first.events_before(at, own),
+        what,
+    });
     Ok((first.moves(), told))
 }
 
@@ -163,5 +168,111 @@ fn choice_text(choice: &Choice, scenario: &Scenario) -> String {
     match choice.key {
         Some(Key { kind, .. }) if kind != Key::INJECTION => format!("{who}: {}", EventKind::ALL[usize::from(kind)].name()),
         Some(_) | None => who,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use host::event::Event;
+
+    use super::*;
+    use crate::scenario;
+    use crate::world::search::SavedWorld;
+
+    const RACE: &str = r#"
+about = "a race"
+pages = { P = "first page of hint 1" }
+[[may]]
+write = { page = "P", byte = 0xBB }
+by    = "vcpu1"
+after = "guest.hint(P)"
+"#;
+
+    fn parsed() -> Arc<Scenario> {
+        Arc::new(scenario::parse("doctor.toml", RACE).unwrap_or_else(|errors| panic!("{errors:?}")))
+    }
+
+    fn caught(work: &mut dyn FnMut()) -> Result<(), String> {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|said| said.downcast_ref::<String>().cloned().unwrap_or_default())
+    }
+
+    /// Returns the difference of a schedule with a fork that forgets something.
+    fn forked(seed: u64, forget: impl FnOnce(&mut SavedWorld)) -> Option<Divergence> {
+        let forget = |fork: &mut Saved| forget(Arc::get_mut(&mut fork.0).expect("nobody else has it"));
+        let (moves, divergence) = searched(&parsed(), &RunOptions::default(), seed, caught, forget).expect("the first schedule ends");
+        assert!(moves > 50, "{moves} moves");
+        divergence
+    }
+
+    #[test]
+    fn a_schedule_is_the_same_from_its_middle() {
+        for seed in 0..20 {
+            assert_eq!(forked(seed, |_| {}), None, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_saved_state_forgets_is_found_behind_it() {
+        type Forget = fn(&mut SavedWorld, SavedWorld);
+        let forgets: [(&str, Forget); 5] = [
+            ("memory", |fork, root| fork.memory = root.memory),
+            ("registers", |fork, root| fork.cpus = root.cpus),
+            ("the host", |fork, root| fork.state.vmm = root.state.vmm),
+            ("the oracle", |fork, root| fork.state.oracle = root.state.oracle),
+            ("counts", |fork, root| fork.state.counts = root.state.counts),
+        ];
+        for (part, forget) in forgets {
+            let root = SearchWorld::new(&parsed(), &RunOptions::default()).save();
+            let divergence = forked(1, |fork| forget(fork, Arc::into_inner(root.0).expect("the system is gone")));
+            let divergence = divergence.unwrap_or_else(|| panic!("nobody misses {part}"));
+            assert_eq!((divergence.way, divergence.is_before_fork()), (Way::Search, false), "{part}: {divergence:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_altered_event_is_named_with_both_sides() {
+        let scenario = parsed();
+        let mut system = SearchWorld::new(&scenario, &RunOptions::default());
+        let first = walk(&mut system, 120, |_, offered| offered.first().copied());
+        assert!(compare(&first, &first, &scenario).is_none());
+        let mut second = first.clone();
+        let at =
+            first.points.iter().rposition(|point| point.made.as_ref().is_some_and(|made| made.events.len() > 1)).expect("a move of two");
+        let made = second.points[at].made.as_mut().expect("made");
+        made.events[1].event = Event::GuestWarn { message: "altered".to_owned() };
+        let there = made.events[1].clone();
+        made.hash ^= 1;
+        let here = first.points[at].made.as_ref().expect("made").events.clone();
+        let Found { at: place, own, what } = compare(&first, &second, &scenario).expect("altered");
+        assert_eq!((place, own), (at, 1));
+        assert_eq!(what, What::Event { first: Some(here[1].clone()), second: Some(there) });
+        assert_eq!(first.events_before(place, own).last(), Some(&(at, here[0].clone())));
+    }
+
+    #[test]
+    fn other_hashes_offers_and_ends_are_told() {
+        let scenario = parsed();
+        let mut system = SearchWorld::new(&scenario, &RunOptions::default());
+        let first = walk(&mut system, 1_000, |_, offered| offered.first().copied());
+        let told = |alter: fn(&mut Walked)| {
+            let mut second = first.clone();
+            alter(&mut second);
+            let Found { at, what, .. } = compare(&first, &second, &scenario).expect("altered");
+            let What::Value { what, first, second } = what else { panic!("{what:?}") };
+            assert_ne!(first, second, "{what}");
+            (at, what)
+        };
+        let hash = told(|walked| walked.points[5].made.as_mut().expect("made").hash ^= 1);
+        assert_eq!(hash, (5, "the hash of the state behind the move".to_owned()));
+        let footprint = told(|walked| walked.points[6].made.as_mut().expect("made").step.footprint.looked.push(u32::MAX));
+        assert_eq!(footprint, (6, "what the move used".to_owned()));
+        let key = told(|walked| walked.points[7].offered[0].key = Some(Key { kind: 0, page: 0 }));
+        assert_eq!(key, (7, "who can move".to_owned()));
+        let offered = told(|walked| walked.points[8].offered.clear());
+        assert_eq!(offered, (8, "who can move".to_owned()));
+        let moves = first.moves();
+        assert_eq!(told(|walked| walked.ending = None), (moves, "the end".to_owned()));
     }
 }
