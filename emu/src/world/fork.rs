@@ -39,10 +39,24 @@ impl World {
     /// # Panics
     /// When the run is a search's.
     pub(super) fn fork(&self, options: &RunOptions) -> Fork {
-        // What a run does not change is made anew of scenario and options; `used` and `happened` are a search's alone.
-        let World { scenario, faults: _, image: _, ram, machine, costs, allocations: _, may, trace, digest, used: _, happened, state } =
-            self;
-        assert!(!may && state.counts.is_none() && happened.is_empty(), "a search forks by itself");
+        // What a run does not change is made anew of scenario and options; `used`, `happened` and `lean` are a search's alone.
+        let World {
+            scenario,
+            faults: _,
+            image: _,
+            ram,
+            machine,
+            costs,
+            allocations: _,
+            may,
+            lean,
+            trace,
+            digest,
+            used: _,
+            happened,
+            state,
+        } = self;
+        assert!(!may && !lean && state.counts.is_none() && happened.is_empty(), "a search forks by itself");
         assert_eq!(*costs, scenario.costs, "a run by the clock keeps its costs");
         let mut pages = Vec::new();
         let mut bytes = ZEROS;
