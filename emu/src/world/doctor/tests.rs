@@ -140,9 +140,9 @@ fn what_a_fork_forgets_of_memory_and_registers_is_found_behind_it() {
         world.machine.save()
     };
     assert_eq!(World::new(&scenario, &RunOptions::default(), false).ram.pages(), 4096);
-    type Forget<'a> = &'a dyn Fn(&mut Fork);
+    type Forget<'a> = (&'static str, fn(&State) -> bool, &'a dyn Fn(&mut Fork));
     let always: fn(&State) -> bool = |_| true;
-    let forgets: [(&str, fn(&State) -> bool, Forget<'_>); 6] = [
+    let forgets: [Forget<'_>; 6] = [
         ("a page of memory", always, &|fork| drop(fork.pages.pop())),
         ("all memory", always, &|fork| fork.pages.clear()),
         ("which pages hold something", always, &|fork| fork.marks = GuestRam::new(4096 * PAGE_SIZE).marks()),
@@ -198,7 +198,8 @@ fn a_trace_that_ends_early_differs_at_its_end() {
 
 #[test]
 fn what_no_event_shows_is_told_by_its_name() {
-    let alter: [(&str, fn(&mut Finished)); 7] = [
+    type Alter = (&'static str, fn(&mut Finished));
+    let alter: [Alter; 7] = [
         ("the digest of all events", |run| run.outcome.digest ^= 1),
         ("vcpu1's registers at the end", |run| run.rest.registers[1] ^= 1),
         ("page 0x900 at the end", |run| run.rest.memory[0x900] ^= 1),

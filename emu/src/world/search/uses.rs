@@ -140,7 +140,7 @@ impl SearchWorld {
             looked.clear();
         }
         if changed.len() > PAGES_MAX {
-            objects.changed |= object::STORES;
+            objects.changed |= object::STORES | object::LISTED;
             changed.clear();
         }
         for at in 0..changed.len() {
@@ -160,6 +160,9 @@ impl SearchWorld {
         sort(looked);
         sort(changed);
         looked.retain(|cell| changed.binary_search(cell).is_err());
+        if !looked.is_empty() || !changed.is_empty() {
+            objects.shared |= object::LISTED;
+        }
         if wakes {
             objects.changed |= object::CLOCK;
         }
