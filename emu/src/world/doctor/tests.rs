@@ -1,3 +1,5 @@
+//! A doctor that cannot find anything is a defect: what is altered or forgotten shows, and nothing else does.
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use host::event::{Actor, Event, LockId, PageRange};
