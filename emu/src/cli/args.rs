@@ -32,6 +32,8 @@ pub(super) enum Command {
     Explore(ExploreArguments),
     /// Run one schedule of a search again, and print its report.
     Replay(ReplayArguments),
+    /// Run each scenario twice, the second time from a fork in the middle and on another thread, and compare: lostpage examines itself.
+    Doctor(DoctorArguments),
     /// Read scenarios without running them.
     Lint {
         /// Scenario files, or folders of them.
@@ -116,6 +118,23 @@ pub(super) struct RunArguments {
     /// Run the K-th of N parts of the scenarios, 1 ≤ K ≤ N. A scenario's part depends on its path alone.
     #[arg(long, value_name = "K/N")]
     pub(super) shard: Option<Shard>,
+}
+
+/// `lostpage doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct DoctorArguments {
+    /// Scenario files, or folders of them.
+    #[arg(default_value = super::SCENARIOS)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Seed of the random schedule that is searched twice.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// How to print results.
+    #[arg(long, value_enum, default_value = "human")]
+    pub(super) format: Format,
+    /// Examine this many scenarios at a time [default: one per processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
 }
 
 /// `lostpage prove`.
@@ -252,6 +271,8 @@ pub(super) enum SchemaOf {
     Outcome,
     /// A line of `run --format json`.
     Run,
+    /// A line of `doctor --format json`.
+    Doctor,
 }
 
 fn grain_parser() -> impl TypedValueParser<Value = Grain> {
