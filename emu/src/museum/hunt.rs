@@ -41,6 +41,14 @@ pub struct Neutral {
     pub known: BTreeSet<Signature>,
 }
 
+impl Neutral {
+    /// Takes a scenario to search from. Faults that it varies are left out: nothing is to be found by chance that stands for another fault.
+    pub fn new(mut scenario: Scenario) -> Self {
+        scenario.vary.faults.clear();
+        Self { scenario, known: BTreeSet::new() }
+    }
+}
+
 /// A search of the neutral scenarios, in turns, with one fault, by one strategy.
 #[derive(Debug, Clone)]
 pub struct Hunt<S> {
