@@ -3,6 +3,8 @@
 //! Standard output depends on the scenarios, the faults, the seed and the number of schedules alone, never on threads or time.
 
 mod line;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub(super) use line::Line;

@@ -184,3 +184,19 @@ fn turns(neutrals: &[Neutral]) -> Vec<Turn> {
     let round = |round: u64| counts.iter().enumerate().map(move |(neutral, count)| Turn { neutral, variant: round % count });
     (0..rounds).flat_map(round).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scenarios_take_turns_and_each_has_all_its_variants() {
+        let neutral = |vary: &str| {
+            let text = format!("about = \"a\"\n[vary]\n{vary}\n");
+            Neutral::new(crate::scenario::parse("a.toml", &text).unwrap_or_else(|problems| panic!("{}", problems.render(false))))
+        };
+        let neutrals = [neutral("vcpus = [1, 2, 3]"), neutral("faults = [\"hint-keeps-k\"]"), neutral("driver = [\"hint\"]")];
+        let turns: Vec<(usize, u64)> = turns(&neutrals).into_iter().map(|turn| (turn.neutral, turn.variant)).collect();
+        assert_eq!(turns, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 0), (2, 0), (0, 2), (1, 0), (2, 0)]);
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::fault::Fault;
 
 use super::{Found, Museum, Searches};
-use crate::museum::{First, Hunted, Row, STRATEGIES};
+use crate::museum::{BLOCK_LEN, First, Hunted, Row, STRATEGIES};
 use crate::outcome::Verdict;
 use crate::report::{WIDTH, counted, github, wrap};
 use crate::search::block::Signature;
@@ -66,12 +66,10 @@ fn matrix(museum: &Museum) -> String {
     let verdict_width = Verdict::ALL.iter().map(|verdict| verdict.name().len()).max().unwrap_or(0);
     let columns = WIDTH - name_width - verdict_width - 4;
     let letters: Vec<String> = Verdict::ALL.iter().map(|verdict| format!("{} {}", letter(*verdict), verdict.name())).collect();
-    let legend = format!(
-        "Each scenario's verdict, and what each fault (by number) makes of it: {}; ! the same verdict, but not all that the file \
-         expects; . nothing; x a defect of lostpage itself. Of a fault that the file itself switches on: what is without it.",
-        letters.join(", ")
-    );
-    let mut said = wrap(&legend, WIDTH).join("\n") + "\n";
+    let mut said = "Scenarios: the verdict of each, and what it is with each fault, by number, if that changes anything.\n".to_owned();
+    said += &format!("{}\n", wrap(&letters.join(", "), WIDTH).join("\n"));
+    said += "! the same verdict, but not all that the file expects; x a defect of lostpage itself; . no change\n";
+    said += "Of a fault that a file switches on itself: what is without it.\n";
     let numbers: Vec<usize> = (1..=museum.faults.len()).collect();
     for part in numbers.chunks(columns) {
         said += &head(part, name_width + verdict_width + 4);
@@ -130,20 +128,21 @@ fn hunts(museum: &Museum, searches: &Searches) -> String {
     let schedules = counted(searches.schedules, "schedule");
     let legend = format!(
         "Searches from {}{turns}: the number of the first schedule of each strategy that found it, of {schedules} each from seed {}. What is found \
-         without a fault counts for none. A search ends, with its turn, at its fault's first loss by the host.",
+         without a fault counts for none. A search ends at its fault's first lost page by the host, with its turn of {BLOCK_LEN} schedules.",
         from.join(", "),
         museum.seed
     );
     let mut said = wrap(&legend, WIDTH).join("\n") + "\n";
     said += &numbered("", "", STRATEGIES.iter().map(ToString::to_string));
     said += "without a fault\n";
-    said += &ways(&searches.baseline, &marks, |hunted| &hunted.found, "");
+    let without = ways(&searches.baseline, &marks, |hunted| &hunted.found, "");
+    said += if without.is_empty() { "    nothing\n" } else { &without };
     for (fault, found) in &searches.faults {
         let first = |pick: &dyn Fn(&Hunted) -> Option<u64>| -> Vec<String> {
             found.iter().map(|(_, hunted)| hunted.as_ref().map_or("defect".to_owned(), |hunted| number(pick(hunted)))).collect()
         };
         said += &numbered(fault.name(), "", first(&Hunted::first));
-        said += &numbered("the loss itself", "  ", first(&|hunted| hunted.first_as_such(*fault)));
+        said += &numbered("by a lost page", "  ", first(&|hunted| hunted.first_as_such(*fault)));
         said += &ways(found, &marks, |hunted| &hunted.found, "");
         said += &ways(found, &marks, |hunted| &hunted.without, "not counted, it ends so without the fault: ");
     }
