@@ -17,6 +17,7 @@ A = "first page of A"
 [[may]]
 write = { page = "A", byte = 0xDD, pages = 2 }
 by    = "dma"
+after = "migration.iterate"
 
 [search]
 from = "hint.request"

@@ -68,11 +68,14 @@ struct Exhibit {
     engine: Engine,
 }
 
+/// Stops what is being done.
+type Stop = Box<dyn FnMut() + Send>;
+
 /// One handler of the user's wish to stop, which hands it to whatever is being done.
 #[derive(Clone, Default)]
 struct Relay {
     asked: Arc<AtomicBool>,
-    stop: Arc<Mutex<Option<Box<dyn FnMut() + Send>>>>,
+    stop: Arc<Mutex<Option<Stop>>>,
 }
 
 impl Relay {
@@ -87,7 +90,7 @@ impl Relay {
     }
 
     /// From now on the wish goes there; at once, if it was uttered before.
-    fn lead_to(&self, stop: Box<dyn FnMut() + Send>) {
+    fn lead_to(&self, stop: Stop) {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
         if self.asked.load(Ordering::SeqCst) {
             self.hand_over();
@@ -310,7 +313,8 @@ impl Searches {
 
     /// Returns the faults for which this holds of no search.
     fn which(&self, holds: impl Fn(Fault, &Hunted) -> bool) -> Vec<Fault> {
-        let none = |(fault, found): &&(Fault, Found)| !found.iter().any(|(_, hunted)| hunted.as_ref().is_ok_and(|hunted| holds(*fault, hunted)));
+        let none =
+            |(fault, found): &&(Fault, Found)| !found.iter().any(|(_, hunted)| hunted.as_ref().is_ok_and(|hunted| holds(*fault, hunted)));
         self.faults.iter().filter(none).map(|(fault, _)| *fault).collect()
     }
 }

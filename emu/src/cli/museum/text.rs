@@ -122,7 +122,8 @@ fn numbered(label: &str, indent: &str, numbers: impl IntoIterator<Item = String>
 
 fn hunts(museum: &Museum, searches: &Searches) -> String {
     let several = searches.neutrals.len() > 1;
-    let marks: Vec<String> = (0..searches.neutrals.len()).map(|index| if several { format!("{} ", index + 1) } else { String::new() }).collect();
+    let marks: Vec<String> =
+        (0..searches.neutrals.len()).map(|index| if several { format!("{} ", index + 1) } else { String::new() }).collect();
     let from: Vec<String> = searches.neutrals.iter().zip(&marks).map(|(name, mark)| format!("{mark}{name}")).collect();
     let turns = if several { ", in turns" } else { "" };
     let schedules = counted(searches.schedules, "schedule");
@@ -161,9 +162,12 @@ fn ways(found: &Found, marks: &[String], which: impl Fn(&Hunted) -> &Vec<First>,
         let known = earliest.entry((*neutral, signature)).or_insert(*schedule);
         *known = (*known).min(*schedule);
     }
-    let ordered: BTreeSet<(u64, usize, &Signature)> = earliest.iter().map(|((neutral, signature), first)| (*first, *neutral, *signature)).collect();
+    let ordered: BTreeSet<(u64, usize, &Signature)> =
+        earliest.iter().map(|((neutral, signature), first)| (*first, *neutral, *signature)).collect();
     let line = |(_, neutral, signature): (u64, usize, &Signature)| {
-        let by = |found: &[First]| found.iter().find(|first| first.neutral == neutral && first.signature == *signature).map(|first| first.schedule);
+        let by = |found: &[First]| {
+            found.iter().find(|first| first.neutral == neutral && first.signature == *signature).map(|first| first.schedule)
+        };
         numbered(&format!("{}{remark}{signature}", marks[neutral]), "    ", all().map(|found| number(by(found))))
     };
     ordered.into_iter().map(line).collect()
