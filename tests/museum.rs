@@ -4,8 +4,9 @@
 //! fault's effect names: a loss is seen as a lost page by the host's fault, not merely as a broken rule on the way to it. `lostpage museum` shows the
 //! whole matrix.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::thread;
 
 use emu::museum::{Matrix, Row};
 use emu::outcome::{Blame, Verdict};
@@ -14,16 +15,26 @@ use emu::world::{RunOptions, run};
 use host::fault::Fault;
 use lostpage_tests::{files, scenario_file};
 
+/// A scenario's path, what it says, and its runs.
+type Exhibit = (String, Scenario, Row);
+
+fn exhibit(path: &PathBuf) -> Exhibit {
+    let scenario = scenario_file(path);
+    let row = Row::new(&scenario, Fault::ALL, |scenario, options| Ok(run(scenario, options)));
+    (path.display().to_string(), scenario, row)
+}
+
 /// Every scenario with its runs.
-fn matrix() -> &'static [(String, Scenario, Row)] {
-    static MATRIX: OnceLock<Vec<(String, Scenario, Row)>> = OnceLock::new();
+fn matrix() -> &'static [Exhibit] {
+    static MATRIX: OnceLock<Vec<Exhibit>> = OnceLock::new();
     MATRIX.get_or_init(|| {
-        let row = |path: &Path| {
-            let scenario = scenario_file(path);
-            let row = Row::new(&scenario, Fault::ALL, |scenario, options| Ok(run(scenario, options)));
-            (path.display().to_string(), scenario, row)
-        };
-        files("scenarios", "toml").iter().map(|path| row(path)).collect()
+        let paths = files("scenarios", "toml");
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let some = |paths: &'_ [PathBuf]| paths.iter().map(exhibit).collect::<Vec<_>>();
+            let parts: Vec<_> = paths.chunks(paths.len().div_ceil(threads)).map(|paths| scope.spawn(move || some(paths))).collect();
+            parts.into_iter().flat_map(|part| part.join().expect("no run panics")).collect()
+        })
     })
 }
 
@@ -42,7 +53,7 @@ fn every_scenario_ends_as_expected_and_notices_its_witnesses() {
 #[test]
 fn every_fault_is_caught_as_what_it_is() {
     let witnesses = |fault: Fault| {
-        let says = |(path, scenario, row): &(String, Scenario, Row)| scenario.witness.contains(&fault).then(|| (path.clone(), row.clone()));
+        let says = |(path, scenario, row): &Exhibit| scenario.witness.contains(&fault).then(|| (path.clone(), row.clone()));
         Matrix { rows: matrix().iter().filter_map(says).collect() }
     };
     for fault in Fault::ALL {
