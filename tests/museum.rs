@@ -18,7 +18,7 @@ use lostpage_tests::{files, scenario_file};
 /// A scenario's path, what it says, and its runs.
 type Exhibit = (String, Scenario, Row);
 
-fn exhibit(path: &PathBuf) -> Exhibit {
+fn exhibit(path: &Path) -> Exhibit {
     let scenario = scenario_file(path);
     let row = Row::new(&scenario, Fault::ALL, |scenario, options| Ok(run(scenario, options)));
     (path.display().to_string(), scenario, row)
@@ -31,7 +31,7 @@ fn matrix() -> &'static [Exhibit] {
         let paths = files("scenarios", "toml");
         let threads = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
-            let some = |paths: &'_ [PathBuf]| paths.iter().map(exhibit).collect::<Vec<_>>();
+            let some = |paths: &'_ [PathBuf]| paths.iter().map(|path| exhibit(path)).collect::<Vec<_>>();
             let parts: Vec<_> = paths.chunks(paths.len().div_ceil(threads)).map(|paths| scope.spawn(move || some(paths))).collect();
             parts.into_iter().flat_map(|part| part.join().expect("no run panics")).collect()
         })
