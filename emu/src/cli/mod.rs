@@ -1,4 +1,4 @@
-//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `doctor`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
+//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `doctor`, `lint`, `new`, `schema`, `diff`, `museum`, `merge`, `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
@@ -15,6 +15,7 @@ mod judge;
 mod lists;
 pub mod memory;
 mod merge;
+mod museum;
 mod pool;
 mod prove;
 mod replay;
@@ -187,6 +188,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),
         Command::Diff { a, b } => diff::diff(a, b, environment.engine, screen),
+        Command::Museum(arguments) => museum::museum(&Worlds, arguments, environment, screen),
         Command::Merge { out, folders } => merge::merge(out, folders, screen),
         Command::Faults => lists::faults(screen),
         Command::Events => lists::events(screen),
