@@ -146,10 +146,10 @@ pub(super) struct WhyArguments {
     #[arg(long)]
     pub(super) keep_orders: bool,
     /// Count the runs from a step only as long as no more states than these are behind it.
-    #[arg(long, value_name = "N", default_value = "1000000", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value = "200000", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) states: u64,
     /// Random completions of each step whose runs are too many to be counted.
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) samples: u32,
     /// Seed of the random completions.
     #[arg(long, value_name = "S", default_value = "0")]

@@ -13,6 +13,7 @@ mod text;
 mod tests;
 
 pub(super) use budget::parse_time;
+pub(super) use text::settings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

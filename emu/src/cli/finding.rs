@@ -8,10 +8,10 @@ use crate::scenario::Scenario;
 use crate::scenario::model::Found;
 use crate::search::found::{self, Place};
 use crate::search::prove::{self, Interleavings, Proof};
-use crate::search::reproduce::{NotReproduced, Reproduced, reproduce};
+use crate::search::reproduce::{NotReproduced, Reproduced, Why, reproduce};
 
 /// States that are looked at to see whether a file's orders leave nothing open.
-const CONFIRM_STATES_MAX: u64 = 200_000;
+const CONFIRM_STATES_MAX: u64 = 50_000;
 
 /// What became of a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl NotKept {
     /// Returns why, in a sentence.
     pub(super) fn sentence(&self) -> String {
         match self {
-            NotKept::NotReproduced(problem) => format!("not written: {problem}"),
+            NotKept::NotReproduced(problem) => format!("not written: {}", problem.why),
             NotKept::Disk(problem) => format!("not written: {problem}"),
         }
     }
@@ -101,8 +101,8 @@ impl NotKept {
     /// Returns whether that is a defect of ours.
     pub(super) fn is_own_defect(&self) -> bool {
         match self {
-            NotKept::NotReproduced(NotReproduced::Replay(_)) => true,
-            NotKept::NotReproduced(NotReproduced::Shrink(_) | NotReproduced::Run(_)) | NotKept::Disk(_) => false,
+            NotKept::NotReproduced(NotReproduced { why: Why::Replay(_), .. }) => true,
+            NotKept::NotReproduced(NotReproduced { why: Why::Shrink(_) | Why::Run(_), .. }) | NotKept::Disk(_) => false,
         }
     }
 }

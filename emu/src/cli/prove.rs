@@ -9,6 +9,7 @@ pub(super) use text::grain;
 use std::path::Path;
 
 use super::args::{ProveArguments, SearchArguments};
+use super::explore::settings;
 use super::finding::{self, Finding, NotKept};
 use super::gauge::{Gauge, Interrupt, defect};
 use super::screen::Screen;
@@ -49,8 +50,7 @@ pub(super) fn read(path: &Path, arguments: &SearchArguments, engine: Engine) -> 
     }
     let case = found.cases.into_iter().next().expect("a file is one case");
     let mut scenario = load(&case, engine)?;
-    let more = arguments.faults.iter().filter(|fault| !scenario.faults.contains(fault)).copied().collect::<Vec<_>>();
-    scenario.faults.extend(more);
+    scenario.add_faults(&arguments.faults);
     Ok((case.name, scenario))
 }
 
@@ -69,10 +69,10 @@ impl<S: Stage> Prover<'_, S> {
         let variants = variants(scenario);
         let mut answers = Vec::new();
         let mut status = Status::AsExpected;
-        for (number, (index, variant)) in variants.iter().enumerate() {
+        for (number, variant) in variants.iter().enumerate() {
             let of = if variants.len() > 1 { format!("{} of {}", number + 1, variants.len()) } else { String::new() };
             self.gauge.begin(of);
-            let settings = text::settings(scenario, *index);
+            let settings = settings(scenario, variant);
             match guarded(|| self.one(variant, &settings, screen)) {
                 Ok(Ok((answer, one))) => {
                     status = status.max(one);
@@ -152,13 +152,13 @@ impl<S: Stage> Prover<'_, S> {
     }
 }
 
-/// Returns the settings that a scenario leaves open, each once, with their indices.
-fn variants(scenario: &Scenario) -> Vec<(u64, Scenario)> {
-    let mut variants: Vec<(u64, Scenario)> = Vec::new();
+/// Returns the scenario in each setting that it leaves open, each once.
+fn variants(scenario: &Scenario) -> Vec<Scenario> {
+    let mut variants: Vec<Scenario> = Vec::new();
     for index in 0..scenario.variants_count() {
         let variant = scenario.variant(index);
-        if variants.iter().all(|(_, known)| *known != variant) {
-            variants.push((index, variant));
+        if !variants.contains(&variant) {
+            variants.push(variant);
         }
     }
     variants

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use host::event::Actor;
 
-use crate::cli::worlds::Worlds;
+use super::worlds::Worlds;
 use crate::scenario::Scenario;
 use crate::search::Subject;
 use crate::world::search::{Replayed, SearchWorld, default_path, replay};
-use crate::world::{self, RunOptions};
+use crate::world::{HOST_ORDER, RunOptions};
 
 /// What is told of a scenario's runs step by step.
 pub(super) trait Stage: Subject {
@@ -37,14 +37,15 @@ impl Stage for Worlds {
     }
 
     fn saved_bytes(&self) -> u64 {
-        64 << 10
+        // Measured: 17.6 KiB, most of it pages that differ from the state before.
+        20 << 10
     }
 
     fn actor_name(&self, scenario: &Scenario, actor: u16) -> String {
         let host = usize::from(actor).checked_sub(scenario.guest.vcpus.into());
         let actor = match host {
             None => Actor::Vcpu(actor as u8),
-            Some(place) => world::HOST_ORDER.get(place).copied().unwrap_or(Actor::Injector),
+            Some(place) => HOST_ORDER.get(place).copied().unwrap_or(Actor::Injector),
         };
         actor.to_string()
     }

@@ -51,6 +51,17 @@ impl Oracle {
         }
     }
 
+    /// What [`Oracle::read`] and [`Oracle::send`] make of pages of a word.
+    pub(super) fn send_word(&mut self, index: usize, word: u64, bits: u64) {
+        let sending = self.pages.marks(word).sending;
+        let held = self.records.held(word);
+        for pfn in pages_of(word, (sending.doomed | sending.need_not_send | held) & bits) {
+            self.read(pfn);
+            self.send(index, pfn, false);
+        }
+        self.pages.edit(word, |marks| marks.sending.unsent &= !bits);
+    }
+
     pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {
         self.counter.sync();
         self.records.end_sync(&mut self.pages);

@@ -207,6 +207,16 @@ impl Oracle {
         self.records.settle(&mut self.pages, index, world);
     }
 
+    /// Takes note of pages of a word that were each sent whole, where details are dropped: what [`Event::RamPage`] for each would tell.
+    ///
+    /// # Panics
+    /// When details are kept.
+    pub fn on_pages(&mut self, index: usize, word: u64, bits: u64, world: &dyn Observed) {
+        assert!(!self.pages.keeps_details(), "each page's story is wanted");
+        self.records.settle(&mut self.pages, index, world);
+        self.send_word(index, word, bits);
+    }
+
     /// Takes note of an event, once the step that emitted it is complete.
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);

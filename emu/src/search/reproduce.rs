@@ -46,9 +46,18 @@ pub struct Reproduced {
     pub simplified: u32,
 }
 
+/// A finding that no scenario shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReproduced {
+    /// Why not.
+    pub why: Why,
+    /// What happened in its schedule, in a sentence.
+    pub what: Option<String>,
+}
+
 /// Why there is no scenario that shows a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotReproduced {
+pub enum Why {
     /// A schedule that was recorded as failing does not fail: a defect of ours.
     Replay(String),
     /// No few constraints make it fail.
@@ -57,20 +66,20 @@ pub enum NotReproduced {
     Run(String),
 }
 
-impl fmt::Display for NotReproduced {
+impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NotReproduced::Replay(what) => write!(f, "the schedule does not replay: {what}"),
-            NotReproduced::Shrink(NotShrunk::NoSuchChoice { at }) => {
+            Why::Replay(what) => write!(f, "the schedule does not replay: {what}"),
+            Why::Shrink(NotShrunk::NoSuchChoice { at }) => {
                 write!(f, "the schedule does not replay: move {} is not offered", at + 1)
             }
-            NotReproduced::Shrink(NotShrunk::NotOver { moves }) => write!(f, "the schedule does not replay: no end after {moves} moves"),
-            NotReproduced::Shrink(NotShrunk::OtherEnding(ending)) => {
+            Why::Shrink(NotShrunk::NotOver { moves }) => write!(f, "the schedule does not replay: no end after {moves} moves"),
+            Why::Shrink(NotShrunk::OtherEnding(ending)) => {
                 write!(f, "the schedule does not replay: it ends as {}", ending.verdict.name())
             }
-            NotReproduced::Shrink(NotShrunk::NotByOrder) => f.write_str("no few orders of events make it fail"),
-            NotReproduced::Shrink(NotShrunk::Budget) => f.write_str("no few orders of events that make it fail were found in time"),
-            NotReproduced::Run(what) => write!(f, "its orders are not enough for a run to fail: {what}"),
+            Why::Shrink(NotShrunk::NotByOrder) => f.write_str("no few orders of events make it fail"),
+            Why::Shrink(NotShrunk::Budget) => f.write_str("no few orders of events that make it fail were found in time"),
+            Why::Run(what) => write!(f, "its orders are not enough for a run to fail: {what}"),
         }
     }
 }
@@ -89,25 +98,29 @@ pub fn reproduce<S: Subject>(
     let mut system = subject.open(base);
     let root = system.save();
     let mut injected = Injected::default();
+    let not = |why| NotReproduced { why, what: None };
     let ending = match walk::replay(&mut system, &root, choices, &mut injected) {
         Ok(Some(ending)) if ending.is_failure() => ending,
-        Ok(Some(ending)) => return Err(NotReproduced::Replay(format!("it ends as {}", ending.verdict.name()))),
-        Ok(None) => return Err(NotReproduced::Replay(format!("no end after {} moves", choices.len()))),
-        Err(not_offered) => return Err(NotReproduced::Replay(not_offered.to_string())),
+        Ok(Some(ending)) => return Err(not(Why::Replay(format!("it ends as {}", ending.verdict.name())))),
+        Ok(None) => return Err(not(Why::Replay(format!("no end after {} moves", choices.len())))),
+        Err(not_offered) => return Err(not(Why::Replay(not_offered.to_string()))),
     };
     let outcome = subject.replay(base, choices);
     let violation = violation(&outcome, &ending);
     if outcome.verdict != ending.verdict || violation.map(|violation| violation.rule) != ending.rule {
-        return Err(NotReproduced::Replay(format!("its run ends as {}", outcome.verdict.name())));
+        return Err(not(Why::Replay(format!("its run ends as {}", outcome.verdict.name()))));
     }
     let cost = found::cost(base, failing_page(&outcome, violation));
     let mut attempt = Attempt { subject, base, ending: &ending, provenance: &provenance, injected: &injected.0, last: None };
     let replays_max = (MOVES_MAX / choices.len().max(1)).clamp(REPLAYS_MIN, REPLAYS_MAX) as u32;
     let options = Options { replays_max, patience: PATIENCE, ..Options::new(seed, &cost) };
     let shrunk = shrink_until(&mut system, &root, &ending, choices, options, &mut |edges| attempt.refute(edges));
-    let shrunk = shrunk.map_err(|problem| match attempt.last {
-        Some(ref what) if problem == NotShrunk::NotByOrder => NotReproduced::Run(what.clone()),
-        Some(_) | None => NotReproduced::Shrink(problem),
+    let shrunk = shrunk.map_err(|problem| {
+        let why = match &attempt.last {
+            Some(sentence) if problem == NotShrunk::NotByOrder => Why::Run(sentence.clone()),
+            Some(_) | None => Why::Shrink(problem),
+        };
+        NotReproduced { why, what: what(&outcome, violation) }
     })?;
     let full = found::scenario(base, &shrunk, &ending, provenance.clone());
     let (scenario, simplified) = simplify(subject, base, &full, &ending, choices.len(), seed);

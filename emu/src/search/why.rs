@@ -2,14 +2,14 @@
 //!
 //! The search goes backwards from the run's end: what can come of its last states is small and exhausted at once, and what can come of an earlier state
 //! contains that of all later ones. Where the budget ends, random completions take over, and are marked as such. Both measure the same: each choice
-//! of a state is as likely.
+//! of a state is as likely. Of many states some are sampled, and those between two that differ; the others are taken to be like the one before.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::draw::Draw;
 use super::prove::{self, Count, Covered, Found, Runs, Unsound, exhaust};
-use super::system::{Choice, Ending, Happening, System};
+use super::system::{Choice, Ending, Happening, Key, System};
 
 /// How to look at a run.
 #[derive(Clone, Copy)]
@@ -62,6 +62,28 @@ impl Share {
         match self {
             Share::Exact { failing, passing, .. } => !failing.is_zero() && passing.is_zero(),
             Share::Sampled { failing, samples } => samples > 0 && failing == samples,
+        }
+    }
+
+    /// Returns whether two shares are told apart: what is sampled only if chance alone hardly makes such a difference (four standard deviations).
+    pub fn differs(self, other: Share) -> bool {
+        const ALL: i128 = 1_000_000;
+        match (self, other) {
+            (Share::Exact { ppm: a, .. }, Share::Exact { ppm: b, .. }) => a != b,
+            (Share::Sampled { failing: a, samples: of_a }, Share::Sampled { failing: b, samples: of_b }) => {
+                let [a, of_a, b, of_b] = [a, of_a, b, of_b].map(i128::from);
+                // The share of both together, with one failing and one passing run added: a sample without any says little of how rare they are.
+                let (sum, of_sum) = (a + b + 1, of_a + of_b + 2);
+                let difference = a * of_b - b * of_a;
+                difference * difference * of_sum * of_sum > 16 * sum * (of_sum - sum) * of_a * of_b * (of_a + of_b)
+            }
+            (Share::Sampled { failing, samples }, Share::Exact { ppm, .. })
+            | (Share::Exact { ppm, .. }, Share::Sampled { failing, samples }) => {
+                let [failing, samples, ppm] = [failing, samples, ppm].map(i128::from);
+                let difference = failing * ALL - ppm * samples;
+                let spread = (failing + 1) * (samples + 1 - failing) * samples * ALL * ALL;
+                difference * difference * (samples + 2) * (samples + 2) > 16 * spread
+            }
         }
     }
 
@@ -173,10 +195,14 @@ where
         Error::Unsound(unsound)
     })?;
     let exact = Exact::new(&found);
-    let mut shares: Vec<Share> = states.iter().enumerate().filter_map(|(place, _)| exact.share(states.len() - 1 - place)).collect();
+    let known: Vec<Option<Share>> = (0..states.len()).map(|place| exact.share(states.len() - 1 - place)).collect();
     let sampler = Sampler { factory: &factory, options };
-    let sampled = sampler.shares(&mut system, &states[..states.len() - shares.len()], "state");
-    shares.splice(..0, sampled);
+    let telling = |(_, happened): &(Choice, Vec<Happening>)| happened.iter().any(|happening| happening.key.page != Key::NO_PAGE);
+    let telling: Vec<bool> = moves.iter().map(telling).collect();
+    let shares = fill(known, &telling, &mut |places| {
+        let those: Vec<S::Saved> = places.iter().map(|place| states[*place].clone()).collect();
+        sampler.shares(&mut system, &those, "state", places)
+    });
     let doom = match first_of_the_doomed(&shares) {
         Some(place) if place > 0 => {
             let step = place - 1;
@@ -204,6 +230,37 @@ fn replay<S: System>(system: &mut S, path: &[u16]) -> Result<Replay<S::Saved>, E
         true => Ok(Replay { states, moves, ending: system.ending() }),
         false => Err(Error::NotEnded { choices }),
     }
+}
+
+/// So many states are all sampled, and one in so many of more.
+const ALL_SAMPLED: usize = 48;
+const ONE_IN: usize = 16;
+
+/// Samples what is not known: the states around moves that tell something, a grid, and whatever lies between two that differ, by halving. What is left is
+/// taken to be like the state before.
+fn fill(mut known: Vec<Option<Share>>, telling: &[bool], sample: &mut dyn FnMut(&[usize]) -> Vec<Share>) -> Vec<Share> {
+    let unknown = known.iter().take_while(|share| share.is_none()).count();
+    let tells = |place: usize| telling.get(place).is_some_and(|tells| *tells) || place > 0 && telling[place - 1];
+    let first = |place: &usize| unknown <= ALL_SAMPLED || place.is_multiple_of(ONE_IN) || *place + 1 == unknown || tells(*place);
+    let mut places: Vec<usize> = (0..unknown).filter(first).collect();
+    while !places.is_empty() {
+        for (place, share) in places.iter().zip(sample(&places)) {
+            known[*place] = Some(share);
+        }
+        let looked_at: Vec<(usize, Share)> = known.iter().enumerate().filter_map(|(place, share)| Some((place, (*share)?))).collect();
+        let between = |pair: &[(usize, Share)]| {
+            let [(a, before), (b, behind)] = [pair[0], pair[1]];
+            let differ = before.differs(behind) || before.all_fail() != behind.all_fail();
+            (b - a > 1 && differ).then_some(a.midpoint(b))
+        };
+        places = looked_at.windows(2).filter_map(between).collect();
+    }
+    let mut last = None;
+    let filled = known.into_iter().map(|share| {
+        last = share.or(last);
+        last.expect("the first state is known or sampled")
+    });
+    filled.collect()
 }
 
 /// Returns the first place from which on every share says that all fail.
@@ -260,7 +317,8 @@ fn others<S: System, F: Fn() -> S + Sync>(
             system.save()
         };
         let behind: Vec<S::Saved> = choices.iter().map(behind).collect();
-        sampler.shares(system, &behind, "other")
+        let places: Vec<usize> = (0..behind.len()).collect();
+        sampler.shares(system, &behind, "other", &places)
     });
     choices.into_iter().zip(shares).collect()
 }
@@ -279,8 +337,8 @@ struct Samples {
 }
 
 impl<S: System, F: Fn() -> S + Sync> Sampler<'_, F> {
-    /// Returns the share of each state. Each completion has random numbers of its own, whichever thread makes it.
-    fn shares(&self, system: &mut S, states: &[S::Saved], stream: &str) -> Vec<Share> {
+    /// Returns the share of each state. Each completion has random numbers of its own, by the state's place, whichever thread makes it.
+    fn shares(&self, system: &mut S, states: &[S::Saved], stream: &str, places: &[usize]) -> Vec<Share> {
         let (next, samples) = (AtomicUsize::new(0), states.iter().map(|_| Samples::default()).collect::<Vec<_>>());
         let all = states.len() * self.options.samples as usize;
         let threads = self.options.search.threads.clamp(1, all.max(1));
@@ -292,11 +350,12 @@ impl<S: System, F: Fn() -> S + Sync> Sampler<'_, F> {
                     if sample >= all {
                         return;
                     }
-                    let place = sample % states.len();
-                    system.put_back(&states[place]);
-                    let fails = self.complete(system, &mut Draw::new(self.options.seed, &format!("{stream} {sample}")));
-                    samples[place].failing.fetch_add(fails.into(), Ordering::Relaxed);
-                    samples[place].made.fetch_add(1, Ordering::Relaxed);
+                    let state = sample % states.len();
+                    system.put_back(&states[state]);
+                    let name = format!("{stream} {:x} {:x}", places[state], sample / states.len());
+                    let fails = self.complete(system, &mut Draw::new(self.options.seed, &name));
+                    samples[state].failing.fetch_add(fails.into(), Ordering::Relaxed);
+                    samples[state].made.fetch_add(1, Ordering::Relaxed);
                 }
             };
             let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(move || work(&mut (self.factory)()))).collect();
@@ -462,6 +521,41 @@ mod tests {
         assert_eq!(why.steps.iter().map(|step| step.after.is_exact()).collect::<Vec<_>>(), [false, false, true, true]);
         assert_eq!((why.start, why.doom), (Share::Sampled { failing: 50, samples: 50 }, None));
         assert_eq!(why.steps[2].after, Share::Exact { failing: Count::ONE, passing: Count::ZERO, ppm: 1_000_000 });
+    }
+
+    #[test]
+    fn of_a_long_run_what_lies_between_states_that_differ_is_sampled_until_the_change_is_found() {
+        let (unknown, change, doom) = (300usize, 123, 250);
+        let mut asked = Vec::new();
+        let mut sample = |places: &[usize]| {
+            asked.extend_from_slice(places);
+            let failing = |place: usize| if place >= doom { 100 } else { 10 + 50 * u32::from(place >= change) };
+            places.iter().map(|place| Share::Sampled { failing: failing(*place), samples: 100 }).collect()
+        };
+        let exact = Share::Exact { failing: Count::ONE, passing: Count::ZERO, ppm: 1_000_000 };
+        let mut known = vec![None; unknown];
+        known.extend([Some(exact); 20]);
+        let mut telling = vec![false; unknown + 19];
+        telling[77] = true;
+        let shares = fill(known, &telling, &mut sample);
+        assert_eq!(shares[change - 1].ppm(), Some(100_000));
+        assert_eq!(shares[change].ppm(), Some(600_000));
+        assert_eq!(first_of_the_doomed(&shares), Some(doom));
+        assert!(asked.len() < 40 && asked.contains(&77) && asked.contains(&78), "{asked:?}");
+        asked.sort_unstable();
+        assert!(asked.windows(2).all(|pair| pair[0] < pair[1]), "each once: {asked:?}");
+    }
+
+    #[test]
+    fn shares_differ_by_more_than_chance() {
+        let share = |failing, samples| Share::Sampled { failing, samples };
+        let exact = |ppm| Share::Exact { failing: Count::ONE, passing: Count::ONE, ppm };
+        assert!(!share(500, 1000).differs(share(560, 1000)) && share(500, 1000).differs(share(600, 1000)));
+        assert!(!share(0, 1000).differs(share(0, 1000)) && !share(1000, 1000).differs(share(1000, 1000)));
+        assert!(share(0, 1000).differs(share(25, 1000)));
+        assert!(!share(0, 0).differs(share(10, 10)), "nothing was counted");
+        assert!(!share(500, 1000).differs(exact(540_000)) && exact(600_000).differs(share(500, 1000)));
+        assert!(exact(2).differs(exact(1)) && !exact(2).differs(exact(2)));
     }
 
     #[test]

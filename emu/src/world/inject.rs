@@ -144,8 +144,9 @@ impl World {
             Action::Monitor(command) => self.state.vmm.monitor.push(host_command(*command)),
             Action::ClearLog { page, pages } => {
                 let range = self.in_ram(self.state.pages.frames[page], *pages);
-                // Where no log is kept there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap() calls those who log).
-                if self.state.vmm.accel.logging() {
+                // Where no log is kept, or none that can be cleared, there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap()
+                // calls those who log and know how).
+                if self.state.vmm.accel.logging() && self.state.vmm.accel.has_clear() {
                     self.with_ctx(Actor::Display, |vmm, ctx| vmm.accel.clear(range, ctx));
                     self.protect();
                 }

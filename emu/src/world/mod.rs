@@ -111,6 +111,9 @@ pub(crate) struct World {
     allocations: Vec<String>,
     /// What the scenario's `[[may]]` allows may happen.
     may: bool,
+    /// For a search that asks for no reports: no digest is kept, every store of guest code is logged whether somebody looked or not, and of
+    /// pages that are sent with many others only the first is told.
+    lean: bool,
     /// All events so far; in a search, those of the last move.
     trace: Vec<Stamped>,
     digest: Xxh3,
@@ -392,8 +395,10 @@ impl World {
                 self.wrote_range(range, actor);
             }
         }
-        for stamped in events {
-            self.absorb(stamped);
+        if self.lean && !self.state.gates.looks_at(EventKind::RamPage) {
+            self.absorb_words(events);
+        } else {
+            events.into_iter().for_each(|stamped| self.absorb(stamped));
         }
         self.raise_interrupts();
         result
@@ -404,10 +409,43 @@ impl World {
         self.absorb(Stamped { at_ns: self.state.now_ns, actor, event });
     }
 
+    /// Takes in events where nobody asks for each page that is sent with many others: those of a word are taken in at once, and the first
+    /// stands for all in the trace.
+    fn absorb_words(&mut self, events: Vec<Stamped>) {
+        const WORD_PAGES: u64 = 64;
+        let mut events = events.into_iter().peekable();
+        let word_of = |event: &Event| match event {
+            Event::RamPage { pfn, .. } => Some((pfn.0 / WORD_PAGES, 1 << (pfn.0 % WORD_PAGES))),
+            _ => None,
+        };
+        let mut told = false;
+        while let Some(stamped) = events.next() {
+            let Some((at, bit)) = word_of(&stamped.event) else {
+                self.absorb(stamped);
+                continue;
+            };
+            let (mut bits, mut count) = (bit, 1);
+            while let Some((_, bit)) = events.peek().and_then(|next| word_of(&next.event)).filter(|(word, _)| *word == at) {
+                (bits, count) = (bits | bit, count + 1);
+                events.next();
+            }
+            if let Some(counts) = &mut self.state.counts {
+                counts.pages(count);
+            }
+            let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
+            self.state.oracle.on_pages(self.trace.len(), at, bits, &view);
+            if !std::mem::replace(&mut told, true) {
+                self.trace.push(stamped);
+            }
+        }
+    }
+
     /// Takes in an event: the digest, the constraints, the oracle and the trace, in this order.
     fn absorb(&mut self, stamped: Stamped) {
-        self.observe_for_writes(&stamped.event);
-        digest_event(&mut self.digest, &stamped);
+        if !self.lean {
+            self.observe_for_writes(&stamped.event);
+            digest_event(&mut self.digest, &stamped);
+        }
         self.state.gates.happened(&stamped.event, &self.state.pages.frames);
         self.count(&stamped.event);
         self.state.ready |= stamped.event == Event::GuestReady;

@@ -66,6 +66,7 @@ impl World {
             costs: scenario.costs.clone(),
             allocations: scenario.allocation_names().into_iter().map(str::to_owned).collect(),
             may: searched,
+            lean: false,
             trace: Vec::new(),
             digest: Xxh3::new(),
             used: Objects::default(),

@@ -15,7 +15,7 @@ use crate::scenario::Scenario;
 use crate::scenario::model::Found;
 use crate::search::block::{Finding, Signature, Summary};
 use crate::search::explore::Options;
-use crate::search::reproduce::{NotReproduced, Reproduced, reproduce};
+use crate::search::reproduce::{NotReproduced, Reproduced, Why, reproduce};
 use crate::search::strategy::Strategy;
 use crate::search::subject::Subject;
 use crate::search::token::Token;
@@ -184,6 +184,15 @@ impl Settled {
         }
     }
 
+    /// Returns what happened, in a sentence.
+    pub(super) fn what(&self) -> Option<&String> {
+        match self {
+            Settled::File(reproduced, _) | Settled::Unwritten(reproduced, _) => reproduced.what.as_ref(),
+            Settled::Not(not) => not.what.as_ref(),
+            Settled::Defect(_) | Settled::Stopped => None,
+        }
+    }
+
     /// Returns why its file could not be written, if it could not.
     pub(super) fn problem(&self) -> Option<&String> {
         match self {
@@ -195,7 +204,7 @@ impl Settled {
     /// Returns whether it shows a defect of this tool.
     pub(super) fn is_own_defect(&self) -> bool {
         match self {
-            Settled::Defect(_) | Settled::Not(NotReproduced::Replay(_)) => true,
+            Settled::Defect(_) | Settled::Not(NotReproduced { why: Why::Replay(_), .. }) => true,
             Settled::File(..) | Settled::Unwritten(..) | Settled::Not(_) | Settled::Stopped => false,
         }
     }

@@ -166,7 +166,7 @@ fn key(scenario: &Scenario, key: Key) -> String {
 }
 
 /// Returns what a variant has of what varies.
-fn settings(scenario: &Scenario, variant: &Scenario) -> String {
+pub(in crate::cli) fn settings(scenario: &Scenario, variant: &Scenario) -> String {
     let vary = &scenario.vary;
     let (host, guest) = (&variant.host, &variant.guest);
     let drawn: Vec<&str> = variant.faults.iter().filter(|fault| !scenario.faults.contains(fault)).map(|fault| fault.name()).collect();
@@ -195,9 +195,7 @@ fn signature(signature: &Signature) -> String {
 pub(super) fn finding<S>(hunt: &Hunt<'_, S>, summary: &Summary, group: &Group, settled: &Settled) -> String {
     let Hunt { case, arguments, scenario, .. } = hunt;
     let mut said = format!("found: {}\n", signature(&group.signature));
-    if let Settled::File(reproduced, _) | Settled::Unwritten(reproduced, _) = settled {
-        reproduced.what.iter().for_each(|what| said += &labelled("what", what));
-    }
+    settled.what().iter().for_each(|what| said += &labelled("what", what));
     let faults: String = arguments.faults.iter().map(|fault| format!(" --fault {}", fault.name())).collect();
     let replay = format!("lostpage replay {} {}{faults}", shell_word(&case.path.to_string_lossy()), group.token());
     // In one line, to be copied.
@@ -228,7 +226,7 @@ fn settlement(settled: &Settled) -> String {
             said + &labelled("scenario", &format!("{}", path.display()))
         }
         Settled::Unwritten(reproduced, _) => labelled("shrunk", &format!("{}; its file could not be written", reproduced.scenario.about)),
-        Settled::Not(not) => labelled("not shrunk", &not.to_string()),
+        Settled::Not(not) => labelled("not shrunk", &not.why.to_string()),
         Settled::Defect(said) => labelled("not shrunk", &format!("a defect of lostpage itself: {said}")),
         Settled::Stopped => labelled("not shrunk", "stopped"),
     }

@@ -117,7 +117,7 @@ fn each_setting_is_proved() {
     let ended = project.prove(&[]);
     assert_eq!(ended.status, Status::NotAsExpected, "{}", ended.out);
     assert!(ended.out.ends_with("4 settings: 2 proved, 2 refuted\n"), "{}", ended.out);
-    assert!(ended.out.contains("settings        vcpus 2, faults hint-stop-skipped\n"), "{}", ended.out);
+    assert!(ended.out.contains("settings        vcpus 2, fault hint-stop-skipped\n"), "{}", ended.out);
     assert_eq!(project.found().len(), 1, "the number of vCPUs does not matter");
 }
 

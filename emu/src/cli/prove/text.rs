@@ -183,24 +183,3 @@ pub(super) fn schedule(path: &[u16]) -> String {
     let word = |run: &[u16]| if run.len() == 1 { run[0].to_string() } else { format!("{}*{}", run[0], run.len()) };
     path.chunk_by(|a, b| a == b).map(word).collect::<Vec<_>>().join(" ")
 }
-
-/// Returns what a variant draws of a scenario's lists, as its file would say it.
-pub(super) fn settings(scenario: &Scenario, index: u64) -> String {
-    let (vary, variant) = (&scenario.vary, scenario.variant(index));
-    let mut parts = Vec::new();
-    let mut part = |varies: bool, text: String| {
-        if varies {
-            parts.push(text);
-        }
-    };
-    part(!vary.profile.is_empty(), format!("profile {}", variant.host.profile.name()));
-    part(!vary.dirty_log.is_empty(), format!("dirty_log {}", variant.host.dirty_log.name()));
-    part(!vary.chunk_shift.is_empty(), format!("chunk {} KiB", 4u64 << variant.host.chunk_shift));
-    part(!vary.hint_queue_size.is_empty(), format!("hint_queue_size {}", variant.host.hint_queue_size));
-    part(!vary.queue_size.is_empty(), format!("queue_size {}", variant.host.queue_size));
-    part(!vary.vcpus.is_empty(), format!("vcpus {}", variant.guest.vcpus));
-    part(!vary.driver.is_empty(), format!("driver {}", variant.guest.driver.name()));
-    let faults: Vec<&str> = variant.faults.iter().map(|fault| fault.name()).collect();
-    part(!vary.faults.is_empty(), if faults.is_empty() { "no fault".to_string() } else { format!("faults {}", faults.join(" ")) });
-    parts.join(", ")
-}

@@ -164,6 +164,17 @@ impl Subject for ToyStage {
         self.replay(scenario, &self.path(scenario, false))
     }
 
+    fn recorded(&self, scenario: &Scenario) -> (Outcome, Vec<Vec<Happening>>) {
+        let (mut system, mut choices) = (self.open(scenario), Vec::new());
+        let path = self.path(scenario, false);
+        let happened = path.iter().map(|id| {
+            system.choices(&mut choices);
+            system.take(*choices.iter().find(|choice| choice.id == *id).expect("the schedule fits"));
+            system.step().happened.clone()
+        });
+        (self.replay(scenario, &path), happened.collect())
+    }
+
     fn replay(&self, scenario: &Scenario, choices: &[u16]) -> Outcome {
         self.trace(scenario, choices).outcome
     }

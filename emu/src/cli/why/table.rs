@@ -56,7 +56,7 @@ impl Table<'_> {
         let last = self.rows.len().saturating_sub(1);
         for (step, row) in self.rows.iter().enumerate() {
             let told = lanes.step(step, row);
-            if row.doom || row.stays || step == last || differ(shown, row.share) {
+            if row.doom || row.stays || step == last || shown.differs(row.share) {
                 close(&mut gap, &mut out);
                 out += &told;
                 shown = row.share;
@@ -80,20 +80,6 @@ fn close(gap: &mut Vec<(String, String)>, out: &mut String) {
     *out +=
         &line(&format!("{:>6} {:>10}  {:<BAR$}  {} without change: {}", "...", "", "", counted(gap.len() as u64, "step"), by.join(", ")));
     gap.clear();
-}
-
-/// Returns whether two shares are told apart: exact ones by their text, sampled ones if chance alone hardly makes such a difference.
-fn differ(a: Share, b: Share) -> bool {
-    match (a, b) {
-        (Share::Sampled { failing: a, samples: of_a }, Share::Sampled { failing: b, samples: of_b }) => {
-            let [a, of_a, b, of_b] = [a, of_a, b, of_b].map(i128::from);
-            // Three standard deviations of the difference, squared, with the share of both together, one failing and one passing run added.
-            let (sum, of_sum) = (a + b + 1, of_a + of_b + 2);
-            let difference = a * of_b - b * of_a;
-            difference * difference * of_sum * of_sum > 9 * sum * (of_sum - sum) * of_a * of_b * (of_a + of_b)
-        }
-        (a, b) => a.is_exact() != b.is_exact() || share_text(a) != share_text(b),
-    }
 }
 
 /// Returns a share in percent; `~` stands before one that is sampled.
@@ -212,14 +198,5 @@ mod tests {
         assert_eq!([text(1, 1_000_000), text(999_999, 1_000_000)], ["~0.0001 %", "~99.9999 %"]);
         let bars = [0, 1, 500_000, 999_999, 1_000_000].map(|failing| bar(Share::Sampled { failing, samples: 1_000_000 }).len());
         assert_eq!(bars, [0, 1, 5, 9, 10]);
-    }
-
-    #[test]
-    fn shares_differ_by_more_than_chance() {
-        let share = |failing, samples| Share::Sampled { failing, samples };
-        assert!(!differ(share(500, 1000), share(540, 1000)) && differ(share(500, 1000), share(600, 1000)));
-        assert!(!differ(share(0, 1000), share(0, 1000)) && !differ(share(1000, 1000), share(1000, 1000)));
-        assert!(differ(share(0, 1000), share(20, 1000)));
-        assert!(!differ(share(0, 0), share(10, 10)), "nothing was counted");
     }
 }

@@ -43,10 +43,10 @@ fn a_small_run_is_counted_to_its_start() {
 #[test]
 fn a_run_with_many_continuations_is_sampled_before_it_is_counted_on_any_number_of_threads() {
     let text = format!("{HEAD}faults = [\"hint-stop-skipped\"]\n{LOST}[migration]\nrounds_min = 3\n");
-    let (status, out, err) = why_of(&text, 12, &["--states", "60", "--seed", "7"]);
+    let (status, out, err) = why_of(&text, 12, &["--states", "60", "--samples", "1000", "--seed", "7"]);
     assert_eq!((status, err.as_str()), (Status::AsExpected, ""));
     insta::assert_snapshot!("why__sampled", out);
-    assert_eq!(why_of(&text, 12, &["--states", "60", "--seed", "7", "--jobs", "1"]).1, out);
+    assert_eq!(why_of(&text, 12, &["--states", "60", "--samples", "1000", "--seed", "7", "--jobs", "1"]).1, out);
 }
 
 #[test]

@@ -27,20 +27,32 @@ impl Counts {
         row * EventKind::ALL.len() + usize::from(key.kind)
     }
 
-    fn add(&mut self, key: Key, happened: &mut Vec<Happening>) {
+    fn add(&mut self, key: Key) -> Happening {
         let count = &mut self.rows[Self::place(key)];
         *count += 1;
-        happened.push(Happening { key, nth: *count });
+        Happening { key, nth: *count }
     }
 
-    /// Counts an event under every key that fits it, as constraints do.
+    /// Counts an event under every key that fits it, as constraints do. That some page was sent, one of thousands, is counted, and not told:
+    /// an order that names the 317th page says nothing to anybody.
     fn happened(&mut self, what: Move, pages: impl Iterator<Item = u16>, happened: &mut Vec<Happening>) {
         let kind = what.kind as u16;
-        self.add(Key { kind, page: Key::NO_PAGE }, happened);
         if what.kind == EventKind::RamPage {
-            PER_PAGE.iter().for_each(|fused| self.add(Key { kind: *fused as u16, page: Key::NO_PAGE }, happened));
+            self.pages(1);
+        } else {
+            let any = self.add(Key { kind, page: Key::NO_PAGE });
+            if !PER_PAGE.contains(&what.kind) {
+                happened.push(any);
+            }
         }
-        pages.for_each(|page| self.add(Key { kind, page }, happened));
+        happened.extend(pages.map(|page| self.add(Key { kind, page })));
+    }
+
+    /// Counts pages that nobody named, sent each in one event.
+    pub(in crate::world) fn pages(&mut self, count: u32) {
+        for kind in PER_PAGE.into_iter().chain([EventKind::RamPage]) {
+            self.rows[Self::place(Key { kind: kind as u16, page: Key::NO_PAGE })] += count;
+        }
     }
 
     /// Returns how often an event of the scenario's patterns has happened.

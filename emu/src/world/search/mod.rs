@@ -115,6 +115,7 @@ impl SearchWorld {
         }
         if !detailed {
             world.state.oracle.drop_details();
+            world.lean = true;
         }
         world.machine.note_uses();
         world.ram.note_uses(true);

@@ -1,3 +1,5 @@
+//! The world as a system: forks, hashes, footprints and constraints.
+
 use std::collections::BTreeMap;
 use std::thread;
 

@@ -183,7 +183,9 @@ impl Used {
     fn of(event: &Event) -> Used {
         use object::{BITMAP, DESTINATION, DEVICE, HEADS, HINTS, MONITOR, RECORDS, STATUS, STORES, VM, WIRE};
         let changed = match event {
-            Event::RamPage { .. } | Event::RamSend { .. } => BITMAP | WIRE,
+            // It may stand for thousands.
+            Event::RamPage { .. } => BITMAP | WIRE | STORES,
+            Event::RamSend { .. } => BITMAP | WIRE,
             Event::BitmapTake { .. } | Event::RamRead { .. } | Event::IterateBegin { .. } | Event::IterateEnd { .. } => BITMAP,
             Event::RateLimit { .. } | Event::Pass { .. } => BITMAP,
             Event::DirtyGet { .. } | Event::DirtyMerge { .. } | Event::VhostMerge { .. } | Event::LogStart | Event::LogStop => RECORDS,
@@ -248,7 +250,7 @@ impl Used {
             | Event::GuestWarn { .. } => 0,
         };
         // The guest says of most blocks only what it does with their frames' descriptors, which it stores to.
-        let silent = matches!(event, Event::GuestAlloc { .. } | Event::GuestFree { .. } | Event::GuestNamed { .. });
+        let silent = matches!(event, Event::GuestAlloc { .. } | Event::GuestFree { .. } | Event::GuestNamed { .. } | Event::RamPage { .. });
         Used { changed, pages: event.range().filter(|_| !silent) }
     }
 }
