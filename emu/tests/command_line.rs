@@ -220,3 +220,76 @@ fn merging_onto_a_full_disk_leaves_nothing_half_done() {
     let names: Vec<_> = fs::read_dir(folder.path()).expect("readable").map(|entry| entry.expect("readable").file_name()).collect();
     assert_eq!(names, ["a"]);
 }
+
+/// A scenario whose window is so small that all its orders are covered at once.
+const SMALL: &str = "about = \"small\"\n[search]\nfrom = \"hint.apply\"\nuntil = \"hint.push\"\n";
+/// The order in which a page is lost, as it is known of a real VMM.
+const LOST: &str = "about = \"lost\"\nhost = { dirty_log = \"manual-clear\", chunk = \"256 KiB\" }\npages = { P = \"first page of hint 1\" }\n\
+                    [[inject]]\nwrite = { page = \"P\", byte = 0xBB }\nby = \"vcpu1\"\nafter = \"hint.pop(P)\"\nbefore = \"hint.apply(P)\"\n\
+                    [search]\nfrom = \"hint.pop(P)\"\nuntil = \"hint.push#2\"\n[expect]\nverdict = \"lost-page\"\n";
+
+#[test]
+fn a_small_window_of_the_world_is_proved_alike_on_any_number_of_threads() {
+    let folder = folder();
+    fs::write(folder.path().join("small.toml"), SMALL).expect("writable");
+    let one = output(folder.path(), &["prove", "small.toml", "--jobs", "1"]);
+    assert_eq!(one.status.code(), Some(0), "{}", text(&one.stderr));
+    assert!(text(&one.stdout).starts_with("proved         small.toml\n"), "{}", text(&one.stdout));
+    assert!(text(&one.stdout).contains("from hint.apply to hint.push\n    covered         every order\n"), "{}", text(&one.stdout));
+    assert_eq!(text(&one.stderr), "", "quiet in a pipe");
+    assert_eq!(output(folder.path(), &["prove", "small.toml", "--jobs", "3"]).stdout, one.stdout);
+    assert!(!folder.path().join("scenarios").exists(), "nothing is written");
+}
+
+#[test]
+fn a_proof_out_of_its_memory_has_a_status_of_its_own() {
+    let folder = folder();
+    fs::write(folder.path().join("wide.toml"), "about = \"wide\"\n").expect("writable");
+    let ended = output(folder.path(), &["prove", "wide.toml", "--memory", "1MiB", "--jobs", "1"]);
+    assert_eq!(ended.status.code(), Some(4), "{}", text(&ended.stderr));
+    assert!(text(&ended.stdout).starts_with("out of budget  wide.toml\n"), "{}", text(&ended.stdout));
+    assert!(text(&ended.stdout).contains("not every order: 1.00 MiB of memory were not enough"), "{}", text(&ended.stdout));
+}
+
+#[test]
+fn what_a_proof_refutes_is_a_file_that_runs_as_it_says() {
+    let folder = folder();
+    let free = LOST.replace("before = \"hint.apply(P)\"\n", "").replace("verdict = \"lost-page\"", "verdict = \"pass\"");
+    fs::write(folder.path().join("lost.toml"), free).expect("writable");
+    let ended = output(folder.path(), &["prove", "lost.toml", "--first", "--jobs", "1"]);
+    assert_eq!(ended.status.code(), Some(1), "{}", text(&ended.stderr));
+    let out = text(&ended.stdout);
+    let written = out.lines().find_map(|line| line.trim_start().strip_prefix("written")).expect(out).trim();
+    assert!(written.starts_with("scenarios/found/"), "{out}");
+    let run = output(folder.path(), &["run", "--no-snapshot", written]);
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run.stdout));
+}
+
+#[test]
+fn a_lost_run_of_the_world_is_told_step_by_step_alike_on_any_number_of_threads() {
+    let folder = folder();
+    fs::write(folder.path().join("lost.toml"), LOST).expect("writable");
+    let words = ["why", "lost.toml", "--states", "500", "--samples", "10", "--jobs"];
+    let one = output(folder.path(), &[&words[..], &["1"]].concat());
+    assert_eq!(one.status.code(), Some(0), "{}", text(&one.stderr));
+    let out = text(&one.stdout);
+    assert!(out.starts_with("lost.toml: lost-page, destination-equals-source, blame guest, early-reuse\n"), "{out}");
+    assert!(out.contains("guest.write P 0x800, 8 bytes") && out.contains("== doom =="), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 140), "{out}");
+    assert_eq!(text(&output(folder.path(), &[&words[..], &["3"]].concat()).stdout), out);
+}
+
+#[test]
+fn nothing_to_prove_or_to_ask_is_refused() {
+    let folder = folder();
+    fs::write(folder.path().join("small.toml"), SMALL).expect("writable");
+    assert_refused(&output(folder.path(), &["prove", "none.toml"]), &["none.toml: no such file", "nothing was run"]);
+    assert_refused(&output(folder.path(), &["prove", "small.toml", "--memory", "4"]), &["no unit", "4GiB"]);
+    assert_refused(&output(folder.path(), &["prove", "small.toml", "--memory", "0B"]), &["no memory at all"]);
+    assert_refused(&output(folder.path(), &["why", "small.toml"]), &["the run does not fail, it ends as pass"]);
+    fs::write(folder.path().join("never.toml"), SMALL.replace("hint.apply", "vm.stop#9")).expect("writable");
+    assert_refused(&output(folder.path(), &["why", "never.toml"]), &["the run is over before vm.stop#9"]);
+    let never = output(folder.path(), &["prove", "never.toml"]);
+    assert_eq!(never.status.code(), Some(0), "{}", text(&never.stderr));
+    assert!(text(&never.stdout).contains("the run is over before vm.stop#9, where a search would begin"), "{}", text(&never.stdout));
+}

@@ -105,7 +105,9 @@ impl Run {
         match ram.next_dirty() {
             None => PageMove::End,
             Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
-            Some(pfn) if watch.has(pfn) || !self.wire.is_empty() => PageMove::Take(pfn),
+            // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
+            // and behind it, and moves of their own would make as many states as there are pages on either side.
+            Some(pfn) if watch.has(pfn) || self.options.paced && !self.wire.is_empty() => PageMove::Take(pfn),
             Some(pfn) => PageMove::Page(pfn),
         }
     }
@@ -146,7 +148,7 @@ impl Run {
     }
 
     fn whole_page(&mut self, pfn: Pfn, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
-        assert!(self.wire.is_empty(), "page {pfn} overtakes the wire");
+        assert!(self.wire.is_empty() || !self.options.paced, "page {pfn} overtakes the wire");
         self.take(pfn, last);
         let zero = parts.destination.place_from(pfn, ctx.ram, self.options.zero_page_detection);
         let round = self.ram().syncs();

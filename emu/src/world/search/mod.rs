@@ -273,7 +273,10 @@ impl System for SearchWorld {
         self.begin(who);
         let pick = match self.world.state.window {
             Window::Open => super::Choice { at_ns: self.time(who), who, others_ns: u64::MAX },
-            Window::Ahead | Window::Closed => self.world.choose().expect("the offered choice"),
+            // Pages that nobody named are sent in one move here, too, whoever else would have his turn in between.
+            Window::Ahead | Window::Closed => {
+                super::Choice { others_ns: u64::MAX, ..self.world.choose().expect("the offered choice") }
+            }
         };
         debug_assert_eq!(pick.who, who, "only what was offered is taken");
         let wakes = pick.at_ns > self.world.state.now_ns;
