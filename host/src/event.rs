@@ -379,6 +379,8 @@ events! {
     // ---- the device
     #[doc = "The driver wrote the device status."]
     DeviceStatus { status: u32 } = "device.status",
+    #[doc = "A kick reached the device; `guest.kick` is before that, and the VM can stop in between."]
+    DeviceKick { queue: u16 } = "device.kick",
     #[doc = "The device raised an interrupt: 1 used buffer, 2 configuration change."]
     DeviceIrq { cause: u32 } = "device.irq",
     #[doc = "The device is broken until it is reset."]
@@ -393,6 +395,10 @@ events! {
     HintStop { from: HintStatus } = "hint.stop",
     #[doc = "The hinted pages may be used again."]
     HintDone { from: HintStatus } = "hint.done",
+    #[doc = "The iothread's bottom half starts: its lock comes next, and hint.quiet with it."]
+    HintWake = "hint.wake",
+    #[doc = "The iothread asks the guest not to kick the hint queue: a write to the used ring, whether or not the VM runs."]
+    HintQuiet = "hint.quiet",
     #[doc = "The iothread took an element from the hint queue."]
     HintPop { head: u16, element: HintElement } = "hint.pop",
     #[doc = "The iothread clears the hinted pages from the bitmaps (profile firecracker: discards them)."]
@@ -401,6 +407,8 @@ events! {
     HintIgnore { range: PageRange, status: HintStatus } = "hint.ignore",
     #[doc = "The iothread returned an element."]
     HintPush { head: u16, len: u32 } = "hint.push",
+    #[doc = "The iothread leaves its loop and asks for kicks again: a write to the used ring, without the lock."]
+    HintSleep = "hint.sleep",
     #[doc = "The host dropped the contents of pages."]
     HostDiscard { range: PageRange } = "host.discard",
     #[doc = "The host took an inflated page."]
@@ -541,6 +549,10 @@ impl Event {
             | Event::HintStop { .. }
             | Event::HintDone { .. }
             | Event::HintPush { .. }
+            | Event::DeviceKick { .. }
+            | Event::HintWake
+            | Event::HintQuiet
+            | Event::HintSleep
             | Event::BalloonStats { .. }
             | Event::LogStart
             | Event::LogStop

@@ -335,6 +335,10 @@ impl Oracle {
             | Event::Monitor { .. }
             | Event::DmaWrite { .. }
             | Event::VhostWrite { .. }
+            | Event::DeviceKick { .. }
+            | Event::HintWake
+            | Event::HintQuiet
+            | Event::HintSleep
             | Event::LockTake { .. }
             | Event::LockRelease { .. }
             | Event::Inject { .. } => {}

@@ -290,6 +290,7 @@ impl Pages {
         self.edit_page(pfn, |marks, bit| {
             marks.sending.need_not_send &= !bit;
             marks.sending.since_sync |= bit;
+            marks.sending.since_request |= bit;
         });
     }
 

@@ -64,6 +64,7 @@ fn show(event: &Event) -> Show {
         K::BitmapTake | K::RamRead | K::DstPlace => Show::Never,
         K::GuestAdd | K::GuestGet | K::GuestKick | K::GuestIrq | K::GuestLock | K::GuestUnlock | K::ConfigCmdId => Show::Never,
         K::GuestNamed | K::GuestTaskDone | K::GuestWork | K::GuestWorkDone | K::HintPush | K::DeviceIrq => Show::Never,
+        K::DeviceKick | K::HintWake | K::HintQuiet | K::HintSleep => Show::Never,
         K::IterateBegin | K::IterateEnd | K::RateLimit | K::LockTake | K::LockRelease => Show::Never,
     }
 }

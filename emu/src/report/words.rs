@@ -12,7 +12,7 @@ pub fn particulars(event: &Event) -> String {
     use Event as E;
     match event {
         E::GuestReady | E::GuestStop | E::GuestOom | E::LogStart | E::LogStop | E::AfterSync => String::new(),
-        E::DstStart | E::VmStop | E::VmStart | E::LinkDown => String::new(),
+        E::DstStart | E::VmStop | E::VmStart | E::LinkDown | E::HintWake | E::HintQuiet | E::HintSleep => String::new(),
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),
@@ -42,6 +42,7 @@ pub fn particulars(event: &Event) -> String {
         E::HintPop { head, element: HintElement::Malformed(bytes) } => format!("malformed id of {bytes} bytes, head {head}"),
         E::HintApply { range, id, cleared } => format!("{range}, id {id}, {cleared} cleared"),
         E::HintIgnore { range, status } => format!("{range}, in {}", status.name()),
+        E::DeviceKick { queue } => format!("queue {queue}"),
         E::HintPush { head, len } => format!("head {head}, length {len}"),
         E::BalloonStats { records } => format!("{records} records"),
         E::DirtyMark { pfn, level } => format!("{pfn}, in {}", level_name(*level)),

@@ -103,6 +103,10 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::HintStop
         | K::HintDone
         | K::HintPush
+        | K::DeviceKick
+        | K::HintWake
+        | K::HintQuiet
+        | K::HintSleep
         | K::BalloonStats
         | K::LogStart
         | K::LogStop

@@ -238,6 +238,10 @@ fn reading(kind: EventKind) -> Reading {
         | K::DeviceBroken
         | K::ConfigCmdId
         | K::HintPush
+        | K::DeviceKick
+        | K::HintWake
+        | K::HintQuiet
+        | K::HintSleep
         | K::BalloonStats
         | K::LogStart
         | K::LogStop

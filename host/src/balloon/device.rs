@@ -303,7 +303,10 @@ impl BalloonDevice {
             Written::Handled => {}
             // Firecracker's device is not there before DRIVER_OK; QEMU serves a driver that kicks too early.
             Written::Notified(_) if self.options.profile == Profile::Firecracker && !self.transport.driver_ok() => {}
-            Written::Notified(queue) => self.kick(queue),
+            Written::Notified(queue) => {
+                ctx.emit(Event::DeviceKick { queue });
+                self.kick(queue);
+            }
             Written::Reset => self.reset_after_status(ctx),
             // QEMU: virtio_device_start_ioeventfd_impl() looks at every queue once.
             Written::DriverOk => {

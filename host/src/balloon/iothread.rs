@@ -5,7 +5,9 @@
 //! firecracker this stands for the VMM's event loop, and `free_page_lock` for the device's mutex; there is no `bitmap_mutex`.
 //!
 //! ```text
-//! Asleep ─kick─▶ lock ─▶ Locked ─ queue empty ─▶ unlock ─▶ START? Polling : notifications on, Asleep
+//! Asleep ─kick─▶ hint.wake ─▶ Woken ─▶ lock, hint.quiet ─▶ Locked ─ queue empty ─▶ unlock ─▶ START? Polling : Leaving
+//!    ▲                                                                                               │
+//!    └────────────────────────────────── hint.sleep ◀────────────────────────────────────────────────┘
 //!    Polling ───▶ lock     │ VM stopped: unlock ─▶ Parked ─ VM runs ─▶ lock
 //!                          ▼ pop
 //!                     Announcing (hint.pop per part) ─▶ Working ─▶ per part: hint.start | hint.stop | hint.ignore
@@ -47,6 +49,8 @@ pub struct Iothread {
 enum Phase {
     /// Waits for the bottom half to be scheduled.
     Asleep,
+    /// The bottom half runs, and has not looked at anything.
+    Woken,
     /// Between two elements.
     Polling,
     /// [free_page_lock] About to take an element; whether there was one when the lock was taken.
@@ -65,6 +69,8 @@ enum Phase {
     Returned(Outcome),
     /// The driver wants an interrupt for the returned element.
     Raising(Outcome),
+    /// Out of the loop, and about to want kicks again: the lock is not held, so the VM may have stopped.
+    Leaving,
 }
 
 /// What became of an element.
@@ -168,8 +174,9 @@ impl BalloonDevice {
     pub fn iothread_next(&self, sink_running: bool, ctx: &Ctx<'_>) -> Next {
         let release = Next::Do(Move::plain(EventKind::LockRelease));
         match &self.state.iothread.phase {
-            Phase::Asleep if self.state.iothread.bh_scheduled => Next::Lock(LockId::FreePage),
+            Phase::Asleep if self.state.iothread.bh_scheduled => Next::Do(Move::plain(EventKind::HintWake)),
             Phase::Asleep => Next::Idle,
+            Phase::Woken => Next::Lock(LockId::FreePage),
             Phase::Polling if self.looks_again(ctx.ram) => Next::Lock(LockId::FreePage),
             Phase::Polling => Next::Idle,
             Phase::Parked if self.state.hinting.block_iothread => Next::Idle,
@@ -197,13 +204,14 @@ impl BalloonDevice {
             Phase::Clearing(chain) => Next::Do(Move::on(EventKind::HintApply, chain.pages())),
             Phase::Cleared(_) | Phase::Returned(_) => release,
             Phase::Raising(_) => Next::Do(Move::plain(EventKind::DeviceIrq)),
+            Phase::Leaving => Next::Do(Move::plain(EventKind::HintSleep)),
         }
     }
 
     /// Returns the move that the thread would make with the lock that [`BalloonDevice::iothread_next`] asks for.
     pub fn iothread_behind_lock(&self, sink_running: bool, ctx: &Ctx<'_>) -> Option<Move> {
         match &self.state.iothread.phase {
-            Phase::Asleep | Phase::Polling | Phase::Parked => match self.peek_part(ctx.ram) {
+            Phase::Woken | Phase::Polling | Phase::Parked => match self.peek_part(ctx.ram) {
                 Ok(Some(part)) => Some(Move::of(&Event::HintPop { head: 0, element: part })),
                 Ok(None) | Err(_) => None,
             },
@@ -211,12 +219,14 @@ impl BalloonDevice {
                 (Action::LockBitmap, next, _) => Some(Move::on(EventKind::HintApply, Chain { next, ..chain.clone() }.pages())),
                 _ => None,
             },
-            Phase::Locked { .. }
+            Phase::Asleep
+            | Phase::Locked { .. }
             | Phase::Announcing(_)
             | Phase::Clearing(_)
             | Phase::Cleared(_)
             | Phase::Returned(_)
-            | Phase::Raising(_) => None,
+            | Phase::Raising(_)
+            | Phase::Leaving => None,
         }
     }
 
@@ -229,9 +239,10 @@ impl BalloonDevice {
         let (phase, cost_ns) = match std::mem::replace(&mut self.state.iothread.phase, Phase::Asleep) {
             Phase::Asleep => {
                 assert!(std::mem::take(&mut self.state.iothread.bh_scheduled), "the bottom half runs when it was scheduled");
-                (self.lock_for_element(ctx), lock_ns)
+                ctx.emit(Event::HintWake);
+                (Phase::Woken, 0)
             }
-            Phase::Polling => (self.lock_for_element(ctx), lock_ns),
+            Phase::Woken | Phase::Polling => (self.lock_for_element(ctx), lock_ns),
             Phase::Parked => {
                 ctx.lock(LockId::FreePage);
                 (Phase::Locked { found: self.hint_available(ctx.ram) }, lock_ns)
@@ -261,7 +272,12 @@ impl BalloonDevice {
             Phase::Returned(outcome) => (self.unlock_element(outcome, ctx), lock_ns),
             Phase::Raising(outcome) => {
                 self.transport.notify_used(ctx);
-                (self.continue_or_sleep(outcome, ctx.ram), ctx.costs.state_ns)
+                (self.continue_or_leave(outcome), ctx.costs.state_ns)
+            }
+            Phase::Leaving => {
+                ctx.emit(Event::HintSleep);
+                self.want_kicks(true, ctx.ram);
+                (Phase::Asleep, 0)
             }
         };
         self.state.iothread.phase = phase;
@@ -295,7 +311,9 @@ impl BalloonDevice {
     /// with what was added.)
     fn lock_for_element(&mut self, ctx: &mut Ctx<'_>) -> Phase {
         ctx.lock(LockId::FreePage);
-        self.want_kicks(false, ctx.ram);
+        if self.want_kicks(false, ctx.ram) {
+            ctx.emit(Event::HintQuiet);
+        }
         Phase::Locked { found: self.hint_available(ctx.ram) }
     }
 
@@ -420,26 +438,22 @@ impl BalloonDevice {
         if outcome.used && self.transport.queue_mut(queue).should_notify(ctx.ram) {
             return Phase::Raising(outcome);
         }
-        self.continue_or_sleep(outcome, ctx.ram)
+        self.continue_or_leave(outcome)
     }
 
     /// Goes on while there may be elements, or the round is open. The status is read without the lock, and the queue is not looked at again
     /// once kicks are wanted, as in QEMU.
-    fn continue_or_sleep(&mut self, outcome: Outcome, ram: &GuestRam) -> Phase {
-        if outcome.go_on || self.hint_status() == HintStatus::Start {
-            return Phase::Polling;
-        }
-        self.want_kicks(true, ram);
-        Phase::Asleep
+    fn continue_or_leave(&self, outcome: Outcome) -> Phase {
+        if outcome.go_on || self.hint_status() == HintStatus::Start { Phase::Polling } else { Phase::Leaving }
     }
 
-    /// Asks the guest to kick, or not to. Firecracker: its balloon never turns on the suppression of notifications
+    /// Asks the guest to kick, or not to, and returns whether that is news. Firecracker: its balloon never turns on the suppression of notifications
     /// (`uses_notif_suppression` in devices/virtio/queue.rs), so it always wants kicks.
-    fn want_kicks(&mut self, wanted: bool, ram: &GuestRam) {
+    fn want_kicks(&mut self, wanted: bool, ram: &GuestRam) -> bool {
         let queue = self.hint_queue();
         match self.options.profile {
             Profile::Qemu => self.transport.queue_mut(queue).set_notification(wanted, ram),
-            Profile::Firecracker => {}
+            Profile::Firecracker => false,
         }
     }
 }

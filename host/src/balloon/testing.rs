@@ -1,7 +1,7 @@
 //! A driver for tests: it probes the device through its registers, fills rings in guest memory, and lets the host's threads run.
 
 use super::device::{BalloonDevice, BalloonOptions, Profile};
-use crate::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
+use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::{Fault, Faults};
 use crate::lock::Locks;
 use crate::memory::GuestRam;
@@ -126,10 +126,22 @@ impl Rig {
         f(&mut self.device, &mut self.sink, &mut ctx)
     }
 
-    /// Takes the events since the last call, without those about locks.
+    /// Takes the events since the last call, without those about locks, and those about kicks and what they wake.
     pub(super) fn take_events(&mut self) -> Vec<Event> {
+        self.take_events_without(&[
+            EventKind::LockTake,
+            EventKind::LockRelease,
+            EventKind::DeviceKick,
+            EventKind::HintWake,
+            EventKind::HintQuiet,
+            EventKind::HintSleep,
+        ])
+    }
+
+    /// Takes the events since the last call, without those of some kinds.
+    pub(super) fn take_events_without(&mut self, kinds: &[EventKind]) -> Vec<Event> {
         let events = std::mem::take(&mut self.events).into_iter().map(|stamped| stamped.event);
-        events.filter(|event| !matches!(event, Event::LockTake { .. } | Event::LockRelease { .. })).collect()
+        events.filter(|event| !kinds.contains(&event.kind())).collect()
     }
 
     // ---- registers, as vCPU 0

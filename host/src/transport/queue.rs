@@ -269,11 +269,12 @@ impl VirtQueue {
     }
 
     /// Asks the guest to kick, or not to. QEMU: virtio_queue_set_notification(): the available ring is not looked at again.
+    /// Returns whether that changes anything.
     /// Differs: QEMU writes the flag each time; a write that changes nothing is left out, lest it count as a write.
-    pub fn set_notification(&mut self, enable: bool, ram: &GuestRam) {
+    pub fn set_notification(&mut self, enable: bool, ram: &GuestRam) -> bool {
         let changed = std::mem::replace(&mut self.notification, enable) != enable;
         if !self.state.ready || !changed {
-            return;
+            return false;
         }
         if !self.state.event_idx_enabled {
             let flags = if enable { 0 } else { vring::USED_F_NO_NOTIFY };
@@ -281,6 +282,7 @@ impl VirtQueue {
         } else if enable {
             self.set_avail_event(self.avail_idx(ram), ram);
         }
+        true
     }
 
     fn set_avail_event(&self, index: u16, ram: &GuestRam) {

@@ -370,6 +370,28 @@ fn a_hinted_page_may_be_sent_for_a_store_that_was_recorded_and_never_made() {
 }
 
 #[test]
+fn a_hinted_page_may_be_sent_for_a_store_that_was_recorded_in_the_round_before_its_hint_was_applied() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.send_all();
+    bench.sync();
+    bench.guest_start();
+    bench.hint(block(16));
+    bench.pop();
+    // The chunk was cleared before this, so the hint's application takes B alone, and the record stays.
+    bench.mark(p(17), CPU);
+    bench.emit(CPU, Event::DirtyMark { pfn: p(17), level: Level::K });
+    bench.host.c.fill(false);
+    bench.guest_stop();
+    bench.pop_all();
+    bench.sync();
+    bench.send(p(17), true);
+    bench.complete();
+    let violations = bench.finish().violations;
+    assert!(violations.is_empty(), "{violations:?}");
+}
+
+#[test]
 fn a_hinted_page_that_the_host_has_only_discarded_may_be_sent() {
     let mut bench = Bench::new(Log::ManualClear);
     bench.migrate();

@@ -203,7 +203,11 @@ impl Used {
             | Event::Notify { .. }
             | Event::DeviceIrq { .. }
             | Event::HintStop { .. }
-            | Event::HintDone { .. } => DEVICE,
+            | Event::HintDone { .. }
+            | Event::DeviceKick { .. }
+            | Event::HintWake
+            | Event::HintQuiet
+            | Event::HintSleep => DEVICE,
             Event::HintIgnore { .. } | Event::BalloonStats { .. } | Event::DeviceBroken { .. } => DEVICE,
             // What the oracle knows of all pages' hints starts anew.
             Event::HintRequest { .. } | Event::HintStart { .. } => DEVICE | HINTS | STORES,

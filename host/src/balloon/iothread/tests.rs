@@ -169,6 +169,8 @@ fn a_started_round_is_polled_without_kicks() {
 fn a_buffer_added_after_the_last_look_waits_for_the_next_kick() {
     let mut rig = Rig::up(Profile::Qemu, &[]);
     rig.kick(HINT);
+    assert!(rig.iothread_step(), "awake");
+    assert!(!rig.no_notify(HINT));
     assert!(rig.iothread_step(), "lock, and the queue is empty");
     assert!(rig.no_notify(HINT));
     rig.add(HINT, &[Buf::Word(0)]);
@@ -177,6 +179,40 @@ fn a_buffer_added_after_the_last_look_waits_for_the_next_kick() {
     rig.kick(HINT);
     rig.run();
     assert_eq!(rig.used(HINT), [(0, 0)]);
+}
+
+#[test]
+fn a_kick_wakes_the_thread_which_wants_no_more_of_them_until_it_sleeps_again() {
+    let mut rig = Rig::up(Profile::Qemu, &[]);
+    rig.take_events();
+    rig.kick(HINT);
+    rig.run();
+    let locks = [EventKind::LockTake, EventKind::LockRelease];
+    assert_eq!(rig.take_events_without(&locks), [Event::DeviceKick { queue: HINT }, Event::HintWake, Event::HintQuiet, Event::HintSleep]);
+}
+
+#[test]
+fn a_thread_that_wakes_when_the_vm_has_stopped_writes_to_the_ring_and_parks() {
+    let mut rig = Rig::up(Profile::Qemu, &[]);
+    rig.kick(HINT);
+    rig.vm_state(false);
+    assert!(!rig.no_notify(HINT));
+    rig.run();
+    assert!(rig.no_notify(HINT), "the flag is guest memory");
+    assert_eq!(rig.locks.holder(LockId::FreePage), None);
+}
+
+#[test]
+fn a_thread_that_has_left_its_loop_writes_to_the_ring_when_the_vm_has_stopped() {
+    let mut rig = Rig::up(Profile::Qemu, &[]);
+    rig.kick(HINT);
+    while rig.take_events_without(&[]).last() != Some(&Event::LockRelease { lock: LockId::FreePage }) {
+        assert!(rig.iothread_step());
+    }
+    rig.vm_state(false);
+    assert!(rig.no_notify(HINT));
+    rig.run();
+    assert!(!rig.no_notify(HINT), "kicks are wanted again, and nobody is there to kick");
 }
 
 #[test]
