@@ -8,7 +8,7 @@ use wire::platform::{self, vector};
 use wire::task;
 
 use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Trigger};
-use crate::world::{World, object};
+use crate::world::{Window, World, object};
 
 /// Where an injection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +53,10 @@ impl World {
         if !self.page_is_known(&injection.action) || self.state.gates.holds_injection(index).is_some() {
             return false;
         }
-        // What may happen holds nobody back: it is late once one of those has happened that it must come before.
-        if self.is_may(index) && injection.before.iter().any(|pattern| self.state.gates.has_happened(pattern)) {
+        // What may happen does so by a search's choice alone. It holds nobody back: it is late once one of those has happened that it must
+        // come before.
+        let late = || injection.before.iter().any(|pattern| self.state.gates.has_happened(pattern));
+        if self.is_may(index) && (self.state.window != Window::Open || late()) {
             return false;
         }
         let Actor::Vcpu(cpu) = injection.by else {
@@ -122,6 +124,13 @@ impl World {
             _ => None,
         };
         (at_ns, at_insns)
+    }
+
+    /// Lets nothing more happen of what may.
+    pub(super) fn decline(&mut self) {
+        for index in self.scenario.injections.len()..self.state.injections.len() {
+            self.state.injections[index] = InjectionState::Fired;
+        }
     }
 
     /// Fires an injection; a scenario's own doing costs no time.

@@ -98,6 +98,8 @@ enum Due {
     Start,
     /// An injection.
     Injection(usize),
+    /// Of what may happen, nothing more does.
+    Rest,
 }
 
 /// A whole run: what does not change while it lasts, memory and vCPUs, and the [`State`] of all else.
@@ -214,6 +216,7 @@ impl World {
             Who::Injector(Due::Injection(index)) => {
                 self.fire(index);
             }
+            Who::Injector(Due::Rest) => self.decline(),
             Who::Vcpu(cpu) => {
                 let cost = self.vcpu_step(cpu);
                 self.state.times_ns[cpu] = self.state.now_ns + cost;

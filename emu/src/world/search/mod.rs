@@ -143,6 +143,7 @@ impl SearchWorld {
         let (id, vcpus) = (usize::from(id), self.world.state.vcpus.len());
         match id.checked_sub(vcpus + HOST_ORDER.len()) {
             Some(index) if index == self.world.state.injections.len() => Who::Injector(Due::Start),
+            Some(index) if index == self.world.state.injections.len() + 1 => Who::Injector(Due::Rest),
             Some(index) => Who::Injector(Due::Injection(index)),
             None if id < vcpus => Who::Vcpu(id),
             None => Who::Host(id - vcpus),
@@ -156,6 +157,7 @@ impl SearchWorld {
             Who::Host(index) => self.world.state.vcpus.len() + index,
             Who::Injector(Due::Injection(index)) => actors + index,
             Who::Injector(Due::Start) => actors + self.world.state.injections.len(),
+            Who::Injector(Due::Rest) => actors + self.world.state.injections.len() + 1,
         };
         id as u16
     }
@@ -212,6 +214,12 @@ impl SearchWorld {
             into.append(&mut sleepers);
             into.sort_by_key(|choice| choice.id);
         }
+        // Where all others are at rest, what may happen need not.
+        let may = (self.world.state.vcpus.len() + HOST_ORDER.len() + self.world.scenario.injections.len()) as u16;
+        let start = self.id(Who::Injector(Due::Start));
+        if !into.is_empty() && into.iter().all(|choice| (may..start).contains(&choice.id)) {
+            into.push(self.choice(Who::Injector(Due::Rest), None));
+        }
     }
 
     /// When a choice of the open window is made: now, or when its sleeper would wake.
@@ -219,6 +227,7 @@ impl SearchWorld {
         let at_ns = match who {
             Who::Injector(Due::Injection(index)) => self.world.injection_due(index),
             Who::Injector(Due::Start) => self.world.start_due(),
+            Who::Injector(Due::Rest) => None,
             Who::Vcpu(_) | Who::Host(_) => match self.world.readiness(usize::from(self.id(who))).0 {
                 Readiness::At(at_ns) => Some(at_ns),
                 Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::Idle => None,

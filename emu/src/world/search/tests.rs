@@ -256,3 +256,24 @@ fn a_constraint_holds_back() {
         system.put_back(&bound);
     }
 }
+
+/// What may happen need not: neither behind the window, nor where all others are at rest.
+#[test]
+fn what_may_happen_need_not() {
+    for (text, may_at_rest) in [(RACE, 0), (CANCEL, 1)] {
+        let scenario = parsed(text);
+        let mut system = system(&scenario);
+        let may = system.actors() - 1 + scenario.injections.len() as u16;
+        let mut rests = 0;
+        let mut others_first = |offered: &[Choice]| {
+            let others: Vec<Choice> = offered.iter().filter(|choice| choice.id < may).copied().collect();
+            rests += u32::from(others.is_empty());
+            // Where nobody else moves, the last choice is that nothing more happens.
+            others.first().or(offered.last()).copied().expect("somebody moves")
+        };
+        let made = walk(&mut system, 5_000, &mut others_first);
+        assert!(made.len() < 5_000, "the run ends");
+        assert!(!made.iter().any(|made| made.taken == may), "{text}");
+        assert_eq!(rests, may_at_rest, "{text}");
+    }
+}

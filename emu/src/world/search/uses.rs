@@ -68,6 +68,7 @@ impl World {
             Who::Vcpu(cpu) if matches!(self.state.vcpus[cpu].pending, Pending::Device { .. }) => object::DEVICE | object::MONITOR,
             Who::Vcpu(_) | Who::Host(_) => 0,
             Who::Injector(Due::Start) => object::MONITOR,
+            Who::Injector(Due::Rest) => u64::MAX,
             Who::Injector(Due::Injection(index)) => {
                 let injection = self.injection(index);
                 let by = match injection.by {
@@ -112,7 +113,7 @@ impl SearchWorld {
                 let key = Key { kind: Key::INJECTION, page: index as u16 };
                 self.world.happened.push(Happening { key, nth: 1 });
             }
-            Who::Host(_) | Who::Injector(Due::Start) => {}
+            Who::Host(_) | Who::Injector(Due::Start | Due::Rest) => {}
         }
     }
 
