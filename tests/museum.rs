@@ -1,52 +1,64 @@
 //! Faults and scenarios: every fault is caught, and caught as what it is.
 //!
 //! A fault is caught by a scenario that ends as expected without it and not with it. Of its catches, at least one has the verdict that the
-//! fault's effect names: a loss is seen as a lost page by the host's fault, not merely as a broken rule on the way to it.
+//! fault's effect names: a loss is seen as a lost page by the host's fault, not merely as a broken rule on the way to it. `lostpage museum` shows the
+//! whole matrix.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::thread;
 
-use emu::outcome::{Blame, Outcome, Verdict};
+use emu::museum::{Matrix, Row};
+use emu::outcome::{Blame, Verdict};
 use emu::scenario::model::Scenario;
 use emu::world::{RunOptions, run};
-use host::fault::{Effect, Fault};
+use host::fault::Fault;
 use lostpage_tests::{files, scenario_file};
 
-fn scenarios() -> Vec<(PathBuf, Scenario)> {
-    files("scenarios", "toml").into_iter().map(|path| (path.clone(), scenario_file(&path))).collect()
+/// A scenario's path, what it says, and its runs.
+type Exhibit = (String, Scenario, Row);
+
+fn exhibit(path: &Path) -> Exhibit {
+    let scenario = scenario_file(path);
+    let row = Row::new(&scenario, Fault::ALL, |scenario, options| Ok(run(scenario, options)));
+    (path.display().to_string(), scenario, row)
 }
 
-fn with_fault(scenario: &Scenario, fault: Fault) -> Outcome {
-    run(scenario, &RunOptions { faults: vec![fault] })
-}
-
-/// Returns whether the outcome shows the fault's effect, and blames the host for it.
-fn shows(outcome: &Outcome, effect: Effect) -> bool {
-    let verdict = match effect {
-        Effect::Loss => Verdict::LostPage,
-        Effect::OverSend => Verdict::OverSend,
-        Effect::Leak => Verdict::Leak,
-    };
-    let by_host = outcome.violations.iter().any(|violation| violation.verdict == verdict && violation.blame == Blame::Host);
-    outcome.verdict == verdict && by_host
+/// Every scenario with its runs.
+fn matrix() -> &'static [Exhibit] {
+    static MATRIX: OnceLock<Vec<Exhibit>> = OnceLock::new();
+    MATRIX.get_or_init(|| {
+        let paths = files("scenarios", "toml");
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let some = |paths: &'_ [PathBuf]| paths.iter().map(|path| exhibit(path)).collect::<Vec<_>>();
+            let parts: Vec<_> = paths.chunks(paths.len().div_ceil(threads)).map(|paths| scope.spawn(move || some(paths))).collect();
+            parts.into_iter().flat_map(|part| part.join().expect("no run panics")).collect()
+        })
+    })
 }
 
 #[test]
-fn every_fault_is_caught_as_what_it_is() {
-    let mut caught: BTreeMap<Fault, BTreeSet<bool>> = BTreeMap::new();
-    for (path, scenario) in scenarios() {
-        let alone = run(&scenario, &RunOptions::default());
-        assert_eq!(alone.unexpected, Vec::<String>::new(), "{}", path.display());
+fn every_scenario_ends_as_expected_and_notices_its_witnesses() {
+    for (path, scenario, row) in matrix() {
+        let alone = row.alone.as_ref().expect("a panic would have ended the test");
+        assert_eq!(alone.unexpected, Vec::<String>::new(), "{path}");
         for fault in &scenario.witness {
-            let outcome = with_fault(&scenario, *fault);
-            let differs = outcome.verdict != alone.verdict || !outcome.unexpected.is_empty();
-            assert!(differs, "{} does not notice {}", path.display(), fault.name());
-            caught.entry(*fault).or_default().insert(shows(&outcome, fault.effect()));
+            assert!(row.noticed().any(|cell| cell.fault == *fault), "{path} does not notice {}", fault.name());
         }
     }
+}
+
+/// By a scenario that says so, for the others may lose their eye for it unnoticed.
+#[test]
+fn every_fault_is_caught_as_what_it_is() {
+    let witnesses = |fault: Fault| {
+        let says = |(path, scenario, row): &Exhibit| scenario.witness.contains(&fault).then(|| (path.clone(), row.clone()));
+        Matrix { rows: matrix().iter().filter_map(says).collect() }
+    };
     for fault in Fault::ALL {
-        let seen = caught.get(fault).is_some_and(|shown| shown.contains(&true));
-        assert!(seen, "no witness shows the {} by {} as such", fault.effect().name(), fault.name());
+        let seen = witnesses(*fault).caught_as_such_by(*fault).len();
+        assert!(seen > 0, "no witness shows the {} by {} as such", fault.effect().name(), fault.name());
     }
 }
 
@@ -54,11 +66,11 @@ fn every_fault_is_caught_as_what_it_is() {
 /// wrong before.
 #[test]
 fn no_fault_is_blamed_on_the_guest() {
-    for (path, scenario) in scenarios().into_iter().filter(|(_, scenario)| scenario.expect.verdict == Verdict::Pass) {
-        for fault in Fault::ALL {
-            let violations = with_fault(&scenario, *fault).violations;
+    for (path, _, row) in matrix().iter().filter(|(_, scenario, _)| scenario.expect.verdict == Verdict::Pass) {
+        for cell in &row.cells {
+            let violations = &cell.result.as_ref().expect("a panic would have ended the test").violations;
             let by_host = violations.iter().any(|violation| violation.blame == Blame::Host);
-            assert!(violations.is_empty() || by_host, "{} with {}: {violations:?}", path.display(), fault.name());
+            assert!(violations.is_empty() || by_host, "{path} with {}: {violations:?}", cell.fault.name());
         }
     }
 }

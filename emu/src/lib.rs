@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod image;
+pub mod museum;
 pub mod oracle;
 pub mod outcome;
 pub mod report;

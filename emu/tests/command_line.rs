@@ -119,7 +119,7 @@ fn the_lists_name_what_scenarios_may_say() {
     for fault in host::fault::Fault::ALL {
         assert!(text(&faults.stdout).contains(fault.name()), "{}", fault.name());
     }
-    for schema in [&["schema"][..], &["schema", "outcome"], &["schema", "run"]] {
+    for schema in [&["schema"][..], &["schema", "outcome"], &["schema", "run"], &["schema", "doctor"]] {
         let output = output(folder.path(), schema);
         let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert!(value.get("$schema").is_some(), "{schema:?}");

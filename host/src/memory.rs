@@ -52,6 +52,13 @@ impl Marks {
     }
 }
 
+/// Which pages may hold something, and which were written and not drained yet: what a copy of RAM is, beside its bytes. A bit for each page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamMarks {
+    touched: Vec<u64>,
+    written: Vec<u64>,
+}
+
 /// Pages written through `vm-memory`, and what a search wants to know of who used which.
 #[derive(Debug, Default)]
 pub struct WriteLog {
@@ -269,6 +276,27 @@ impl GuestRam {
         self.write_log().touch(pfn.0 as usize);
     }
 
+    /// Returns the marks, for a copy.
+    pub fn marks(&self) -> RamMarks {
+        let words = |marks: &[AtomicU64]| marks.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        let log = self.write_log();
+        RamMarks { touched: words(&log.touched), written: words(&log.written.words) }
+    }
+
+    /// Puts the marks of a RAM of the same size in place of its own. The bytes are the caller's.
+    ///
+    /// # Panics
+    /// When they are of another size.
+    pub fn set_marks(&self, marks: &RamMarks) {
+        let RamMarks { touched, written } = marks;
+        let log = self.write_log();
+        for (words, wanted) in [(&log.touched, touched), (&log.written.words, written)] {
+            assert_eq!(words.len(), wanted.len(), "marks of a RAM of another size");
+            words.iter().zip(wanted).for_each(|(word, wanted)| word.store(*wanted, Ordering::Relaxed));
+        }
+        log.written.any.store(written.iter().any(|word| *word != 0), Ordering::Relaxed);
+    }
+
     /// Returns whether a page holds zeros only. One that nobody wrote is not read for that.
     ///
     /// # Panics
@@ -361,6 +389,21 @@ mod tests {
         ram.read_u64(0);
         assert_eq!(uses(), (vec![], vec![]));
         assert_eq!(ram.drain_writes(), [PageRange::page(Pfn(0)), PageRange::page(Pfn(5))]);
+    }
+
+    #[test]
+    fn marks_carry_over_what_may_hold_something_and_what_is_not_drained() {
+        let ram = GuestRam::new(80 * PAGE_SIZE);
+        ram.write_unlogged(70 * PAGE_SIZE, &[1]);
+        ram.write(3 * PAGE_SIZE, &[1]);
+        let other = GuestRam::new(80 * PAGE_SIZE);
+        other.write(0, &[0]);
+        other.set_marks(&ram.marks());
+        assert_eq!(other.marks(), ram.marks());
+        assert_eq!(other.drain_writes(), [PageRange::page(Pfn(3))]);
+        assert_ne!(other.marks(), ram.marks());
+        other.set_marks(&GuestRam::new(80 * PAGE_SIZE).marks());
+        assert_eq!(other.drain_writes(), []);
     }
 
     #[test]

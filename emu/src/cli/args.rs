@@ -32,6 +32,8 @@ pub(super) enum Command {
     Explore(ExploreArguments),
     /// Run one schedule of a search again, and print its report.
     Replay(ReplayArguments),
+    /// Run each scenario twice, the second time from a fork in the middle and on another thread, and compare: lostpage examines itself.
+    Doctor(DoctorArguments),
     /// Read scenarios without running them.
     Lint {
         /// Scenario files, or folders of them.
@@ -63,6 +65,8 @@ pub(super) enum Command {
     Prove(ProveArguments),
     /// Tell after which step of a failing scenario nothing could save it any more.
     Why(WhyArguments),
+    /// Run each scenario with each fault, and search for each loss from a neutral scenario: which fault does nothing catch?
+    Museum(MuseumArguments),
     /// Put result folders of one search together. In any order they give the same bytes.
     Merge {
         /// The folder to make: a new or an empty one.
@@ -116,6 +120,23 @@ pub(super) struct RunArguments {
     /// Run the K-th of N parts of the scenarios, 1 ≤ K ≤ N. A scenario's part depends on its path alone.
     #[arg(long, value_name = "K/N")]
     pub(super) shard: Option<Shard>,
+}
+
+/// `lostpage doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct DoctorArguments {
+    /// Scenario files, or folders of them.
+    #[arg(default_value = super::SCENARIOS)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Seed of the random schedule that is searched twice.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// How to print results.
+    #[arg(long, value_enum, default_value = "human")]
+    pub(super) format: Format,
+    /// Examine this many scenarios at a time [default: one per processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
 }
 
 /// `lostpage prove`.
@@ -232,6 +253,35 @@ pub(super) struct ReplayArguments {
     pub(super) moves: u32,
 }
 
+/// `lostpage museum`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct MuseumArguments {
+    /// Scenario files, or folders of them: each is run with each fault.
+    #[arg(default_value = super::SCENARIOS)]
+    pub(super) paths: Vec<PathBuf>,
+    /// A scenario file to search from for each fault that loses pages, or a folder of them. May be repeated; several take turns.
+    #[arg(long = "neutral", value_name = "FILE", default_values = super::museum::NEUTRAL, conflicts_with = "no_search")]
+    pub(super) neutrals: Vec<PathBuf>,
+    /// Schedules that each strategy may need to find a fault, up to the next whole turn.
+    #[arg(long, value_name = "N", default_value_t = super::museum::SCHEDULES, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(super) schedules: u64,
+    /// The first schedule's seed.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Leave the searches out.
+    #[arg(long)]
+    pub(super) no_search: bool,
+    /// Look at this fault only. May be repeated.
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_parser())]
+    pub(super) faults: Vec<Fault>,
+    /// How to print results.
+    #[arg(long, value_enum, default_value = "human")]
+    pub(super) format: Format,
+    /// Do this much at a time [default: one per processor]. Changes no result.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
+}
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -252,6 +302,10 @@ pub(super) enum SchemaOf {
     Outcome,
     /// A line of `run --format json`.
     Run,
+    /// A line of `doctor --format json`.
+    Doctor,
+    /// A line of `museum --format json`.
+    Museum,
 }
 
 fn grain_parser() -> impl TypedValueParser<Value = Grain> {

@@ -6,6 +6,7 @@ use host::event::EventKind;
 use host::fault::Fault;
 
 use super::args::SchemaOf;
+use super::doctor;
 use super::files::{create, find};
 use super::screen::Screen;
 use super::show::Line;
@@ -67,6 +68,10 @@ pub(super) fn schema(of: SchemaOf, engine: Engine, screen: &mut Screen<'_>) -> S
     let text = match of {
         SchemaOf::Scenario => (engine.schema)(),
         SchemaOf::Outcome => record::schema(),
+        SchemaOf::Doctor => serde_json::to_string_pretty(&schemars::schema_for!(doctor::Line)).expect("a schema always becomes JSON"),
+        SchemaOf::Museum => {
+            serde_json::to_string_pretty(&schemars::schema_for!(super::museum::Line)).expect("a schema always becomes JSON")
+        }
         SchemaOf::Run => serde_json::to_string_pretty(&schemars::schema_for!(Line)).expect("a schema always becomes JSON"),
     };
     screen.out(&format!("{}\n", text.trim_end()));

@@ -1,10 +1,11 @@
-//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `lint`, `new`, `schema`, `diff`, `merge`, `faults`, `events`.
+//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `doctor`, `lint`, `new`, `schema`, `diff`, `museum`, `merge`, `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
 
 mod args;
 mod diff;
+mod doctor;
 mod explore;
 mod files;
 mod finding;
@@ -14,6 +15,7 @@ mod judge;
 mod lists;
 pub mod memory;
 mod merge;
+mod museum;
 mod pool;
 mod prove;
 mod replay;
@@ -38,6 +40,7 @@ use clap::Parser;
 use crate::outcome::Outcome;
 use crate::report::github;
 use crate::scenario::{self, Diagnostics, Scenario};
+use crate::world::doctor::{Examination, Guard, examine};
 use crate::world::{self, RunOptions};
 use args::{Arguments, Command, Format};
 use files::Case;
@@ -90,6 +93,8 @@ pub struct Engine {
     pub lint: fn(&str, &str) -> Option<(Problem, bool)>,
     /// Runs a scenario.
     pub run: fn(&Scenario, &RunOptions) -> Outcome,
+    /// Makes a scenario's runs twice, with this seed, and compares them.
+    pub examine: fn(&Scenario, &RunOptions, u64, Guard) -> Result<Examination, String>,
     /// Returns the JSON Schema of a scenario file.
     pub schema: fn() -> String,
     /// Returns the text of a new scenario of this name.
@@ -106,6 +111,7 @@ impl Engine {
                 (!diagnostics.is_empty()).then(|| (Problem::of(&diagnostics), diagnostics.has_errors()))
             },
             run: world::run,
+            examine,
             schema: scenario::schema,
             template: scenario::template,
         }
@@ -175,12 +181,14 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
         Command::Run(arguments) => run::run(arguments, environment, screen),
         Command::Explore(arguments) => explore::explore(&Worlds, arguments, environment, screen),
         Command::Replay(arguments) => replay::replay(&Worlds, arguments, environment.engine, screen),
+        Command::Doctor(arguments) => doctor::doctor(arguments, environment, screen),
         Command::Prove(arguments) => prove::prove(arguments, &Worlds, environment, screen),
         Command::Why(arguments) => why::why(arguments, &Worlds, environment, screen),
         Command::Lint { paths } => lists::lint(paths, environment.engine, screen),
         Command::New { name, dir } => lists::new(name, dir, environment.engine, screen),
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),
         Command::Diff { a, b } => diff::diff(a, b, environment.engine, screen),
+        Command::Museum(arguments) => museum::museum(&Worlds, arguments, environment, screen),
         Command::Merge { out, folders } => merge::merge(out, folders, screen),
         Command::Faults => lists::faults(screen),
         Command::Events => lists::events(screen),

@@ -110,7 +110,7 @@ fn jobs(arguments: &RunArguments, engine: Engine, found: &Found, scenarios: Vec<
 }
 
 /// A bar on standard error, if that is a terminal.
-fn progress(total: usize) -> ProgressBar {
+pub(super) fn progress(total: usize) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
     bar.with_style(ProgressStyle::with_template("{pos}/{len} {wide_bar} {elapsed}").expect("a template of ours"))
 }

@@ -96,7 +96,8 @@ fn is_caught(witness: &Witness) -> bool {
     matches!(witness.result, Ok((_, true)))
 }
 
-fn painted(color: AnsiColor, text: &str) -> String {
+/// Returns a text in bold and colour.
+pub(super) fn painted(color: AnsiColor, text: &str) -> String {
     let style = Style::new().bold().fg_color(Some(color.into()));
     format!("{style}{text}{style:#}")
 }

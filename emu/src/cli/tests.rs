@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use host::event::Stamped;
+
 use super::*;
 use crate::report::sample;
+use crate::world::doctor::{Divergence, Way, What};
 
 fn fake_run(scenario: &Scenario, options: &RunOptions) -> Outcome {
     let mut outcome = if options.faults.is_empty() { sample::pass() } else { sample::lost_page() };
@@ -16,6 +19,23 @@ fn fake_run(scenario: &Scenario, options: &RunOptions) -> Outcome {
         other => unreachable!("no run is called {other}"),
     }
     outcome
+}
+
+/// Two runs that end as a scenario's `about` asks: `pass`, `differs` (an event), `forgets` (no event), `panic`.
+fn fake_examine(scenario: &Scenario, _: &RunOptions, seed: u64, _: Guard) -> Result<Examination, String> {
+    let trace = sample::pass().trace;
+    let other = Stamped { at_ns: trace[5].at_ns + 1, ..trace[5].clone() };
+    let divergence = |way, what| Divergence { way, forked_at: 4, at: 5, before: vec![(4, trace[4].clone())], what };
+    let event = divergence(Way::Run, What::Event { first: Some(trace[5].clone()), second: Some(other) });
+    let hash = What::Value { what: "the state's hash".to_string(), first: "0x1".to_string(), second: format!("{seed:#x}") };
+    let divergences = match scenario.about.as_str() {
+        "pass" => Vec::new(),
+        "differs" => vec![event],
+        "forgets" => vec![divergence(Way::Search, hash)],
+        "panic" => return Err("the sky fell".to_string()),
+        other => unreachable!("no examination is called {other}"),
+    };
+    Ok(Examination { events: 100, moves: 10, divergences })
 }
 
 /// A folder with scenarios.
@@ -68,7 +88,7 @@ impl Project {
                 handler();
             }
         };
-        let engine = Engine { run: fake_run, ..Engine::new() };
+        let engine = Engine { run: fake_run, examine: fake_examine, ..Engine::new() };
         let mut environment =
             Environment { ci: self.ci, processors: 2, memory: memory::UNLIMITED, on_interrupt: &mut on_interrupt, engine };
         let status = main(words, &mut environment, &mut Screen::new(&mut out, &mut err));
@@ -279,6 +299,79 @@ fn a_new_file_is_written_once_and_lints_clean() {
     for name in ["../mine", "", "hinting/"] {
         assert_eq!(project.run(&["new", name, "--dir", "/scenarios/pass"]).status, Status::BadInput, "{name}");
     }
+}
+
+#[test]
+fn a_doctor_who_finds_nothing_says_only_what_was_compared() {
+    let project = Project::new(&[("pass/a", PASS), ("pass/b", PASS)]);
+    let ended = project.run(&["doctor", "/scenarios"]);
+    assert_eq!((ended.status, ended.err.as_str()), (Status::AsExpected, ""));
+    assert_eq!(ended.out, "2 scenarios: 2 the same twice; 200 events and 20 moves compared\n");
+}
+
+#[test]
+fn the_first_event_that_differs_is_told_with_both_sides() {
+    let project = Project::new(&[("pass/a", PASS), ("pass/b", "about = \"differs\"\n")]);
+    let ended = project.run(&["doctor", "--jobs", "1", "--seed", "7", "/scenarios"]);
+    assert_eq!(ended.status, Status::NotAsExpected);
+    let head = "DIFFERS  scenarios/pass/b.toml: a run by the clock differs at event 5; the second was forked behind 4 events\n";
+    assert!(ended.out.starts_with(head), "{}", ended.out);
+    for what in [
+        "      both          4         3.000 us  vcpu0       guest.hint ",
+        "      first         5         3.100 us  vcpu0       guest.kick ",
+        "      second        5         3.101 us  vcpu0       guest.kick ",
+        "    This is a defect of lostpage, not of what the scenario tests. A fork leaves something out",
+        "    replay: lostpage doctor scenarios/pass/b.toml --seed 7\n",
+    ] {
+        assert!(ended.out.contains(what), "{what}: {}", ended.out);
+    }
+    assert!(ended.out.ends_with("2 scenarios: 1 the same twice, 1 not; 200 events and 20 moves compared\n"), "{}", ended.out);
+}
+
+#[test]
+fn what_no_event_shows_is_told_and_a_panic_is_our_defect() {
+    let project = Project::new(&[("pass/a", "about = \"forgets\"\n")]);
+    let ended = project.run(&["doctor", "--seed", "2", "/scenarios"]);
+    assert_eq!(ended.status, Status::NotAsExpected);
+    assert!(ended.out.contains("a searched schedule differs at move 5"), "{}", ended.out);
+    assert!(ended.out.contains("      the state's hash:\n      first   0x1\n      second  0x2\n"), "{}", ended.out);
+    let panicked = Project::new(&[("pass/a", "about = \"panic\"\n"), ("pass/b", PASS)]).run(&["doctor", "/scenarios"]);
+    assert_eq!(panicked.status, Status::OwnDefect);
+    assert!(panicked.out.contains("FAILED   scenarios/pass/a.toml\n") && panicked.out.contains("the sky fell"), "{}", panicked.out);
+    assert!(panicked.out.ends_with("1 the same twice, 1 failed; 100 events and 10 moves compared\n"), "{}", panicked.out);
+}
+
+#[test]
+fn a_doctor_s_bad_input_keeps_all_from_being_examined() {
+    let project = Project::new(&[("pass/a", "abuot = \"pass\"\n"), ("pass/b", PASS)]);
+    let ended = project.run(&["doctor", "/scenarios", "/none"]);
+    assert_eq!((ended.status, ended.out.as_str()), (Status::BadInput, ""));
+    for what in ["none: no such file or folder", "abuot", "nothing was run"] {
+        assert!(ended.err.contains(what), "{what}: {}", ended.err);
+    }
+}
+
+#[test]
+fn a_doctor_speaks_json_and_annotates() {
+    let project = Project::new(&[("pass/a", PASS), ("pass/b", "about = \"differs\"\n")]);
+    let ended = project.run(&["doctor", "--format", "json", "/scenarios"]);
+    let lines: Vec<serde_json::Value> = ended.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((lines.len(), &lines[0]["agrees"], &lines[1]["agrees"]), (3, &true.into(), &false.into()));
+    let found = &lines[1]["divergences"][0];
+    assert_eq!((&found["way"], &found["at"], &found["what"]), (&"run".into(), &5.into(), &"event".into()));
+    assert!(found["second"].as_str().expect("a side").contains("3.101 us"), "{found}");
+    assert_eq!((&lines[2]["type"], &lines[2]["differ"]), (&"summary".into(), &1.into()));
+    let github = project.run(&["doctor", "--format", "github", "/scenarios"]);
+    assert!(github.out.contains("::error file=scenarios/pass/b.toml,title=does not run the same twice::DIFFERS"), "{}", github.out);
+}
+
+#[test]
+fn a_stopped_doctor_says_what_was_not_examined() {
+    let mut project = Project::new(&[("pass/a", PASS), ("pass/b", PASS)]);
+    project.interrupted = true;
+    let ended = project.run(&["doctor", "/scenarios"]);
+    assert_eq!(ended.status, Status::Interrupted);
+    assert!(ended.out.ends_with("2 not examined; 0 events and 0 moves compared; stopped by the user\n"), "{}", ended.out);
 }
 
 #[test]

@@ -25,6 +25,15 @@ pub struct Signature {
     pub cause: Option<String>,
 }
 
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verdict, rule, blame, cause } = self;
+        let blame = blame.as_ref().map(|blame| format!("blame {blame}"));
+        let parts = [Some(verdict.clone()), rule.clone(), blame, cause.clone()];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl From<&Ending> for Signature {
     fn from(ending: &Ending) -> Self {
         let Ending { verdict, rule, blame, cause } = ending;

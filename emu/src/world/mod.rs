@@ -5,7 +5,9 @@
 //! move emits goes to the trace, to the constraints and to the oracle, in that order. There is no other source of order: the same scenario
 //! gives the same bytes.
 
+pub mod doctor;
 mod end;
+mod fork;
 pub mod gates;
 mod guest;
 mod inject;

@@ -36,6 +36,8 @@ pub(super) const HINTS: u64 = 1 << 16;
 pub(super) const IN_STORE: u64 = 1 << 17;
 /// Whether a migration runs.
 pub(super) const STATUS: u64 = 1 << 18;
+/// Pages, and what is known of each: who lists those that he used has a share, who changed more than are listed has all.
+pub(super) const LISTED: u64 = 1 << 19;
 
 /// A host lock.
 pub(super) const fn lock(lock: LockId) -> u64 {

@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::report::{counted, text::violation_sentences, wrap};
 use crate::scenario::Scenario;
 use crate::search::Shard;
-use crate::search::block::{EndingCount, Signature, Summary};
+use crate::search::block::{EndingCount, Summary};
 use crate::search::bound::Bound;
 use crate::search::explore::Options;
 use crate::search::system::Key;
@@ -184,17 +184,10 @@ pub(in crate::cli) fn settings(scenario: &Scenario, variant: &Scenario) -> Strin
     told.collect::<Vec<_>>().join(", ")
 }
 
-fn signature(signature: &Signature) -> String {
-    let Signature { verdict, rule, blame, cause } = signature;
-    let blame = blame.as_ref().map(|blame| format!("blame {blame}"));
-    let parts = [Some(verdict.clone()), rule.clone(), blame, cause.clone()];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
 /// Returns what is said of a finding.
 pub(super) fn finding<S>(hunt: &Hunt<'_, S>, summary: &Summary, group: &Group, settled: &Settled) -> String {
     let Hunt { case, arguments, scenario, .. } = hunt;
-    let mut said = format!("found: {}\n", signature(&group.signature));
+    let mut said = format!("found: {}\n", group.signature);
     settled.what().iter().for_each(|what| said += &labelled("what", what));
     let faults: String = arguments.faults.iter().map(|fault| format!(" --fault {}", fault.name())).collect();
     let replay = format!("lostpage replay {} {}{faults}", shell_word(&case.path.to_string_lossy()), group.token());

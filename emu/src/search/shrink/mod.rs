@@ -1,13 +1,13 @@
 //! From a failing schedule to the few constraints that make it fail.
 //!
 //! A schedule of hundreds of moves says little; that one event came before another, three times over, says what is wrong. The constraints are
-//! looked for among the orders that the schedule kept ([`candidates`]), by refutation: the smallest set that no known run refutes ([`cover`]) is
-//! tried on completions ([`sample`]), and each that does not fail rules out all sets which would allow it. A set that no sample refutes is the
+//! looked for among the orders that the schedule kept (`candidates`), by refutation: the smallest set that no known run refutes (`cover`) is
+//! tried on completions (`sample`), and each that does not fail rules out all sets which would allow it. A set that no sample refutes is the
 //! result. So there is no smaller one among the candidates, and sets that stop sufficing when one constraint is taken out, but suffice again
 //! when two are, need no care: nothing is ever taken out.
 //!
 //! What goes wrong in the fifth round mostly goes wrong in the first, with less to be said: so the same failure is also looked for earlier
-//! ([`earlier`]).
+//! (`earlier`).
 
 mod candidates;
 mod chain;

@@ -10,6 +10,7 @@
 //! [`Search::until`]: crate::scenario::model::Search::until
 
 pub(super) mod counts;
+pub(super) mod doctor;
 mod hash;
 mod memory;
 mod play;
@@ -20,6 +21,7 @@ mod uses;
 use std::fmt;
 use std::sync::Arc;
 
+use host::event::Stamped;
 use host::step::{Costs, Move};
 
 use crate::scenario::model::{Pattern, Scenario};
@@ -129,6 +131,11 @@ impl SearchWorld {
     /// Returns whether the search's first event has happened at all.
     pub fn is_open(&self) -> bool {
         self.world.state.window != Window::Ahead
+    }
+
+    /// Returns the last move's events.
+    fn events(&self) -> &[Stamped] {
+        &self.world.trace[self.first..]
     }
 
     /// Returns who makes a choice.
@@ -274,9 +281,7 @@ impl System for SearchWorld {
         let pick = match self.world.state.window {
             Window::Open => super::Choice { at_ns: self.time(who), who, others_ns: u64::MAX },
             // Pages that nobody named are sent in one move here, too, whoever else would have his turn in between.
-            Window::Ahead | Window::Closed => {
-                super::Choice { others_ns: u64::MAX, ..self.world.choose().expect("the offered choice") }
-            }
+            Window::Ahead | Window::Closed => super::Choice { others_ns: u64::MAX, ..self.world.choose().expect("the offered choice") },
         };
         debug_assert_eq!(pick.who, who, "only what was offered is taken");
         let wakes = pick.at_ns > self.world.state.now_ns;

@@ -41,6 +41,18 @@ after   = "hint.pop"
 from  = "guest.start"
 "#;
 
+/// A guest that zeroes whole blocks in one move while they are sent.
+const ZEROING: &str = r#"
+about = "a block that the allocator zeroes"
+pages = { P = "first page of hint 1" }
+[guest]
+init_on_alloc = true
+[host]
+chunk = "256 KiB"
+[search]
+from = "migration.state"
+"#;
+
 fn parsed(text: &str) -> Arc<Scenario> {
     Arc::new(scenario::parse("search.toml", text).unwrap_or_else(|errors| panic!("{errors:?}")))
 }
@@ -159,7 +171,7 @@ fn an_equal_hash_is_an_equal_future() {
 /// Moves whose footprints do not conflict can be swapped: both orders are offered, and lead to the state that the sum of hashes foretells.
 #[test]
 fn moves_that_do_not_conflict_can_be_swapped() {
-    for text in [RACE, CANCEL] {
+    for text in [RACE, CANCEL, ZEROING] {
         let scenario = parsed(text);
         let mut system = system(&scenario).uncounted();
         let root = system.save();

@@ -128,6 +128,8 @@ impl SearchWorld {
         sort(looked);
         sort(changed);
         self.memory.wrote(changed, &self.world.machine);
+        // A page that was stored to may have been looked up once more to be read, or not, as the engine's TLB had room: that must not show.
+        looked.retain(|cell| changed.binary_search(cell).is_err());
         *objects = self.world.used;
         let regions = self.world.ram.pages() as u32;
         if !changed.is_empty() {
@@ -138,7 +140,7 @@ impl SearchWorld {
             looked.clear();
         }
         if changed.len() > PAGES_MAX {
-            objects.changed |= object::STORES;
+            objects.changed |= object::STORES | object::LISTED;
             changed.clear();
         }
         for at in 0..changed.len() {
@@ -158,6 +160,9 @@ impl SearchWorld {
         sort(looked);
         sort(changed);
         looked.retain(|cell| changed.binary_search(cell).is_err());
+        if !looked.is_empty() || !changed.is_empty() {
+            objects.shared |= object::LISTED;
+        }
         if wakes {
             objects.changed |= object::CLOCK;
         }

@@ -1,0 +1,202 @@
+//! How many schedules a strategy needs to come upon a fault, from scenarios that neither order nor inject anything that would help.
+//!
+//! The model has failures of its own, without any fault: those of the systems that it is a model of. A failure counts for a fault only if the same
+//! search does not find it without the fault, and if the very schedule does not end in the same way without it.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use host::fault::Fault;
+
+use super::verdict_of;
+use crate::outcome::Blame;
+use crate::scenario::Scenario;
+use crate::search::block::{BlockResult, Finding, Signature};
+use crate::search::explore::{Explorer, Options};
+use crate::search::graph::GraphLimits;
+use crate::search::strategy::{Portfolio, Strategy};
+use crate::search::{Subject, System, walk};
+
+/// The strategies that are compared.
+pub const STRATEGIES: [Strategy; 6] =
+    [Strategy::Pos, Strategy::Urw, Strategy::Random, Strategy::Pct(2), Strategy::Pct(3), Strategy::Pct(5)];
+
+/// Schedules in a turn of one neutral scenario.
+pub const BLOCK_LEN: u32 = 32;
+
+/// After how many moves a schedule is given up.
+pub const MOVES_MAX: u32 = 1_000;
+
+/// Bytes that a saved state takes, about.
+const SAVED_BYTES: u64 = 64 << 10;
+
+/// A scenario to search from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neutral {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// What is found in it without a fault, by any strategy.
+    pub known: BTreeSet<Signature>,
+}
+
+impl Neutral {
+    /// Takes a scenario to search from. Faults that it varies are left out: nothing is to be found by chance that stands for another fault.
+    pub fn new(mut scenario: Scenario) -> Self {
+        scenario.vary.faults.clear();
+        Self { scenario, known: BTreeSet::new() }
+    }
+}
+
+/// A search of the neutral scenarios, in turns, with one fault, by one strategy.
+#[derive(Debug, Clone)]
+pub struct Hunt<S> {
+    /// What makes systems of scenarios.
+    pub subject: S,
+    /// The scenarios.
+    pub neutrals: Arc<Vec<Neutral>>,
+    /// What is switched on.
+    pub fault: Option<Fault>,
+    /// How schedules are drawn.
+    pub strategy: Strategy,
+    /// How many at most, up to the next whole block.
+    pub schedules: u64,
+    /// The first one's seed.
+    pub seed: u64,
+    /// How much may be kept of what is known of states. Changes no result.
+    pub memory_bytes: u64,
+}
+
+/// A way to fail, and when it was first seen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct First {
+    /// The schedule's number, from 1.
+    pub schedule: u64,
+    /// Index of the neutral scenario.
+    pub neutral: usize,
+    /// How it fails.
+    pub signature: Signature,
+}
+
+/// What a search has found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hunted {
+    /// Schedules that were run.
+    pub schedules: u64,
+    /// Ways to fail that count, in the order in which they came.
+    pub found: Vec<First>,
+    /// Ways to fail that were not known, though their schedules end in the same way without the fault.
+    pub without: Vec<First>,
+}
+
+impl Hunted {
+    /// Returns the first schedule that counts, if any.
+    pub fn first(&self) -> Option<u64> {
+        self.found.iter().map(|first| first.schedule).min()
+    }
+
+    /// Returns the first one that shows the fault's effect as such, if any.
+    pub fn first_as_such(&self, fault: Fault) -> Option<u64> {
+        self.found.iter().filter(|first| is_as_such(&first.signature, fault)).map(|first| first.schedule).min()
+    }
+}
+
+/// Returns whether a failure is a fault's effect as such, by the host's fault.
+fn is_as_such(signature: &Signature, fault: Fault) -> bool {
+    signature.verdict == verdict_of(fault.effect()).name() && signature.blame.as_deref() == Some(Blame::Host.name())
+}
+
+impl<S: Subject> Hunt<S> {
+    /// Searches, until the fault's effect has been seen as such; without a fault, to the end of the budget. Blocks are whole, and the same each time.
+    pub fn run(&self) -> Hunted {
+        let turns = turns(&self.neutrals);
+        let options = Options {
+            seed: self.seed,
+            block_len: BLOCK_LEN,
+            moves_max: MOVES_MAX,
+            portfolio: Portfolio::of(&[self.strategy]).expect("one strategy"),
+            variants: turns.len() as u32,
+            threads: 1,
+            graph: Some(GraphLimits { memory_bytes: self.memory_bytes, saved_bytes: SAVED_BYTES }),
+        };
+        let explorer = Explorer::new(options, |variant| self.subject.open(&self.scenario(turns[variant as usize], self.fault)));
+        let blocks = self.schedules.div_ceil(BLOCK_LEN.into());
+        let mut hunted = Hunted::default();
+        let mut seen: Vec<BTreeSet<Signature>> = self.neutrals.iter().map(|neutral| neutral.known.clone()).collect();
+        explorer.run(0..blocks, &AtomicBool::new(false), |result| {
+            hunted.schedules += u64::from(result.schedules);
+            self.take(&result, turns[result.variant as usize], &mut seen, &mut hunted);
+            let over = self.fault.is_some_and(|fault| hunted.first_as_such(fault).is_some());
+            if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        hunted
+    }
+
+    /// Takes in what a block has found that was not seen before.
+    fn take(&self, result: &BlockResult, turn: Turn, seen: &mut [BTreeSet<Signature>], hunted: &mut Hunted) {
+        let first = |finding: &Finding| First {
+            schedule: finding.hits.iter().map(|hits| hits.seed.wrapping_sub(self.seed) + 1).min().expect("it was found by something"),
+            neutral: turn.neutral,
+            signature: finding.signature.clone(),
+        };
+        let new: Vec<&Finding> = result.findings.iter().filter(|finding| !seen[turn.neutral].contains(&finding.signature)).collect();
+        for finding in new {
+            seen[turn.neutral].insert(finding.signature.clone());
+            let list = if self.needs_no_fault(finding, turn) { &mut hunted.without } else { &mut hunted.found };
+            list.push(first(finding));
+        }
+        hunted.found.sort();
+        hunted.without.sort();
+    }
+
+    /// Returns whether a schedule ends in the same way without the fault.
+    fn needs_no_fault(&self, finding: &Finding, turn: Turn) -> bool {
+        if self.fault.is_none() {
+            return false;
+        }
+        let mut system = self.subject.open(&self.scenario(turn, None));
+        let root = system.save();
+        let ending = walk::replay(&mut system, &root, &finding.choices, &mut ());
+        ending.is_ok_and(|ending| ending.is_some_and(|ending| Signature::from(&ending) == finding.signature))
+    }
+
+    fn scenario(&self, turn: Turn, fault: Option<Fault>) -> Scenario {
+        let mut scenario = self.neutrals[turn.neutral].scenario.variant(turn.variant);
+        scenario.add_faults(fault.as_slice());
+        scenario
+    }
+}
+
+/// Whose block it is: a neutral scenario, and one of its variants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Turn {
+    neutral: usize,
+    variant: u64,
+}
+
+/// Returns the order of turns: each scenario as often as any other, and all variants of each.
+fn turns(neutrals: &[Neutral]) -> Vec<Turn> {
+    /// A search has far fewer blocks.
+    const VARIANTS_MAX: u64 = 1 << 16;
+    let counts: Vec<u64> = neutrals.iter().map(|neutral| neutral.scenario.variants_count().min(VARIANTS_MAX)).collect();
+    let rounds = counts.iter().copied().max().expect("a scenario to search from");
+    let round = |round: u64| counts.iter().enumerate().map(move |(neutral, count)| Turn { neutral, variant: round % count });
+    (0..rounds).flat_map(round).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scenarios_take_turns_and_each_has_all_its_variants() {
+        let neutral = |vary: &str| {
+            let text = format!("about = \"a\"\n[vary]\n{vary}\n");
+            Neutral::new(crate::scenario::parse("a.toml", &text).unwrap_or_else(|problems| panic!("{}", problems.render(false))))
+        };
+        let neutrals = [neutral("vcpus = [1, 2, 3]"), neutral("faults = [\"hint-keeps-k\"]"), neutral("driver = [\"hint\"]")];
+        let turns: Vec<(usize, u64)> = turns(&neutrals).into_iter().map(|turn| (turn.neutral, turn.variant)).collect();
+        assert_eq!(turns, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 0), (2, 0), (0, 2), (1, 0), (2, 0)]);
+    }
+}

@@ -1,0 +1,193 @@
+//! Faults × scenarios: each scenario run with each fault.
+
+use std::collections::BTreeSet;
+
+use host::fault::{Effect, Fault};
+
+use super::verdict_of;
+use crate::outcome::{Blame, Outcome, Verdict, Violation};
+use crate::scenario::Scenario;
+use crate::world::RunOptions;
+
+/// How a run ended, without its trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What is not as the scenario expects, in sentences.
+    pub unexpected: Vec<String>,
+    /// Rules that were broken.
+    pub violations: Vec<Violation>,
+}
+
+impl Shown {
+    /// Returns whether the run shows an effect as such, and blames the host for it.
+    pub fn shows(&self, effect: Effect) -> bool {
+        let verdict = verdict_of(effect);
+        let by_host = |violation: &Violation| violation.verdict == verdict && violation.blame == Blame::Host;
+        self.verdict == verdict && self.violations.iter().any(by_host)
+    }
+}
+
+impl From<Outcome> for Shown {
+    fn from(Outcome { verdict, unexpected, violations, .. }: Outcome) -> Self {
+        Self { verdict, unexpected, violations }
+    }
+}
+
+/// A scenario's run with a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    /// The fault.
+    pub fault: Fault,
+    /// How it ended; or what our panic said.
+    pub result: Result<Shown, String>,
+}
+
+/// A scenario's runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// As the file says it; or what our panic said.
+    pub alone: Result<Shown, String>,
+    /// With each fault beside; of a fault that the file itself switches on, without it.
+    pub cells: Vec<Cell>,
+}
+
+impl Row {
+    /// Runs a scenario as it is, and with each of the faults. `run` tells our panics.
+    pub fn new(scenario: &Scenario, faults: &[Fault], run: impl Fn(&Scenario, &RunOptions) -> Result<Outcome, String>) -> Self {
+        let shown = |scenario: &Scenario, faults| run(scenario, &RunOptions { faults }).map(Shown::from);
+        let cell = |fault: &Fault| {
+            let result = match scenario.faults.contains(fault) {
+                true => {
+                    let mut without = scenario.clone();
+                    without.faults.retain(|own| own != fault);
+                    shown(&without, Vec::new())
+                }
+                false => shown(scenario, vec![*fault]),
+            };
+            Cell { fault: *fault, result }
+        };
+        Self { alone: shown(scenario, Vec::new()), cells: faults.iter().map(cell).collect() }
+    }
+
+    /// Returns whether the scenario notices the fault of a cell: by another verdict, or by something else that its file expects, as a witness does.
+    pub fn notices(&self, cell: &Cell) -> bool {
+        match (&self.alone, &cell.result) {
+            (Ok(alone), Ok(with)) => alone.verdict != with.verdict || alone.unexpected != with.unexpected,
+            (Ok(_), Err(_)) | (Err(_), _) => false,
+        }
+    }
+
+    /// Returns the cells whose fault the scenario notices.
+    pub fn noticed(&self) -> impl Iterator<Item = &Cell> {
+        self.cells.iter().filter(|cell| self.notices(cell))
+    }
+
+    /// Returns the cells that show their fault's effect as such.
+    pub fn as_such(&self) -> impl Iterator<Item = &Cell> {
+        self.noticed().filter(|cell| cell.result.as_ref().is_ok_and(|shown| shown.shows(cell.fault.effect())))
+    }
+
+    /// Returns what our panics said, and with which fault.
+    pub fn defects(&self) -> impl Iterator<Item = (Option<Fault>, &str)> {
+        let alone = self.alone.as_ref().err().map(|said| (None, said.as_str()));
+        let with = |cell: &'_ Cell| Some(cell.fault);
+        alone.into_iter().chain(self.cells.iter().filter_map(move |cell| Some((with(cell), cell.result.as_ref().err()?.as_str()))))
+    }
+}
+
+/// The rows of many scenarios.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Matrix {
+    /// Each with its scenario's name.
+    pub rows: Vec<(String, Row)>,
+}
+
+impl Matrix {
+    /// Returns the scenarios that notice a fault.
+    pub fn caught_by(&self, fault: Fault) -> Vec<&str> {
+        self.names(|row| row.noticed().any(|cell| cell.fault == fault))
+    }
+
+    /// Returns those that notice it as what it is: by the verdict that its effect names, with the host's blame.
+    pub fn caught_as_such_by(&self, fault: Fault) -> Vec<&str> {
+        self.names(|row| row.as_such().any(|cell| cell.fault == fault))
+    }
+
+    /// Returns the faults that some scenario notices.
+    pub fn caught(&self) -> BTreeSet<Fault> {
+        self.rows.iter().flat_map(|(_, row)| row.noticed().map(|cell| cell.fault)).collect()
+    }
+
+    /// Returns the scenarios that notice no fault at all.
+    pub fn unmoved(&self) -> Vec<&str> {
+        self.names(|row| row.alone.is_ok() && row.noticed().next().is_none())
+    }
+
+    /// Returns the scenarios that do not end as their files say, without any further fault.
+    pub fn unexpected(&self) -> Vec<&str> {
+        self.names(|row| row.alone.as_ref().is_ok_and(|shown| !shown.unexpected.is_empty()))
+    }
+
+    fn names(&self, which: impl Fn(&Row) -> bool) -> Vec<&str> {
+        self.rows.iter().filter(|(_, row)| which(row)).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    const LOST: Fault = Fault::HintStopSkipped;
+    const BLIND: Fault = Fault::RetryFromD;
+
+    fn scenario(text: &str) -> Scenario {
+        crate::scenario::parse("a.toml", text).unwrap_or_else(|problems| panic!("{}", problems.render(false)))
+    }
+
+    /// A run that loses a page with one fault, falls over with another, and does not notice any else.
+    fn run(scenario: &Scenario, options: &RunOptions) -> Result<Outcome, String> {
+        let on = |fault| scenario.faults.contains(&fault) || options.faults.contains(&fault);
+        match () {
+            () if on(Fault::HintNoDone) => Err("the sky fell".to_owned()),
+            () if on(LOST) => Ok(sample::lost_page()),
+            () => Ok(sample::pass()),
+        }
+    }
+
+    #[test]
+    fn a_fault_is_noticed_by_another_verdict_and_a_blind_scenario_is_told() {
+        let row = Row::new(&scenario("about = \"a\"\n"), &[LOST, BLIND], run);
+        assert_eq!(row.noticed().map(|cell| cell.fault).collect::<Vec<_>>(), [LOST]);
+        let blind = Row::new(&scenario("about = \"a\"\n"), &[BLIND], run);
+        let matrix = Matrix { rows: vec![("a".to_owned(), row), ("b".to_owned(), blind)] };
+        assert_eq!((matrix.caught_by(LOST), matrix.caught_by(BLIND)), (vec!["a"], vec![]));
+        assert_eq!((matrix.unmoved(), matrix.unexpected()), (vec!["b"], vec![]));
+    }
+
+    #[test]
+    fn a_fault_that_the_file_switches_on_is_switched_off() {
+        let row = Row::new(&scenario("about = \"a\"\nfaults = [\"hint-stop-skipped\"]\n"), &[LOST], run);
+        let verdicts = [&row.alone, &row.cells[0].result].map(|shown| shown.as_ref().expect("no panic").verdict);
+        assert_eq!(verdicts, [Verdict::LostPage, Verdict::Pass]);
+        assert!(row.notices(&row.cells[0]));
+    }
+
+    #[test]
+    fn a_panic_of_ours_catches_nothing_and_is_told() {
+        let row = Row::new(&scenario("about = \"a\"\n"), &[Fault::HintNoDone], run);
+        assert_eq!(row.noticed().count(), 0);
+        assert_eq!(row.defects().collect::<Vec<_>>(), [(Some(Fault::HintNoDone), "the sky fell")]);
+    }
+
+    #[test]
+    fn an_effect_is_shown_by_its_verdict_and_the_hosts_blame() {
+        let mut shown = Shown::from(sample::lost_page());
+        shown.violations.iter_mut().for_each(|violation| violation.blame = Blame::Host);
+        assert!(shown.shows(Effect::Loss) && !shown.shows(Effect::Leak));
+        shown.violations.iter_mut().for_each(|violation| violation.blame = Blame::Guest);
+        assert!(!shown.shows(Effect::Loss));
+    }
+}
