@@ -203,7 +203,7 @@ impl SearchWorld {
         for index in (0..injections).filter(|index| self.world.injection_due(*index).is_some()) {
             let key = Key { kind: Key::INJECTION, page: index as u16 };
             into.push(self.choice(Who::Injector(Due::Injection(index)), Some(key)));
-            only_timers = false;
+            only_timers &= self.world.is_may(index);
         }
         if self.world.start_due().is_some() {
             into.push(self.choice(Who::Injector(Due::Start), None));
