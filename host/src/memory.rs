@@ -26,9 +26,10 @@ impl Marks {
         Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), any: AtomicBool::new(false) }
     }
 
+    /// A plain load and store: one thread moves a world at a time, and a locked instruction for each of thousands of pages is dear.
     fn add(&self, page: usize) {
         if let Some(word) = self.words.get(page / 64) {
-            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+            word.store(word.load(Ordering::Relaxed) | 1 << (page % 64), Ordering::Relaxed);
         }
     }
 

@@ -52,7 +52,7 @@ impl Default for Options {
             portfolio: Portfolio::default(),
             variants: 1,
             threads: 1,
-            graph: Some(GraphLimits { memory_bytes: 256 << 20, saved_bytes: 64 << 10 }),
+            graph: Some(GraphLimits { memory_bytes: 256 << 20, saved_bytes: 20 << 10 }),
         }
     }
 }
