@@ -290,7 +290,10 @@ impl Museum {
     fn status(&self) -> Status {
         if !self.defects().is_empty() {
             Status::OwnDefect
-        } else if !self.uncaught().is_empty() || !self.matrix.unexpected().is_empty() {
+        } else if !self.uncaught().is_empty()
+            || !self.matrix.unexpected().is_empty()
+            || self.searches.as_ref().is_some_and(|searches| !searches.unfound().is_empty())
+        {
             Status::NotAsExpected
         } else {
             Status::AsExpected

@@ -65,7 +65,7 @@ impl<'a> Names<'a> {
     }
 
     fn pattern(&self, happening: Happening) -> Pattern {
-        let Happening { key: Key { kind, page }, nth } = happening;
+        let Key { kind, page } = happening.key;
         if kind == Key::INJECTION {
             let index = usize::from(page);
             return Pattern::Injection(match index.checked_sub(self.base.injections.len()) {
@@ -76,10 +76,19 @@ impl<'a> Names<'a> {
                 }
             });
         }
-        let kind = EventKind::ALL[usize::from(kind)];
-        let page = (page != Key::NO_PAGE).then(|| self.base.pages.keys().nth(usize::from(page)).expect("a page of the scenario").clone());
-        Pattern::Event { kind, page, nth }
+        pattern(happening, self.base)
     }
+}
+
+/// Returns what a scenario file calls a happening. Injections go by their place among what the scenario does and may do.
+pub fn pattern(happening: Happening, scenario: &Scenario) -> Pattern {
+    let Happening { key: Key { kind, page }, nth } = happening;
+    if kind == Key::INJECTION {
+        return Pattern::Injection(page.into());
+    }
+    let kind = EventKind::ALL[usize::from(kind)];
+    let page = (page != Key::NO_PAGE).then(|| scenario.pages.keys().nth(page.into()).expect("a page of the scenario").clone());
+    Pattern::Event { kind, page, nth }
 }
 
 /// Returns a finding in a sentence.

@@ -24,8 +24,9 @@ use std::sync::Arc;
 use host::event::Stamped;
 use host::step::{Costs, Move};
 
-use crate::scenario::model::{Pattern, Scenario};
-use crate::search::system::{Choice, Edge, Ending, Happening, Key, Objects, Step, System};
+use crate::scenario::model::Scenario;
+use crate::search::found::pattern;
+use crate::search::system::{Choice, Edge, Ending, Key, Objects, Step, System};
 use crate::vcpu::Context;
 use crate::world::search::counts::{Counts, named};
 use crate::world::search::memory::{Memory, SavedMemory};
@@ -373,15 +374,4 @@ impl SearchWorld {
             end => end,
         }
     }
-}
-
-/// Returns what a scenario file calls a happening.
-fn pattern(happening: Happening, scenario: &Scenario) -> Pattern {
-    let Happening { key: Key { kind, page }, nth } = happening;
-    if kind == Key::INJECTION {
-        return Pattern::Injection(page.into());
-    }
-    let kind = host::event::EventKind::ALL[usize::from(kind)];
-    let page = (page != Key::NO_PAGE).then(|| scenario.pages.keys().nth(page.into()).expect("a page of the scenario").clone());
-    Pattern::Event { kind, page, nth }
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::scenario;
 use crate::search::draw::Draw;
 use crate::search::prove::{self, prove};
+use crate::search::system::Happening;
 
 /// The race that all is about: a page is hinted, and written at any time behind that, or not at all.
 const RACE: &str = r#"
@@ -277,4 +278,30 @@ fn what_may_happen_need_not() {
         assert!(!made.iter().any(|made| made.taken == may), "{text}");
         assert_eq!(rests, may_at_rest, "{text}");
     }
+}
+
+/// Under the finer grain each instruction is a move of its own, and no way to end is lost.
+#[test]
+fn instructions_are_moves_where_the_grain_is_an_instruction() {
+    let narrow = RACE.replace("until = \"hint.stop\"", "until = \"guest.kick\"");
+    let [coarse, fine] = ["event", "instruction"].map(|grain| {
+        let scenario = parsed(&format!("{narrow}grain = \"{grain}\"\n"));
+        let mut system = system(&scenario);
+        let cpu = |system: &SearchWorld| system.world.state.vcpus.iter().map(|vcpu| vcpu.insns).collect::<Vec<u64>>();
+        let mut most = 0;
+        let mut offered = Vec::new();
+        while system.world.state.window == Window::Open {
+            system.choices(&mut offered);
+            let before = cpu(&system);
+            system.take(offered[0]);
+            most = most.max(cpu(&system).iter().zip(&before).map(|(after, before)| after - before).sum::<u64>());
+        }
+        let proof = prove(|| SearchWorld::new(&scenario, &RunOptions::default()).uncounted(), &prove::Options::default());
+        let proof = proof.unwrap_or_else(|unsound| panic!("{unsound:?}"));
+        assert!(proof.complete, "{} states", proof.states);
+        (most, proof.states, proof.outcomes.keys().cloned().collect::<Vec<_>>())
+    });
+    assert!(coarse.0 > 1 && fine.0 == 1, "most instructions in a move: {} and {}", coarse.0, fine.0);
+    assert!(fine.1 > coarse.1, "{} and {} states", coarse.1, fine.1);
+    assert!(coarse.2.iter().all(|ending| fine.2.contains(ending)), "{:?} and {:?}", coarse.2, fine.2);
 }

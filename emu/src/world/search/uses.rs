@@ -158,9 +158,7 @@ impl SearchWorld {
                 objects.changed |= object::ORDER;
             }
         }
-        sort(looked);
         sort(changed);
-        looked.retain(|cell| changed.binary_search(cell).is_err());
         if !looked.is_empty() || !changed.is_empty() {
             objects.shared |= object::LISTED;
         }
@@ -187,8 +185,15 @@ struct Used {
 
 impl Used {
     fn of(event: &Event) -> Used {
+        // The guest says of most blocks only what it does with their frames' descriptors, which it stores to; and a page that is sent with
+        // many others may stand for them all.
+        let silent = matches!(event, Event::GuestAlloc { .. } | Event::GuestFree { .. } | Event::GuestNamed { .. } | Event::RamPage { .. });
+        Used { changed: Used::classes(event), pages: event.range().filter(|_| !silent) }
+    }
+
+    fn classes(event: &Event) -> u64 {
         use object::{BITMAP, DESTINATION, DEVICE, HEADS, HINTS, MONITOR, RECORDS, STATUS, STORES, VM, WIRE};
-        let changed = match event {
+        match event {
             // It may stand for thousands.
             Event::RamPage { .. } => BITMAP | WIRE | STORES,
             Event::RamSend { .. } => BITMAP | WIRE,
@@ -254,9 +259,6 @@ impl Used {
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
             | Event::GuestWarn { .. } => 0,
-        };
-        // The guest says of most blocks only what it does with their frames' descriptors, which it stores to.
-        let silent = matches!(event, Event::GuestAlloc { .. } | Event::GuestFree { .. } | Event::GuestNamed { .. } | Event::RamPage { .. });
-        Used { changed, pages: event.range().filter(|_| !silent) }
+        }
     }
 }
