@@ -1,0 +1,3 @@
+//! The driver: the guest's image against the tester.
+
+mod negotiation;
