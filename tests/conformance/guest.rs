@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::mem::offset_of;
-use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use emu::image::Image;
@@ -16,8 +15,9 @@ use wire::debug;
 use wire::platform::{self, BOOT_INFO, BootInfo, MAILBOX, VIRTIO_MMIO, VIRTIO_MMIO_BYTES, lapic, vector};
 use wire::task::{HEADER_BYTES, OP_BYTES, SLOTS};
 use wire::virtio::{isr, mmio, status};
+use wire::vring;
 
-use crate::tester::{Chain, Options, Role, Seen, Tester};
+use crate::tester::{Buffer, Chain, Options, Role, Seen, Tester};
 
 /// Exits after which a guest that was expected to come to rest is given up.
 const EXITS_MAX: usize = 2_000_000;
@@ -42,6 +42,8 @@ pub(crate) struct Guest {
     /// Stores to watched pages: how much was seen before, and the frame.
     pub(crate) stores: Vec<(usize, u64)>,
     operations: u64,
+    /// Queues whose available index is looked at before it is raised.
+    trapped: Vec<Role>,
 }
 
 fn image() -> &'static Image {
@@ -74,6 +76,7 @@ impl Guest {
             watched: BTreeSet::new(),
             stores: Vec::new(),
             operations: 0,
+            trapped: Vec::new(),
         }
     }
 
@@ -167,10 +170,37 @@ impl Guest {
                 self.store(address, len, value);
             }
             Exit::Halt => self.halted = true,
-            Exit::Store { .. } => unreachable!("no page is trapped"),
+            Exit::Store { address, .. } => self.ring_store(address),
             Exit::Limit => {}
             Exit::Fault { .. } | Exit::Exception { .. } => self.crash = Some(format!("{exit:x?}")),
         }
+    }
+
+    /// A store to a page of a ring: if it raises an available index, what that index will cover is noted as it is before.
+    fn ring_store(&mut self, address: u64) {
+        for role in self.trapped.clone() {
+            let (size, [desc, driver, _]) = self.device.rings(role);
+            if address == driver + vring::IDX {
+                let slot = (self.ram.read_u32(driver) >> 16) as u16 % size;
+                let head = self.ram.read_u32(driver + vring::AVAIL_RING + 2 * u64::from(slot)) as u16;
+                let at = desc + u64::from(head % size) * vring::DESC_BYTES;
+                let buffer = Buffer {
+                    addr: self.ram.read_u64(at),
+                    len: self.ram.read_u32(at + 8),
+                    writable: self.ram.read_u32(at + 12) & u32::from(vring::DESC_F_WRITE) != 0,
+                };
+                self.seen.push(Seen::Raising { role, head, buffer });
+            }
+        }
+        let exit = self.machine.step_store(0).exit;
+        assert_eq!(exit, Exit::Limit, "a store to a ring does nothing else");
+    }
+
+    /// Looks at every store to a queue's available ring from now on.
+    pub(crate) fn trap_ring(&mut self, role: Role) {
+        let driver = self.device.rings(role).1[1];
+        self.machine.trap(Pfn(driver >> 12), true);
+        self.trapped.push(role);
     }
 
     fn look(&mut self) {
@@ -253,12 +283,7 @@ impl Guest {
 
     /// The device uses the oldest buffer of a queue, and says that it wrote so many bytes.
     pub(crate) fn use_one_with_length(&mut self, role: Role, len: u32) -> bool {
-        let offered = match role {
-            Role::Inflate | Role::Deflate => true,
-            Role::Stats => self.device.options.features & wire::balloon::feature::STATS_VQ != 0,
-            Role::Hint => self.device.options.features & wire::balloon::feature::FREE_PAGE_HINT != 0,
-            Role::Reporting => self.device.options.features & wire::balloon::feature::PAGE_REPORTING != 0,
-        };
+        let offered = self.device.options.roles().any(|other| other == role);
         let Some(head) = offered.then(|| self.device.use_one(role, len, &self.ram)).flatten() else { return false };
         self.seen.push(Seen::Used { role, head });
         true
@@ -384,14 +409,6 @@ impl Guest {
     /// The address of a field of a buffer that names page frames.
     pub(crate) fn frames_told(&self, role: Role) -> Vec<u64> {
         self.chains(role).iter().flat_map(Chain::words).map(u64::from).collect()
-    }
-}
-
-impl Deref for Guest {
-    type Target = Machine;
-
-    fn deref(&self) -> &Machine {
-        &self.machine
     }
 }
 

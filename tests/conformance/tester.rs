@@ -80,6 +80,19 @@ impl Options {
         Options { boot_flags: self.boot_flags | boot_flag::PAGE_POISON, ..self }
     }
 
+    /// The queues by index: dense, by what is offered, as deployed devices number them.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = Role> {
+        let of = [
+            (u64::MAX, Role::Inflate),
+            (u64::MAX, Role::Deflate),
+            (feature::STATS_VQ, Role::Stats),
+            (feature::FREE_PAGE_HINT, Role::Hint),
+            (feature::PAGE_REPORTING, Role::Reporting),
+        ];
+        let features = self.features | 1 << 63;
+        of.into_iter().filter(move |(bit, _)| features & bit != 0).map(|(_, role)| role)
+    }
+
     /// A device that uses the buffers of a queue only when it is told to.
     pub(crate) fn holding(mut self, role: Role) -> Self {
         self.holds.push(role);
@@ -128,6 +141,8 @@ pub(crate) enum Seen {
     Said { code: u32, a: u64, b: u64 },
     /// The available index covers a new chain.
     Exposed(Chain),
+    /// The driver is about to raise the available index of a trapped ring: the head and the first buffer that the new index will cover.
+    Raising { role: Role, head: u16, buffer: Buffer },
     /// The device used a buffer.
     Used { role: Role, head: u16 },
     /// The guest takes an interrupt.
@@ -213,24 +228,13 @@ impl Tester {
         }
     }
 
-    /// The queues by index: dense, by what is offered, as deployed devices number them.
-    fn roles(&self) -> Vec<Role> {
-        let offered = |bit| self.options.features & bit != 0;
-        let mut roles = vec![Role::Inflate, Role::Deflate];
-        roles.extend(offered(feature::STATS_VQ).then_some(Role::Stats));
-        roles.extend(offered(feature::FREE_PAGE_HINT).then_some(Role::Hint));
-        roles.extend(offered(feature::PAGE_REPORTING).then_some(Role::Reporting));
-        roles
-    }
-
     /// The index of a queue.
     pub(crate) fn index(&self, role: Role) -> u32 {
-        let index = self.roles().iter().position(|other| *other == role);
-        index.unwrap_or_else(|| panic!("no {role:?} queue is offered")) as u32
+        self.options.roles().position(|other| other == role).unwrap_or_else(|| panic!("no {role:?} queue is offered")) as u32
     }
 
     fn role(&self, index: u32) -> Option<Role> {
-        self.roles().get(index as usize).copied()
+        self.options.roles().nth(index as usize)
     }
 
     /// The queues that are live.
@@ -342,12 +346,8 @@ impl Tester {
     /// Looks at the rings: notes what is newly exposed, and whether what was exposed before is still as it was.
     pub(crate) fn look(&mut self, ram: &GuestRam) -> Vec<Chain> {
         let mut found = Vec::new();
-        for index in self.live() {
-            let Some(role) = self.role(index) else { continue };
-            let queue = self.queues.get_mut(&index).expect("live");
-            if queue.size() == 0 || queue.address(mmio::QUEUE_DRIVER_LOW) == 0 {
-                continue;
-            }
+        for (index, role) in (0..).zip(self.options.roles()) {
+            let Some(queue) = self.queues.get_mut(&index).filter(|queue| queue.ready && queue.size() > 0) else { continue };
             let mut breach = |row, what| self.breaches.push(Breach { row, role, what });
             for exposed in &mut queue.exposed {
                 watch_exposed(exposed, queue.registers[&mmio::QUEUE_DESC_LOW], ram, &mut breach);
