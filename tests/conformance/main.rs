@@ -7,6 +7,7 @@
 //!
 //! Linux's driver and the real devices break some of these rules, and ours break them with them: [`known_violation`] asserts that they do.
 
+mod device;
 mod driver;
 mod guest;
 mod tester;
