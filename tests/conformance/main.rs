@@ -10,6 +10,8 @@
 mod device;
 mod driver;
 mod guest;
+mod meta;
+mod rows;
 mod tester;
 
 /// What a check found: that the rule is kept, or how it is broken.

@@ -60,7 +60,8 @@ impl Default for Options {
             version: mmio::VERSION_2,
             device_id: balloon::DEVICE_ID,
             features: COMMON | transport::VERSION_1,
-            sizes: [queue_size::DEFAULT, queue_size::DEFAULT, queue_size::DEFAULT, queue_size::FREE_PAGE, queue_size::REPORTING].map(u32::from),
+            sizes: [queue_size::DEFAULT, queue_size::DEFAULT, queue_size::DEFAULT, queue_size::FREE_PAGE, queue_size::REPORTING]
+                .map(u32::from),
             config: [0; 4],
             keeps_features_ok: true,
             lets_go: true,

@@ -28,6 +28,9 @@ pub(crate) const ALMOST: u32 = status::ACKNOWLEDGE | status::DRIVER | status::FE
 /// A page of the guest's, and a few behind it, for tests to play with.
 pub(crate) const PAGE: u64 = 0x300;
 
+/// Where words for the device to read stand.
+const WORDS: u64 = 0x20_0000;
+
 /// A migration engine that takes hints and remembers them.
 #[derive(Debug, Default)]
 pub(crate) struct Sink {
@@ -45,6 +48,9 @@ impl HintSink for Sink {
         range.count
     }
 }
+
+/// A descriptor: address, length, flags, next.
+pub(crate) type Descriptor = (u64, u32, u16, u16);
 
 /// What a descriptor names.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +79,8 @@ pub(crate) struct Rig {
     watch: Watch,
     /// Available index and next descriptor of each queue.
     rings: BTreeMap<u16, (u16, u16)>,
+    /// Places for words that were given away.
+    places: u64,
 }
 
 /// A device that offers all that is ratified, but for EVENT_IDX and indirect tables.
@@ -109,6 +117,7 @@ impl Rig {
             costs: Costs::default(),
             watch: Watch::default(),
             rings: BTreeMap::new(),
+            places: 0,
         }
     }
 
@@ -256,8 +265,8 @@ impl Rig {
         first
     }
 
-    /// Writes a descriptor: address, length, flags, next.
-    pub(crate) fn describe(&self, role: QueueRole, index: u16, (addr, len, flags, next): (u64, u32, u16, u16)) {
+    /// Writes a descriptor.
+    pub(crate) fn describe(&self, role: QueueRole, index: u16, (addr, len, flags, next): Descriptor) {
         let bytes: Vec<u8> =
             addr.to_le_bytes().into_iter().chain(len.to_le_bytes()).chain(flags.to_le_bytes()).chain(next.to_le_bytes()).collect();
         self.ram.write(self.areas(role)[0] + 16 * u64::from(index), &bytes);
@@ -288,7 +297,8 @@ impl Rig {
 
     /// Words for the device to read; each call has its own place.
     pub(crate) fn words(&mut self, words: &[u32]) -> Buf {
-        let place = 0x20_0000 + 0x1000 * (self.events.len() as u64 % 64) + 0x100 * (self.now_ns % 8);
+        let place = WORDS + 0x100 * (self.places % 256);
+        self.places += 1;
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         self.ram.write(place, &bytes);
         Buf::Out(place, bytes.len() as u32)

@@ -7,7 +7,7 @@ use wire::balloon::stat;
 use wire::virtio::{feature, mmio, status};
 use wire::vring::{DESC_F_NEXT, DESC_F_WRITE};
 
-use super::rig::{ALMOST, Buf, PAGE, PROFILES, QUEUES, Rig, SIZE, STATS_NS, options, pages};
+use super::rig::{ALMOST, Buf, Descriptor, PAGE, PROFILES, QUEUES, Rig, SIZE, STATS_NS, options, pages};
 use crate::{ensure, known_violation};
 
 /// A buffer that fits the queue.
@@ -60,7 +60,7 @@ fn g4_sizes_and_addresses_that_break_the_layout_are_refused() {
 #[test]
 fn g5_chains_that_break_the_rules_are_not_taken() {
     let out = (PAGE << 12, 4);
-    let cases: [(&str, &[(u64, u32, u16, u16)], u16); 8] = [
+    let cases: [(&str, &[Descriptor], u16); 8] = [
         ("a loop", &[(out.0, out.1, DESC_F_NEXT, 0)], 0),
         ("a descriptor outside the table", &[(out.0, out.1, DESC_F_NEXT, SIZE)], 0),
         ("a head outside the table", &[], SIZE),

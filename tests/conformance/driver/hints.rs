@@ -56,7 +56,8 @@ fn c27_hint_id_buffers_are_exactly_4_bytes() {
     let mut guest = hinted(Options::default());
     guest.command(QEMUS_ID);
     guest.command(CMD_ID_DONE);
-    let out: Vec<Chain> = guest.chains(Role::Hint).into_iter().filter(|chain| chain.buffers.iter().any(|buffer| !buffer.writable)).collect();
+    let out: Vec<Chain> =
+        guest.chains(Role::Hint).into_iter().filter(|chain| chain.buffers.iter().any(|buffer| !buffer.writable)).collect();
     assert_eq!(out.len(), 4, "start and stop, twice");
     assert!(out.iter().all(|chain| chain.buffers.len() == 1 && chain.buffers[0].len == 4), "{out:x?}");
 }

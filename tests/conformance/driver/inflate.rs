@@ -191,8 +191,7 @@ fn c16_actual_follows_each_change_of_the_balloon() {
 fn c16_actual_is_written_behind_the_acknowledgement_that_it_counts() {
     let mut guest = Guest::up(Options::default());
     guest.target(600);
-    let used: Vec<usize> =
-        (0..guest.seen.len()).filter(|at| matches!(guest.seen[*at], Seen::Used { role: Role::Inflate, .. })).collect();
+    let used: Vec<usize> = (0..guest.seen.len()).filter(|at| matches!(guest.seen[*at], Seen::Used { role: Role::Inflate, .. })).collect();
     let writes = guest.writes(ACTUAL);
     assert_eq!(writes.iter().map(|write| write.1).collect::<Vec<_>>(), [256, 512, 600]);
     assert!(writes.iter().zip(&used).all(|(write, used)| write.0 > *used));

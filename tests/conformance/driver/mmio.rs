@@ -80,7 +80,8 @@ fn g11_only_registers_that_exist_are_accessed_and_only_in_their_direction() {
         if offset >= reg::CONFIG {
             continue;
         }
-        let (_, readable, writable) = *REGISTERS.iter().find(|known| known.0 == offset).unwrap_or_else(|| panic!("no register {offset:#x}"));
+        let (_, readable, writable) =
+            *REGISTERS.iter().find(|known| known.0 == offset).unwrap_or_else(|| panic!("no register {offset:#x}"));
         assert!(if write { writable } else { readable }, "register {offset:#x}, write {write}");
         met.insert(offset);
     }
