@@ -162,6 +162,8 @@ pub(crate) struct Breach {
 #[derive(Debug, Clone)]
 struct Exposed {
     chain: Chain,
+    /// Where the head stands in the available ring.
+    entry: u64,
     /// Descriptors, each with its index.
     table: Vec<(u16, [u8; 16])>,
 }
@@ -418,6 +420,11 @@ fn watch_exposed(exposed: &mut Exposed, table: u32, ram: &GuestRam, breach: &mut
             *before = now;
         }
     }
+    let entry = half(ram, exposed.entry);
+    if entry != exposed.chain.head {
+        breach("G7", format!("the available ring's entry for head {} becomes {entry} while it is exposed", exposed.chain.head));
+        exposed.chain.head = entry;
+    }
     let now = readable_bytes(&exposed.chain.buffers, ram);
     if now != exposed.chain.bytes {
         breach("G7", format!("bytes of head {} change while it is exposed: {:x?} to {now:x?}", exposed.chain.head, exposed.chain.bytes));
@@ -445,10 +452,12 @@ fn note_exposed(role: Role, queue: &mut Queue, ram: &GuestRam, breach: &mut impl
         return;
     }
     for _ in 0..new {
-        let slot = queue.noted % queue.size();
-        let head = half(ram, driver + vring::AVAIL_RING + 2 * u64::from(slot));
+        let entry = driver + vring::AVAIL_RING + 2 * u64::from(queue.noted % queue.size());
         queue.noted = queue.noted.wrapping_add(1);
-        let exposed = walk(role, queue, head, ram, breach);
+        let exposed = walk(role, queue, entry, ram, breach);
+        if queue.exposed.iter().any(|other| other.table.iter().any(|(index, _)| exposed.table.iter().any(|(new, _)| new == index))) {
+            breach("G5", format!("head {} shares a descriptor with a chain that is exposed", exposed.chain.head));
+        }
         found.push(exposed.chain.clone());
         queue.exposed.push_back(exposed);
     }
@@ -458,7 +467,8 @@ fn note_exposed(role: Role, queue: &mut Queue, ram: &GuestRam, breach: &mut impl
     }
 }
 
-fn walk(role: Role, queue: &Queue, head: u16, ram: &GuestRam, breach: &mut impl FnMut(&'static str, String)) -> Exposed {
+fn walk(role: Role, queue: &Queue, entry: u64, ram: &GuestRam, breach: &mut impl FnMut(&'static str, String)) -> Exposed {
+    let head = half(ram, entry);
     let mut chain = Chain { role, head, buffers: Vec::new(), bytes: Vec::new() };
     let mut table: Vec<(u16, [u8; 16])> = Vec::new();
     let mut at = Some(head);
@@ -486,5 +496,5 @@ fn walk(role: Role, queue: &Queue, head: u16, ram: &GuestRam, breach: &mut impl 
         breach("G5", format!("head {head} is longer than 2^32 bytes"));
     }
     chain.bytes = readable_bytes(&chain.buffers, ram);
-    Exposed { chain, table }
+    Exposed { chain, entry, table }
 }

@@ -127,10 +127,12 @@ fn c11_no_page_of_the_balloon_is_used_that_was_not_announced() {
 /// Deflates with the device silent, under pressure; returns whether the driver left the pages alone until the device answered.
 fn waits_for_the_deflate_ack(features: u64) -> Check {
     let (mut guest, _) = inflated(Options::offering(features).poisoned().holding(Role::Deflate), 300);
-    guest.target(100);
+    guest.change(config::NUM_PAGES, 100);
+    assert!(guest.run_until(|seen| matches!(seen, Seen::Exposed(_))));
     let announced: BTreeSet<u64> = told(&guest, Role::Deflate);
     assert_eq!(announced.len(), 200, "announced in one buffer");
     guest.watch(announced.iter().copied());
+    guest.run();
     press(&mut guest);
     untouched(&guest, &announced)?;
     assert!(guest.blocks(debug::FREE).is_disjoint(&announced), "not even free");
@@ -152,10 +154,12 @@ fn c13_without_must_tell_host_the_driver_waits_all_the_same() {
 #[test]
 fn c14_no_page_is_used_between_its_inflation_and_the_acknowledgement() {
     let mut guest = Guest::up(Options::default().holding(Role::Inflate));
-    guest.target(200);
+    guest.change(config::NUM_PAGES, 200);
+    assert!(guest.run_until(|seen| matches!(seen, Seen::Exposed(_))));
     let frames = told(&guest, Role::Inflate);
     guest.watch(frames.iter().copied());
     guest.seen.clear();
+    guest.run();
     press(&mut guest);
     assert!(!guest.said_all(debug::ALLOC_FAIL).is_empty(), "memory has run out");
     untouched(&guest, &frames).expect("the device has not answered");

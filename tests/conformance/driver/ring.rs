@@ -114,7 +114,8 @@ fn g5_no_more_than_the_queue_holds_is_outstanding() {
 
 #[test]
 fn g6_a_descriptor_and_its_ring_entry_stand_before_the_index_is_raised() {
-    let mut guest = Guest::up(Options::default());
+    // A device that keeps its buffers sees another head each time.
+    let mut guest = Guest::up(Options::default().holding(Role::Hint));
     guest.trap_ring(Role::Hint);
     guest.trap_ring(Role::Inflate);
     guest.target(300);
@@ -132,6 +133,8 @@ fn g6_a_descriptor_and_its_ring_entry_stand_before_the_index_is_raised() {
         assert!(exposed.len() >= 2);
         assert_eq!(raised, exposed, "{role:?}");
     }
+    // Nor is anything put right behind the index.
+    assert_eq!(guest.device.breaches, []);
 }
 
 #[test]
@@ -170,7 +173,7 @@ fn g7_no_buffer_but_the_start_id_is_altered_while_it_is_exposed() {
 #[test]
 fn g7_no_descriptor_is_altered_while_it_is_exposed() {
     let found = breaches(&busy(), "G7");
-    assert!(!found.iter().any(|breach| breach.what.starts_with("descriptor")), "{found:?}");
+    assert!(!found.iter().any(|breach| breach.what.starts_with("descriptor") || breach.what.starts_with("the available")), "{found:?}");
 }
 
 #[test]
