@@ -100,7 +100,13 @@ pub(crate) const ROWS: &[Row] = &[
     row("C22", DRIVER, "MUST", "put a statistic into the first buffer already", ""),
     row("C23", DRIVER, "MUST", "make the buffer a multiple of a record long", "an erratum: the text says 6 bytes, a record has 10"),
     row("C24", DRIVER, "MAY, MUST", "send any tags in any order, but the same ones each time", "the device copes with any"),
-    row("C25", DEVICE, "MUST", "ignore tags that it does not know", "their order is C24's"),
+    row(
+        "C25",
+        DEVICE,
+        "MUST",
+        "ignore tags that it does not know",
+        "their order is C24's. A Firecracker before November 2025 (pull request 5516) took an unknown tag for an error and asked no more",
+    ),
     row(
         "C26",
         BOTH,
@@ -176,7 +182,7 @@ pub(crate) const ROWS: &[Row] = &[
         BOTH,
         "MUST",
         "accept nothing that is not offered or lacks its prerequisite; never clear FEATURES_OK; look whether it stays",
-        "",
+        "our device refuses FEATURES_OK where it has to; QEMU and Firecracker leave the features out without a word (read)",
     ),
     row(
         "G3",
@@ -213,7 +219,7 @@ pub(crate) const ROWS: &[Row] = &[
         BOTH,
         "MUST",
         "change the generation with the configuration; read wide fields between two looks at it",
-        "the balloon has no wide fields",
+        "the balloon has no wide fields. Firecracker's generation never changes at all (read); our transport counts in both profiles",
     ),
     row("G10", BOTH, "MUST NOT", "touch rings behind a reset; start from old ones", ""),
     row("G11", BOTH, "MUST", "have, and use, the registers of virtio-mmio version 2 as they are", ""),
