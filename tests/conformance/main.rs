@@ -2,8 +2,8 @@
 //!
 //! The rows (`rows`) are those of our own list: C1 to C52 are the balloon's, G1 to G15 the transport's. A test's name begins with its row's.
 //! **Driver**: the guest's image, as machine code, against a device that only watches (`tester`, `guest`). **Device**: the host's balloon
-//! device through its registers and rings (`device::rig`), in both profiles. What the requirement is about is looked at from the other side:
-//! what was exposed, stored to a register, written to memory.
+//! device through its registers and rings (`device::rig`), in both profiles. Both meet in the runs of all scenarios (`worlds`). What a
+//! requirement is about is looked at from the other side: what was exposed, stored to a register, written to memory.
 //!
 //! Linux's driver and the real devices break some of these rules, and ours break them with them: [`known_violation`] asserts that they do.
 
@@ -13,6 +13,7 @@ mod guest;
 mod meta;
 mod rows;
 mod tester;
+mod worlds;
 
 /// What a check found: that the rule is kept, or how it is broken.
 type Check = Result<(), String>;

@@ -19,12 +19,13 @@ struct Test {
 /// Every test of a row, in order of sides and files. They are read from the sources: a test has no list of its own kind.
 fn tests() -> Vec<Test> {
     let mut tests = Vec::new();
-    for side in [Side::Driver, Side::Device] {
-        let folder = match side {
-            Side::Driver => "tests/conformance/driver",
-            Side::Device => "tests/conformance/device",
+    for side in [Side::Driver, Side::Device, Side::Runs] {
+        let paths = match side {
+            Side::Driver => files("tests/conformance/driver", "rs"),
+            Side::Device => files("tests/conformance/device", "rs"),
+            Side::Runs => vec!["tests/conformance/worlds.rs".into()],
         };
-        for path in files(folder, "rs") {
+        for path in paths {
             let text = std::fs::read_to_string(root().join(path)).expect("source file");
             for piece in text.split("#[test]\nfn ").skip(1) {
                 let name = piece.split('(').next().expect("a name").to_owned();
@@ -91,6 +92,7 @@ fn side_word(side: Side) -> &'static str {
     match side {
         Side::Driver => "driver",
         Side::Device => "device",
+        Side::Runs => "both",
     }
 }
 
@@ -122,8 +124,8 @@ fn page() -> String {
     let mut text = format!(
         "# Conformance\nWhat VIRTIO asks of a balloon's driver and device, and what ours do. Made from `tests/conformance/rows.rs` and the tests beside it by\n\
          `LOSTPAGE_DOCS=write cargo test -p lostpage-tests --test conformance`. The driver is the guest's image, run against a device that only watches; the\n\
-         device is the host's, as QEMU's and as Firecracker's, programmed by hand. **broken** is asserted, too: the real driver or device breaks the rule, and\n\
-         a test fails when ours does not any more. The rule's other tests hold beside it.\n\n\
+         device is the host's, as QEMU's and as Firecracker's, programmed by hand; \"both\" are the runs of all scenarios. **broken** is asserted, too: the\n\
+         real driver or device breaks the rule, and a test fails when ours does not any more. The rule's other tests hold beside it.\n\n\
          {} rows, {} tests, of which {broken} assert that a rule is broken, in {rows_broken} rows.\n\n\
          | row | who | level | requirement | note | result | tests |\n|---|---|---|---|---|---|---|\n",
         ROWS.len(),

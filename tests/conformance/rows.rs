@@ -8,6 +8,8 @@
 pub(crate) enum Side {
     Driver,
     Device,
+    /// Both together.
+    Runs,
 }
 
 use Side::{Device, Driver};
