@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use emu::scenario::model::{Action, Scenario};
 use emu::world::RunOptions;
-use host::event::{Event, Stamped};
+use host::event::{Event, HintElement, Stamped};
 use lostpage_tests::{files, scenario_file};
 use wire::dialect::Dialect;
 use wire::virtio::status;
@@ -35,7 +35,7 @@ const RULES: [(&str, Rule); 8] = [
     ("C29", Rule { about: starts, least: 50, keeps: exposes_each_id_once }),
     ("C32", Rule { about: starts, least: 50, keeps: stops_before_the_next_start }),
     ("C38", Rule { about: starts, least: 50, keeps: asks_with_a_new_id }),
-    ("C39", Rule { about: |event| matches!(event, Event::HintApply { .. }), least: 50, keeps: applies_under_the_id_that_was_started }),
+    ("C39", Rule { about: |event| matches!(event, Event::HintApply { .. }), least: 50, keeps: applies_only_behind_the_current_id }),
     ("C41", Rule { about: |event| matches!(event, Event::HintDone { .. }), least: 50, keeps: applies_nothing_behind_done }),
     ("C51", Rule { about: starts, least: 50, keeps: consumes_only_statistics_before_driver_ok }),
 ];
@@ -151,12 +151,15 @@ fn c38_in_every_run_each_round_has_an_id_of_its_own() {
     in_every_run("C38");
 }
 
-fn applies_under_the_id_that_was_started(trace: &[Stamped]) -> Check {
-    let mut started = None;
+fn applies_only_behind_the_current_id(trace: &[Stamped]) -> Check {
+    let (mut current, mut read) = (None, None);
     for stamped in trace {
         match &stamped.event {
-            Event::HintStart { id } => started = Some(*id),
-            Event::HintApply { id, .. } => ensure(started == Some(*id), || format!("{id} applies, {started:?} was started"))?,
+            Event::HintRequest { id } => current = Some(*id),
+            Event::HintPop { element: HintElement::Id(id), .. } => read = Some(*id),
+            Event::HintApply { range, .. } => {
+                ensure(read == current, || format!("{range} is applied behind {read:?}, the current id is {current:?}"))?;
+            }
             _ => {}
         }
     }
@@ -164,7 +167,7 @@ fn applies_under_the_id_that_was_started(trace: &[Stamped]) -> Check {
 }
 
 #[test]
-fn c39_in_every_run_hints_count_under_the_id_that_was_started() {
+fn c39_in_every_run_hints_count_only_behind_the_current_id() {
     in_every_run("C39");
 }
 
@@ -173,7 +176,7 @@ fn applies_nothing_behind_done(trace: &[Stamped]) -> Check {
     for stamped in trace {
         match &stamped.event {
             Event::HintDone { .. } => done = true,
-            Event::HintStart { .. } => done = false,
+            Event::HintRequest { .. } => done = false,
             Event::HintApply { range, .. } => ensure(!done, || format!("{range} is applied behind DONE"))?,
             _ => {}
         }
@@ -182,7 +185,7 @@ fn applies_nothing_behind_done(trace: &[Stamped]) -> Check {
 }
 
 #[test]
-fn c41_in_every_run_no_hint_counts_between_done_and_the_next_start() {
+fn c41_in_every_run_no_hint_counts_between_done_and_the_next_round() {
     in_every_run("C41");
 }
 
