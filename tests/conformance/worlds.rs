@@ -11,7 +11,6 @@ use emu::world::RunOptions;
 use host::event::{Event, HintElement, Stamped};
 use lostpage_tests::{files, scenario_file};
 use wire::dialect::Dialect;
-use wire::virtio::status;
 
 use crate::{Check, ensure};
 
@@ -29,15 +28,13 @@ struct Rule {
 }
 
 /// The rules, by row.
-const RULES: [(&str, Rule); 8] = [
+const RULES: [(&str, Rule); 6] = [
     ("C11", Rule { about: |event| matches!(event, Event::BalloonInflate { .. }), least: 3, keeps: only_inflated_pages_are_deflated }),
     ("C28", Rule { about: starts, least: 50, keeps: starts_with_the_id_that_was_read_last }),
     ("C29", Rule { about: starts, least: 50, keeps: exposes_each_id_once }),
     ("C32", Rule { about: starts, least: 50, keeps: stops_before_the_next_start }),
     ("C38", Rule { about: starts, least: 50, keeps: asks_with_a_new_id }),
     ("C39", Rule { about: |event| matches!(event, Event::HintApply { .. }), least: 50, keeps: applies_only_behind_the_current_id }),
-    ("C41", Rule { about: |event| matches!(event, Event::HintDone { .. }), least: 50, keeps: applies_nothing_behind_done }),
-    ("C51", Rule { about: starts, least: 50, keeps: consumes_only_statistics_before_driver_ok }),
 ];
 
 /// What became of a rule: scenarios that have to do with it, and the first that breaks it.
@@ -171,24 +168,6 @@ fn c39_in_every_run_hints_count_only_behind_the_current_id() {
     in_every_run("C39");
 }
 
-fn applies_nothing_behind_done(trace: &[Stamped]) -> Check {
-    let mut done = false;
-    for stamped in trace {
-        match &stamped.event {
-            Event::HintDone { .. } => done = true,
-            Event::HintRequest { .. } => done = false,
-            Event::HintApply { range, .. } => ensure(!done, || format!("{range} is applied behind DONE"))?,
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn c41_in_every_run_no_hint_counts_between_done_and_the_next_round() {
-    in_every_run("C41");
-}
-
 fn only_inflated_pages_are_deflated(trace: &[Stamped]) -> Check {
     let mut balloon = BTreeSet::new();
     for stamped in trace {
@@ -204,23 +183,4 @@ fn only_inflated_pages_are_deflated(trace: &[Stamped]) -> Check {
 #[test]
 fn c11_in_every_run_only_inflated_pages_are_deflated_and_none_is_inflated_twice() {
     in_every_run("C11");
-}
-
-fn consumes_only_statistics_before_driver_ok(trace: &[Stamped]) -> Check {
-    let mut up = false;
-    for stamped in trace {
-        match &stamped.event {
-            Event::DeviceStatus { status } => up = status & status::DRIVER_OK != 0,
-            Event::HintPop { .. } | Event::BalloonInflate { .. } | Event::BalloonDeflate { .. } | Event::BalloonReport { .. } => {
-                ensure(up, || format!("{:?} before DRIVER_OK", stamped.event))?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn c51_in_every_run_nothing_but_statistics_is_consumed_before_driver_ok() {
-    in_every_run("C51");
 }
