@@ -7,6 +7,7 @@
 use super::device::{BalloonOptions, Profile, QueueRole};
 use super::reporting::{pages, whole};
 use super::request::{Format, Words, in_ram};
+use super::walk::Walk;
 use crate::event::{CmdId, HintElement};
 use crate::memory::GuestRam;
 use crate::transport::Element;
@@ -24,24 +25,23 @@ pub enum Protocol {
     Addresses,
     /// Requests in writable buffers, responses with ranges in readable ones (v6, v8, v10).
     Requests(Format),
+    /// The driver is not asked: the host looks at the memory map.
+    Walk(Walk),
 }
 
 impl Protocol {
-    /// Returns what a driver of this dialect expects, with these of its flaws corrected ([`wire::switch::correct`]).
-    pub fn of(dialect: Dialect, corrected: u64) -> Self {
+    /// Returns what a driver of this dialect expects, with these of its flaws corrected ([`wire::switch::correct`]). `walk`: how the host looks
+    /// for free pages, where it does so by itself.
+    pub fn of(dialect: Dialect, corrected: u64, walk: Walk) -> Self {
         let requests = |words| Protocol::Requests(Format { words, whole_id: corrected & correct::REQUEST_ID != 0 });
         match dialect {
             Dialect::V6 => requests(Words::Packed),
             Dialect::V8 | Dialect::V10 => requests(Words::Chunks),
+            Dialect::HostWalk => Protocol::Walk(walk),
             Dialect::V33 | Dialect::V33Thread | Dialect::V33Pop => Protocol::Addresses,
-            Dialect::Hint
-            | Dialect::V13
-            | Dialect::V16
-            | Dialect::V33Alloc
-            | Dialect::PfnWalk
-            | Dialect::HostWalk
-            | Dialect::Report
-            | Dialect::Balloon2012 => Protocol::Merged,
+            Dialect::Hint | Dialect::V13 | Dialect::V16 | Dialect::V33Alloc | Dialect::PfnWalk | Dialect::Report | Dialect::Balloon2012 => {
+                Protocol::Merged
+            }
         }
     }
 }
@@ -55,19 +55,31 @@ pub enum Numbering {
     Spec,
 }
 
+impl Protocol {
+    /// Returns whether a round's id stands in the configuration, and the driver answers to it.
+    pub(super) fn has_cmd_id(self) -> bool {
+        match self {
+            Protocol::Merged | Protocol::Addresses => true,
+            Protocol::Requests(_) | Protocol::Walk(_) => false,
+        }
+    }
+}
+
 impl BalloonOptions {
-    /// Returns the feature bit that stands for the hint queue. In the interfaces with requests, the merged bits mean something else.
+    /// Returns the feature bit that stands for the hint queue, if there is one. In the interfaces with requests, the merged bits mean
+    /// something else.
     pub(super) fn hint_feature(&self) -> u64 {
         match self.protocol {
             Protocol::Merged | Protocol::Addresses => feature::FREE_PAGE_HINT,
             Protocol::Requests(_) => seed_feature::HOST_REQ_VQ,
+            Protocol::Walk(_) => 0,
         }
     }
 
     /// Returns the feature bit that lets a driver say what it writes into free pages, where there is one.
     pub(super) fn poison_feature(&self) -> u64 {
         match self.protocol {
-            Protocol::Merged | Protocol::Addresses => feature::PAGE_POISON,
+            Protocol::Merged | Protocol::Addresses | Protocol::Walk(_) => feature::PAGE_POISON,
             Protocol::Requests(_) => 0,
         }
     }
@@ -104,9 +116,9 @@ impl Part {
     /// A buffer for a request.
     pub(super) const REQUEST: Part = Part { element: HintElement::Request, whole: false };
 
-    /// What stands in a readable buffer; pages are told by number, so they are whole.
-    fn told(element: HintElement) -> Self {
-        Self { element, whole: matches!(element, HintElement::Pages(_)) }
+    /// What is told by number, so that its pages are whole.
+    pub(super) fn told(element: HintElement) -> Self {
+        Self { element, whole: matches!(element, HintElement::Pages(_) | HintElement::Found(_)) }
     }
 }
 
@@ -119,6 +131,7 @@ pub(super) fn parts(element: &Element, options: &BalloonOptions, ram: &GuestRam)
         (Protocol::Addresses, _) if element.readable_bytes() != 4 => addresses(element, ram),
         (Protocol::Addresses | Protocol::Merged, Profile::Qemu) => merged(element, ram),
         (Protocol::Addresses | Protocol::Merged, Profile::Firecracker) => segments(element, ram),
+        (Protocol::Walk(_), _) => unreachable!("a host that looks by itself has no hint queue"),
     };
     assert!(!parts.is_empty(), "element {} has a descriptor", element.head);
     parts
