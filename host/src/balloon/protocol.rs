@@ -285,7 +285,7 @@ mod tests {
 
     fn addresses(bytes: &[u8]) -> (Rig, Vec<PageRange>) {
         let mut rig = Rig::bare(BalloonOptions { protocol: Protocol::Addresses, ..options(Profile::Qemu) });
-        rig.probe(u64::MAX & !virtio::RING_EVENT_IDX);
+        rig.probe(!virtio::RING_EVENT_IDX);
         let mut rig = rig.in_status(crate::event::HintStatus::Start);
         rig.ram.write(0x30_0000, bytes);
         rig.send(&[Buf::Read(0x30_0000, bytes.len() as u32)]);
