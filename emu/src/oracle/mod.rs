@@ -310,6 +310,10 @@ impl Oracle {
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
             | Event::GuestActual { .. }
+            | Event::GuestIsolate { .. }
+            | Event::GuestPutback { .. }
+            | Event::GuestMigratePage { .. }
+            | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
             | Event::GuestTask { .. }

@@ -217,6 +217,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         Just(Operation::Release { name: LIST.to_owned() }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
+        (0..=10u8, 0..=INTEGER_MAX).prop_map(|(order, busy)| Operation::Compact { order, busy }),
+        Just(Operation::Evacuate),
         time_ns().prop_map(|ns| Operation::Sleep { ns }),
         (1..=1_000_000u64, 0..=INTEGER_MAX).prop_map(|(times, seed)| Operation::Churn { times, seed }),
         Just(Operation::Unbind),

@@ -188,6 +188,15 @@ pub enum Operation {
     },
     /// Runs the OOM notifiers.
     Oom,
+    /// Compacts memory.
+    Compact {
+        /// Until a block of this order is free; 0: all of it.
+        order: u8,
+        /// Which page that is to move is busy, and stays; 0: none.
+        busy: u64,
+    },
+    /// Moves what can be moved out of the lowest zone.
+    Evacuate,
     /// Sleeps.
     Sleep {
         /// Nanoseconds.
@@ -228,6 +237,8 @@ impl Operation {
             | Operation::Release { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
+            | Operation::Compact { .. }
+            | Operation::Evacuate
             | Operation::Sleep { .. }
             | Operation::Churn { .. }
             | Operation::Unbind

@@ -195,6 +195,10 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Release { name } => format!("release = {}", quoted(name)),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
+        Operation::Compact { order, busy } => {
+            format!("compact = true{}{}", unless(*order == 0, "order", order), unless(*busy == 0, "busy", busy))
+        }
+        Operation::Evacuate => "evacuate = true".to_owned(),
         Operation::Sleep { ns } => format!("sleep = {}", time(*ns)),
         Operation::Churn { times, seed } => format!("churn = {times}{}", unless(*seed == 0, "seed", seed)),
         Operation::Unbind => "unbind = true".to_owned(),

@@ -11,7 +11,7 @@ use wire::layout::KernelInfo;
 use wire::platform::PAGE_SIZE;
 use wire::virtio::feature as transport;
 
-use crate::balloon::{hinting, inflate, oom, reporting, shrinker, stats};
+use crate::balloon::{compaction, hinting, inflate, oom, reporting, shrinker, stats};
 use crate::kernel::info::publish;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
@@ -92,6 +92,8 @@ record! {
         stats: [u8; stats::STATS_NR_MAX * stat::RECORD_BYTES],
         /// A hinted block whose buffer the device has not used, and that nobody waits for any more; 0 for none.
         unacked_block: u64,
+        /// Pages that a deflation has taken out of the balloon and not freed yet; under `balloon_lock`. Linux: a head on the stack.
+        deflated_pages: [u64; 2],
     }
 }
 
@@ -225,7 +227,9 @@ fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
     vb.balloon_mutex().init();
     vb.acked_queue().init();
     vb.dev_info().init();
+    vb.dev_info().set_migratepage(compaction::virtballoon_migratepage);
     list::init_list_head(vb.free_page_list().addr());
+    list::init_list_head(vb.deflated_pages().addr());
 }
 
 /// Sets the driver up. Linux: virtballoon_probe().
@@ -297,6 +301,8 @@ fn publish_balloon(vb: Option<VirtioBalloon>) {
     publish(offset_of!(KernelInfo, num_free_page_blocks), vb.map_or(0, |vb| vb.num_free_page_blocks().addr()));
     publish(offset_of!(KernelInfo, balloon_pages), vb.map_or(0, |vb| vb.dev_info().pages()));
     publish(offset_of!(KernelInfo, balloon_num_pages), vb.map_or(0, |vb| vb.num_pages().addr()));
+    publish(offset_of!(KernelInfo, balloon_isolated_pages), vb.map_or(0, |vb| vb.dev_info().isolated_pages_addr()));
+    publish(offset_of!(KernelInfo, balloon_pages_lock), vb.map_or(0, |vb| vb.dev_info().pages_lock().addr()));
 }
 
 /// The configuration has changed; in the interrupt. Linux: virtballoon_changed().

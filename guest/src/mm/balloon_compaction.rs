@@ -1,15 +1,16 @@
 //! Pages that a balloon owns: on its list, `Offline`, movable, one reference. Linux: mm/balloon_compaction.c.
 //!
-//! Rules: the page lock is held over every change of mapping and list; `pages_lock` nests inside it. Differs: no compaction runs, so
-//! `isolated_pages` stays 0; the list code respects isolated pages all the same.
+//! Rules: the page lock is held over every change of mapping and list; `pages_lock` nests inside it. A page that compaction holds is off
+//! the list and counted in `isolated_pages`; it is still the balloon's until another has taken its place.
 
 use wire::debug;
 
-use crate::arch::{read64, write64};
+use crate::arch::{self, read64, write64};
 use crate::kernel::data;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
 use crate::mm::gfp::Gfp;
+use crate::mm::migrate::{MovableOperations, rc};
 use crate::mm::page::{Page, Pfn};
 use crate::mm::page_alloc::alloc_pages;
 use crate::mm::stats::{self, Event};
@@ -17,14 +18,15 @@ use crate::mm::stats::{self, Event};
 const D_ISOLATED: u64 = 0;
 const D_LOCK: u64 = 8;
 const D_PAGES: u64 = 16;
+const D_MIGRATEPAGE: u64 = 32;
 
-/// `struct balloon_dev_info`, by address. Layout: u64 isolated_pages, pages_lock, list head.
+/// `struct balloon_dev_info`, by address. Layout: u64 isolated_pages, pages_lock, list head, u64 migratepage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BalloonDevInfo(u64);
 
 impl BalloonDevInfo {
     /// Bytes that it takes in a structure.
-    pub const BYTES: u64 = 32;
+    pub const BYTES: u64 = 40;
 
     /// The one at `addr`.
     pub const fn at(addr: u64) -> BalloonDevInfo {
@@ -48,6 +50,18 @@ impl BalloonDevInfo {
     pub fn isolated_pages(self) -> u64 {
         read64(self.0 + D_ISOLATED)
     }
+    /// Address of that count.
+    pub fn isolated_pages_addr(self) -> u64 {
+        self.0 + D_ISOLATED
+    }
+    /// Under the lock.
+    pub(crate) fn set_isolated_pages(self, pages: u64) {
+        write64(self.0 + D_ISOLATED, pages);
+    }
+    /// Sets the driver's `migratepage(new, page)`, which returns one of [`rc`]. Linux: vb_dev_info.migratepage.
+    pub fn set_migratepage(self, migratepage: fn(u64, u64) -> u64) {
+        write64(self.0 + D_MIGRATEPAGE, migratepage as usize as u64);
+    }
 }
 
 /// Allocates a page for a balloon: no reserves, no OOM notifiers. Linux: balloon_page_alloc().
@@ -56,19 +70,66 @@ pub fn balloon_page_alloc() -> Option<Pfn> {
 }
 
 /// Linux: balloon_page_insert(); under both locks.
-fn balloon_page_insert(dev: BalloonDevInfo, page: Page) {
+pub(crate) fn balloon_page_insert(dev: BalloonDevInfo, page: Page) {
     page.set_offline();
     page.set_movable(data::BALLOON_MOPS);
     page.set_private(dev.0);
     list::list_add(page.lru(), dev.pages());
 }
 
-/// Linux: balloon_page_delete(); under both locks.
+/// Takes a page off the balloon's list, which is then not the balloon's any more; under both locks. Linux: balloon_page_delete().
 fn balloon_page_delete(page: Page) {
+    list::list_del(page.lru());
+    balloon_page_finalize(page);
+}
+
+/// A page that is on no list is not the balloon's any more; under the page lock. Linux: balloon_page_finalize().
+pub(crate) fn balloon_page_finalize(page: Page) {
     page.clear_offline();
     page.clear_movable();
     page.set_private(0);
+}
+
+/// The balloon that a page belongs to. Linux: balloon_page_device().
+fn balloon_page_device(page: Page) -> Option<BalloonDevInfo> {
+    Some(page.private()).filter(|&dev| dev != 0).map(BalloonDevInfo)
+}
+
+/// Compaction takes a page: it leaves the list and is counted; under the page lock. Linux: balloon_page_isolate().
+fn balloon_page_isolate(page: u64, _mode: u64) -> u64 {
+    let page = Page::of(Pfn(page));
+    let dev = balloon_page_device(page).expect("a movable page without a balloon");
+    let flags = dev.pages_lock().lock_irqsave();
     list::list_del(page.lru());
+    dev.set_isolated_pages(dev.isolated_pages() + 1);
+    dev.pages_lock().unlock_irqrestore(flags);
+    1
+}
+
+/// Compaction gives a page back that did not move; under the page lock. Linux: balloon_page_putback().
+fn balloon_page_putback(page: u64, _unused: u64) -> u64 {
+    let page = Page::of(Pfn(page));
+    let dev = balloon_page_device(page).expect("an isolated page without a balloon");
+    let flags = dev.pages_lock().lock_irqsave();
+    list::list_add(page.lru(), dev.pages());
+    dev.set_isolated_pages(dev.isolated_pages() - 1);
+    dev.pages_lock().unlock_irqrestore(flags);
+    0
+}
+
+/// The driver puts `new` in a page's place; under both pages' locks. Linux: balloon_page_migrate().
+fn balloon_page_migrate(new: u64, page: u64) -> u64 {
+    let balloon = balloon_page_device(Page::of(Pfn(page)));
+    assert!(Page::of(Pfn(page)).is_locked() && Page::of(Pfn(new)).is_locked(), "pages move without their locks");
+    match balloon {
+        Some(dev) => arch::call2(read64(dev.0 + D_MIGRATEPAGE), new, page),
+        None => rc::AGAIN,
+    }
+}
+
+/// Fills `balloon_mops`.
+pub(crate) fn init() {
+    MovableOperations::at(data::BALLOON_MOPS).init(balloon_page_isolate, balloon_page_migrate, balloon_page_putback);
 }
 
 /// Puts a new page, which only the caller knows, first on the balloon's list. Linux: balloon_page_enqueue().

@@ -78,6 +78,14 @@ codes! {
     INJECT_END = 30,
     /// A warning of the guest's (`WARN_ON`): `a` address and `b` length of the message.
     WARN = 31,
+    /// Compaction is about to take a page from its owner: `a` frame.
+    ISOLATE = 40,
+    /// Compaction is about to give a page back that did not move: `a` frame.
+    PUTBACK = 41,
+    /// A page's owner is about to be asked to use another one instead: `a` frame, `b` the other's.
+    MIGRATE_PAGE = 42,
+    /// A page's owner has answered, and both pages are unlocked; after. `a` frame, `b` 0 when it moved, else an error number.
+    MIGRATE_DONE = 43,
 }
 
 /// Locks that guest code names in [`LOCK`].

@@ -251,6 +251,10 @@ impl Used {
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
             | Event::GuestActual { .. }
+            | Event::GuestIsolate { .. }
+            | Event::GuestPutback { .. }
+            | Event::GuestMigratePage { .. }
+            | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
             | Event::GuestTask { .. }
