@@ -66,7 +66,7 @@ bad_files! {
     chunk_is_no_power_of_two: "about = \"x\"\n[host]\nchunk = \"768 KiB\"\n",
     manual_clear_only: "about = \"x\"\n[host]\ndirty_log = \"tcg\"\nchunk = \"1 GiB\"\ninitially_set = false\n",
     manual_clear_only_by_profile: "about = \"x\"\n[host]\nprofile = \"firecracker\"\nchunk = \"1 GiB\"\n",
-    unknown_words: "about = \"x\"\nfaults = [\"hint-stop-skiped\"]\n[guest]\ndriver = \"v33\"\nrefuse = [\"stats\"]\n[host]\nprofile = \"quemu\"\ndirty_log = \"manual_clear\"\n[expect]\nverdict = \"lost\"\nblame = \"linux\"\n",
+    unknown_words: "about = \"x\"\nfaults = [\"hint-stop-skiped\"]\n[guest]\ndriver = \"v34\"\nrefuse = [\"stats\"]\n[host]\nprofile = \"quemu\"\ndirty_log = \"manual_clear\"\n[expect]\nverdict = \"lost\"\nblame = \"linux\"\n",
     unknown_events: "about = \"x\"\n[pages]\nP = \"pfn 0x800\"\n[[inject]]\nmonitor = \"migrate\"\nafter = [\"hint.aply(P)\", \"hint.pop(Q)\", \"bitmap.sync(P)\", \"hint.pop#0\", \"hint.pop(P\", \"inject[1]\", \"inject[0]#2\"]\n[expect]\nevents = { \"hint.aply\" = { min = 1 } }\n",
     unknown_pages: "about = \"x\"\n[pages]\nTarget = \"pfn 0x800\"\n[[inject]]\nwrite = { page = \"Tarket\", byte = 1 }\nby = \"dma\"\nafter = \"guest.ready\"\n[expect]\nsent = { Tagret = { min = 1 } }\n",
     pages_that_are_none: "about = \"x\"\n[pages]\nA = \"pfn 0x1000\"\nB = \"address 0x800800\"\nC = \"fourth page of hint 1\"\nD = \"first page of hint 0\"\nE = \"page 1024 of hint 1\"\nF = \"first page of nothing\"\n\"1st\" = \"pfn 1\"\n",

@@ -14,6 +14,12 @@ pub enum Effect {
     OverSend,
     /// The guest does not get memory back.
     Leak,
+    /// The guest dies.
+    Crash,
+    /// A rule is broken that costs nobody a page.
+    Rule,
+    /// Somebody waits for ever.
+    Hang,
 }
 
 impl Effect {
@@ -23,12 +29,15 @@ impl Effect {
             Effect::Loss => "loss",
             Effect::OverSend => "over-send",
             Effect::Leak => "leak",
+            Effect::Crash => "crash",
+            Effect::Rule => "rule",
+            Effect::Hang => "hang",
         }
     }
 }
 
 macro_rules! faults {
-    ($($(#[doc = $doc:literal])* $variant:ident { name: $name:literal, id: $id:literal, source: $source:literal, mechanism: $mechanism:literal, effect: $effect:ident },)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident { name: $name:literal, id: $id:literal, source: $source:literal, mechanism: $mechanism:literal, effect: $effect:ident $(, guest: $guest:expr)? },)*) => {
         /// A defect that can be switched on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Fault {
@@ -57,6 +66,12 @@ macro_rules! faults {
             /// Returns what goes wrong.
             pub fn mechanism(self) -> &'static str {
                 match self { $(Fault::$variant => $mechanism,)* }
+            }
+
+            /// Returns the bit of `wire::switch::fault` that switches it on in the guest; `None`: it is the host's.
+            pub fn guest_bit(self) -> Option<u64> {
+                let bits: &[u64] = match self { $(Fault::$variant => &[$($guest)?],)* };
+                bits.first().copied()
             }
 
             /// Returns what a user sees.

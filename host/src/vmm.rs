@@ -383,6 +383,8 @@ mod tests {
         let balloon = BalloonOptions {
             features: wire::balloon::feature::FREE_PAGE_HINT,
             profile: Profile::Qemu,
+            protocol: crate::balloon::Protocol::Merged,
+            numbering: crate::balloon::Numbering::Dense,
             queue_size: 16,
             hint_queue_size: 16,
             stats_interval_ns: 0,

@@ -293,6 +293,8 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             ram_bytes,
             vcpus,
             driver: Driver::Hint,
+            corrected: 0,
+            queue_numbering: Numbering::Dense,
             features_refused,
             // A wild store into a poisoned free page is found by the guest, which then panics.
             page_poison: page_poison && verifies,
@@ -364,6 +366,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
                 features,
+                queue_numbering: Numbering::Dense,
                 hint_queue_size,
                 queue_size,
                 balloon_pages,

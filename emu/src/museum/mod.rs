@@ -19,5 +19,8 @@ pub fn verdict_of(effect: Effect) -> Verdict {
         Effect::Loss => Verdict::LostPage,
         Effect::OverSend => Verdict::OverSend,
         Effect::Leak => Verdict::Leak,
+        Effect::Crash => Verdict::GuestCrash,
+        Effect::Rule => Verdict::BrokenRule,
+        Effect::Hang => Verdict::Stall,
     }
 }

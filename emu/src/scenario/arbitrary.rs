@@ -10,6 +10,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
+use wire::switch::correct;
 
 use super::model::*;
 use super::pattern::is_about_pages;
@@ -186,12 +187,18 @@ fn features() -> impl Strategy<Value = u64> {
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (ram, 1..=4u8, features(), flags).prop_flat_map(|(ram_bytes, vcpus, features_refused, (page_poison, init_on_alloc, init_on_free))| {
+    let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
+    let driver = (select(Driver::ALL), corrected, select(Numbering::ALL));
+    (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
+        let (page_poison, init_on_alloc, init_on_free) = flags;
+        let (driver, corrected, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
             ram_bytes,
             vcpus,
-            driver: Driver::Hint,
+            driver,
+            corrected,
+            queue_numbering,
             features_refused,
             page_poison,
             init_on_alloc,
@@ -234,8 +241,15 @@ fn host() -> impl Strategy<Value = Host> {
     let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
-    (select(Profile::ALL), log, features(), queues, balloon, time_ns()).prop_map(
-        |(profile, (dirty_log, chunk_shift, initially_set), features, (hint_queue_size, queue_size), balloon_pages, stats_interval_ns)| {
+    (select(Profile::ALL), log, (features(), select(Numbering::ALL)), queues, balloon, time_ns()).prop_map(
+        |(
+            profile,
+            (dirty_log, chunk_shift, initially_set),
+            (features, queue_numbering),
+            (hint_queue_size, queue_size),
+            balloon_pages,
+            stats_interval_ns,
+        )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
                 profile,
@@ -243,6 +257,7 @@ fn host() -> impl Strategy<Value = Host> {
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
                 features,
+                queue_numbering,
                 hint_queue_size,
                 queue_size,
                 balloon_pages,

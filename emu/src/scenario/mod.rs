@@ -74,7 +74,7 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
     let witness = reader.words(&root, "witness", Fault::ALL).unwrap_or_default();
     let faults = reader.words(&root, "faults", Fault::ALL).unwrap_or_default();
     let guest = reader.guest(&root);
-    let host = reader.host(&root);
+    let host = reader.host(&root, guest.driver);
     let pages = reader.pages(&root);
     let migration = reader.migration(&root);
     let injections = reader.injections(&root, &pages);

@@ -95,6 +95,10 @@ pub struct Guest {
     pub vcpus: u8,
     /// Balloon driver.
     pub driver: Driver,
+    /// Flaws of the driver's interface that are corrected: bits of `wire::switch::correct`.
+    pub corrected: u64,
+    /// How the driver numbers its queues.
+    pub queue_numbering: Numbering,
     /// Feature bits that the driver refuses though offered.
     pub features_refused: u64,
     /// `page_poison=1`.
@@ -107,21 +111,27 @@ pub struct Guest {
     pub tasks: Vec<Task>,
 }
 
-/// Which interface the balloon driver speaks.
+/// Which interface the balloon driver and the device speak.
+pub use wire::dialect::Dialect as Driver;
+
+/// How a side numbers the balloon's queues when some are absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    /// The merged driver of Linux 6.12.
-    Hint,
+pub enum Numbering {
+    /// Without gaps.
+    Dense,
+    /// As VIRTIO 1.2 §5.5.2 says.
+    Spec,
 }
 
-impl Driver {
-    /// Every driver.
-    pub const ALL: &'static [Driver] = &[Driver::Hint];
+impl Numbering {
+    /// Both ways.
+    pub const ALL: &'static [Numbering] = &[Numbering::Dense, Numbering::Spec];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
-            Driver::Hint => "hint",
+            Numbering::Dense => "dense",
+            Numbering::Spec => "spec",
         }
     }
 }
@@ -264,6 +274,8 @@ pub struct Host {
     pub initially_set: bool,
     /// Offered feature bits of the balloon.
     pub features: u64,
+    /// How the device numbers its queues.
+    pub queue_numbering: Numbering,
     /// Size of the hint queue.
     pub hint_queue_size: u16,
     /// Size of the other queues but reporting's.
@@ -275,19 +287,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// Returns what a profile's users get without asking.
+    /// Returns what a profile's users get without asking, when their guest's driver is this.
     ///
     /// QEMU: hw/virtio/virtio-balloon.c virtio_balloon_device_realize() for the queues; statistics are always offered, page poison by default,
     /// hinting because it is what is tested here; the log is what KVM gives since Linux 5.7, with QEMU's `x-clear-bitmap-shift` of 18.
-    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone.
-    pub fn of_profile(profile: Profile) -> Self {
-        use wire::balloon::{feature, queue_size};
-        let (dirty_log, features, hint_queue_size, queue_size) = match profile {
-            Profile::Qemu => {
-                let features = feature::STATS_VQ | feature::FREE_PAGE_HINT | feature::PAGE_POISON;
-                (DirtyLog::ManualClear, features, queue_size::FREE_PAGE, queue_size::DEFAULT)
-            }
-            Profile::Firecracker => (DirtyLog::GetClears, feature::FREE_PAGE_HINT, 256, 256),
+    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone. For a driver that was never merged the device offers what its series
+    /// asks for.
+    pub fn of(profile: Profile, driver: Driver) -> Self {
+        use wire::balloon::queue_size;
+        let (dirty_log, hint_queue_size, queue_size) = match profile {
+            Profile::Qemu => (DirtyLog::ManualClear, queue_size::FREE_PAGE, queue_size::DEFAULT),
+            Profile::Firecracker => (DirtyLog::GetClears, 256, 256),
         };
         let initially_set = dirty_log == DirtyLog::ManualClear;
         Self {
@@ -295,7 +305,8 @@ impl Host {
             dirty_log,
             chunk_shift: Self::CHUNK_SHIFT,
             initially_set,
-            features,
+            features: default_features(profile, driver),
+            queue_numbering: Numbering::Dense,
             hint_queue_size,
             queue_size,
             balloon_pages: 0,
@@ -305,6 +316,30 @@ impl Host {
 
     /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
     pub const CHUNK_SHIFT: u8 = 18;
+}
+
+/// Returns the feature bits that a device offers to a driver without being asked for more.
+fn default_features(profile: Profile, driver: Driver) -> u64 {
+    use wire::balloon::{feature, seed_feature};
+    let stats = match profile {
+        Profile::Qemu => feature::STATS_VQ | feature::PAGE_POISON,
+        Profile::Firecracker => 0,
+    };
+    match driver {
+        // The request's queue is the fourth, so statistics come with it.
+        Driver::V6 | Driver::V8 | Driver::V10 => feature::STATS_VQ | seed_feature::PAGE_RANGE | seed_feature::HOST_REQ_VQ,
+        Driver::HostWalk => stats,
+        Driver::Report => stats | feature::PAGE_REPORTING,
+        Driver::Hint
+        | Driver::V13
+        | Driver::V16
+        | Driver::V33
+        | Driver::V33Thread
+        | Driver::V33Pop
+        | Driver::V33Alloc
+        | Driver::PfnWalk
+        | Driver::Balloon2012 => stats | feature::FREE_PAGE_HINT,
+    }
 }
 
 /// Whose device and policy.
@@ -361,6 +396,8 @@ impl Default for Guest {
             ram_bytes: 16 << 20,
             vcpus: 2,
             driver: Driver::Hint,
+            corrected: 0,
+            queue_numbering: Numbering::Dense,
             features_refused: 0,
             page_poison: false,
             init_on_alloc: false,

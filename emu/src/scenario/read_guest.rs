@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
 use wire::platform::{IMAGE_END_MAX, PAGE_SIZE};
+use wire::switch::correct;
 
 use super::diagnostic::{Diagnostic, nearest};
-use super::model::{Driver, Guest, Operation, Task};
+use super::model::{Driver, Guest, Numbering, Operation, Task};
 use super::read::{Fields, Reader, Value, in_order};
 use super::vocabulary::{self, Table};
 use super::words;
@@ -22,12 +23,19 @@ impl<'d> Reader<'d> {
             ram_bytes: self.ram_bytes,
             vcpus: self.vcpus,
             driver: self.word(&fields, "driver", Driver::ALL).unwrap_or(default.driver),
+            corrected: self.corrections(&fields).unwrap_or(default.corrected),
+            queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
             features_refused: self.feature_bits(&fields, "refuse").unwrap_or(default.features_refused),
             page_poison: self.flag(&fields, "page_poison").unwrap_or(default.page_poison),
             init_on_alloc: self.flag(&fields, "init_on_alloc").unwrap_or(default.init_on_alloc),
             init_on_free: self.flag(&fields, "init_on_free").unwrap_or(default.init_on_free),
             tasks: self.tasks(&fields),
         }
+    }
+
+    fn corrections(&mut self, fields: &Fields<'d>) -> Option<u64> {
+        let bits: Vec<u64> = correct::ALL.iter().map(|(bit, _, _)| *bit).collect();
+        self.words(fields, "corrected", &bits).map(|given| given.into_iter().fold(0, |all, bit| all | bit))
     }
 
     /// Returns the bits of a list of features.

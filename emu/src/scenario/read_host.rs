@@ -4,17 +4,17 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{DirtyLog, Host, Limits, Migration, Profile, Trigger};
+use super::model::{DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
 
 impl<'d> Reader<'d> {
-    /// Reads `[host]`; needs the guest's memory.
-    pub(super) fn host(&mut self, root: &Fields<'d>) -> Host {
-        let qemu = Host::of_profile(Profile::Qemu);
+    /// Reads `[host]`; needs the guest's memory. What is not said is as the guest's driver wants it.
+    pub(super) fn host(&mut self, root: &Fields<'d>, driver: Driver) -> Host {
+        let qemu = Host::of(Profile::Qemu, driver);
         let Some(fields) = root.get("host").and_then(|value| self.fields(table_of(root, "host"), value)) else { return qemu };
-        let default = Host::of_profile(self.word(&fields, "profile", Profile::ALL).unwrap_or(qemu.profile));
+        let default = Host::of(self.word(&fields, "profile", Profile::ALL).unwrap_or(qemu.profile), driver);
         let dirty_log = self.word(&fields, "dirty_log", DirtyLog::ALL).unwrap_or(default.dirty_log);
         let queue_size = |size: Option<u64>, default| size.map_or(default, |size| u16::try_from(size).expect("the range ends at 1024"));
         let host = Host {
@@ -23,6 +23,7 @@ impl<'d> Reader<'d> {
             chunk_shift: self.chunk_shift(&fields).unwrap_or(default.chunk_shift),
             initially_set: self.flag(&fields, "initially_set").unwrap_or(dirty_log == DirtyLog::ManualClear),
             features: self.feature_bits(&fields, "features").unwrap_or(default.features),
+            queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
             hint_queue_size: queue_size(self.integer(&fields, "hint_queue_size"), default.hint_queue_size),
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),

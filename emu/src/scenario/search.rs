@@ -98,7 +98,7 @@ impl Vary {
         }
         let own = std::slice::from_ref(&host.profile);
         let profiles = if self.profile.is_empty() { own } else { &self.profile };
-        profiles.iter().map(|profile| host.varied(*profile, None).dirty_log).collect()
+        profiles.iter().map(|profile| host.varied(*profile, None, [Driver::Hint; 2]).dirty_log).collect()
     }
 }
 
@@ -116,10 +116,12 @@ pub struct Found {
 }
 
 impl Host {
-    /// Returns the host under another profile, with this log if one is given. What is as the old profile's users get it without asking becomes
-    /// what the new one's get; what only manual clear knows takes its default when the log comes to that or leaves it.
-    pub fn varied(&self, profile: Profile, dirty_log: Option<DirtyLog>) -> Host {
-        let (old, new) = (Host::of_profile(self.profile), Host::of_profile(profile));
+    /// Returns the host under another profile, with this log if one is given, when the guest's driver changes from one to the other. What is as the
+    /// old one's users get it without asking becomes what the new one's get; what only manual clear knows takes its default when the log comes to
+    /// that or leaves it.
+    pub fn varied(&self, profile: Profile, dirty_log: Option<DirtyLog>, drivers: [Driver; 2]) -> Host {
+        let [from, to] = drivers;
+        let (old, new) = (Host::of(self.profile, from), Host::of(profile, to));
         let mut host = Host { profile, ..self.clone() };
         if host.features == old.features {
             host.features = new.features;
@@ -172,7 +174,8 @@ impl Scenario {
         let [profile, dirty_log, chunk_shift, hint_queue_size, queue_size, vcpus, driver, fault] = digits;
         let (vary, mut variant) = (&self.vary, Scenario { vary: Vary::default(), ..self.clone() });
         let profile = vary.profile.get(profile).copied().unwrap_or(self.host.profile);
-        variant.host = self.host.varied(profile, vary.dirty_log.get(dirty_log).copied());
+        let driver = vary.driver.get(driver).copied().unwrap_or(self.guest.driver);
+        variant.host = self.host.varied(profile, vary.dirty_log.get(dirty_log).copied(), [self.guest.driver, driver]);
         let (guest, host) = (&mut variant.guest, &mut variant.host);
         if host.dirty_log == DirtyLog::ManualClear {
             host.chunk_shift = vary.chunk_shift.get(chunk_shift).copied().unwrap_or(host.chunk_shift);
@@ -180,7 +183,7 @@ impl Scenario {
         host.hint_queue_size = vary.hint_queue_size.get(hint_queue_size).copied().unwrap_or(host.hint_queue_size);
         host.queue_size = vary.queue_size.get(queue_size).copied().unwrap_or(host.queue_size);
         guest.vcpus = vary.vcpus.get(vcpus).copied().unwrap_or(guest.vcpus);
-        guest.driver = vary.driver.get(driver).copied().unwrap_or(guest.driver);
+        guest.driver = driver;
         // Digit 0 is no fault.
         let fault = fault.checked_sub(1).map(|index| vary.faults[index]);
         variant.faults.extend(fault.filter(|fault| !self.faults.contains(fault)));
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn defaults_follow_the_profile_and_other_settings_stay() {
         let plain = scenario("[vary]\nprofile = [\"firecracker\"]");
-        assert_eq!(plain.variant(0).host, Host::of_profile(Profile::Firecracker));
+        assert_eq!(plain.variant(0).host, Host::of(Profile::Firecracker, Driver::Hint));
         let own = scenario(
             "[host]\nhint_queue_size = 8\nfeatures = [\"free-page-hint\", \"page-reporting\"]\n[vary]\nprofile = [\"firecracker\"]",
         );

@@ -5,7 +5,7 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, dirty_logs, drivers, faults, features, grains, profiles, verdicts};
+use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -209,6 +209,13 @@ static GUEST: Table = Table {
         .default("\"16 MiB\""),
         key("vcpus", "Number of vCPUs.", Kind::Integer(VCPUS)).default("2"),
         key("driver", "Which interface the balloon driver speaks.", Kind::Word("driver", drivers)).default("\"hint\""),
+        key(
+            "corrected",
+            "Flaws of the driver's interface that are corrected; by default it is as it was posted.",
+            Kind::Words("correction", corrections),
+        )
+        .default("[]"),
+        key("queue_numbering", "How the driver numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
         key("init_on_free", "Freed pages are zeroed.", Kind::Flag).default("false"),
@@ -325,9 +332,10 @@ static HOST: Table = Table {
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",
-            "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker.",
+            "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker; and what the driver asks for.",
             Kind::Words("feature", features),
         ),
+        key("queue_numbering", "How the device numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
         key("hint_queue_size", "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.", Kind::PowerOfTwo(HINT_QUEUE)),
         key("queue_size", "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.", Kind::PowerOfTwo(QUEUE)),
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))

@@ -2,9 +2,10 @@
 
 use host::event::EventKind;
 use host::fault::Fault;
-use wire::balloon::feature;
+use wire::balloon::{feature, seed_feature};
+use wire::switch::correct;
 
-use super::model::{DirtyLog, Driver, Grain, Profile};
+use super::model::{DirtyLog, Driver, Grain, Numbering, Profile};
 use super::vocabulary::Word;
 use crate::outcome::{Blame, Verdict};
 
@@ -17,6 +18,8 @@ pub(super) const FEATURES: &[(&str, u64, &str)] = &[
     ("page-poison", feature::PAGE_POISON, "The guest tells what it writes into free pages."),
     ("page-reporting", feature::PAGE_REPORTING, "A queue for free page reports exists."),
     ("hint-wait-on-ack", feature::HINT_WAIT_ON_ACK, "The driver waits for each hint's used buffer (proposal of January 2026)."),
+    ("page-range", seed_feature::PAGE_RANGE, "Drivers v6, v8, v10: pages are told as ranges or chunks; the bit of free-page-hint."),
+    ("host-req-vq", seed_feature::HOST_REQ_VQ, "Drivers v6, v8, v10: a queue for the host's requests exists; the bit of page-poison."),
 ];
 
 /// Monitor commands that are a word.
@@ -46,10 +49,19 @@ pub(super) fn events() -> Vec<Word> {
 }
 
 pub(super) fn drivers() -> Vec<Word> {
-    let about = |driver: &Driver| match driver {
-        Driver::Hint => "The merged driver of Linux 6.12.",
+    Driver::ALL.iter().map(|driver| (driver.name(), driver.about().trim())).collect()
+}
+
+pub(super) fn corrections() -> Vec<Word> {
+    correct::ALL.iter().map(|(_, name, about)| (*name, about.trim())).collect()
+}
+
+pub(super) fn numberings() -> Vec<Word> {
+    let about = |numbering: &Numbering| match numbering {
+        Numbering::Dense => "Without gaps, as Linux and QEMU do.",
+        Numbering::Spec => "Each queue at its own index, as VIRTIO 1.2 says.",
     };
-    Driver::ALL.iter().map(|driver| (driver.name(), about(driver))).collect()
+    Numbering::ALL.iter().map(|numbering| (numbering.name(), about(numbering))).collect()
 }
 
 pub(super) fn profiles() -> Vec<Word> {

@@ -6,11 +6,13 @@ use std::fmt::{Display, Write};
 use host::event::Actor;
 use host::fault::Fault;
 use host::step::Costs;
+use wire::balloon::seed_feature;
 use wire::platform::PAGE_SIZE;
+use wire::switch::correct;
 
 use super::model::{
-    Action, Command, DirtyLog, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern, Scenario,
-    Search, Task, Trigger, Vary,
+    Action, Command, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern,
+    Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -52,7 +54,7 @@ pub fn to_toml(scenario: &Scenario) -> String {
     out.unless(witness.is_empty(), "witness", || fault_list(witness));
     out.unless(faults.is_empty(), "faults", || fault_list(faults));
     write_guest(&mut out, guest);
-    write_host(&mut out, host);
+    write_host(&mut out, host, guest.driver);
     write_migration(&mut out, migration);
     if !pages.is_empty() {
         out.header("[pages]");
@@ -131,10 +133,21 @@ fn fault_list(faults: &[Fault]) -> String {
     list(faults.iter().map(|fault| quoted(fault.name())))
 }
 
-fn feature_list(bits: u64) -> String {
+/// Names feature bits; some mean something else to the drivers that talk through a request queue.
+fn feature_list(bits: u64, driver: Driver) -> String {
     let known = FEATURES.iter().fold(0, |all, (_, bit, _)| all | bit);
     assert_eq!(bits & !known, 0, "a feature bit without a name");
-    list(FEATURES.iter().filter(|(_, bit, _)| bits & bit != 0).map(|(name, _, _)| quoted(name)))
+    let seed = seed_feature::PAGE_RANGE | seed_feature::HOST_REQ_VQ;
+    let requests = matches!(driver, Driver::V6 | Driver::V8 | Driver::V10);
+    let mut named = 0;
+    let (merged, posted) = FEATURES.split_at(FEATURES.len() - 2);
+    let first = if requests { posted } else { &[] };
+    let names = first.iter().chain(merged).filter(|(_, bit, _)| {
+        let wanted = bits & bit & !named != 0;
+        named |= bit & seed;
+        wanted
+    });
+    list(names.map(|(name, _, _)| quoted(name)))
 }
 
 fn size(bytes: u64) -> String {
@@ -158,15 +171,20 @@ fn patterns(patterns: &[Pattern]) -> String {
 
 fn write_guest(out: &mut Lines, guest: &Guest) {
     let default = Guest::default();
-    let Guest { ram_bytes, vcpus, driver, features_refused, page_poison, init_on_alloc, init_on_free, tasks } = guest;
+    let Guest { ram_bytes, vcpus, driver, corrected, queue_numbering, features_refused, page_poison, init_on_alloc, init_on_free, tasks } =
+        guest;
     out.table("[guest]");
     out.unless(*ram_bytes == default.ram_bytes, "ram", || size(*ram_bytes));
     out.unless(*vcpus == default.vcpus, "vcpus", || vcpus);
     out.unless(*driver == default.driver, "driver", || quoted(driver.name()));
+    out.unless(*corrected == default.corrected, "corrected", || {
+        list(correct::ALL.iter().filter(|(bit, _, _)| corrected & bit != 0).map(|(_, name, _)| quoted(name)))
+    });
+    out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*page_poison == default.page_poison, "page_poison", || page_poison);
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
-    out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused));
+    out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
         out.key("on", quoted(&Actor::Vcpu(*vcpu).to_string()));
@@ -211,17 +229,28 @@ fn operation_table(operation: &Operation) -> String {
     format!("{{ {body} }}")
 }
 
-fn write_host(out: &mut Lines, host: &Host) {
-    let default = Host::of_profile(host.profile);
-    let Host { profile, dirty_log, chunk_shift, initially_set, features, hint_queue_size, queue_size, balloon_pages, stats_interval_ns } =
-        host;
+fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
+    let default = Host::of(host.profile, driver);
+    let Host {
+        profile,
+        dirty_log,
+        chunk_shift,
+        initially_set,
+        features,
+        queue_numbering,
+        hint_queue_size,
+        queue_size,
+        balloon_pages,
+        stats_interval_ns,
+    } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
     out.unless(*profile == super::model::Profile::Qemu, "profile", || quoted(profile.name()));
     out.unless(*dirty_log == default.dirty_log, "dirty_log", || quoted(dirty_log.name()));
     out.unless(!manual || *chunk_shift == default.chunk_shift, "chunk", || size(PAGE_SIZE << chunk_shift));
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
-    out.unless(*features == default.features, "features", || feature_list(*features));
+    out.unless(*features == default.features, "features", || feature_list(*features, driver));
+    out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*hint_queue_size == default.hint_queue_size, "hint_queue_size", || hint_queue_size);
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));

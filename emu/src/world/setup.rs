@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Driver, Profile, Scenario};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
@@ -89,15 +89,16 @@ impl World {
             magic: BootInfo::MAGIC,
             ram_bytes: guest.ram_bytes,
             vcpus: u32::from(guest.vcpus),
-            dialect: match guest.driver {
-                Driver::Hint => 0,
-            },
+            dialect: guest.driver.number(),
             features_refused: guest.features_refused,
             flags: flag(guest.page_poison, boot_flag::PAGE_POISON)
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
-                | flag(guest.init_on_free, boot_flag::INIT_ON_FREE),
+                | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
+                | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
+            corrected: guest.corrected,
+            faults: self.faults.0.iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
         };
-        let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags } = info;
+        let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags, corrected, faults } = info;
         let mut bytes = Vec::with_capacity(size_of::<BootInfo>());
         bytes.extend(magic.to_le_bytes());
         bytes.extend(ram_bytes.to_le_bytes());
@@ -105,6 +106,8 @@ impl World {
         bytes.extend(dialect.to_le_bytes());
         bytes.extend(features_refused.to_le_bytes());
         bytes.extend(flags.to_le_bytes());
+        bytes.extend(corrected.to_le_bytes());
+        bytes.extend(faults.to_le_bytes());
         assert_eq!(bytes.len(), size_of::<BootInfo>());
         self.ram.write_unlogged(BOOT_INFO, &bytes);
     }
@@ -137,6 +140,11 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             profile: match host.profile {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
+            },
+            protocol: host::balloon::Protocol::of(scenario.guest.driver),
+            numbering: match host.queue_numbering {
+                Numbering::Dense => host::balloon::Numbering::Dense,
+                Numbering::Spec => host::balloon::Numbering::Spec,
             },
             queue_size: host.queue_size,
             hint_queue_size: host.hint_queue_size,

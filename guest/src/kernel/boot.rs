@@ -16,6 +16,8 @@ pub fn boot_info() -> BootInfo {
         dialect: arch::read32(BOOT_INFO + offset_of!(BootInfo, dialect) as u64),
         features_refused: arch::read64(BOOT_INFO + offset_of!(BootInfo, features_refused) as u64),
         flags: arch::read64(BOOT_INFO + offset_of!(BootInfo, flags) as u64),
+        corrected: arch::read64(BOOT_INFO + offset_of!(BootInfo, corrected) as u64),
+        faults: arch::read64(BOOT_INFO + offset_of!(BootInfo, faults) as u64),
     }
 }
 
@@ -59,7 +61,13 @@ pub(crate) extern "C" fn kernel_main(cpu: u64) -> ! {
 /// Boots a unit test's memory: everything but threads and the workload. `BootInfo` as given by size and vCPUs, no flags.
 #[cfg(not(image))]
 pub fn init_for_test(ram_bytes: u64, vcpus: u32) {
-    init_for_test_with(&BootInfo { magic: BootInfo::MAGIC, ram_bytes, vcpus, dialect: 0, features_refused: 0, flags: 0 });
+    init_for_test_with(&test_boot_info(ram_bytes, vcpus));
+}
+
+/// Boot information without flags, switches and refusals, for the merged driver.
+#[cfg(not(image))]
+pub fn test_boot_info(ram_bytes: u64, vcpus: u32) -> BootInfo {
+    BootInfo { magic: BootInfo::MAGIC, ram_bytes, vcpus, dialect: 0, features_refused: 0, flags: 0, corrected: 0, faults: 0 }
 }
 
 /// Boots a unit test's memory with the given boot information.
@@ -72,6 +80,8 @@ pub fn init_for_test_with(boot: &BootInfo) {
     arch::write32(BOOT_INFO + offset_of!(BootInfo, dialect) as u64, boot.dialect);
     arch::write64(BOOT_INFO + offset_of!(BootInfo, features_refused) as u64, boot.features_refused);
     arch::write64(BOOT_INFO + offset_of!(BootInfo, flags) as u64, boot.flags);
+    arch::write64(BOOT_INFO + offset_of!(BootInfo, corrected) as u64, boot.corrected);
+    arch::write64(BOOT_INFO + offset_of!(BootInfo, faults) as u64, boot.faults);
     for cpu in (0..u64::from(boot.vcpus)).rev() {
         arch::set_cpu(cpu);
         sched::init_cpu(cpu);

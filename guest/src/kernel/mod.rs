@@ -9,6 +9,7 @@ pub mod lock;
 pub mod mutex;
 pub mod panic;
 pub mod sched;
+pub mod switch;
 pub mod timer;
 pub mod wait;
 pub mod workqueue;

@@ -22,7 +22,7 @@ const MIB: u64 = 1 << 20;
 const SCRATCH: u64 = crate::kernel::data::DRIVER_DATA;
 
 fn boot_with(ram_bytes: u64, flags: u64) {
-    boot::init_for_test_with(&BootInfo { magic: BootInfo::MAGIC, ram_bytes, vcpus: 1, dialect: 0, features_refused: 0, flags });
+    boot::init_for_test_with(&BootInfo { flags, ..boot::test_boot_info(ram_bytes, 1) });
 }
 
 fn zone() -> Zone {

@@ -214,7 +214,7 @@ proptest! {
     ) {
         let flags = if poison { boot_flag::PAGE_POISON } else { 0 };
         let ram_bytes = ram_mib << 20;
-        boot::init_for_test_with(&BootInfo { magic: BootInfo::MAGIC, ram_bytes, vcpus, dialect: 0, features_refused: 0, flags });
+        boot::init_for_test_with(&BootInfo { flags, ..boot::test_boot_info(ram_bytes, vcpus) });
         let at_boot = (free_blocks(), stats::si_meminfo());
         let mut model = Model::default();
         model.check();

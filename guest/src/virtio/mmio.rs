@@ -11,6 +11,7 @@ use crate::arch;
 use crate::kernel::irq;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::panic::warn_on;
+use crate::kernel::switch;
 use crate::virtio::Errno;
 use crate::virtio::device::{self, VQS_MAX, VirtioDevice};
 use crate::virtio::ring::Virtqueue;
@@ -154,14 +155,18 @@ fn vm_setup_vq(vdev: VirtioDevice, index: u32, info: &VirtqueueInfo) -> Result<V
     Ok(vq)
 }
 
-/// Sets up the queues that are wanted, numbered without gaps: an absent one takes no index. Linux: vm_find_vqs().
+/// Sets up the queues that are wanted, numbered without gaps: an absent one takes no index. Linux: vm_find_vqs(). With `spec_queues` each
+/// stands at its place in `infos`, as VIRTIO 1.2 §5.5.2 numbers them.
 pub fn vm_find_vqs<const N: usize>(vdev: VirtioDevice, infos: &[Option<VirtqueueInfo>; N]) -> Result<[Option<Virtqueue>; N], Errno> {
     const { assert!(N <= VQS_MAX) };
     irq::register_handler(vector::VIRTIO, vm_interrupt);
     let mut vqs = [None; N];
     let mut queue_idx = 0;
     for (vq, info) in vqs.iter_mut().zip(infos) {
-        let Some(info) = info else { continue };
+        let Some(info) = info else {
+            queue_idx += u32::from(switch::spec_queues());
+            continue;
+        };
         match vm_setup_vq(vdev, queue_idx, info) {
             Ok(found) => *vq = Some(found),
             Err(errno) => {

@@ -57,7 +57,7 @@ pub(crate) struct Device {
 
 /// A machine with a balloon device that offers what QEMU could, and `extra`.
 pub(crate) fn machine(ram_bytes: u64, features: u64, flags: u64) -> Rc<RefCell<Device>> {
-    boot::init_for_test_with(&BootInfo { magic: BootInfo::MAGIC, ram_bytes, vcpus: 1, dialect: 0, features_refused: 0, flags });
+    boot::init_for_test_with(&BootInfo { flags, ..boot::test_boot_info(ram_bytes, 1) });
     let mut sizes = vec![queue_size::DEFAULT; 2];
     let optional = [
         (feature::STATS_VQ, queue_size::DEFAULT),

@@ -21,6 +21,16 @@ pub mod feature {
     pub const HINT_WAIT_ON_ACK: u64 = 1 << 6;
 }
 
+/// Feature bits of interfaces that were posted and not merged. They collide with [`feature`]: a dialect must be agreed on.
+pub mod seed_feature {
+    /// Inflated and deflated pages are told as ranges (v6).
+    pub const PAGE_RANGE: u64 = 1 << 3;
+    /// Pages are told as chunks (v8: CHUNK_TRANSFER, v10: BALLOON_CHUNKS).
+    pub const CHUNK_TRANSFER: u64 = 1 << 3;
+    /// The host asks for the unused pages through a queue (v6, v8: HOST_REQ_VQ, v10: MISC_VQ).
+    pub const HOST_REQ_VQ: u64 = 1 << 4;
+}
+
 /// Offsets in the configuration space, bytes (§5.5.4). Little-endian, also for legacy devices.
 pub mod config {
     /// Pages that the host wants in the balloon, 4 KiB each.

@@ -8,8 +8,10 @@
 
 pub mod balloon;
 pub mod debug;
+pub mod dialect;
 pub mod layout;
 pub mod platform;
+pub mod switch;
 pub mod task;
 pub mod virtio;
 pub mod vring;

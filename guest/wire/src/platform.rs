@@ -71,12 +71,16 @@ pub struct BootInfo {
     pub ram_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// Which interface of the balloon driver to use; 0 is the merged driver of Linux 6.12.
+    /// Which interface of the balloon driver to use: [`crate::dialect::Dialect::number`].
     pub dialect: u32,
     /// Feature bits that the driver does not accept although it knows them.
     pub features_refused: u64,
     /// Kernel parameters, bits of [`boot_flag`].
     pub flags: u64,
+    /// Flaws of the posted interfaces that are corrected, bits of [`crate::switch::correct`].
+    pub corrected: u64,
+    /// Bugs that are switched on, bits of [`crate::switch::fault`].
+    pub faults: u64,
 }
 
 impl BootInfo {
@@ -84,7 +88,7 @@ impl BootInfo {
     pub const MAGIC: u64 = u64::from_le_bytes(*b"lostpage");
 }
 
-const _: () = assert!(size_of::<BootInfo>() == 40);
+const _: () = assert!(size_of::<BootInfo>() == 56);
 
 /// Bits of [`BootInfo::flags`].
 pub mod boot_flag {
@@ -94,4 +98,6 @@ pub mod boot_flag {
     pub const INIT_ON_ALLOC: u64 = 1 << 1;
     /// `init_on_free=1`: freed pages are zeroed.
     pub const INIT_ON_FREE: u64 = 1 << 2;
+    /// The driver numbers its queues as the specification does, gaps and all.
+    pub const SPEC_QUEUES: u64 = 1 << 3;
 }

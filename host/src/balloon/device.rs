@@ -5,6 +5,7 @@
 use super::hinting::Hinting;
 use super::iothread::Iothread;
 use super::main_loop::MainLoop;
+use super::protocol::{Numbering, Protocol};
 use super::stats::Stats;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
@@ -32,6 +33,10 @@ pub struct BalloonOptions {
     pub features: u64,
     /// Whose device it is.
     pub profile: Profile,
+    /// How it talks to the driver.
+    pub protocol: Protocol,
+    /// How its queues are numbered.
+    pub numbering: Numbering,
     /// Size of the inflate, deflate and statistics queues, entries.
     pub queue_size: u16,
     /// Size of the hint queue, entries.
@@ -55,6 +60,8 @@ pub enum QueueRole {
     FreePage,
     /// Free page reports.
     Reporting,
+    /// None: an index that numbering by the specification leaves free.
+    Absent,
 }
 
 impl BalloonOptions {
@@ -66,24 +73,12 @@ impl BalloonOptions {
         }
     }
 
-    /// Returns the queues in the order of their indices: dense, by offered features, whatever the driver accepts.
-    pub fn queues(&self) -> Vec<QueueRole> {
-        let offered = self.offered();
-        let mut roles = vec![QueueRole::Inflate, QueueRole::Deflate];
-        let optional = [
-            (feature::STATS_VQ, QueueRole::Stats),
-            (feature::FREE_PAGE_HINT, QueueRole::FreePage),
-            (feature::PAGE_REPORTING, QueueRole::Reporting),
-        ];
-        roles.extend(optional.into_iter().filter(|(bit, _)| offered & bit != 0).map(|(_, role)| role));
-        roles
-    }
-
     fn size_of(&self, role: QueueRole) -> u16 {
         match role {
             QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats => self.queue_size,
             QueueRole::FreePage => self.hint_queue_size,
             QueueRole::Reporting => queue_size::REPORTING,
+            QueueRole::Absent => 0,
         }
     }
 
@@ -322,7 +317,7 @@ impl BalloonDevice {
         match self.role(queue) {
             Some(QueueRole::FreePage) => self.state.iothread.schedule(),
             Some(QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats | QueueRole::Reporting) => self.state.main_loop.schedule(queue),
-            None => {}
+            Some(QueueRole::Absent) | None => {}
         }
     }
 

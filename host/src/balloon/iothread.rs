@@ -28,7 +28,7 @@
 
 use super::device::{BalloonDevice, Profile, QueueRole};
 use super::hinting::IdEffect;
-use super::reporting::{pages, whole};
+use super::protocol::{Part, parts};
 use crate::event::{CmdId, Event, EventKind, HintElement, HintStatus, LockId, PageRange};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -94,14 +94,6 @@ struct Chain {
     refused: bool,
 }
 
-/// A piece of an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Part {
-    element: HintElement,
-    /// The pages can be discarded.
-    whole: bool,
-}
-
 /// What comes next for an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
@@ -135,38 +127,6 @@ impl Iothread {
     pub(super) fn schedule(&mut self) {
         self.bh_scheduled = true;
     }
-}
-
-/// Takes an element apart. QEMU reads one id from the readable bytes, whatever else is there; every writable segment is pages. Firecracker
-/// takes each descriptor of 4 bytes as an id and each other one as pages, whichever way it goes.
-fn parts(element: &Element, profile: Profile, ram: &GuestRam) -> Vec<Part> {
-    let id = |offset| {
-        let mut word = [0; 4];
-        let read = element.read(ram, offset, &mut word);
-        if read == 4 { HintElement::Id(CmdId(u32::from_le_bytes(word))) } else { HintElement::Malformed(read as u64) }
-    };
-    let mut parts = Vec::new();
-    match profile {
-        Profile::Qemu => {
-            if !element.readable.is_empty() {
-                parts.push(Part { element: id(0), whole: false });
-            }
-            parts.extend(
-                element.writable.iter().map(|segment| Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment) }),
-            );
-        }
-        Profile::Firecracker => {
-            for segment in element.readable.iter().chain(&element.writable) {
-                parts.push(if segment.len == 4 {
-                    Part { element: HintElement::Id(CmdId(ram.read_u32(segment.address))), whole: false }
-                } else {
-                    Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment) }
-                });
-            }
-        }
-    }
-    assert!(!parts.is_empty(), "element {} has a descriptor", element.head);
-    parts
 }
 
 impl BalloonDevice {
@@ -303,7 +263,7 @@ impl BalloonDevice {
             return Ok(None);
         }
         let element = self.transport.queue(self.hint_queue()).peek(ram)?;
-        Ok(element.map(|element| parts(&element, self.options.profile, ram)[0].element))
+        Ok(element.map(|element| parts(&element, &self.options, ram)[0].element))
     }
 
     /// Takes the lock and asks the guest not to kick. Whether the queue is empty is seen here: what the guest adds between now and the
@@ -326,7 +286,7 @@ impl BalloonDevice {
         }
         match self.transport.queue_mut(queue).pop(ctx.ram) {
             Ok(Some(element)) => {
-                let parts = parts(&element, self.options.profile, ctx.ram);
+                let parts = parts(&element, &self.options, ctx.ram);
                 self.announce(Chain { element, parts, next: 0, accept: None, refused: false }, ctx)
             }
             Ok(None) => unreachable!("the queue is not empty"),

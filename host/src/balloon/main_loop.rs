@@ -180,6 +180,7 @@ impl BalloonDevice {
             QueueRole::Stats => vec![Item::Stats { records: super::stats::records(element, ram) }],
             QueueRole::Reporting => super::reporting::ranges(element, self.options.profile),
             QueueRole::FreePage => unreachable!("the iothread serves the hint queue"),
+            QueueRole::Absent => unreachable!("a queue that is not there takes no element"),
         }
     }
 
@@ -217,7 +218,7 @@ impl BalloonDevice {
                 self.hold_stats(queue, element, ctx);
                 None
             }
-            QueueRole::Inflate | QueueRole::Deflate | QueueRole::Reporting | QueueRole::FreePage => {
+            QueueRole::Inflate | QueueRole::Deflate | QueueRole::Reporting | QueueRole::FreePage | QueueRole::Absent => {
                 self.return_element(queue, element, 0, ctx);
                 self.take_work(queue, ctx)
             }

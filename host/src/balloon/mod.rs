@@ -2,13 +2,14 @@
 //!
 //! Behaviour is QEMU's, hw/virtio/virtio-balloon.c, or Firecracker's, src/vmm/src/devices/virtio/balloon/device.rs, by [`Profile`].
 //! [`device`] is the device and its registers. [`hinting`] is the state of free page hinting and what migration does to it; [`iothread`]
-//! consumes the hint queue. [`main_loop`] serves the other queues with [`inflate`], [`stats`] and [`reporting`].
+//! consumes the hint queue, whose elements [`protocol`] takes apart. [`main_loop`] serves the other queues with [`inflate`], [`stats`] and [`reporting`].
 
 pub mod device;
 pub mod hinting;
 pub mod inflate;
 pub mod iothread;
 pub mod main_loop;
+pub mod protocol;
 pub mod reporting;
 pub mod stats;
 
@@ -18,3 +19,4 @@ mod ring_tests;
 mod testing;
 
 pub use device::{BalloonDevice, BalloonOptions, Profile};
+pub use protocol::{Numbering, Protocol};

@@ -78,6 +78,8 @@ pub(super) fn options(profile: Profile) -> BalloonOptions {
     BalloonOptions {
         features: feature::FREE_PAGE_HINT | feature::PAGE_REPORTING | feature::PAGE_POISON | feature::STATS_VQ,
         profile,
+        protocol: super::protocol::Protocol::Merged,
+        numbering: super::protocol::Numbering::Dense,
         queue_size: QUEUE_SIZE,
         hint_queue_size: QUEUE_SIZE,
         stats_interval_ns: 1_000_000,

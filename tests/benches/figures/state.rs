@@ -28,6 +28,8 @@ pub(crate) fn options() -> VmmOptions {
     let balloon = BalloonOptions {
         features: wire::balloon::feature::FREE_PAGE_HINT,
         profile: Profile::Qemu,
+        protocol: host::balloon::Protocol::Merged,
+        numbering: host::balloon::Numbering::Dense,
         queue_size: 128,
         hint_queue_size: 1024,
         stats_interval_ns: 0,

@@ -10,7 +10,7 @@ use host::step::Costs;
 use wire::platform::RAM_BYTES_MIN;
 
 use crate::scenario::model::{
-    Action, Guest, Host, Injection, Limits, Migration, Operation, PageName, PageSpec, Pattern, Profile, Task, Trigger,
+    Action, Driver, Guest, Host, Injection, Limits, Migration, Operation, PageName, PageSpec, Pattern, Profile, Task, Trigger,
 };
 use crate::scenario::{self, Scenario};
 
@@ -135,9 +135,15 @@ impl Shrinker<'_> {
 
     /// Puts in place of each setting what goes without saying.
     fn defaults(&mut self) {
-        let qemu = self.scenario.host.varied(Profile::Qemu, None);
+        let driver = self.scenario.guest.driver;
+        self.change(|scenario| {
+            scenario.host = scenario.host.varied(scenario.host.profile, Some(scenario.host.dirty_log), [driver, Driver::Hint]);
+            scenario.guest.driver = Driver::Hint;
+        });
+        let driver = self.scenario.guest.driver;
+        let qemu = self.scenario.host.varied(Profile::Qemu, None, [driver, driver]);
         self.change(|scenario| scenario.host = qemu);
-        let (host, guest, migration) = (Host::of_profile(self.scenario.host.profile), Guest::default(), Migration::default());
+        let (host, guest, migration) = (Host::of(self.scenario.host.profile, driver), Guest::default(), Migration::default());
         self.change(|scenario| scenario.host = host.clone());
         self.change(|scenario| {
             let (dirty_log, chunk_shift, initially_set) = (host.dirty_log, host.chunk_shift, host.initially_set);
@@ -152,7 +158,8 @@ impl Shrinker<'_> {
         if !self.change(|scenario| scenario.host.features = host.features) {
             self.features(host.features);
         }
-        self.change(|scenario| scenario.guest.driver = guest.driver);
+        self.change(|scenario| scenario.guest.queue_numbering = guest.queue_numbering);
+        self.change(|scenario| scenario.host.queue_numbering = host.queue_numbering);
         self.change(|scenario| scenario.guest.features_refused = guest.features_refused);
         self.change(|scenario| scenario.guest.page_poison = guest.page_poison);
         self.change(|scenario| scenario.guest.init_on_alloc = guest.init_on_alloc);
