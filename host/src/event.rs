@@ -365,6 +365,8 @@ events! {
     GuestMigratePage { pfn: Pfn, to: Pfn } = "guest.migrate_page",
     #[doc = "A page's owner has answered: the page has moved, or not."]
     GuestMigrateDone { pfn: Pfn, error: u32 } = "guest.migrate_done",
+    #[doc = "Under a fault: deflation looks at a page of a list that it walks without the list's lock."]
+    GuestDequeue { pfn: Pfn } = "guest.dequeue",
     #[doc = "A shrinker runs."]
     GuestShrink { pages: u64 } = "guest.shrink",
     #[doc = "The OOM notifiers run."]
@@ -520,6 +522,7 @@ impl Event {
             | Event::GuestInflate { pfn }
             | Event::GuestDeflate { pfn }
             | Event::GuestIsolate { pfn }
+            | Event::GuestDequeue { pfn }
             | Event::GuestPutback { pfn }
             | Event::GuestMigratePage { pfn, .. }
             | Event::GuestMigrateDone { pfn, .. }

@@ -300,6 +300,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             page_poison: page_poison && verifies,
             init_on_alloc,
             init_on_free,
+            late_probe: false,
             tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
         }
     })

@@ -312,6 +312,7 @@ impl Oracle {
             | Event::GuestActual { .. }
             | Event::GuestIsolate { .. }
             | Event::GuestPutback { .. }
+            | Event::GuestDequeue { .. }
             | Event::GuestMigratePage { .. }
             | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }

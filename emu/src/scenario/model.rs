@@ -107,6 +107,8 @@ pub struct Guest {
     pub init_on_alloc: bool,
     /// `init_on_free=1`.
     pub init_on_free: bool,
+    /// The driver is a module, which a task's `bind` loads.
+    pub late_probe: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -402,6 +404,7 @@ impl Default for Guest {
             page_poison: false,
             init_on_alloc: false,
             init_on_free: false,
+            late_probe: false,
             tasks: Vec::new(),
         }
     }

@@ -60,6 +60,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::GuestDeflate
         | K::GuestIsolate
         | K::GuestPutback
+        | K::GuestDequeue
         | K::GuestMigratePage
         | K::GuestMigrateDone
         | K::HintPop

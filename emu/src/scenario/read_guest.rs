@@ -29,6 +29,7 @@ impl<'d> Reader<'d> {
             page_poison: self.flag(&fields, "page_poison").unwrap_or(default.page_poison),
             init_on_alloc: self.flag(&fields, "init_on_alloc").unwrap_or(default.init_on_alloc),
             init_on_free: self.flag(&fields, "init_on_free").unwrap_or(default.init_on_free),
+            late_probe: self.flag(&fields, "late_probe").unwrap_or(default.late_probe),
             tasks: self.tasks(&fields),
         }
     }

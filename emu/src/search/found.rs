@@ -206,6 +206,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::GuestDeflate
         | K::GuestIsolate
         | K::GuestPutback
+        | K::GuestDequeue
         | K::GuestMigratePage
         | K::GuestMigrateDone
         | K::HintPop

@@ -4,7 +4,8 @@ use wire::balloon::{ARRAY_PFNS_MAX, config, feature};
 use wire::debug::{ACTUAL, DEFLATE, INFLATE};
 
 use crate::arch;
-use crate::balloon::driver::VirtioBalloon;
+use crate::balloon::balloon_2012;
+use crate::balloon::driver::{VirtioBalloon, is_2012};
 use crate::kernel::list;
 use crate::kernel::panic::warn;
 use crate::kernel::timer::msleep;
@@ -17,7 +18,7 @@ use crate::virtio::mmio;
 use crate::virtio::ring::{Scatter, Virtqueue};
 
 /// How long an inflation that found no page sleeps, ms.
-const OUT_OF_PUFF_MS: u64 = 200;
+pub(super) const OUT_OF_PUFF_MS: u64 = 200;
 
 /// The device has used a buffer; in the interrupt. Linux: balloon_ack().
 pub fn balloon_ack(vq: u64) {
@@ -76,6 +77,9 @@ impl Pages {
 
 /// Inflates by at most `num` pages; returns by how many. Linux: fill_balloon().
 pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
+    if is_2012() {
+        return balloon_2012::fill_balloon(vb, num);
+    }
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
     // Allocated before the lock is taken: an allocation may need the balloon to deflate.
@@ -106,6 +110,9 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
 
 /// Deflates by at most `num` pages; returns by how many. Linux: leak_balloon().
 pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
+    if is_2012() {
+        return balloon_2012::leak_balloon(vb, num);
+    }
     let num = num.min(ARRAY_PFNS_MAX);
     vb.balloon_mutex().lock();
     let num = num.min(vb.num_pages().get() as usize);

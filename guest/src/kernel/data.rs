@@ -77,6 +77,12 @@ layout! {@at KERNEL_DATA;
     PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
     /// The balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
+    /// The LRU's lock and list, see `mm::swap`.
+    LRU: 64,
+    /// The globals of the 2012 balloon compaction, see `mm::balloon_2012`.
+    BALLOON_2012: 64,
+    /// The operations of its mapping.
+    BALLOON_AOPS: 64,
     /// Whether compaction found nothing in a pageblock, a byte each.
     PAGEBLOCK_SKIP: wire::platform::RAM_BYTES_MAX >> (wire::platform::PAGE_SHIFT + wire::layout::PAGEBLOCK_ORDER),
     /// List heads of a compaction, `compaction::LISTS_BYTES` per vCPU.

@@ -5,13 +5,16 @@
 //! ([`try_to_compact_pages`]). Differs: only pages with operations move, that is a balloon's, since there is no LRU; the linear scanners
 //! alone, no search in the free lists for a good place to start; no kcompactd, no deferral, no capture; allocations do not compact.
 
+use wire::dialect::Dialect;
 use wire::layout::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_ORDER};
+use wire::switch::fault;
 
-use crate::arch;
 use crate::kernel::list::{self, LIST_HEAD_BYTES};
+use crate::kernel::switch::{dialect, faulty};
 use crate::kernel::{data, sched};
+use crate::mm::balloon_2012;
 use crate::mm::gfp::{AllocFlags, Gfp, Migratetype, Watermark};
-use crate::mm::migrate::{self, Lists, Target, isolate_movable_page, migrate_pages, putback_movable_pages};
+use crate::mm::migrate::{Lists, Target, isolate_movable_page, migrate_pages, putback_movable_pages};
 use crate::mm::page::{Page, Pfn};
 use crate::mm::page_alloc::{self, free_pages, isolate_free_page};
 use crate::mm::watermark::zone_watermark_ok;
@@ -59,6 +62,8 @@ pub(crate) struct CompactControl {
     ignore_skip_hint: bool,
     /// The pageblock was scanned in part before: now to its end.
     finish_pageblock: bool,
+    /// Balloon pages are told and moved as posted in 2012.
+    balloon_2012: bool,
     lists: u64,
 }
 
@@ -106,6 +111,7 @@ impl CompactControl {
             whole_zone,
             ignore_skip_hint: whole_zone,
             finish_pageblock: false,
+            balloon_2012: dialect() == Dialect::Balloon2012,
             lists: data::COMPACT_LISTS + sched::cpu_id() * LISTS_BYTES,
         }
     }
@@ -155,6 +161,9 @@ impl CompactControl {
         let mut nr_isolated = 0;
         let mut whole_block = false;
         self.migrate_pfn = low_pfn;
+        if self.balloon_2012 {
+            balloon_2012::wait_while_too_many_isolated();
+        }
         while low_pfn < end_pfn {
             if low_pfn.0.is_multiple_of(COMPACT_CLUSTER_MAX) {
                 sched::cond_resched();
@@ -170,8 +179,7 @@ impl CompactControl {
                 }
                 continue;
             }
-            let isolated = page.is_movable() && !page.is_isolated() && isolate_movable_page(page);
-            if !isolated {
+            if !self.isolate_page(page) {
                 continue;
             }
             list::list_add(page.lru(), self.migratepages().from);
@@ -180,6 +188,9 @@ impl CompactControl {
             if self.nr_migratepages >= COMPACT_CLUSTER_MAX && !self.finish_pageblock {
                 break;
             }
+        }
+        if self.balloon_2012 {
+            balloon_2012::acct_isolated(nr_isolated);
         }
         low_pfn = low_pfn.min(end_pfn);
         // Not soon again where there is nothing to find, or where a second look changed nothing.
@@ -190,6 +201,30 @@ impl CompactControl {
             self.update_cached_migrate(low_pfn);
         }
         self.migrate_pfn = low_pfn;
+    }
+
+    /// Takes a page from its owner, if it has one that can move it.
+    fn isolate_page(&self, page: Page) -> bool {
+        if self.balloon_2012 {
+            return balloon_2012::isolate_page(page);
+        }
+        page.is_movable() && !page.is_isolated() && isolate_movable_page(page)
+    }
+
+    /// Moves what was isolated, or puts it back; how many pages failed, or `None` when there was nothing to move to.
+    fn migrate_isolated(&mut self) -> Option<u64> {
+        let lists = self.migratepages();
+        let failed = if self.balloon_2012 { balloon_2012::migrate_pages(lists, self) } else { migrate_pages(lists, self) };
+        self.nr_migratepages = 0;
+        if failed == Some(0) {
+            return failed;
+        }
+        if self.balloon_2012 {
+            balloon_2012::putback_lru_pages(lists.from);
+        } else {
+            putback_movable_pages(lists.from);
+        }
+        failed
     }
 
     /// The next pageblock that may have something to move. Linux: isolate_migratepages().
@@ -392,11 +427,7 @@ impl CompactControl {
             self.finish_pageblock = last_migrated == Some(pageblock_start_pfn(self.migrate_pfn));
             if self.isolate_migratepages() == Isolated::Some {
                 last_migrated = Some(pageblock_start_pfn(Pfn(self.migrate_pfn.0 - 1)));
-                let failed = migrate_pages(self.migratepages(), self);
-                self.nr_migratepages = 0;
-                if failed != Some(0) {
-                    putback_movable_pages(self.migratepages().from);
-                }
+                let failed = self.migrate_isolated();
                 // Out of free pages because the scanners met is what the next look finds.
                 if failed.is_none() && !self.scanners_met() {
                     return CompactResult::Contended;
@@ -437,7 +468,11 @@ impl Target for CompactControl {
     /// Linux: compaction_free().
     fn free(&mut self, pfn: Pfn) {
         let page = Page::of(pfn);
-        if page.put_testzero() {
+        if faulty(fault::COMPACT_FREE_NOPREP) {
+            // Back as it was when it was taken, but for the reference that it was given.
+            list::list_add(page.lru(), self.freepages(0));
+            self.nr_freepages += 1;
+        } else if page.put_testzero() {
             page_alloc::free_pages_prepare(pfn, 0);
             list::list_add(page.lru(), self.freepages(0));
             self.nr_freepages += 1;
@@ -481,12 +516,16 @@ pub fn evacuate_lowest_zone() -> bool {
     let lists = cc.migratepages();
     for pfn in (zone.start_pfn().0..zone.end_pfn().0).map(Pfn) {
         let page = Page::of(pfn);
-        if page.is_movable() && !page.is_isolated() && isolate_movable_page(page) {
+        if cc.isolate_page(page) {
             list::list_add_tail(page.lru(), lists.from);
         }
     }
-    let failed = migrate::migrate_pages(lists, &mut AnyZone);
-    putback_movable_pages(lists.from);
+    let failed = if cc.balloon_2012 { balloon_2012::migrate_pages(lists, &mut AnyZone) } else { migrate_pages(lists, &mut AnyZone) };
+    if cc.balloon_2012 {
+        balloon_2012::putback_lru_pages(lists.from);
+    } else {
+        putback_movable_pages(lists.from);
+    }
     failed == Some(0)
 }
 

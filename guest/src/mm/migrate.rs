@@ -6,13 +6,16 @@
 //! pages with operations move: there is no LRU to move others from.
 
 use wire::debug;
+use wire::switch::fault;
 
 use crate::arch;
 use crate::kernel::list;
+use crate::kernel::switch::faulty;
 use crate::kernel::timer::sleep_ns;
 use crate::mm::globals;
 use crate::mm::page::{Page, Pfn};
 use crate::mm::page_alloc::put_page;
+use crate::mm::swap::putback_lru_page;
 
 /// Tries of a page whose owner is busy. Linux: NR_MAX_MIGRATE_PAGES_RETRY.
 pub(crate) const RETRIES: u32 = 10;
@@ -83,6 +86,9 @@ fn lock_page(page: Page) {
 /// Takes a page from its owner; whether it did. The ISOLATE tracepoint stands before the owner is asked, under the page lock.
 /// Linux: isolate_movable_page().
 pub(crate) fn isolate_movable_page(page: Page) -> bool {
+    if faulty(fault::MAPPING_DEREF) && !is_movable_balloon_page(page) {
+        return false;
+    }
     // A page that is being freed stays freed.
     if !page.get_unless_zero() {
         return false;
@@ -97,6 +103,19 @@ pub(crate) fn isolate_movable_page(page: Page) -> bool {
     }
     put_page(page.pfn());
     false
+}
+
+/// Whether the page's mapping is a balloon's, by the mapping's own word: read without a lock or a reference that would keep it. Linux 3.8 to 3.17:
+/// __is_movable_balloon_page(), mapping_balloon(). The ISOLATE tracepoint stands between the two loads.
+///
+/// # Panics
+/// When the mapping is freed memory, as KASAN would have it.
+fn is_movable_balloon_page(page: Page) -> bool {
+    let Some(ops) = page.movable_ops() else { return false };
+    arch::trace(debug::ISOLATE, page.pfn().0, 0);
+    let holder = Page::of(Pfn::of_addr(ops.0));
+    assert!(holder.refcount() > 0, "KASAN: use-after-free: the mapping at {:#x} is read, its memory is freed", ops.0);
+    arch::read64(ops.0) != 0
 }
 
 fn isolate_locked(page: Page) -> bool {
@@ -197,8 +216,13 @@ fn move_to_new_page(new: Page, page: Page) -> u64 {
     page.unlock();
     arch::trace(debug::MIGRATE_DONE, page.pfn().0, result);
     if result == rc::SUCCESS {
-        // The new owner has a reference of his own.
-        put_page(new.pfn());
+        if faulty(fault::CHECK_AFTER_UNLOCK) && !new.is_offline() {
+            // By now it may have been deflated: then it passes for one of the LRU's. Linux before 4.8: __is_movable_balloon_page().
+            putback_lru_page(new);
+        } else {
+            // The new owner has a reference of his own.
+            put_page(new.pfn());
+        }
     }
     result
 }

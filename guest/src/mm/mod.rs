@@ -7,6 +7,7 @@
 //!
 //! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
 
+pub mod balloon_2012;
 pub mod balloon_compaction;
 #[cfg(test)]
 mod behaviour_tests;
@@ -26,6 +27,7 @@ pub mod pcp;
 pub mod reclaim;
 pub mod shrinker;
 pub mod stats;
+pub(crate) mod swap;
 pub mod watermark;
 pub mod zone;
 

@@ -196,8 +196,8 @@ pub(crate) fn free_pages_prepare(pfn: Pfn, order: u32) {
         let bad = page.refcount() != 0 || page.mapping() != 0 || page.page_type() != wire::layout::page::TYPE_NONE;
         assert!(!bad, "bad page state of page {:#x} at free", page.pfn().0);
         assert!(
-            !page.has_flags(flag::LOCKED) && !page.has_flags(flag::RESERVED),
-            "page {:#x} freed while locked or reserved",
+            page.flags() & (flag::LOCKED | flag::RESERVED | flag::LRU) == 0,
+            "page {:#x} freed while locked, reserved or on the LRU",
             page.pfn().0
         );
         if page.flags() != 0 {

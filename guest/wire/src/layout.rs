@@ -37,6 +37,8 @@ pub mod page {
         pub const LOCKED: u64 = 1 << 0;
         /// While in the buddy lists: reported (alias of `uptodate`).
         pub const REPORTED: u64 = 1 << 2;
+        /// On the LRU.
+        pub const LRU: u64 = 1 << 4;
         /// Not managed by the allocator.
         pub const RESERVED: u64 = 1 << 12;
         /// Movable page: isolated (alias of `reclaim`).

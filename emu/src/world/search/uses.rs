@@ -253,6 +253,7 @@ impl Used {
             | Event::GuestActual { .. }
             | Event::GuestIsolate { .. }
             | Event::GuestPutback { .. }
+            | Event::GuestDequeue { .. }
             | Event::GuestMigratePage { .. }
             | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }
