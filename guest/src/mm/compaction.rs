@@ -535,3 +535,6 @@ pub(crate) fn init() {
         zone.reset_isolation_suitable();
     }
 }
+
+#[cfg(test)]
+mod tests;

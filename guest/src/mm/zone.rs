@@ -87,7 +87,8 @@ impl Zone {
         read64(self.addr() + Z_MANAGED)
     }
     pub(crate) fn add_managed_pages(self, delta: i64) {
-        arch::fetch_add64(self.addr() + Z_MANAGED, delta as u64);
+        let managed = arch::fetch_add64(self.addr() + Z_MANAGED, delta as u64).wrapping_add(delta as u64);
+        assert!(managed <= self.end_pfn().0 - self.start_pfn().0, "zone {} manages {managed} pages, more than it has", self.0);
     }
     /// First frame.
     pub fn start_pfn(self) -> Pfn {
