@@ -8,7 +8,7 @@ pub mod ops;
 
 use wire::debug::READY;
 use wire::dialect::Dialect;
-use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, vector};
+use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, boot_flag, vector};
 use wire::task::{HEADER_BYTES, MailboxHeader, OP_BYTES, SLOTS, TaskOp};
 
 use core::mem::offset_of;
@@ -32,8 +32,12 @@ pub fn start() {
     let boot = boot_info();
     let dialect = switch::dialect();
     // A host that looks by itself asks nothing of the driver.
-    assert!(matches!(dialect, Dialect::Hint | Dialect::HostWalk), "no balloon driver speaks {}", dialect.name());
-    match bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, boot.features_refused) {
+    let spoken = matches!(dialect, Dialect::Hint | Dialect::HostWalk | Dialect::Balloon2012);
+    assert!(spoken, "no balloon driver speaks {}", dialect.name());
+    let late = boot.flags & boot_flag::LATE_PROBE != 0;
+    let device = wire::balloon::DEVICE_ID;
+    let probed = if late { bus::device_found(device) } else { bus::device_attach(device, &VIRTIO_BALLOON_DRIVER, boot.features_refused) };
+    match probed {
         // A machine without a balloon is a machine all the same.
         Ok(()) | Err(Errno::NoDev) => {}
         Err(Errno::Inval | Errno::Io | Errno::NoEnt | Errno::NoMem | Errno::NoSpc | Errno::NxIo) => warn("virtio_balloon: probe failed"),

@@ -42,6 +42,8 @@ fn dispatch(task: &TaskOp) -> bool {
         op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
+        op::COMPACT => compact(a, b),
+        op::EVACUATE => mm::compaction::evacuate_lowest_zone(),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -64,6 +66,19 @@ fn repeat_start(hints: u64) -> bool {
         return false;
     }
     VirtioBalloon::at(driver).repeat_start_after().set(hints);
+    true
+}
+
+/// For an order, done when a block of it is to be had.
+fn compact(order: u64, busy: u64) -> bool {
+    mm::globals::fail_migration(busy);
+    if order > u64::from(MAX_PAGE_ORDER) {
+        return false;
+    }
+    if order > 0 {
+        return mm::compaction::try_to_compact_pages(order as u32);
+    }
+    mm::compaction::compact_nodes();
     true
 }
 
