@@ -2,9 +2,11 @@
 //!
 //! * [`page`] the memory map, [`zone`] the free lists, [`page_alloc`] the buddy allocator, [`pcp`] the per-CPU lists before it
 //! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
-//! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of
+//! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of; [`unused_pages`]: records of
+//!   free blocks, as posted and never merged
+//! * [`slab`]: memory by bytes
 //!
-//! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
+//! Leaves out: nodes, kswapd, swap, the LRU, slabs, huge pages, CMA.
 
 pub mod balloon_compaction;
 #[cfg(test)]
@@ -22,7 +24,9 @@ pub mod page_reporting;
 pub mod pcp;
 pub mod reclaim;
 pub mod shrinker;
+pub mod slab;
 pub mod stats;
+pub mod unused_pages;
 pub mod watermark;
 pub mod zone;
 

@@ -5,7 +5,8 @@ use wire::layout::MAX_PAGE_ORDER;
 use wire::task::{TaskOp, op};
 
 use crate::arch;
-use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
+use crate::balloon::dialect;
+use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
@@ -39,8 +40,8 @@ fn dispatch(task: &TaskOp) -> bool {
         }
         op::VERIFY => verify(name, a, b),
         op::CHURN => churn(a, b),
-        op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
-        op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
+        op::UNBIND => bus::unbind(dialect::driver()).is_ok(),
+        op::BIND => bus::bind(dialect::driver(), boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
