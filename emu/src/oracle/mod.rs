@@ -290,6 +290,7 @@ impl Oracle {
             }
             Event::HintPop { head, element } => self.device.pop(*head, element),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
