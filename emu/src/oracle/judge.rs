@@ -35,6 +35,7 @@ impl Oracle {
             detail.sent += 1;
             self.counter.send(zero, detail.sent == 1);
         }
+        self.counter.send_hinted(pfn, self.pages.is(pfn, |marks| marks.sending.hinted));
         if self.pages.is(pfn, |marks| marks.sending.need_not_send) {
             self.pages.edit_page(pfn, |marks, bit| marks.sending.need_not_send &= !bit);
             let rule = rules::HINTED_PAGE_IS_NOT_SENT;
@@ -159,6 +160,14 @@ impl Oracle {
         }
     }
 
+    pub(super) fn hint_ask(&mut self, index: usize, head: u16) {
+        if !self.device.ask(head) {
+            self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Host, || {
+                format!("a request was written into head {head} of the hint queue, which was not lent for one")
+            });
+        }
+    }
+
     pub(super) fn guest_add(&mut self, index: usize, queue: u16, head: u16) {
         if !self.heads.add(queue, head) {
             self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Guest, || {
@@ -199,6 +208,7 @@ impl Oracle {
             if !in_round {
                 continue;
             }
+            self.counter.hint_applied(at, held);
             let in_hand = self.records.held(at);
             let merged_since = self.device.merged_since();
             self.pages.edit(at, |marks| {
