@@ -10,7 +10,7 @@
 //! goes on nowhere (S4, with the caller's share in it); interrupts are off for as long as a list is long (S10).
 
 use wire::balloon::request::PACKED_LEN_BITS;
-use wire::debug::{HINT, NO_HEAD};
+use wire::debug::HINT;
 use wire::layout::{MAX_PAGE_ORDER, NR_PAGE_ORDERS};
 use wire::switch::correct;
 
@@ -53,7 +53,7 @@ impl Words {
         if self.pos + N as u64 > self.size {
             return Err(Errno::NoSpc);
         }
-        arch::trace(HINT, block.0, u64::from(order) | NO_HEAD << 32);
+        arch::trace(HINT, block.0, u64::from(order));
         for word in words {
             arch::write64(self.pages + self.pos * 8, word);
             self.pos += 1;

@@ -31,8 +31,8 @@ codes! {
     /// The lock is held by somebody else, about to try again: `a` lock, `b` address.
     SPIN = 7,
     /// A hinted block is about to be exposed (its descriptor is written, `avail.idx` not yet raised): `a` first frame, `b` order | descriptor head << 32.
-    /// Where hints are records of a free list, the block is about to be recorded, under the zone's lock; the head is [`NO_HEAD`], and the buffer
-    /// that tells it comes later.
+    /// In an interface whose hints stay free: the block is free at this moment, under the zone's lock where the interface takes it, and its address is
+    /// about to be put where the device will find it; no head then.
     HINT = 8,
     /// The shrinker is about to take a hinted block back: `a` first frame, `b` order.
     HINT_RECLAIM = 9,
@@ -83,9 +83,6 @@ codes! {
     /// A vCPU polls, and would look again: `a` address of a u16 in memory, `b` the value that it found there.
     BUSY_WAIT = 60,
 }
-
-/// The descriptor head in [`HINT`] when no descriptor tells the block yet.
-pub const NO_HEAD: u64 = 0xffff;
 
 /// Locks that guest code names in [`LOCK`].
 pub mod lock {

@@ -117,11 +117,11 @@ pub fn misc_request(vq: u64) {
         without_sleep_checks(|| misc_handle_rq(vb));
     } else if corrected(correct::RESPONSE_STOLEN) {
         queue_request_work(vb);
-    } else if let Some(used) = vb.request().queue().get_buf() {
-        if is_request(vb, used) {
-            vb.request().collected().set(used.data);
-            queue_request_work(vb);
-        }
+    } else if let Some(used) = vb.request().queue().get_buf()
+        && is_request(vb, used)
+    {
+        vb.request().collected().set(used.data);
+        queue_request_work(vb);
     }
 }
 

@@ -5,10 +5,8 @@
 //! out when the device has fixed the features: it clears the bits in its own copy, and has counted the queues before (S9).
 //! Differs: the features that this ring lacks are given up as the merged driver does.
 
-use wire::balloon::request::RESPONSE_HEADER_BYTES;
 use wire::balloon::{feature, seed_feature};
 use wire::debug::work;
-use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 use wire::virtio::feature as transport;
 
@@ -29,7 +27,7 @@ use crate::virtio::ring::Virtqueue;
 const DEPENDENT: u64 = seed_feature::PAGE_RANGE | seed_feature::HOST_REQ_VQ;
 
 /// The driver of v6 and v8: both have the same bits, under different names.
-pub static REQUEST_DRIVER: VirtioDriver = VirtioDriver {
+pub(super) static REQUEST_DRIVER: VirtioDriver = VirtioDriver {
     feature_table: feature::MUST_TELL_HOST | feature::STATS_VQ | feature::DEFLATE_ON_OOM | DEPENDENT,
     validate,
     probe,
@@ -184,5 +182,3 @@ fn remove_common(vb: VirtioBalloon) {
     mmio::reset();
     mmio::vm_del_vqs(vb.device());
 }
-
-const _: () = assert!(RESPONSE_HEADER_BYTES + 8 <= PAGE_SIZE);
