@@ -369,8 +369,9 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
         0..3,
     );
     let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events)| Expect {
+    let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -378,6 +379,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             cmd_ids,
             destination_cmd_id,
             events,
+            irq_off_insns,
         },
     )
 }

@@ -431,6 +431,7 @@ impl Default for Expect {
             cmd_ids: None,
             destination_cmd_id: None,
             events: BTreeMap::new(),
+            irq_off_insns: None,
         }
     }
 }
@@ -603,6 +604,8 @@ pub struct Expect {
     pub destination_cmd_id: Option<u32>,
     /// Events that must have happened this often.
     pub events: BTreeMap<String, CountExpect>,
+    /// Instructions of the longest stretch with interrupts disabled.
+    pub irq_off_insns: Option<CountExpect>,
 }
 
 /// What must be true of a page's sending.

@@ -240,7 +240,7 @@ fn features_that_need_statistics_are_cleared_late_as_posted() {
         let device = guest(Dialect::V6, corrected, ALL);
         bus::device_attach(wire::balloon::DEVICE_ID, driver(), feature::STATS_VQ).expect("probe");
         let accepted =
-            device.borrow().writes.iter().filter(|write| write.0 == wire::virtio::mmio::DRIVER_FEATURES).map(|write| write.1).last();
+            device.borrow().writes.iter().filter(|write| write.0 == wire::virtio::mmio::DRIVER_FEATURES).map(|write| write.1).next_back();
         assert_eq!(u64::from(accepted.expect("features")) & depend, told);
         assert!(!VirtioDevice::the().has_feature(depend));
         assert_eq!(device.borrow().live_queues().len(), if corrected == 0 { 4 } else { 2 });
