@@ -97,6 +97,8 @@ pub struct Guest {
     pub driver: Driver,
     /// Flaws of the driver's interface that are corrected: bits of `wire::switch::correct`.
     pub corrected: u64,
+    /// Addresses that an array of hints holds.
+    pub hint_array: u16,
     /// How the driver numbers its queues.
     pub queue_numbering: Numbering,
     /// Feature bits that the driver refuses though offered.
@@ -386,6 +388,7 @@ impl Default for Guest {
             vcpus: 2,
             driver: Driver::Hint,
             corrected: 0,
+            hint_array: 512,
             queue_numbering: Numbering::Dense,
             features_refused: 0,
             page_poison: false,
@@ -422,6 +425,7 @@ impl Default for Expect {
             rounds: None,
             cmd_ids: None,
             destination_cmd_id: None,
+            irq_off: CountExpect::default(),
             events: BTreeMap::new(),
         }
     }
@@ -593,6 +597,8 @@ pub struct Expect {
     pub cmd_ids: Option<Vec<u32>>,
     /// The command id that the destination's device shows.
     pub destination_cmd_id: Option<u32>,
+    /// Guest instructions with interrupts off at a stretch, at most and at least.
+    pub irq_off: CountExpect,
     /// Events that must have happened this often.
     pub events: BTreeMap<String, CountExpect>,
 }

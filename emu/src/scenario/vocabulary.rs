@@ -157,6 +157,7 @@ const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pag
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
 const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
+const ARRAY: Range = range(1, 512, "an array is a page");
 const QUEUE: Range = range(1, 1024, "QEMU's queues end at 1024");
 const AMOUNT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "at least a page, and no memory is larger");
 
@@ -215,6 +216,7 @@ static GUEST: Table = Table {
             Kind::Words("correction", corrections),
         )
         .default("[]"),
+        key("hint_array", "Addresses that an array of hints holds, in drivers that send arrays.", Kind::Integer(ARRAY)).default("512"),
         key("queue_numbering", "How the driver numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
@@ -451,6 +453,7 @@ static EXPECT: Table = Table {
         key("rounds", "Number of syncs.", Kind::Integer(ANY)),
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
+        key("irq_off", "Guest instructions with interrupts off, in the longest stretch.", Kind::Table(&IRQ_OFF)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
     ],
 };
@@ -466,6 +469,9 @@ static SENT: Table = Table {
 
 static TIMES: Table =
     Table { title: "`events`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static IRQ_OFF: Table =
+    Table { title: "`irq_off`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
 
 static COSTS: Table = Table {
     title: "[costs]",
@@ -561,6 +567,7 @@ mod tests {
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
             "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),
+            "`irq_off`" => ("[expect]\nirq_off = {", "}"),
             operation if operation.ends_with("operation") => ("[[guest.task]]\non = \"vcpu0\"\ndo = [{", "}]"),
             header => return format!("{header}\n{}", lines.join("\n")),
         };

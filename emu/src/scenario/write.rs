@@ -11,8 +11,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern,
-    Scenario, Search, Task, Trigger, Vary,
+    Action, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order,
+    Pattern, Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -171,8 +171,19 @@ fn patterns(patterns: &[Pattern]) -> String {
 
 fn write_guest(out: &mut Lines, guest: &Guest) {
     let default = Guest::default();
-    let Guest { ram_bytes, vcpus, driver, corrected, queue_numbering, features_refused, page_poison, init_on_alloc, init_on_free, tasks } =
-        guest;
+    let Guest {
+        ram_bytes,
+        vcpus,
+        driver,
+        corrected,
+        hint_array,
+        queue_numbering,
+        features_refused,
+        page_poison,
+        init_on_alloc,
+        init_on_free,
+        tasks,
+    } = guest;
     out.table("[guest]");
     out.unless(*ram_bytes == default.ram_bytes, "ram", || size(*ram_bytes));
     out.unless(*vcpus == default.vcpus, "vcpus", || vcpus);
@@ -180,6 +191,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*corrected == default.corrected, "corrected", || {
         list(correct::ALL.iter().filter(|(bit, _, _)| corrected & bit != 0).map(|(_, name, _)| quoted(name)))
     });
+    out.unless(*hint_array == default.hint_array, "hint_array", || hint_array);
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*page_poison == default.page_poison, "page_poison", || page_poison);
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
@@ -372,7 +384,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, irq_off, events } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -387,6 +399,9 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     if let Some(id) = destination_cmd_id {
         out.key("destination_cmd_id", format!("{id:#x}"));
     }
+    if *irq_off != CountExpect::default() {
+        out.key("irq_off", count_table(*irq_off));
+    }
     if !sent.is_empty() {
         out.header("[expect.sent]");
         for (page, facts) in sent {
@@ -397,9 +412,13 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     if !events.is_empty() {
         out.header("[expect.events]");
         for (event, count) in events {
-            out.key(&quoted(event), braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))]));
+            out.key(&quoted(event), count_table(*count));
         }
     }
+}
+
+fn count_table(count: CountExpect) -> String {
+    braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))])
 }
 
 fn braces(parts: &[Option<String>]) -> String {

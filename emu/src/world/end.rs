@@ -250,7 +250,7 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     for (name, sent) in &expect.sent {
         differs.extend(unexpected_sent(name, sent, &outcome.pages[name]));
     }
-    let Facts { rounds, cmd_ids, destination_cmd_id, .. } = &outcome.facts;
+    let Facts { rounds, cmd_ids, destination_cmd_id, irq_off_insns_max, .. } = &outcome.facts;
     if expect.rounds.is_some_and(|expected| expected != *rounds) {
         differs.push(format!("{}, expected {}", counted(*rounds, "sync"), expect.rounds.expect("checked")));
     }
@@ -265,6 +265,9 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     {
         let found = destination_cmd_id.map_or("unknown".to_owned(), |id| id.to_string());
         differs.push(format!("the destination's command id is {found}, expected {expected:x}"));
+    }
+    if let Some(bound) = bound_missed(expect.irq_off, *irq_off_insns_max) {
+        differs.push(format!("interrupts were off for {}, expected {bound}", counted(*irq_off_insns_max, "instruction")));
     }
     for (name, count) in &expect.events {
         differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));
@@ -294,11 +297,14 @@ fn unexpected_sent(name: &str, expect: &SentExpect, page: &PageFacts) -> Vec<Str
 
 fn unexpected_count<'e>(name: &str, expect: CountExpect, events: impl Iterator<Item = &'e Event>) -> Option<String> {
     let count = events.filter(|event| event.kind().name() == name).count() as u64;
-    let low = expect.min.is_some_and(|min| count < min);
-    let high = expect.max.is_some_and(|max| count > max);
-    (low || high).then(|| {
-        let bound =
-            if low { format!("at least {}", expect.min.expect("checked")) } else { format!("at most {}", expect.max.expect("checked")) };
-        format!("{name} happened {}, expected {bound}", counted(count, "time"))
-    })
+    bound_missed(expect, count).map(|bound| format!("{name} happened {}, expected {bound}", counted(count, "time")))
+}
+
+/// Returns the bound that a number misses.
+fn bound_missed(expect: CountExpect, count: u64) -> Option<String> {
+    match expect {
+        CountExpect { min: Some(min), .. } if count < min => Some(format!("at least {min}")),
+        CountExpect { max: Some(max), .. } if count > max => Some(format!("at most {max}")),
+        CountExpect { .. } => None,
+    }
 }

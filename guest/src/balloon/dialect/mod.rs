@@ -12,15 +12,24 @@ mod v16;
 mod v33;
 
 use wire::dialect::Dialect;
+use wire::switch::correct;
 
 use crate::balloon::driver::VirtioBalloon;
 use crate::balloon::hinting;
 use crate::kernel::switch;
+use crate::mm;
 use crate::virtio::Errno;
 
 /// Tells the device what is free, as the dialect does, until there is no more or the device wants no more.
+///
+/// A guest that poisons free pages looks at them when it allocates them: a host that leaves such a page out makes it look corrupt. [v20] to [v27] hinted nothing
+/// then; v33 as posted tells the host what the poison is, and leaves the rest to it. What is allocated before it is hinted has been looked at already.
 pub(super) fn send_free_pages(vb: VirtioBalloon) -> Result<(), Errno> {
-    match switch::dialect() {
+    let dialect = switch::dialect();
+    if dialect.hints_stay_free() && mm::page_poisoning_enabled() && switch::corrected(correct::POISON_HINTED) {
+        return Ok(());
+    }
+    match dialect {
         Dialect::V13 => v13::report_free_page(vb),
         Dialect::V16 => v16::report_free_page(vb),
         Dialect::V33 => v33::report_free_page_func(vb),
