@@ -2,8 +2,8 @@
 //!
 //! [`driver`] says which one drives the device.
 //!
-//! v6 and v8 answer the host's requests for unused pages: [`request`] has their state, the queue and the responses, [`setup`] probe and remove,
-//! [`ranges`] how they tell inflated pages.
+//! v6, v8 and v10 answer the host's requests for unused pages: [`request`] has their state, the queue and the responses, [`setup`] probe and remove,
+//! [`ranges`] how they tell inflated pages, [`v10`] how v10 finds the unused ones.
 //!
 //! The others hint in rounds. [`send_free_pages`] is the part of a round between start and stop; where the blocks come from is in `mm::free_page_list`
 //! and `mm::pfn_walk`. Differs: the round itself, an id that opens it and one that closes it, is the merged driver's for all of them. As posted v13's device asked by
@@ -15,6 +15,7 @@ mod pfn_walk;
 pub mod ranges;
 pub mod request;
 mod setup;
+mod v10;
 mod v13;
 mod v16;
 mod v33;
@@ -32,8 +33,7 @@ use crate::virtio::device::VirtioDriver;
 /// The driver of the interface that this kernel speaks.
 pub fn driver() -> &'static VirtioDriver {
     match switch::dialect() {
-        Dialect::V6 | Dialect::V8 => &setup::REQUEST_DRIVER,
-        Dialect::V10 => panic!("no balloon driver speaks v10"),
+        Dialect::V6 | Dialect::V8 | Dialect::V10 => &setup::REQUEST_DRIVER,
         Dialect::Hint
         | Dialect::V13
         | Dialect::V16
