@@ -369,18 +369,18 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
         counts().prop_map(|(min, max)| CountExpect { min, max }),
         0..3,
     );
-    let irq_off = counts().prop_map(|(min, max)| CountExpect { min, max });
-    let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()), irq_off);
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id, irq_off), events)| Expect {
+    let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
+    let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
             rounds,
             cmd_ids,
             destination_cmd_id,
-            irq_off,
             events,
+            irq_off_insns,
         },
     )
 }

@@ -433,8 +433,8 @@ impl Default for Expect {
             rounds: None,
             cmd_ids: None,
             destination_cmd_id: None,
-            irq_off: CountExpect::default(),
             events: BTreeMap::new(),
+            irq_off_insns: None,
         }
     }
 }
@@ -605,10 +605,10 @@ pub struct Expect {
     pub cmd_ids: Option<Vec<u32>>,
     /// The command id that the destination's device shows.
     pub destination_cmd_id: Option<u32>,
-    /// Guest instructions with interrupts off at a stretch, at most and at least.
-    pub irq_off: CountExpect,
     /// Events that must have happened this often.
     pub events: BTreeMap<String, CountExpect>,
+    /// Instructions of the longest stretch with interrupts disabled.
+    pub irq_off_insns: Option<CountExpect>,
 }
 
 /// What must be true of a page's sending.

@@ -311,9 +311,15 @@ impl<'d> Reader<'d> {
             rounds: self.integer(&fields, "rounds"),
             cmd_ids: self.cmd_ids(&fields),
             destination_cmd_id: self.integer(&fields, "destination_cmd_id").map(id),
-            irq_off: self.irq_off(&fields),
             events: self.event_counts(&fields),
+            irq_off_insns: self.irq_off_insns(&fields),
         }
+    }
+
+    fn irq_off_insns(&mut self, fields: &Fields<'d>) -> Option<CountExpect> {
+        let entry = self.fields(table_of(fields, "irq_off_insns"), fields.get("irq_off_insns")?)?;
+        let (min, max) = self.min_max(&entry);
+        Some(CountExpect { min, max })
     }
 
     fn cmd_ids(&mut self, fields: &Fields<'d>) -> Option<Vec<u32>> {
@@ -337,14 +343,6 @@ impl<'d> Reader<'d> {
             sent.extend(page.map(|page| (page, SentExpect { last, min, max })));
         }
         sent
-    }
-
-    fn irq_off(&mut self, fields: &Fields<'d>) -> CountExpect {
-        let Some(entry) = fields.get("irq_off").and_then(|value| self.fields(table_of(fields, "irq_off"), value)) else {
-            return CountExpect::default();
-        };
-        let (min, max) = self.min_max(&entry);
-        CountExpect { min, max }
     }
 
     fn event_counts(&mut self, fields: &Fields<'d>) -> BTreeMap<String, CountExpect> {

@@ -470,8 +470,8 @@ static EXPECT: Table = Table {
         key("rounds", "Number of syncs.", Kind::Integer(ANY)),
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
-        key("irq_off", "Guest instructions with interrupts off, in the longest stretch.", Kind::Table(&IRQ_OFF)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+        key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
 
@@ -487,8 +487,8 @@ static SENT: Table = Table {
 static TIMES: Table =
     Table { title: "`events`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
 
-static IRQ_OFF: Table =
-    Table { title: "`irq_off`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+static INSNS: Table =
+    Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
 
 static COSTS: Table = Table {
     title: "[costs]",
@@ -584,7 +584,6 @@ mod tests {
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
             "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),
-            "`irq_off`" => ("[expect]\nirq_off = {", "}"),
             operation if operation.ends_with("operation") => ("[[guest.task]]\non = \"vcpu0\"\ndo = [{", "}]"),
             header => return format!("{header}\n{}", lines.join("\n")),
         };

@@ -385,7 +385,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, irq_off, events } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -400,8 +400,8 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     if let Some(id) = destination_cmd_id {
         out.key("destination_cmd_id", format!("{id:#x}"));
     }
-    if *irq_off != CountExpect::default() {
-        out.key("irq_off", count_table(*irq_off));
+    if let Some(count) = irq_off_insns {
+        out.key("irq_off_insns", count_table(*count));
     }
     if !sent.is_empty() {
         out.header("[expect.sent]");
