@@ -212,6 +212,13 @@ pub enum Operation {
     Release {
         /// The allocation.
         name: String,
+        /// Each page of that many: 1 frees all.
+        every: u64,
+    },
+    /// The driver's next answer begins at this zone (drivers v6, v8).
+    StartZone {
+        /// Its number.
+        zone: u64,
     },
     /// Runs the shrinkers.
     Shrink {
@@ -258,6 +265,7 @@ impl Operation {
             | Operation::Write { .. }
             | Operation::Verify { .. }
             | Operation::Release { .. }
+            | Operation::StartZone { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
             | Operation::Sleep { .. }
