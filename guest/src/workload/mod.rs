@@ -17,7 +17,7 @@ use crate::balloon::dialect;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::wait::{WaitQueue, wait_event};
-use crate::kernel::{irq, panic::warn, sched};
+use crate::kernel::{irq, panic::warn, sched, switch};
 use crate::virtio::{Errno, bus};
 
 /// Where each vCPU's task waits for its mailbox.
