@@ -107,6 +107,8 @@ pub struct Guest {
     pub init_on_alloc: bool,
     /// `init_on_free=1`.
     pub init_on_free: bool,
+    /// The driver is a module, which a task's `bind` loads.
+    pub late_probe: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -227,6 +229,15 @@ pub enum Operation {
     },
     /// Runs the OOM notifiers.
     Oom,
+    /// Compacts memory.
+    Compact {
+        /// Until a block of this order is free; 0: all of it.
+        order: u8,
+        /// Which page that is to move is busy, and stays; 0: none.
+        busy: u64,
+    },
+    /// Moves what can be moved out of the lowest zone.
+    Evacuate,
     /// Sleeps.
     Sleep {
         /// Nanoseconds.
@@ -268,6 +279,8 @@ impl Operation {
             | Operation::StartZone { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
+            | Operation::Compact { .. }
+            | Operation::Evacuate
             | Operation::Sleep { .. }
             | Operation::Churn { .. }
             | Operation::Unbind
@@ -424,6 +437,7 @@ impl Default for Guest {
             page_poison: false,
             init_on_alloc: false,
             init_on_free: false,
+            late_probe: false,
             tasks: Vec::new(),
         }
     }
