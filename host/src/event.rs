@@ -279,6 +279,8 @@ pub enum HintElement {
     Last,
     /// A buffer for a request.
     Request,
+    /// No element: pages that the host has found free in the guest's memory map.
+    Found(PageRange),
 }
 
 macro_rules! events {
@@ -363,6 +365,16 @@ events! {
     GuestDeflate { pfn: Pfn } = "guest.deflate",
     #[doc = "The guest has written the number of pages it holds."]
     GuestActual { pages: u32 } = "guest.actual",
+    #[doc = "Compaction takes a page from its owner."]
+    GuestIsolate { pfn: Pfn } = "guest.isolate",
+    #[doc = "Compaction gives a page back that did not move."]
+    GuestPutback { pfn: Pfn } = "guest.putback",
+    #[doc = "A page's owner is asked to use another one instead."]
+    GuestMigratePage { pfn: Pfn, to: Pfn } = "guest.migrate_page",
+    #[doc = "A page's owner has answered: the page has moved, or not."]
+    GuestMigrateDone { pfn: Pfn, error: u32 } = "guest.migrate_done",
+    #[doc = "Under a fault: deflation looks at a page of a list that it walks without the list's lock."]
+    GuestDequeue { pfn: Pfn } = "guest.dequeue",
     #[doc = "A shrinker runs."]
     GuestShrink { pages: u64 } = "guest.shrink",
     #[doc = "The OOM notifiers run."]
@@ -405,7 +417,7 @@ events! {
     HintWake = "hint.wake",
     #[doc = "The iothread asks the guest not to kick the hint queue: a write to the used ring, whether or not the VM runs."]
     HintQuiet = "hint.quiet",
-    #[doc = "The iothread took an element from the hint queue."]
+    #[doc = "The iothread took an element from the hint queue (driver host-walk: found pages free in the memory map)."]
     HintPop { head: u16, element: HintElement } = "hint.pop",
     #[doc = "The iothread clears the hinted pages from the bitmaps (profile firecracker: discards them)."]
     HintApply { range: PageRange, id: CmdId, cleared: u64 } = "hint.apply",
@@ -517,10 +529,15 @@ impl Event {
             | Event::DirtyClear { range, .. }
             | Event::DmaWrite { range }
             | Event::VhostWrite { range }
-            | Event::HintPop { element: HintElement::Pages(range), .. } => Some(*range),
+            | Event::HintPop { element: HintElement::Pages(range) | HintElement::Found(range), .. } => Some(*range),
             Event::GuestWrite { pfn, .. }
             | Event::GuestInflate { pfn }
             | Event::GuestDeflate { pfn }
+            | Event::GuestIsolate { pfn }
+            | Event::GuestDequeue { pfn }
+            | Event::GuestPutback { pfn }
+            | Event::GuestMigratePage { pfn, .. }
+            | Event::GuestMigrateDone { pfn, .. }
             | Event::BalloonInflate { pfn }
             | Event::BalloonDeflate { pfn }
             | Event::DirtyMark { pfn, .. }

@@ -3,6 +3,7 @@
 use host::event::{CmdId, HintElement, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
+use super::free::free_in;
 use super::loss::Loss;
 use super::pages::{Marks, pages_of, place, widened};
 use super::records::Cause;
@@ -103,6 +104,21 @@ impl Oracle {
         });
     }
 
+    /// The host has found pages free by itself. Those that are, or that the guest has given up to be reported, count as if it had
+    /// hinted them now; the others are as they were.
+    pub(super) fn host_found(&mut self, range: PageRange, world: &dyn Observed) {
+        let free = free_in(world.ram(), range);
+        for (at, bits) in self.pages.words(range) {
+            let is_free = |pfn: &Pfn| free.contains((pfn.0 - range.first.0) as usize);
+            let free = pages_of(at, bits).filter(is_free).fold(0, |free, pfn| free | place(pfn).1);
+            self.pages.edit(at, |marks| {
+                let given_up = bits & (free | marks.report_exposed);
+                marks.hint_exposed |= given_up;
+                marks.ever_hinted = marks.ever_hinted & !bits | given_up;
+            });
+        }
+    }
+
     /// A block has left the allocator. That counts only where hints stay free: else a hinted block is one that the driver has allocated.
     pub(super) fn guest_alloc(&mut self, range: PageRange) {
         if self.options.hints_stay_free {
@@ -157,8 +173,12 @@ impl Oracle {
         }
     }
 
-    pub(super) fn hint_pop(&mut self, index: usize, head: u16, element: &HintElement) {
+    /// The device has an element in hand: an id must be the one that was told, and pages that the host found by itself count as hinted now.
+    pub(super) fn hint_pop(&mut self, index: usize, head: u16, element: &HintElement, world: &dyn Observed) {
         self.device.pop(head, element);
+        if let HintElement::Found(range) = element {
+            self.host_found(*range, world);
+        }
         let HintElement::Id(id) = *element else { return };
         if let Some(told) = self.device.hear(id) {
             self.break_rule(rules::EXPOSED_ID_IS_NOT_ALTERED, Some(index), Blame::Guest, || {
@@ -256,6 +276,8 @@ impl Oracle {
                 Cause::HintOutsideRound
             } else if device.holds(at) & bit == 0 {
                 Cause::HintBeyondElement
+            } else if device.found(at) & bit != 0 {
+                if marks.ever_hinted & bit != 0 { Cause::WalkOvertaken } else { Cause::MistakenForFree }
             } else if marks.hinted_in_use & bit != 0 {
                 Cause::HintedInUse
             } else if read && marks.hint_exposed & bit != 0 {
@@ -279,7 +301,8 @@ impl Oracle {
             let in_rounds_hint = if in_round { marks.hint_exposed } else { 0 };
             let wronged = bits & !(marks.inflated | marks.report_exposed | in_rounds_hint | marks.dropped);
             self.pages.edit(at, |marks| marks.dropped |= wronged);
-            let (early, in_use) = if in_round { (marks.ever_hinted, marks.hinted_in_use) } else { (0, 0) };
+            let found = self.device.found(at);
+            let (early, in_use) = if in_round { (marks.ever_hinted & !found, marks.hinted_in_use) } else { (0, 0) };
             let reuse = self.reuse();
             let cause = |bit| match () {
                 () if in_use & bit != 0 => Some(Cause::HintedInUse),

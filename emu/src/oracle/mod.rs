@@ -14,6 +14,7 @@ pub mod rules;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod free;
 mod heads;
 mod hinting;
 mod judge;
@@ -299,7 +300,7 @@ impl Oracle {
                 self.counter.cmd_id(CmdId(wire::balloon::CMD_ID_DONE));
                 self.device.done();
             }
-            Event::HintPop { head, element } => self.hint_pop(index, *head, element),
+            Event::HintPop { head, element } => self.hint_pop(index, *head, element, world),
             Event::GuestStart { id } => self.device.tell(*id),
             Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
@@ -324,6 +325,11 @@ impl Oracle {
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
             | Event::GuestActual { .. }
+            | Event::GuestIsolate { .. }
+            | Event::GuestPutback { .. }
+            | Event::GuestDequeue { .. }
+            | Event::GuestMigratePage { .. }
+            | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
             | Event::GuestTask { .. }
