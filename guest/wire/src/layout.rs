@@ -108,6 +108,10 @@ pub struct KernelInfo {
     pub task_names: u64,
     /// Entry of the stub that runs an injected store: stores RSI at \[RDI\], then says INJECT_END.
     pub inject_store: u64,
+    /// Address of the u64 count of the balloon's pages that compaction holds; 0 before probe, and where the driver does not count them.
+    pub balloon_isolated_pages: u64,
+    /// Address of the u32 lock word of the balloon's list and of that count; 0 when free.
+    pub balloon_pages_lock: u64,
 }
 
 impl KernelInfo {
@@ -116,4 +120,4 @@ impl KernelInfo {
 }
 
 const _: () = assert!(size_of::<ZoneInfo>() == 72);
-const _: () = assert!(size_of::<KernelInfo>() == 32 + 144 + 48);
+const _: () = assert!(size_of::<KernelInfo>() == 32 + 144 + 64);
