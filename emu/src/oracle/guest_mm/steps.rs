@@ -15,7 +15,7 @@ const PAGE_POISON: u8 = 0xaa;
 /// Locks of the guest that are held, or being tried, as far as the rules need them beside what memory says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Held {
-    /// `balloon_lock`.
+    /// `balloon_lock`; or the driver has none.
     pub(crate) balloon: bool,
     /// The balloon's `pages_lock`.
     pub(crate) pages: bool,
