@@ -8,6 +8,7 @@
 //! event after which one does not is the step that doomed the page. When the destination starts, bytes are compared, and what
 //! differs without excuse is lost. Hints are judged by the device's own announcements (`hinting`).
 
+pub mod guest_calls;
 pub mod guest_mm;
 pub mod rules;
 
@@ -195,6 +196,11 @@ impl Oracle {
         fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
         violations.fold(tag::VIOLATIONS, &mut fold);
         fold.sum()
+    }
+
+    /// A rule of the guest's is broken as of the last event.
+    pub(crate) fn guest_broke(&mut self, violation: Violation, index: usize) {
+        self.violations.add(violation.rule, || Violation { doom: index.checked_sub(1), ..violation });
     }
 
     /// Returns whether a rule is broken so far.
