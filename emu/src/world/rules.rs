@@ -4,10 +4,11 @@
 
 use host::event::{Event, PageRange};
 use wire::debug;
+use wire::switch::correct;
 
-use crate::oracle::guest_calls::{Calls, Said};
+use crate::oracle::guest_calls::{Calls, Manners, Said};
 use crate::oracle::guest_mm::steps::Steps;
-use crate::scenario::model::Scenario;
+use crate::scenario::model::{Driver, Scenario};
 use crate::world::World;
 
 /// What a run knows of its guest's rules.
@@ -24,7 +25,7 @@ impl GuestRules {
     pub(super) fn new(scenario: &Scenario, pages: u64) -> Self {
         let every = scenario.limits.check_mm;
         let steps = (every > 0).then(|| Steps::new(every, scenario.guest.page_poison));
-        Self { calls: Calls::new(pages), steps, started: false }
+        Self { calls: Calls::new(pages, manners(scenario)), steps, started: false }
     }
 
     /// The run goes on on another machine, which follows no stores yet.
@@ -43,6 +44,13 @@ impl GuestRules {
             range.pages().for_each(|pfn| steps.wrote(pfn));
         }
     }
+}
+
+/// What a driver does as it was posted, and is known for.
+fn manners(scenario: &Scenario) -> Manners {
+    let requests = matches!(scenario.guest.driver, Driver::V6 | Driver::V8 | Driver::V10);
+    let works = scenario.guest.corrected & correct::REQUEST_CONTEXT != 0;
+    Manners { mutex_in_interrupt: requests && !works, allocates_under_lock: requests }
 }
 
 impl World {
