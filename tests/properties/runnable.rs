@@ -368,6 +368,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 initially_set: manual && initially_set,
                 features,
                 queue_numbering: Numbering::Dense,
+                walk: Walk::Naive,
                 hint_queue_size,
                 queue_size,
                 balloon_pages,

@@ -138,6 +138,28 @@ impl Numbering {
     }
 }
 
+/// How a host looks for free pages in the guest's memory map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// It trusts reference counts.
+    Naive,
+    /// It takes blocks in the buddy lists alone.
+    Corrected,
+}
+
+impl Walk {
+    /// Both ways.
+    pub const ALL: &'static [Walk] = &[Walk::Naive, Walk::Corrected];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Walk::Naive => "naive",
+            Walk::Corrected => "corrected",
+        }
+    }
+}
+
 /// A list of operations on a vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -278,6 +300,8 @@ pub struct Host {
     pub features: u64,
     /// How the device numbers its queues.
     pub queue_numbering: Numbering,
+    /// How the host looks for free pages by itself (driver host-walk alone).
+    pub walk: Walk,
     /// Size of the hint queue.
     pub hint_queue_size: u16,
     /// Size of the other queues but reporting's.
@@ -309,6 +333,7 @@ impl Host {
             initially_set,
             features: default_features(profile, driver),
             queue_numbering: Numbering::Dense,
+            walk: Walk::Naive,
             hint_queue_size,
             queue_size,
             balloon_pages: 0,

@@ -5,7 +5,7 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts};
+use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts, walks};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -337,6 +337,8 @@ static HOST: Table = Table {
             Kind::Words("feature", features),
         ),
         key("queue_numbering", "How the device numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
+        key("walk", "How the host looks for free pages in the guest's memory map (driver host-walk alone).", Kind::Word("walk", walks))
+            .default("\"naive\""),
         key("hint_queue_size", "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.", Kind::PowerOfTwo(HINT_QUEUE)),
         key("queue_size", "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.", Kind::PowerOfTwo(QUEUE)),
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))

@@ -250,6 +250,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         initially_set,
         features,
         queue_numbering,
+        walk,
         hint_queue_size,
         queue_size,
         balloon_pages,
@@ -263,6 +264,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
     out.unless(*features == default.features, "features", || feature_list(*features, driver));
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
+    out.unless(*walk == default.walk, "walk", || quoted(walk.name()));
     out.unless(*hint_queue_size == default.hint_queue_size, "hint_queue_size", || hint_queue_size);
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));

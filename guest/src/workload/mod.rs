@@ -30,8 +30,10 @@ const _: () = assert!(WaitQueue::BYTES * MAX_VCPUS as u64 <= 0x100);
 /// Probes the driver and starts the tasks; the first thread of vCPU 0, once memory and all vCPUs are up.
 pub fn start() {
     let boot = boot_info();
-    let spoken = matches!(switch::dialect(), Dialect::Hint | Dialect::Balloon2012);
-    assert!(spoken, "no balloon driver speaks dialect {}", boot.dialect);
+    let dialect = switch::dialect();
+    // A host that looks by itself asks nothing of the driver.
+    let spoken = matches!(dialect, Dialect::Hint | Dialect::HostWalk | Dialect::Balloon2012);
+    assert!(spoken, "no balloon driver speaks {}", dialect.name());
     let late = boot.flags & boot_flag::LATE_PROBE != 0;
     let device = wire::balloon::DEVICE_ID;
     let probed = if late { bus::device_found(device) } else { bus::device_attach(device, &VIRTIO_BALLOON_DRIVER, boot.features_refused) };
