@@ -222,7 +222,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         place().prop_map(|(name, page, byte)| Operation::Write { name, page, byte }),
         place().prop_map(|(name, page, byte)| Operation::Verify { name, page, byte }),
         pages.clone().prop_map(|pages| Operation::Fill { name: LIST.to_owned(), pages }),
-        Just(Operation::Release { name: LIST.to_owned() }),
+        (1..=64u64).prop_map(|every| Operation::Release { name: LIST.to_owned(), every }),
+        (0..=63u64).prop_map(|zone| Operation::StartZone { zone }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
         (0..=10u8, 0..=INTEGER_MAX).prop_map(|(order, busy)| Operation::Compact { order, busy }),
@@ -372,8 +373,9 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
         0..3,
     );
     let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events)| Expect {
+    let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -381,6 +383,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             cmd_ids,
             destination_cmd_id,
             events,
+            irq_off_insns,
         },
     )
 }

@@ -214,6 +214,13 @@ pub enum Operation {
     Release {
         /// The allocation.
         name: String,
+        /// Each page of that many: 1 frees all.
+        every: u64,
+    },
+    /// The driver's next answer begins at this zone (drivers v6, v8).
+    StartZone {
+        /// Its number.
+        zone: u64,
     },
     /// Runs the shrinkers.
     Shrink {
@@ -269,6 +276,7 @@ impl Operation {
             | Operation::Write { .. }
             | Operation::Verify { .. }
             | Operation::Release { .. }
+            | Operation::StartZone { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
             | Operation::Compact { .. }
@@ -462,6 +470,7 @@ impl Default for Expect {
             cmd_ids: None,
             destination_cmd_id: None,
             events: BTreeMap::new(),
+            irq_off_insns: None,
         }
     }
 }
@@ -634,6 +643,8 @@ pub struct Expect {
     pub destination_cmd_id: Option<u32>,
     /// Events that must have happened this often.
     pub events: BTreeMap<String, CountExpect>,
+    /// Instructions of the longest stretch with interrupts disabled.
+    pub irq_off_insns: Option<CountExpect>,
 }
 
 /// What must be true of a page's sending.

@@ -222,7 +222,8 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
-        Operation::Release { name } => format!("release = {}", quoted(name)),
+        Operation::Release { name, every } => format!("release = {}{}", quoted(name), unless(*every == 1, "every", every)),
+        Operation::StartZone { zone } => format!("start_zone = {zone}"),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
         Operation::Compact { order, busy } => {
@@ -390,7 +391,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -404,6 +405,9 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     }
     if let Some(id) = destination_cmd_id {
         out.key("destination_cmd_id", format!("{id:#x}"));
+    }
+    if let Some(count) = irq_off_insns {
+        out.key("irq_off_insns", braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))]));
     }
     if !sent.is_empty() {
         out.header("[expect.sent]");
