@@ -102,6 +102,20 @@ fn a_write_behind_a_hint_that_takes_nothing_is_nobodys_fault() {
 }
 
 #[test]
+fn an_id_that_is_altered_while_it_is_exposed_is_noticed() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    let id = bench.id;
+    bench.emit(CPU, Event::GuestStart { id });
+    bench.emit(CPU, Event::GuestStop);
+    bench.emit(Actor::Iothread, Event::HintPop { head: 1, element: HintElement::Id(CmdId(0)) });
+    bench.emit(Actor::Iothread, Event::HintPush { head: 1, len: 0 });
+    bench.emit(Actor::Iothread, Event::HintPop { head: 2, element: HintElement::Id(CmdId(0)) });
+    bench.emit(Actor::Iothread, Event::HintPush { head: 2, len: 0 });
+    assert_eq!(broken(bench), [rules::EXPOSED_ID_IS_NOT_ALTERED], "the start, and not the stop");
+}
+
+#[test]
 fn a_hint_of_a_page_in_use_excuses_nothing() {
     let mut bench = Bench::of_free_pages(Log::ManualClear);
     bench.emit(CPU, Event::GuestAlloc { range: block(16) });
