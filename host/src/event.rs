@@ -487,6 +487,8 @@ events! {
     LockRelease { lock: LockId } = "lock.release",
     #[doc = "A scenario's injection fires."]
     Inject { index: u32 } = "inject",
+    #[doc = "A task finds less memory than it noted before."]
+    GuestMissing { free: u64, total: u64 } = "guest.missing",
 }
 
 impl Event {
@@ -534,6 +536,7 @@ impl Event {
             | Event::GuestActual { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
+            | Event::GuestMissing { .. }
             | Event::GuestTask { .. }
             | Event::GuestTaskDone { .. }
             | Event::GuestWork { .. }

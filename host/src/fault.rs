@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use wire::switch::fault;
+
 /// What a fault does to a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -119,6 +121,18 @@ faults! {
     /// A vCPU stores after its mark was consumed.
     StoreAfterMark { name: "store-after-mark", id: "K15", source: "QEMU 9458a9a1df, fixed in 4.2",
         mechanism: "the sync does not wait for vCPUs to leave their block: a mark is consumed and the page read before the store", effect: Loss },
+    /// Deflated pages are freed by an array that is no longer guarded.
+    ReleaseOutsideLock { name: "release-outside-lock", id: "B3", source: "Linux, fixed in 4.4 by f68b992bbb47",
+        mechanism: "leak_balloon() drops balloon_lock and then frees the frames that stand in pfns: whoever fills the array meanwhile has its own frames there, and what this one took out of the balloon is never freed", effect: Leak, guest: fault::RELEASE_OUTSIDE_LOCK },
+    /// The array of frames is filled from its second slot on.
+    PfnOffByOne { name: "pfn-off-by-one", id: "B6", source: "Linux 4.15-rc, fixed by d9e427f6ab81",
+        mechanism: "num_pfns is raised before the slot is written: the device takes what slot 0 held, frame 0 at first, and never hears of the last page", effect: Loss, guest: fault::PFN_OFFBYONE },
+    /// The shrinker counts hinted blocks as no pages.
+    ShrinkCount { name: "shrink-count", id: "B11", source: "Linux 5.0 to 5.3, fixed in 5.4",
+        mechanism: "the count of blocks is shifted right instead of left: the shrinker reports no pages and is never asked for any", effect: Leak, guest: fault::SHRINK_COUNT },
+    /// Removal does not free hinted blocks.
+    RemoveNoReturn { name: "remove-no-return", id: "B14", source: "Linux, fixed in 5.6 and 5.4.19",
+        mechanism: "remove_common() does not return the blocks of free_page_list: a driver that goes away in a round takes them with it", effect: Leak, guest: fault::REMOVE_NO_RETURN },
 }
 
 /// Faults that are switched on.

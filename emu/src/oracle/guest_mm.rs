@@ -79,6 +79,13 @@ pub fn held_blocks(ram: &GuestRam) -> Option<u64> {
     if info.num_free_page_blocks == 0 { None } else { read_u64(ram, info.num_free_page_blocks) }
 }
 
+/// Returns whether the memory map says that the balloon has a page; `None` before the guest has published the map.
+pub fn is_offline(ram: &GuestRam, pfn: Pfn) -> Option<bool> {
+    let info = read_info(ram)?;
+    let entry = info.mem_map.checked_add(pfn.0.checked_mul(page::BYTES)?)?;
+    read_u32(ram, entry.checked_add(page::PAGE_TYPE)?).map(|kind| is_type(kind, page::TYPE_OFFLINE))
+}
+
 /// Returns the address of the guest's stub for injected stores; `None` before the guest has published it.
 pub fn inject_stub(ram: &GuestRam) -> Option<u64> {
     read_info(ram).map(|info| info.inject_store)

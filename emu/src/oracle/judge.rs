@@ -6,7 +6,7 @@ use wire::platform::{MAILBOX, PAGE_SHIFT};
 use super::loss::Loss;
 use super::pages::{Marks, pages_of, place, widened};
 use super::records::Cause;
-use super::{Observed, Oracle, rules};
+use super::{Observed, Oracle, guest_mm, rules};
 use crate::outcome::{Blame, Verdict, Violation};
 use crate::report::micros;
 
@@ -103,8 +103,17 @@ impl Oracle {
         self.pages.edit_range(range, |marks, bits| marks.report_exposed |= bits);
     }
 
+    /// The guest tells a page as inflated: its balloon has to have it.
+    pub(super) fn tell_inflated(&mut self, pfn: Pfn, world: &dyn Observed) {
+        match guest_mm::is_offline(world.ram(), pfn) {
+            Some(false) => self.pages.edit_page(pfn, |marks, bit| marks.mistold |= bit),
+            Some(true) | None => self.pages.edit_page(pfn, |marks, bit| marks.mistold &= !bit),
+        }
+        self.inflate(pfn);
+    }
+
     pub(super) fn inflate(&mut self, pfn: Pfn) {
-        self.pages.edit_page(pfn, |marks, bit| marks.inflated |= bit);
+        self.pages.edit_page(pfn, |marks, bit| marks.inflated |= bit & !marks.mistold);
     }
 
     pub(super) fn deflate(&mut self, pfn: Pfn) {
@@ -124,6 +133,20 @@ impl Oracle {
                 format!("the device started round {id} without having requested it")
             });
         }
+    }
+
+    pub(super) fn guest_missing(&mut self, index: usize, free: u64, total: u64) {
+        let rule = rules::MEMORY_COMES_BACK;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::Leak,
+            page: None,
+            write: None,
+            doom: Some(index),
+            blame: Blame::Guest,
+            cause: None,
+            what: format!("of the memory that a task noted {free} pages are not free any more, and {total} are not managed any more"),
+        });
     }
 
     pub(super) fn hint_push(&mut self, index: usize, head: u16) {
@@ -231,6 +254,7 @@ impl Oracle {
     fn drop_page(&mut self, index: usize, pfn: Pfn, early: bool) {
         self.lose(pfn);
         let detail = self.pages.detail(pfn);
+        let mistold = self.pages.is(pfn, |marks| marks.mistold);
         let rule = rules::DISCARDED_PAGE_WAS_GIVEN_UP;
         self.violations.add(rule, || Violation {
             rule,
@@ -238,9 +262,11 @@ impl Oracle {
             page: Some(pfn),
             write: detail.write.get(),
             doom: Some(index),
-            blame: if early { Blame::Guest } else { Blame::Host },
+            blame: if early || mistold { Blame::Guest } else { Blame::Host },
             cause: early.then_some(Cause::EarlyReuse.name()),
-            what: if early {
+            what: if mistold {
+                format!("page {pfn} was dropped because the guest told it as inflated, though its balloon does not have it")
+            } else if early {
                 let (writer, at) = (detail.writer, micros(detail.write_at_ns));
                 format!("page {pfn} was dropped after {writer} wrote it at {at} us: {}", Cause::EarlyReuse.reason())
             } else {

@@ -267,7 +267,9 @@ impl Oracle {
                 self.expose_hint(*range);
             }
             Event::GuestReport { range } => self.expose_report(*range),
-            Event::GuestInflate { pfn } | Event::BalloonInflate { pfn } => self.inflate(*pfn),
+            Event::GuestMissing { free, total } => self.guest_missing(index, *free, *total),
+            Event::GuestInflate { pfn } => self.tell_inflated(*pfn, world),
+            Event::BalloonInflate { pfn } => self.inflate(*pfn),
             Event::GuestDeflate { pfn } | Event::BalloonDeflate { pfn } => self.deflate(*pfn),
             Event::BalloonReport { range } => self.report_taken(*range),
             Event::HostDiscard { range } => self.host_discard(index, *range),

@@ -50,6 +50,8 @@ pub(crate) struct Marks {
     pub(crate) ever_hinted: u64,
     /// The balloon holds the page.
     pub(crate) inflated: u64,
+    /// The guest told it as inflated though its balloon did not have it.
+    pub(crate) mistold: u64,
     /// The host dropped it though the guest had not given it up; reported as such, so not again as a difference.
     pub(crate) dropped: u64,
     /// Of the rest: what belongs to one migration.
@@ -122,15 +124,15 @@ impl Marks {
 
     /// Returns the hashes of what always counts, and of what counts in a migration.
     fn fold(&self, at: u64) -> [u128; 2] {
-        let Self { hint_exposed, report_exposed, ever_hinted, inflated, dropped, sending } = self;
+        let Self { hint_exposed, report_exposed, ever_hinted, inflated, mistold, dropped, sending } = self;
         let Sending { unsent, hinted, deflated, reported, need_not_send, doomed, since_sync, since_request } = sending;
         let sum = |first: u64, words: &[u64]| {
             let set = (first..).zip(words).filter(|(_, word)| **word != 0);
             set.map(|(tag, word)| mix(tag, at, *word)).fold(0, u128::wrapping_add)
         };
         [
-            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped]),
-            sum(6, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
+            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *mistold, *dropped]),
+            sum(7, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
         ]
     }
 }

@@ -35,7 +35,8 @@ pub const UNSENT_WRITE_IS_RECORDED: &str = "unsent-write-is-recorded";
 /// The host drops the contents only of pages that the guest has given up and not written since.
 ///
 /// Source: VIRTIO 1.2 §5.5.6.5 (C40: the device may modify a hinted page only if the guest has not since the id was issued), Firecracker:
-/// docs/ballooning.md. A page counts as given up from the announcement of its hint, report or inflation.
+/// docs/ballooning.md. A page counts as given up from the announcement of its hint, report or inflation;
+/// of its inflation only when the guest's memory map says that the balloon has it.
 ///
 /// Misses: a page written within the guest's step that announces it. Cannot alarm falsely while the guest announces what it exposes.
 pub const DISCARDED_PAGE_WAS_GIVEN_UP: &str = "discarded-page-was-given-up";
@@ -80,6 +81,12 @@ pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 /// Source: VIRTIO 1.2 §5.5.6.5 (C36, C42); QEMU dd8eeb9671. Looked at when the run ends at rest, with a running VM and no migration under way.
 /// The host's fault when it has not said DONE, else the guest's.
 pub const HINTED_PAGES_COME_HOME: &str = "hinted-pages-come-home";
+
+/// A task finds as much memory, free and in all, as it noted before, when it holds what it held then.
+///
+/// What it compares is Linux's MemFree, with what lies on per-CPU lists, and MemTotal (mm/show_mem.c si_meminfo()). Whether it holds the same is the scenario's
+/// business. Misses: memory that another has freed meanwhile makes up for what is missing.
+pub const MEMORY_COMES_BACK: &str = "guest-memory-comes-back";
 
 /// Violations of one rule that are listed.
 const LISTED_MAX: usize = 16;

@@ -228,6 +228,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         (1..=1_000_000u64, 0..=INTEGER_MAX).prop_map(|(times, seed)| Operation::Churn { times, seed }),
         Just(Operation::Unbind),
         Just(Operation::Bind),
+        Just(Operation::NoteMemory),
+        Just(Operation::CompareMemory),
         Just(Operation::Panic),
         Just(Operation::NullStore),
         (RAM_BYTES_MAX..=INTEGER_MAX).prop_map(|address| Operation::WildStore { address }),

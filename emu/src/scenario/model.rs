@@ -214,6 +214,10 @@ pub enum Operation {
     Unbind,
     /// Probes the driver again.
     Bind,
+    /// Notes how much memory is free, and how much there is.
+    NoteMemory,
+    /// Looks whether there is as much memory as was noted.
+    CompareMemory,
     /// `panic()`.
     Panic,
     /// Stores at address 0.
@@ -242,6 +246,8 @@ impl Operation {
             | Operation::Churn { .. }
             | Operation::Unbind
             | Operation::Bind
+            | Operation::NoteMemory
+            | Operation::CompareMemory
             | Operation::Panic
             | Operation::NullStore
             | Operation::WildStore { .. }

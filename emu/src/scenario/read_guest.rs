@@ -184,7 +184,7 @@ impl<'d> Reader<'d> {
                 Operation::Churn { times: times?, seed }
             }
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
-            "oom" | "unbind" | "bind" | "panic" | "null_store" | "jump_to_data" => {
+            "oom" | "unbind" | "bind" | "note_memory" | "compare_memory" | "panic" | "null_store" | "jump_to_data" => {
                 self.only_true(fields, verb);
                 bare_operation(verb)
             }
@@ -297,6 +297,8 @@ fn bare_operation(verb: &str) -> Operation {
         "oom" => Operation::Oom,
         "unbind" => Operation::Unbind,
         "bind" => Operation::Bind,
+        "note_memory" => Operation::NoteMemory,
+        "compare_memory" => Operation::CompareMemory,
         "panic" => Operation::Panic,
         "null_store" => Operation::NullStore,
         "jump_to_data" => Operation::JumpToData,

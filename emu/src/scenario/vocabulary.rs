@@ -293,6 +293,14 @@ pub(super) static OPERATIONS: &[Table] = &[
     },
     Table { title: "an `unbind` operation", keys: &[key("unbind", "Removes the driver.", Kind::True).required()] },
     Table { title: "a `bind` operation", keys: &[key("bind", "Probes the driver again.", Kind::True).required()] },
+    Table {
+        title: "a `note_memory` operation",
+        keys: &[key("note_memory", "Notes how much memory is free, and how much there is.", Kind::True).required()],
+    },
+    Table {
+        title: "a `compare_memory` operation",
+        keys: &[key("compare_memory", "Looks whether there is as much memory as was noted; less is a leak.", Kind::True).required()],
+    },
     Table { title: "a `panic` operation", keys: &[key("panic", "Panics.", Kind::True).required()] },
     Table { title: "a `null_store` operation", keys: &[key("null_store", "Stores at address 0.", Kind::True).required()] },
     Table {

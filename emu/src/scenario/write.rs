@@ -217,6 +217,8 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Churn { times, seed } => format!("churn = {times}{}", unless(*seed == 0, "seed", seed)),
         Operation::Unbind => "unbind = true".to_owned(),
         Operation::Bind => "bind = true".to_owned(),
+        Operation::NoteMemory => "note_memory = true".to_owned(),
+        Operation::CompareMemory => "compare_memory = true".to_owned(),
         Operation::Panic => "panic = true".to_owned(),
         Operation::NullStore => "null_store = true".to_owned(),
         Operation::WildStore { address } => format!("wild_store = {address:#x}"),

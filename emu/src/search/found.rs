@@ -221,6 +221,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::GuestStop
         | K::GuestShrink
         | K::GuestOom
+        | K::GuestMissing
         | K::HintRequest
         | K::HintStart
         | K::HintStop

@@ -63,7 +63,7 @@ impl World {
     /// Returns where everybody stands at the end.
     fn rest(&self, end: End) -> Rest {
         let (waits, cycle) = (self.waits(end), self.lock_cycle());
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit;
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || self.stuck_tasks(end).next().is_some();
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.state.crash.is_some() {
             Verdict::GuestCrash
@@ -77,6 +77,12 @@ impl World {
             Verdict::Pass
         };
         Rest { at_rest: end == End::Quiet && cycle.is_empty() && waits.is_empty(), waits, cycle, ended }
+    }
+
+    /// Returns the vCPUs whose task has an operation before it that will never end, because nobody can move any more.
+    fn stuck_tasks(&self, end: End) -> impl Iterator<Item = usize> {
+        let asleep = end == End::Quiet && self.state.ready && self.state.vmm.vm.running;
+        (0..self.state.vcpus.len()).filter(move |cpu| asleep && self.task_is_busy(*cpu))
     }
 
     /// Returns the guest's own rules that are broken.
@@ -117,6 +123,10 @@ impl World {
             let wait = Wait { who: Actor::Migration.to_string(), wants: EventKind::RamSend.name().to_owned(), waits_for };
             waits.push(Open { gate: false, wait });
         }
+        waits.extend(self.stuck_tasks(end).map(|cpu| {
+            let (who, wants) = (format!("the task on {}", Actor::Vcpu(cpu as u8)), "to end its operation".to_owned());
+            Open { gate: false, wait: Wait { who, wants, waits_for: "something that nobody will do any more".to_owned() } }
+        }));
         for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
             let (readiness, actor) = match slot.checked_sub(self.state.vcpus.len()) {
                 None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),

@@ -282,6 +282,12 @@ impl World {
         }
     }
 
+    /// Returns whether a vCPU's task has not ended all operations that it was given.
+    pub(super) fn task_is_busy(&self, cpu: usize) -> bool {
+        let mailbox = platform::MAILBOX + cpu as u64 * platform::PAGE_SIZE;
+        !self.state.backlog[cpu].is_empty() || self.ram.read_u64(mailbox) != self.ram.read_u64(mailbox + 8)
+    }
+
     /// Returns an operation as the guest reads it.
     ///
     /// `value` is the number of the value that it writes, if it writes one, and `id` its own.
@@ -306,6 +312,8 @@ impl World {
             Operation::Churn { times, seed } => (task::op::CHURN, 0, *times, *seed),
             Operation::Unbind => (task::op::UNBIND, 0, 0, 0),
             Operation::Bind => (task::op::BIND, 0, 0, 0),
+            Operation::NoteMemory => (task::op::MEMINFO, 0, 0, 0),
+            Operation::CompareMemory => (task::op::MEMINFO, 0, 1, 0),
             Operation::Panic => (task::op::PANIC, 0, 0, 0),
             Operation::NullStore => (task::op::NULL_STORE, 0, 0, 0),
             Operation::WildStore { address } => (task::op::WILD_STORE, 0, *address, 0),

@@ -16,6 +16,7 @@ use crate::kernel::info::publish;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::mutex::Mutex;
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::workqueue::{Work, Workqueue, cancel_work_sync, queue_work};
 use crate::mm::balloon_compaction::BalloonDevInfo;
@@ -343,7 +344,8 @@ fn remove_common(vb: VirtioBalloon) {
         inflate::leak_balloon(vb, vb.num_pages().get() as usize);
     }
     inflate::update_balloon_size(vb);
-    if vb.has_feature(feature::FREE_PAGE_HINT) {
+    // A driver that goes away in the middle of a migration holds blocks that DONE would have freed.
+    if vb.has_feature(feature::FREE_PAGE_HINT) && !faulty(fault::REMOVE_NO_RETURN) {
         hinting::return_free_pages_to_mm(vb, u64::MAX, wire::debug::HINT_RETURN);
     }
     mmio::reset();

@@ -6,6 +6,7 @@ use wire::debug::{ACTUAL, DEFLATE, INFLATE};
 use crate::arch;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::panic::warn;
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::timer::msleep;
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
@@ -35,7 +36,8 @@ fn tell_host(vb: VirtioBalloon, vq: u64, code: u32) {
             arch::trace(code, u64::from(vb.pfns().element(i).get()), 0);
         }
     });
-    if added.is_err() {
+    // Waiting all the same is waiting for a buffer that is not there.
+    if added.is_err() && !faulty(fault::TELL_HOST_IGNORE_ERR) {
         warn("tell_host: the queue takes no buffer");
         return;
     }
@@ -89,7 +91,13 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
     vb.num_pfns().set(0);
     while let Some(page) = pages.pop() {
         balloon_page_enqueue(vb.dev_info(), page);
-        set_page_pfns(vb, page);
+        if faulty(fault::PFN_OFFBYONE) {
+            // Counted first, written behind: slot 0 keeps what it held, and the 256th frame lands behind the array, in the statistics.
+            vb.num_pfns().set(vb.num_pfns().get() + 1);
+            arch::write32(vb.pfns().addr() + 4 * u64::from(vb.num_pfns().get()), page.0 as u32);
+        } else {
+            set_page_pfns(vb, page);
+        }
         vb.num_pages().set(vb.num_pages().get() + 1);
         if !vb.has_feature(feature::DEFLATE_ON_OOM) {
             adjust_managed_page_count(page, -1);
@@ -121,9 +129,28 @@ pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
     if num_freed_pages != 0 {
         tell_host(vb, vb.deflate_vq().get(), DEFLATE);
     }
+    if faulty(fault::RELEASE_OUTSIDE_LOCK) {
+        // Without the lock, whoever inflates or deflates next writes its own frames over those that are freed here.
+        vb.balloon_mutex().unlock();
+        release_pages_by_pfn(vb);
+        return num_freed_pages;
+    }
     release_pages_balloon(vb, pages);
     vb.balloon_mutex().unlock();
     num_freed_pages
+}
+
+/// Frees the pages whose frames stand in `pfns`. Linux: release_pages_by_pfn(), until 4.4.
+fn release_pages_by_pfn(vb: VirtioBalloon) {
+    let mut index = 0;
+    while index < vb.num_pfns().get() {
+        let page = Pfn(vb.pfns().element(index as usize).get().into());
+        if !vb.has_feature(feature::DEFLATE_ON_OOM) {
+            adjust_managed_page_count(page, 1);
+        }
+        put_page(page);
+        index += 1;
+    }
 }
 
 /// Frees pages that the balloon no longer owns. Linux: release_pages_balloon().

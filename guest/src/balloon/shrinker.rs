@@ -7,12 +7,18 @@ use wire::debug::HINT_RECLAIM;
 
 use crate::balloon::driver::VirtioBalloon;
 use crate::balloon::hinting::{HINT_BLOCK_PAGES, return_free_pages_to_mm};
+use crate::kernel::switch::{fault, faulty};
 use crate::mm::shrinker::{Shrinker, register_shrinker, unregister_shrinker};
 use crate::virtio::Errno;
 
 /// Pages that could be freed. Linux: virtio_balloon_shrinker_count().
 fn virtio_balloon_shrinker_count(vb: u64, _unused: u64) -> u64 {
-    VirtioBalloon::at(vb).num_free_page_blocks().get() * HINT_BLOCK_PAGES
+    let blocks = VirtioBalloon::at(vb).num_free_page_blocks().get();
+    if faulty(fault::SHRINK_COUNT) {
+        // Shifted the wrong way: up to 1023 blocks count as no page, so nobody asks for them.
+        return blocks / HINT_BLOCK_PAGES;
+    }
+    blocks * HINT_BLOCK_PAGES
 }
 
 /// Frees at least `nr_to_scan` pages if there are as many; returns how many. Linux: shrink_free_pages().

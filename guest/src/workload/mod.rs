@@ -25,6 +25,8 @@ const WAIT_QUEUES: u64 = WORKLOAD_DATA;
 /// Where [`names`] keeps its table.
 const NAMES_TABLE: u64 = WORKLOAD_DATA + 0x100;
 const _: () = assert!(WaitQueue::BYTES * MAX_VCPUS as u64 <= 0x100);
+/// Where a task notes how much memory there is: u64 free pages, u64 managed pages.
+const MEMORY_NOTE: u64 = WORKLOAD_DATA + 0x1000;
 
 /// Probes the driver and starts the tasks; the first thread of vCPU 0, once memory and all vCPUs are up.
 pub fn start() {

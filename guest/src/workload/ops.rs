@@ -1,6 +1,6 @@
 //! What a task can do: one function for each operation of `wire::task::op`. Each returns whether it did what it was asked.
 
-use wire::debug::{TASK_BEGIN, TASK_END};
+use wire::debug::{MISSING, TASK_BEGIN, TASK_END};
 use wire::layout::MAX_PAGE_ORDER;
 use wire::task::{TaskOp, op};
 
@@ -9,9 +9,12 @@ use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
-use crate::mm::{self, Gfp};
+use crate::mm::stats::{SysInfo, si_meminfo};
+use crate::mm::zone::Zone;
+use crate::mm::{self, Gfp, pcp};
 use crate::virtio::bus;
 use crate::virtio::device::VirtioDevice;
+use crate::workload::MEMORY_NOTE;
 use crate::workload::names::{Block, Name};
 
 /// Performs one operation, between its two tracepoints.
@@ -42,6 +45,7 @@ fn dispatch(task: &TaskOp) -> bool {
         op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
+        op::MEMINFO => meminfo(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -65,6 +69,25 @@ fn repeat_start(hints: u64) -> bool {
     }
     VirtioBalloon::at(driver).repeat_start_after().set(hints);
     true
+}
+
+/// Reads how much memory is free, per-CPU lists included, and how much there is; notes it, or says what is missing since it was noted: as a
+/// user would who reads /proc/meminfo and /proc/zoneinfo twice.
+fn meminfo(compare: u64) -> bool {
+    let on_pcp: u64 = Zone::all().map(pcp::total_count).sum();
+    let SysInfo { totalram, freeram, caches: _ } = si_meminfo();
+    let now = [freeram + on_pcp, totalram];
+    let slots = [MEMORY_NOTE, MEMORY_NOTE + 8];
+    if compare == 0 {
+        slots.into_iter().zip(now).for_each(|(slot, pages)| arch::write64(slot, pages));
+        return true;
+    }
+    let [free, total] = [0, 1].map(|index| arch::read64(slots[index]).saturating_sub(now[index]));
+    let missing = free != 0 || total != 0;
+    if missing {
+        arch::trace(MISSING, free, total);
+    }
+    !missing
 }
 
 /// The name gets a block as user memory would: direct reclaim runs the shrinkers, then the OOM notifiers.

@@ -74,6 +74,9 @@ pub mod op {
     pub const BIND: u32 = 12;
     /// Makes the driver expose its start buffer once more, behind `a` hints from now: a driver that misbehaves.
     pub const REPEAT_START: u32 = 13;
+    /// Compares the memory that is free, and the memory that there is, with what `a` = 0 noted: less is said with
+    /// [`crate::debug::MISSING`].
+    pub const MEMINFO: u32 = 21;
     /// `panic()`.
     pub const PANIC: u32 = 32;
     /// Stores 8 bytes at address 0.

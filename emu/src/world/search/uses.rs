@@ -253,6 +253,7 @@ impl Used {
             | Event::GuestActual { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
+            | Event::GuestMissing { .. }
             | Event::GuestTask { .. }
             | Event::GuestTaskDone { .. }
             | Event::GuestNamed { .. }
