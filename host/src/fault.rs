@@ -133,6 +133,18 @@ faults! {
     /// Removal does not free hinted blocks.
     RemoveNoReturn { name: "remove-no-return", id: "B14", source: "Linux, fixed in 5.6 and 5.4.19",
         mechanism: "remove_common() does not return the blocks of free_page_list: a driver that goes away in a round takes them with it", effect: Leak, guest: fault::REMOVE_NO_RETURN },
+    /// Freezing forgets the balloon.
+    FreezeNoDeflate { name: "freeze-no-deflate", id: "B1", source: "Linux, fixed in 3.3 by 4eb05d562ea1 and e562966dbaf4",
+        mechanism: "the driver resets its device for hibernation with pages in the balloon, and restore starts with an empty one: nobody frees the old pages", effect: Leak, guest: fault::FREEZE_NO_DEFLATE },
+    /// A configuration change at the wrong time is forgotten.
+    ConfigPendingLost { name: "config-pending-lost", id: "B42", source: "a hazard of drivers/virtio/virtio.c, no commit",
+        mechanism: "a change that comes while changes are held back is not kept for later: the balloon never hears of its target", effect: Hang, guest: fault::CONFIG_PENDING_LOST },
+    /// The device breaks under the works.
+    ShutdownNoQuiesce { name: "shutdown-no-quiesce", id: "B25", source: "Linux 6.12 since CVE-2025-38064, fixed in 2026",
+        mechanism: "the queues are broken at shutdown while a work of the balloon waits for one of them", effect: Hang, guest: fault::SHUTDOWN_NO_QUIESCE },
+    /// tell_host waits for what it could not add.
+    TellHostIgnoreErr { name: "tell-host-ignore-err", id: "B24", source: "Linux, fixed in 6.12.117",
+        mechanism: "tell_host() ignores that the queue took no buffer and waits for the device to use it", effect: Hang, guest: fault::TELL_HOST_IGNORE_ERR },
 }
 
 /// Faults that are switched on.

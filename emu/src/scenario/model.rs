@@ -214,6 +214,12 @@ pub enum Operation {
     Unbind,
     /// Probes the driver again.
     Bind,
+    /// Puts the system to sleep, as far as the balloon sees of it.
+    Freeze,
+    /// Wakes it again.
+    Restore,
+    /// Breaks and resets the device, as when the machine goes down.
+    Shutdown,
     /// Notes how much memory is free, and how much there is.
     NoteMemory,
     /// Looks whether there is as much memory as was noted.
@@ -246,6 +252,9 @@ impl Operation {
             | Operation::Churn { .. }
             | Operation::Unbind
             | Operation::Bind
+            | Operation::Freeze
+            | Operation::Restore
+            | Operation::Shutdown
             | Operation::NoteMemory
             | Operation::CompareMemory
             | Operation::Panic

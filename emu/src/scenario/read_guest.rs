@@ -184,7 +184,8 @@ impl<'d> Reader<'d> {
                 Operation::Churn { times: times?, seed }
             }
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
-            "oom" | "unbind" | "bind" | "note_memory" | "compare_memory" | "panic" | "null_store" | "jump_to_data" => {
+            "oom" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "note_memory" | "compare_memory" | "panic" | "null_store"
+            | "jump_to_data" => {
                 self.only_true(fields, verb);
                 bare_operation(verb)
             }
@@ -297,6 +298,9 @@ fn bare_operation(verb: &str) -> Operation {
         "oom" => Operation::Oom,
         "unbind" => Operation::Unbind,
         "bind" => Operation::Bind,
+        "freeze" => Operation::Freeze,
+        "restore" => Operation::Restore,
+        "shutdown" => Operation::Shutdown,
         "note_memory" => Operation::NoteMemory,
         "compare_memory" => Operation::CompareMemory,
         "panic" => Operation::Panic,

@@ -294,6 +294,18 @@ pub(super) static OPERATIONS: &[Table] = &[
     Table { title: "an `unbind` operation", keys: &[key("unbind", "Removes the driver.", Kind::True).required()] },
     Table { title: "a `bind` operation", keys: &[key("bind", "Probes the driver again.", Kind::True).required()] },
     Table {
+        title: "a `freeze` operation",
+        keys: &[key("freeze", "Puts the system to sleep: works are parked, the driver takes its device down.", Kind::True).required()],
+    },
+    Table {
+        title: "a `restore` operation",
+        keys: &[key("restore", "Wakes the system again: the driver sets its device up, works go on.", Kind::True).required()],
+    },
+    Table {
+        title: "a `shutdown` operation",
+        keys: &[key("shutdown", "Breaks and resets the device, as when the machine goes down.", Kind::True).required()],
+    },
+    Table {
         title: "a `note_memory` operation",
         keys: &[key("note_memory", "Notes how much memory is free, and how much there is.", Kind::True).required()],
     },

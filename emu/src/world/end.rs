@@ -62,8 +62,10 @@ impl World {
 
     /// Returns where everybody stands at the end.
     fn rest(&self, end: End) -> Rest {
-        let (waits, cycle) = (self.waits(end), self.lock_cycle());
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || self.stuck_tasks(end).next().is_some();
+        let (mut waits, cycle) = (self.waits(end), self.lock_cycle());
+        let at_rest = end == End::Quiet && cycle.is_empty() && waits.is_empty();
+        let sleepers = self.sleepers(end);
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty();
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.state.crash.is_some() {
             Verdict::GuestCrash
@@ -76,13 +78,25 @@ impl World {
         } else {
             Verdict::Pass
         };
-        Rest { at_rest: end == End::Quiet && cycle.is_empty() && waits.is_empty(), waits, cycle, ended }
+        waits.extend(sleepers);
+        Rest { at_rest, waits, cycle, ended }
     }
 
-    /// Returns the vCPUs whose task has an operation before it that will never end, because nobody can move any more.
-    fn stuck_tasks(&self, end: End) -> impl Iterator<Item = usize> {
-        let asleep = end == End::Quiet && self.state.ready && self.state.vmm.vm.running;
-        (0..self.state.vcpus.len()).filter(move |cpu| asleep && self.task_is_busy(*cpu))
+    /// Returns what of a running guest will never end, because nobody can move any more: tasks with an operation before them,
+    /// a work, and the way of the balloon to the size that the host wants.
+    fn sleepers(&self, end: End) -> Vec<Open> {
+        if end != End::Quiet || !self.state.ready || !self.state.vmm.vm.running {
+            return Vec::new();
+        }
+        let sleeper = |who: String| {
+            let (wants, waits_for) = ("to end".to_owned(), "something that nobody will do any more".to_owned());
+            Open { gate: false, wait: Wait { who, wants, waits_for } }
+        };
+        let busy = (0..self.state.vcpus.len()).filter(|cpu| self.task_is_busy(*cpu));
+        let tasks = busy.map(|cpu| sleeper(format!("the task on {}", Actor::Vcpu(cpu as u8))));
+        let works = (self.state.works > 0).then(|| sleeper("a work of the guest's".to_owned()));
+        let balloon = self.state.vmm.balloon.misses_target().then(|| sleeper("the balloon's way to its target".to_owned()));
+        tasks.chain(works).chain(balloon).collect()
     }
 
     /// Returns the guest's own rules that are broken.
@@ -123,10 +137,6 @@ impl World {
             let wait = Wait { who: Actor::Migration.to_string(), wants: EventKind::RamSend.name().to_owned(), waits_for };
             waits.push(Open { gate: false, wait });
         }
-        waits.extend(self.stuck_tasks(end).map(|cpu| {
-            let (who, wants) = (format!("the task on {}", Actor::Vcpu(cpu as u8)), "to end its operation".to_owned());
-            Open { gate: false, wait: Wait { who, wants, waits_for: "something that nobody will do any more".to_owned() } }
-        }));
         for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
             let (readiness, actor) = match slot.checked_sub(self.state.vcpus.len()) {
                 None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),

@@ -162,6 +162,9 @@ pub static VIRTIO_BALLOON_DRIVER: VirtioDriver = VirtioDriver {
     validate: virtballoon_validate,
     probe: virtballoon_probe,
     remove: virtballoon_remove,
+    freeze: virtballoon_freeze,
+    restore: virtballoon_restore,
+    shutdown: virtballoon_shutdown,
     config_changed: virtballoon_changed,
 };
 
@@ -320,6 +323,15 @@ fn virtballoon_remove(vdev: VirtioDevice) {
         reporting::unregister();
     }
     unregister_features(vb);
+    stop_works(vb);
+    remove_common(vb);
+    publish_balloon(None);
+    vdev.private().set(0);
+    mm::free_pages(Pfn::of_addr(vb.addr()), 0);
+}
+
+/// Queues no more works, and waits until none runs.
+fn stop_works(vb: VirtioBalloon) {
     vb.stop_update_spinlock().lock_irq();
     vb.stop_update().set(1);
     vb.stop_update_spinlock().unlock_irq();
@@ -331,10 +343,47 @@ fn virtballoon_remove(vdev: VirtioDevice) {
     if vb.has_feature(feature::FREE_PAGE_HINT) {
         cancel_work_sync(Workqueue::Balloon, vb.report_work());
     }
+}
+
+/// Takes the device down before the system sleeps; the works are parked already. Linux: virtballoon_freeze().
+fn virtballoon_freeze(vdev: VirtioDevice) {
+    let vb = balloon_of(vdev.addr());
+    if faulty(fault::FREEZE_NO_DEFLATE) {
+        // The device forgets the balloon with its reset, and the driver does likewise: nobody has these pages any more.
+        vb.num_pages().set(0);
+        vb.dev_info().init();
+        mmio::reset();
+        mmio::vm_del_vqs(vdev);
+        return;
+    }
     remove_common(vb);
-    publish_balloon(None);
-    vdev.private().set(0);
-    mm::free_pages(Pfn::of_addr(vb.addr()), 0);
+}
+
+/// Sets the device up again when the system wakes. The device was reset, and lost what `poison_val` said; nobody says it again.
+/// Linux: virtballoon_restore().
+fn virtballoon_restore(vdev: VirtioDevice) -> Result<(), Errno> {
+    let vb = balloon_of(vdev.addr());
+    init_vqs(vb)?;
+    virtio_device_ready();
+    if inflate::towards_target(vb) != 0 {
+        virtballoon_changed(vdev.addr());
+    }
+    inflate::update_balloon_size(vb);
+    Ok(())
+}
+
+/// Stops the works before the queues break under them. Linux: the shutdown hook of 2026.
+fn virtballoon_shutdown(vdev: VirtioDevice) {
+    let vb = balloon_of(vdev.addr());
+    if faulty(fault::SHUTDOWN_NO_QUIESCE) {
+        // A work that waits for the device now waits for a queue from which nothing can be collected any more.
+        return;
+    }
+    if vb.has_feature(feature::PAGE_REPORTING) {
+        reporting::unregister();
+    }
+    unregister_features(vb);
+    stop_works(vb);
 }
 
 /// Gives every page back, then takes the device down. Linux: remove_common().

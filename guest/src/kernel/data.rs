@@ -77,6 +77,8 @@ layout! {@at KERNEL_DATA;
     PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
     /// Stands for the balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
+    /// The workqueue that does not freeze.
+    SYSTEM_WORKQUEUE: 64,
 }
 
 const _: () = assert!(KERNEL_DATA_END <= DRIVER_DATA);

@@ -45,6 +45,9 @@ fn dispatch(task: &TaskOp) -> bool {
         op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
+        op::FREEZE => bus::freeze(&VIRTIO_BALLOON_DRIVER).is_ok(),
+        op::RESTORE => bus::restore(&VIRTIO_BALLOON_DRIVER).is_ok(),
+        op::SHUTDOWN => bus::shutdown(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::MEMINFO => meminfo(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {

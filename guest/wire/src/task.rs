@@ -74,6 +74,12 @@ pub mod op {
     pub const BIND: u32 = 12;
     /// Makes the driver expose its start buffer once more, behind `a` hints from now: a driver that misbehaves.
     pub const REPEAT_START: u32 = 13;
+    /// Puts the system to sleep as far as the balloon sees of it: works are parked, the driver takes its device down.
+    pub const FREEZE: u32 = 18;
+    /// Wakes it again.
+    pub const RESTORE: u32 = 19;
+    /// The machine goes down: the device's queues are broken, the device is reset.
+    pub const SHUTDOWN: u32 = 20;
     /// Compares the memory that is free, and the memory that there is, with what `a` = 0 noted: less is said with
     /// [`crate::debug::MISSING`].
     pub const MEMINFO: u32 = 21;
