@@ -135,6 +135,23 @@ impl Oracle {
         }
     }
 
+    pub(super) fn round_starts(&mut self, index: usize, id: CmdId) {
+        if id != self.id_read {
+            let read = self.id_read;
+            self.break_rule(rules::ROUND_HAS_THE_ID_READ, Some(index), Blame::Guest, || {
+                format!("the driver opens a round under id {id}, though it has read {read}")
+            });
+        }
+    }
+
+    pub(super) fn deflated_by_shrinker(&mut self, index: usize) {
+        if self.shrinking {
+            self.break_rule(rules::BALLOON_IS_NO_CACHE, Some(index), Blame::Guest, || {
+                "the balloon deflates because a shrinker runs, though memory is not out".to_owned()
+            });
+        }
+    }
+
     pub(super) fn guest_missing(&mut self, index: usize, free: u64, total: u64) {
         let rule = rules::MEMORY_COMES_BACK;
         self.violations.add(rule, || Violation {

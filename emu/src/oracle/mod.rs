@@ -95,6 +95,7 @@ mod tag {
     pub(super) const HEADS: u64 = 0x1_0102;
     pub(super) const HAS_MIGRATED: u64 = 0x1_0103;
     pub(super) const VIOLATIONS: u64 = 0x1_0104;
+    pub(super) const DRIVER: u64 = 0x1_0105;
 }
 
 /// Folds events into violations and facts.
@@ -107,6 +108,10 @@ pub struct Oracle {
     heads: Heads,
     counter: Counter,
     violations: Violations,
+    /// The id that the driver has read last.
+    id_read: CmdId,
+    /// A shrinker runs.
+    shrinking: bool,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -161,6 +166,8 @@ impl Oracle {
             heads: Heads::default(),
             counter: Counter::new(options.pages),
             violations: Violations::default(),
+            id_read: CmdId(0),
+            shrinking: false,
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -174,12 +181,13 @@ impl Oracle {
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
     pub fn fold(&self) -> u128 {
-        let Self { options: _, pages, records, device, heads, counter, violations, lost: _, excused: _ } = self;
+        let Self { options: _, pages, records, device, heads, counter, violations, id_read, shrinking, lost: _, excused: _ } = self;
         let mut fold = Fold::default();
         pages.fold(records.migrating, &mut fold);
         records.fold(tag::RECORDS, &mut fold);
         device.fold(tag::DEVICE, &mut fold);
         heads.fold(tag::HEADS, &mut fold);
+        fold.part(tag::DRIVER, 0, &(id_read, shrinking));
         fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
         violations.fold(tag::VIOLATIONS, &mut fold);
         fold.sum()
@@ -270,7 +278,17 @@ impl Oracle {
             Event::GuestMissing { free, total } => self.guest_missing(index, *free, *total),
             Event::GuestInflate { pfn } => self.tell_inflated(*pfn, world),
             Event::BalloonInflate { pfn } => self.inflate(*pfn),
-            Event::GuestDeflate { pfn } | Event::BalloonDeflate { pfn } => self.deflate(*pfn),
+            Event::GuestDeflate { pfn } => {
+                self.deflate(*pfn);
+                self.deflated_by_shrinker(index);
+            }
+            Event::BalloonDeflate { pfn } => self.deflate(*pfn),
+            Event::GuestCmdId { id } => self.id_read = *id,
+            Event::GuestStart { id } => self.round_starts(index, *id),
+            Event::GuestShrink { .. } => self.shrinking = true,
+            Event::GuestActual { .. } | Event::GuestOom | Event::GuestTaskDone { .. } | Event::GuestWorkDone { .. } => {
+                self.shrinking = false
+            }
             Event::BalloonReport { range } => self.report_taken(*range),
             Event::HostDiscard { range } => self.host_discard(index, *range),
             Event::ConfigCmdId { id } => self.counter.cmd_id(*id),
@@ -304,21 +322,14 @@ impl Oracle {
             | Event::GuestWrite { .. }
             | Event::GuestReclaim { .. }
             | Event::GuestReturn { .. }
-            | Event::GuestCmdId { .. }
-            | Event::GuestStart { .. }
             | Event::GuestStop
             | Event::GuestKick { .. }
             | Event::GuestIrq { .. }
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
-            | Event::GuestActual { .. }
-            | Event::GuestShrink { .. }
-            | Event::GuestOom
             | Event::GuestTask { .. }
-            | Event::GuestTaskDone { .. }
             | Event::GuestNamed { .. }
             | Event::GuestWork { .. }
-            | Event::GuestWorkDone { .. }
             | Event::GuestWarn { .. }
             | Event::GuestCrash { .. }
             | Event::DeviceIrq { .. }

@@ -88,6 +88,18 @@ pub const HINTED_PAGES_COME_HOME: &str = "hinted-pages-come-home";
 /// business. Misses: memory that another has freed meanwhile makes up for what is missing.
 pub const MEMORY_COMES_BACK: &str = "guest-memory-comes-back";
 
+/// The driver opens a round under the id that it has read last.
+///
+/// Source: VIRTIO 1.2 §5.5.6.5. Misses: an id that it has read and the device has not shown. Cannot alarm falsely while the driver reads the id and
+/// exposes it in one work.
+pub const ROUND_HAS_THE_ID_READ: &str = "guest-round-has-the-id-read";
+
+/// A balloon that may deflate when memory is out does not deflate because shrinkers run.
+///
+/// Source: VIRTIO 1.2 §5.5.6.1 (F_DEFLATE_ON_OOM), Linux da10329cb057. Looked at from a shrinker's start to what the driver does next: it writes its size, the OOM
+/// notifiers run, or a work or a task's operation ends. Misses: a deflation behind those. Cannot alarm falsely as long as the target falls outside of that.
+pub const BALLOON_IS_NO_CACHE: &str = "guest-balloon-is-no-cache";
+
 /// Violations of one rule that are listed.
 const LISTED_MAX: usize = 16;
 

@@ -161,7 +161,10 @@ impl<'d> Reader<'d> {
                 let order = byte(self.integer_or(fields, "order", 0))?;
                 Operation::Alloc { name: name?, order }
             }
-            "free" => Operation::Free { name: self.block(fields, verb)?.0 },
+            "free" => {
+                let in_interrupt = self.flag(fields, "in_interrupt").unwrap_or(false);
+                Operation::Free { name: self.block(fields, verb)?.0, in_interrupt }
+            }
             "write" | "verify" => {
                 let block = self.block(fields, verb);
                 let byte = byte(self.integer(fields, "byte"));
@@ -183,6 +186,9 @@ impl<'d> Reader<'d> {
                 let seed = self.integer_or(fields, "seed", 0)?;
                 Operation::Churn { times: times?, seed }
             }
+            "get_page" => Operation::GetPage { pfn: self.integer(fields, verb)? },
+            "put_page" => Operation::PutPage { pfn: self.integer(fields, verb)? },
+            "fail_alloc" => Operation::FailAlloc { nth: self.integer(fields, verb)? },
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
             "oom" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "note_memory" | "compare_memory" | "panic" | "null_store"
             | "jump_to_data" => {

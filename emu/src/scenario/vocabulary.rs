@@ -243,7 +243,13 @@ pub(super) static OPERATIONS: &[Table] = &[
             .default("0"),
         ],
     },
-    Table { title: "a `free` operation", keys: &[key("free", "Frees an allocated block.", Kind::Allocation).required()] },
+    Table {
+        title: "a `free` operation",
+        keys: &[
+            key("free", "Frees an allocated block.", Kind::Allocation).required(),
+            key("in_interrupt", "From the interrupt that tells the task of it.", Kind::Flag).default("false"),
+        ],
+    },
     Table {
         title: "a `write` operation",
         keys: &[
@@ -304,6 +310,23 @@ pub(super) static OPERATIONS: &[Table] = &[
     Table {
         title: "a `shutdown` operation",
         keys: &[key("shutdown", "Breaks and resets the device, as when the machine goes down.", Kind::True).required()],
+    },
+    Table {
+        title: "a `get_page` operation",
+        keys: &[key("get_page", "Takes a reference to the page of this frame unless it is free.", Kind::Integer(ANY)).required()],
+    },
+    Table {
+        title: "a `put_page` operation",
+        keys: &[key("put_page", "Drops a reference to the page of this frame.", Kind::Integer(ANY)).required()],
+    },
+    Table {
+        title: "a `fail_alloc` operation",
+        keys: &[key(
+            "fail_alloc",
+            "Lets an allocation fail: this one, counted from now.",
+            Kind::Integer(range(1, 1_000_000, "no run has more")),
+        )
+        .required()],
     },
     Table {
         title: "a `note_memory` operation",

@@ -295,7 +295,7 @@ impl World {
         let name = |name: &String| self.allocations.iter().position(|known| known == name).expect("checked by the parser") as u32;
         let (code, name, a, b) = match operation {
             Operation::Alloc { name: n, order } => (task::op::ALLOC, name(n), u64::from(*order), 0),
-            Operation::Free { name: n } => (task::op::FREE, name(n), 0, 0),
+            Operation::Free { name: n, in_interrupt } => (task::op::FREE, name(n), u64::from(*in_interrupt), 0),
             Operation::Write { name: n, page, byte } => {
                 let n = name(n);
                 (task::op::WRITE, n, page * platform::PAGE_SIZE, unique_value(value, *byte))
@@ -315,6 +315,9 @@ impl World {
             Operation::Freeze => (task::op::FREEZE, 0, 0, 0),
             Operation::Restore => (task::op::RESTORE, 0, 0, 0),
             Operation::Shutdown => (task::op::SHUTDOWN, 0, 0, 0),
+            Operation::GetPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 1),
+            Operation::PutPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 0),
+            Operation::FailAlloc { nth } => (task::op::FAIL_ALLOC, 0, *nth, 0),
             Operation::NoteMemory => (task::op::MEMINFO, 0, 0, 0),
             Operation::CompareMemory => (task::op::MEMINFO, 0, 1, 0),
             Operation::Panic => (task::op::PANIC, 0, 0, 0),

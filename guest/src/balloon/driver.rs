@@ -178,7 +178,7 @@ fn virtballoon_validate(vdev: VirtioDevice) {
     if !want_init_on_free() && !page_poisoning_enabled() {
         // Free pages hold anything here, so there is no value to promise.
         vdev.clear_feature(feature::PAGE_POISON);
-    } else if !vdev.has_feature(feature::PAGE_POISON) {
+    } else if !vdev.has_feature(feature::PAGE_POISON) && !faulty(fault::REPORT_WITH_POISON) {
         // Free pages hold a value that the device would not keep.
         vdev.clear_feature(feature::PAGE_REPORTING);
     }
@@ -213,9 +213,16 @@ fn init_vqs(vb: VirtioBalloon) -> Result<(), Errno> {
         stats::prime(vb)?;
     }
     vb.free_page_vq().set(addr(free_page_vq));
+    if let Some(vq) = free_page_vq.filter(|_| faulty(fault::UNINIT_CALLBACK)) {
+        // The array of callbacks lay on the stack, and nobody wrote this one's place: the queue asks for interrupts, and calls what was there.
+        vq.set_callback(STACK_GARBAGE);
+    }
     vb.reporting_vq().set(addr(reporting_vq));
     Ok(())
 }
+
+/// What stands for the stack's old contents.
+const STACK_GARBAGE: u64 = 0x5a5a_5a5a_5a5a;
 
 /// Sets up the fields that need more than zeros.
 fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
@@ -247,7 +254,10 @@ fn virtballoon_probe(vdev: VirtioDevice) -> Result<(), Errno> {
     });
     if let Err(errno) = result {
         vdev.private().set(0);
-        mm::free_pages(page, 0);
+        // The way out frees what the way in had taken.
+        if !faulty(fault::PROBE_LEAK) {
+            mm::free_pages(page, 0);
+        }
         return Err(errno);
     }
     publish_balloon(Some(vb));
@@ -271,7 +281,13 @@ fn probe_features(vb: VirtioBalloon) -> Result<(), Errno> {
         shrinker::virtio_balloon_register_shrinker(vb)?;
     }
     if vb.has_feature(feature::DEFLATE_ON_OOM) {
-        oom::register(vb)?;
+        if deflates_in_shrinker() {
+            if vb.shrinker().get() == 0 {
+                shrinker::virtio_balloon_register_shrinker(vb)?;
+            }
+        } else {
+            oom::register(vb)?;
+        }
     }
     if vb.has_feature(feature::PAGE_POISON) {
         mmio::config_write32(config::POISON_VAL, if want_init_on_free() { 0 } else { PAGE_POISON_WORD });
@@ -280,6 +296,11 @@ fn probe_features(vb: VirtioBalloon) -> Result<(), Errno> {
         reporting::register(vb)?;
     }
     Ok(())
+}
+
+/// Whether the balloon deflates under any memory pressure, not only when memory is out. Linux: from 5.0 to 5.5.
+pub(super) fn deflates_in_shrinker() -> bool {
+    faulty(fault::OOM_AS_SHRINKER)
 }
 
 /// Four bytes of a poisoned page. Linux: PAGE_POISON.

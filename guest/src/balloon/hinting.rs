@@ -15,6 +15,7 @@ use crate::arch;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::list;
 use crate::kernel::panic::warn;
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
 use crate::mm::page::Page;
@@ -36,6 +37,11 @@ const CONFIG_READ_CMD_ID: u64 = 1 << 0;
 /// Queues the work that looks at the command id; in the interrupt. Linux: virtio_balloon_queue_free_page_work().
 pub fn virtio_balloon_queue_free_page_work(vb: VirtioBalloon) {
     if !vb.has_feature(feature::FREE_PAGE_HINT) {
+        return;
+    }
+    if faulty(fault::DONE_IN_IRQ) && mmio::config_read32(config::FREE_PAGE_HINT_CMD_ID) == CMD_ID_DONE {
+        // The lock's release enables interrupts in the middle of this one, whatever they were before.
+        return_free_pages_to_mm(vb, u64::MAX, HINT_RETURN);
         return;
     }
     // Whoever set the bit has queued the work, and the id is still to be read.
@@ -94,13 +100,24 @@ fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<()
     wait_for_ack(vb)
 }
 
+/// A command id as the device reads it, or back: little-endian, as this machine has it anyway.
+fn wire_cmd_id(id: u32) -> u32 {
+    // In the order of a big-endian machine the device never finds its id.
+    if faulty(fault::CMDID_BE) { id.swap_bytes() } else { id }
+}
+
+/// The id of the round that runs or ran last.
+fn cmd_id_active(vb: VirtioBalloon) -> u32 {
+    wire_cmd_id(vb.cmd_id_active().get())
+}
+
 /// Opens a round under the id that the device wants. The id is stored where the start of the round before lies: a device that has not
 /// read that one yet will read this one, twice. So does Linux, unless HINT_WAIT_ON_ACK makes it wait for each. Linux: send_cmd_id_start().
 fn send_cmd_id_start(vb: VirtioBalloon) -> Result<(), Errno> {
     drained_free_page_vq(vb);
     let id = virtio_balloon_cmd_id_received(vb);
-    vb.cmd_id_active().set(id);
-    send_cmd_id(vb, vb.cmd_id_active().addr(), || arch::trace(HINT_START, u64::from(id), 0))
+    vb.cmd_id_active().set(wire_cmd_id(id));
+    send_cmd_id(vb, vb.cmd_id_active().addr(), || arch::trace(HINT_START, u64::from(vb.cmd_id_active().get()), 0))
 }
 
 /// Closes the round. Linux: send_cmd_id_stop().
@@ -143,7 +160,7 @@ pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
 
 /// Hints block after block, until none is left or the device wants no more. Linux: send_free_pages().
 pub(super) fn send_free_pages(vb: VirtioBalloon) -> Result<(), Errno> {
-    while vb.cmd_id_active().get() == virtio_balloon_cmd_id_received(vb) {
+    while cmd_id_active(vb) == virtio_balloon_cmd_id_received(vb) {
         match get_free_page_and_send(vb) {
             Ok(()) => repeat_start_if_asked(vb)?,
             Err(Errno::NoSpc) => break,
@@ -186,7 +203,7 @@ pub fn report_free_page_func(vb: u64) {
     let id = virtio_balloon_cmd_id_received(vb);
     if id == CMD_ID_DONE {
         return_free_pages_to_mm(vb, u64::MAX, HINT_RETURN);
-    } else if id != CMD_ID_STOP && id != vb.cmd_id_active().get() {
+    } else if id != CMD_ID_STOP && id != cmd_id_active(vb) {
         virtio_balloon_report_free_page(vb);
     }
 }

@@ -79,6 +79,10 @@ impl Pages {
 pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
+    let under_lock = faulty(fault::ALLOC_UNDER_LOCK);
+    if under_lock {
+        vb.balloon_mutex().lock();
+    }
     // Allocated before the lock is taken: an allocation may need the balloon to deflate.
     while pages.len < num {
         let Some(page) = balloon_page_alloc() else {
@@ -87,7 +91,9 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
         };
         pages.push(page);
     }
-    vb.balloon_mutex().lock();
+    if !under_lock {
+        vb.balloon_mutex().lock();
+    }
     vb.num_pfns().set(0);
     while let Some(page) = pages.pop() {
         balloon_page_enqueue(vb.dev_info(), page);

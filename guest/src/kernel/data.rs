@@ -77,6 +77,8 @@ layout! {@at KERNEL_DATA;
     PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
     /// Stands for the balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
+    /// u64: see `mm::fail_page_alloc`.
+    FAIL_PAGE_ALLOC: 8,
     /// The workqueue that does not freeze.
     SYSTEM_WORKQUEUE: 64,
 }

@@ -9,6 +9,7 @@
 pub mod balloon_compaction;
 #[cfg(test)]
 mod behaviour_tests;
+pub mod fail_page_alloc;
 pub(crate) mod fallback;
 pub mod gfp;
 pub mod globals;

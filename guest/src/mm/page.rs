@@ -181,6 +181,18 @@ impl Page {
         let old = arch::fetch_add32(self.0 + layout::REFCOUNT, 1);
         assert!(old != 0, "reference to free page {:#x}", self.pfn().0);
     }
+    /// Takes a reference unless the page is free; whether it did. Linux: get_page_unless_zero().
+    pub fn get_unless_zero(self) -> bool {
+        let mut count = self.refcount();
+        while count != 0 {
+            let found = arch::cmpxchg32(self.0 + layout::REFCOUNT, count, count + 1);
+            if found == count {
+                return true;
+            }
+            count = found;
+        }
+        false
+    }
     /// Drops a reference; whether it was the last. Linux: put_page_testzero().
     pub(crate) fn put_testzero(self) -> bool {
         let old = arch::fetch_add32(self.0 + layout::REFCOUNT, u32::MAX);

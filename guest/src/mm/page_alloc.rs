@@ -8,13 +8,14 @@ use wire::platform::PAGE_SIZE;
 
 use crate::arch;
 use crate::kernel::panic;
+use crate::kernel::switch::{fault, faulty};
 use crate::mm::fallback;
 use crate::mm::gfp::{AllocFlags, Gfp, Migratetype};
 use crate::mm::page::{self, Page, Pfn};
 use crate::mm::stats::{self, Event};
 use crate::mm::watermark::zone_watermark_ok;
 use crate::mm::zone::{PAGEBLOCK_PAGES, Zone, pageblock_type};
-use crate::mm::{globals, page_reporting, pcp, reclaim};
+use crate::mm::{fail_page_alloc, globals, page_reporting, pcp, reclaim};
 
 /// What freed pages are filled with. Linux: PAGE_POISON.
 pub const PAGE_POISON: u8 = 0xaa;
@@ -35,6 +36,9 @@ pub(crate) enum FreeTo {
 pub fn alloc_pages(gfp: Gfp, order: u32) -> Option<Pfn> {
     assert!(order <= MAX_PAGE_ORDER, "order {order}");
     assert!(!gfp.contains(Gfp::DIRECT_RECLAIM) || arch::irqs_enabled(), "reclaiming allocation with interrupts disabled");
+    if fail_page_alloc::should_fail() {
+        return None;
+    }
     let page = get_page_from_freelist(gfp, order, AllocFlags::FAST).or_else(|| reclaim::alloc_slowpath(gfp, order));
     let Some(page) = page else {
         arch::trace(debug::ALLOC_FAIL, u64::from(order), 0);
@@ -58,6 +62,9 @@ pub fn free_pages(pfn: Pfn, order: u32) {
         return;
     }
     // Somebody else holds a reference to the first page and will free that one alone: the rest goes now, in falling orders.
+    if faulty(fault::SPEC_REF_LEAK) {
+        return;
+    }
     for part in (0..order).rev() {
         free_unref_page(pfn.plus(1 << part), part);
     }

@@ -52,6 +52,12 @@ fn wait_queue(cpu: u64) -> WaitQueue {
 
 /// The VMM has put operations into this vCPU's mailbox.
 fn mailbox_interrupt(_vector: u64) {
+    let mailbox = Mailbox(MAILBOX + sched::cpu_id() * PAGE_SIZE);
+    if mailbox.head() == mailbox.tail().wrapping_add(1) && ops::is_for_interrupt(&mailbox.read(mailbox.tail())) {
+        // The task sleeps: all operations before this one are done.
+        perform_next(mailbox);
+        return;
+    }
     wait_queue(sched::cpu_id()).wake_up();
 }
 

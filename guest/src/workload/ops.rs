@@ -9,6 +9,8 @@ use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
+use crate::mm::page::{Page, Pfn};
+use crate::mm::page_alloc::put_page;
 use crate::mm::stats::{SysInfo, si_meminfo};
 use crate::mm::zone::Zone;
 use crate::mm::{self, Gfp, pcp};
@@ -16,6 +18,11 @@ use crate::virtio::bus;
 use crate::virtio::device::VirtioDevice;
 use crate::workload::MEMORY_NOTE;
 use crate::workload::names::{Block, Name};
+
+/// Whether the interrupt that tells of an operation performs it, if nothing else is to be done before.
+pub fn is_for_interrupt(task: &TaskOp) -> bool {
+    task.code == op::FREE && task.a == 1
+}
 
 /// Performs one operation, between its two tracepoints.
 pub fn perform(task: &TaskOp) {
@@ -49,6 +56,11 @@ fn dispatch(task: &TaskOp) -> bool {
         op::RESTORE => bus::restore(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::SHUTDOWN => bus::shutdown(&VIRTIO_BALLOON_DRIVER).is_ok(),
         op::MEMINFO => meminfo(a),
+        op::PAGE_REF => page_ref(a, b),
+        op::FAIL_ALLOC => {
+            mm::fail_page_alloc::arm(a);
+            true
+        }
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -72,6 +84,19 @@ fn repeat_start(hints: u64) -> bool {
     }
     VirtioBalloon::at(driver).repeat_start_after().set(hints);
     true
+}
+
+/// Takes a reference to a page that is in use, or drops one: whoever walks frames (compaction, page idle tracking) does so without knowing
+/// whose page it is.
+fn page_ref(frame: u64, take: u64) -> bool {
+    if frame >= mm::globals::max_pfn() {
+        return false;
+    }
+    if take == 0 {
+        put_page(Pfn(frame));
+        return true;
+    }
+    Page::of(Pfn(frame)).get_unless_zero()
 }
 
 /// Reads how much memory is free, per-CPU lists included, and how much there is; notes it, or says what is missing since it was noted: as a

@@ -50,7 +50,7 @@ pub mod op {
     pub const NOP: u32 = 0;
     /// `name` := a block of order `a`, from `alloc_pages(GFP_HIGHUSER_MOVABLE)`, with direct reclaim: shrinkers, then the OOM notifiers.
     pub const ALLOC: u32 = 1;
-    /// Frees `name`.
+    /// Frees `name`; with `a` = 1 from the interrupt that tells of the operation, not from the task.
     pub const FREE: u32 = 2;
     /// Stores the 8 bytes of `b` at byte offset `a` of `name`.
     pub const WRITE: u32 = 3;
@@ -83,6 +83,10 @@ pub mod op {
     /// Compares the memory that is free, and the memory that there is, with what `a` = 0 noted: less is said with
     /// [`crate::debug::MISSING`].
     pub const MEMINFO: u32 = 21;
+    /// Takes a reference to the page of frame `a` unless it is free (`b` = 1), or drops it (`b` = 0): as who walks all frames does.
+    pub const PAGE_REF: u32 = 22;
+    /// Lets the `a`-th allocation from now fail.
+    pub const FAIL_ALLOC: u32 = 23;
     /// `panic()`.
     pub const PANIC: u32 = 32;
     /// Stores 8 bytes at address 0.
