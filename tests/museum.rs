@@ -20,7 +20,10 @@ type Exhibit = (String, Scenario, Row);
 
 fn exhibit(path: &Path) -> Exhibit {
     let scenario = scenario_file(path);
-    let row = Row::new(&scenario, Fault::ALL, |scenario, options| Ok(run(scenario, options)));
+    // A fault of the guest's is another guest, not another end of the migration: it is run where a scenario speaks of it.
+    let told = |fault: &Fault| fault.guest_bit().is_none() || scenario.witness.contains(fault);
+    let faults: Vec<Fault> = Fault::ALL.iter().copied().filter(told).collect();
+    let row = Row::new(&scenario, &faults, |scenario, options| Ok(run(scenario, options)));
     (path.display().to_string(), scenario, row)
 }
 
