@@ -271,8 +271,16 @@ pub enum HintElement {
     Id(CmdId),
     /// Device-writable pages.
     Pages(PageRange),
-    /// An id of the wrong length; bytes.
+    /// An id of the wrong length, or a response that is cut short; bytes.
     Malformed(u64),
+    /// Pages that are not RAM, by the first.
+    OutOfRam(Pfn),
+    /// The end of the last response to a request.
+    Last,
+    /// A buffer for a request.
+    Request,
+    /// No element: pages that the host has found free in the guest's memory map.
+    Found(PageRange),
 }
 
 macro_rules! events {
@@ -357,6 +365,16 @@ events! {
     GuestDeflate { pfn: Pfn } = "guest.deflate",
     #[doc = "The guest has written the number of pages it holds."]
     GuestActual { pages: u32 } = "guest.actual",
+    #[doc = "Compaction takes a page from its owner."]
+    GuestIsolate { pfn: Pfn } = "guest.isolate",
+    #[doc = "Compaction gives a page back that did not move."]
+    GuestPutback { pfn: Pfn } = "guest.putback",
+    #[doc = "A page's owner is asked to use another one instead."]
+    GuestMigratePage { pfn: Pfn, to: Pfn } = "guest.migrate_page",
+    #[doc = "A page's owner has answered: the page has moved, or not."]
+    GuestMigrateDone { pfn: Pfn, error: u32 } = "guest.migrate_done",
+    #[doc = "Under a fault: deflation looks at a page of a list that it walks without the list's lock."]
+    GuestDequeue { pfn: Pfn } = "guest.dequeue",
     #[doc = "A shrinker runs."]
     GuestShrink { pages: u64 } = "guest.shrink",
     #[doc = "The OOM notifiers run."]
@@ -399,7 +417,7 @@ events! {
     HintWake = "hint.wake",
     #[doc = "The iothread asks the guest not to kick the hint queue: a write to the used ring, whether or not the VM runs."]
     HintQuiet = "hint.quiet",
-    #[doc = "The iothread took an element from the hint queue."]
+    #[doc = "The iothread took an element from the hint queue (driver host-walk: found pages free in the memory map)."]
     HintPop { head: u16, element: HintElement } = "hint.pop",
     #[doc = "The iothread clears the hinted pages from the bitmaps (profile firecracker: discards them)."]
     HintApply { range: PageRange, id: CmdId, cleared: u64 } = "hint.apply",
@@ -487,6 +505,10 @@ events! {
     LockRelease { lock: LockId } = "lock.release",
     #[doc = "A scenario's injection fires."]
     Inject { index: u32 } = "inject",
+
+    // ---- the request queue; new events come last, lest they change the digests of all runs
+    #[doc = "A request for hints is written into the driver's buffer, which goes back (drivers v6, v8, v10)."]
+    HintAsk { head: u16, id: CmdId } = "hint.ask",
     #[doc = "A task finds less memory than it noted before."]
     GuestMissing { free: u64, total: u64 } = "guest.missing",
 }
@@ -509,10 +531,15 @@ impl Event {
             | Event::DirtyClear { range, .. }
             | Event::DmaWrite { range }
             | Event::VhostWrite { range }
-            | Event::HintPop { element: HintElement::Pages(range), .. } => Some(*range),
+            | Event::HintPop { element: HintElement::Pages(range) | HintElement::Found(range), .. } => Some(*range),
             Event::GuestWrite { pfn, .. }
             | Event::GuestInflate { pfn }
             | Event::GuestDeflate { pfn }
+            | Event::GuestIsolate { pfn }
+            | Event::GuestDequeue { pfn }
+            | Event::GuestPutback { pfn }
+            | Event::GuestMigratePage { pfn, .. }
+            | Event::GuestMigrateDone { pfn, .. }
             | Event::BalloonInflate { pfn }
             | Event::BalloonDeflate { pfn }
             | Event::DirtyMark { pfn, .. }
@@ -521,7 +548,11 @@ impl Event {
             | Event::RamSend { pfn, .. }
             | Event::DstPlace { pfn, .. }
             | Event::RamPage { pfn, .. } => Some(PageRange::page(*pfn)),
-            Event::HintPop { element: HintElement::Id(_) | HintElement::Malformed(_), .. }
+            Event::HintPop {
+                element:
+                    HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last | HintElement::Request,
+                ..
+            }
             | Event::GuestReady
             | Event::GuestAllocFail { .. }
             | Event::GuestCmdId { .. }
@@ -548,6 +579,7 @@ impl Event {
             | Event::DeviceBroken { .. }
             | Event::ConfigCmdId { .. }
             | Event::HintRequest { .. }
+            | Event::HintAsk { .. }
             | Event::HintStart { .. }
             | Event::HintStop { .. }
             | Event::HintDone { .. }

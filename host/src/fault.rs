@@ -181,6 +181,34 @@ faults! {
     /// Reporting goes on while the system freezes.
     ReportNonfreezable { name: "report-nonfreezable", id: "B22", source: "Linux 5.7, CVE-2026-74481, fixed in 6.1.183 and 6.12.103 by 0b45f6927a14",
         mechanism: "page_reporting_process runs on system_wq, which does not freeze: it adds to a queue that the driver has deleted", effect: Hang, guest: fault::REPORT_NONFREEZABLE },
+    /// A balloon page is told by a mapping that may be freed.
+    MappingDeref { name: "mapping-deref", id: "B2", source: "Linux d6d86c0a7f8d, fixed in 3.18",
+        mechanism: "compaction follows a page's mapping without a lock or a reference: a driver that is removed meanwhile has freed it",
+        effect: Crash, guest: wire::switch::fault::MAPPING_DEREF },
+    /// The balloon's list is walked without its lock.
+    DequeueNoLock { name: "dequeue-no-lock", id: "B4", source: "Linux 21ea9fb69e7c, fixed in 4.5",
+        mechanism: "deflation chooses its next page while compaction takes that page off the list, and goes on along compaction's list",
+        effect: Crash, guest: wire::switch::fault::DEQUEUE_NO_LOCK },
+    /// A page that changes zones leaves its count behind.
+    NoZoneFixup { name: "no-zone-fixup", id: "B13", source: "Linux 63341ab03706, fixed in 5.5",
+        mechanism: "a balloon page that moves to another zone takes no managed page along: deflating it adds one to the wrong zone",
+        effect: Rule, guest: wire::switch::fault::NO_ZONE_FIXUP },
+    /// An inflated page is taken off a list that it is not on.
+    DoubleListDel { name: "double-list-del", id: "B19", source: "Linux 418a3ab1e778, fixed by dd4229060957 in 5.3",
+        mechanism: "enqueueing a single page deletes it from the caller's list once more than the caller did",
+        effect: Crash, guest: wire::switch::fault::DOUBLE_LIST_DEL },
+    /// What a moved page is, is asked too late.
+    CheckAfterUnlock { name: "check-after-unlock", id: "B20", source: "Linux e0a352fabce6, fixed in 5.0; visible before 4.8",
+        mechanism: "whether a page that was moved to is a balloon's is asked behind its unlock: deflated by then, it goes to the LRU",
+        effect: Crash, guest: wire::switch::fault::CHECK_AFTER_UNLOCK },
+    /// An isolated page is taken off the balloon's list.
+    DequeueIsolated { name: "dequeue-isolated", id: "B27", source: "Linux 6.1.160, the split of balloon_page_delete()",
+        mechanism: "a page that moves is deleted from a list as if it were on the balloon's: it is on compaction's",
+        effect: Crash, guest: wire::switch::fault::DEQUEUE_ISOLATED },
+    /// A page that nothing moved to is not readied for freeing.
+    CompactFreeNoprep { name: "compact-free-noprep", id: "B37", source: "Linux 6.12.97 and 6.12.117",
+        mechanism: "compaction takes a page back that it did not use, without the checks and resets of a free: it keeps its reference",
+        effect: Crash, guest: wire::switch::fault::COMPACT_FREE_NOPREP },
 }
 
 /// Faults that are switched on.

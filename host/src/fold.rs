@@ -63,6 +63,8 @@ pub(crate) enum Tag {
     DeviceStatus,
     Interrupt,
     Queue,
+    Request,
+    Walk,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -410,7 +410,12 @@ impl Bench {
                 self.emit(Actor::Iothread, Event::HintStart { id });
                 None
             }
-            HintElement::Id(_) | HintElement::Malformed(_) => {
+            HintElement::Id(_)
+            | HintElement::Malformed(_)
+            | HintElement::OutOfRam(_)
+            | HintElement::Last
+            | HintElement::Request
+            | HintElement::Found(_) => {
                 if self.round == HintStatus::Start {
                     self.hint_stop(Actor::Iothread);
                 }
@@ -476,7 +481,7 @@ impl Bench {
     }
 
     pub(crate) fn finish(self) -> Findings {
-        let end = End { time_ns: self.trace.len() as u64, insns: vec![0], steps: 0, at_rest: true };
+        let end = End { time_ns: self.trace.len() as u64, insns: vec![0], at_rest: true, ..End::default() };
         assert_eq!(self.shadow.fold(), self.oracle.fold(), "the hash knows neither details nor the way");
         let shadow = self.shadow.violations_at_end(&self.host, &end);
         let findings = self.oracle.finish(&self.host, end);

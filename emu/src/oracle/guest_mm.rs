@@ -86,16 +86,41 @@ pub fn is_offline(ram: &GuestRam, pfn: Pfn) -> Option<bool> {
     read_u32(ram, entry.checked_add(page::PAGE_TYPE)?).map(|kind| is_type(kind, page::TYPE_OFFLINE))
 }
 
+/// Where the guest counts its free pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreeCounts {
+    /// Of each zone, the addresses of NR_FREE_PAGES and of the largest order's `nr_free`.
+    zones: Vec<[u64; 2]>,
+}
+
+impl FreeCounts {
+    /// Returns where they are; `None` before the guest has published zones that lie in RAM.
+    pub fn of(ram: &GuestRam) -> Option<Self> {
+        const MAX_NR_FREE: u64 = wire::layout::MAX_PAGE_ORDER as u64 * FREE_AREA_BYTES + MIGRATE_TYPES as u64 * 16;
+        let info = read_info(ram)?;
+        let zones = info.zones.get(..usize::try_from(info.nr_zones).ok()?)?;
+        let zones: Option<Vec<_>> = zones.iter().map(|zone| Some([zone.nr_free_pages, zone.free_area.checked_add(MAX_NR_FREE)?])).collect();
+        let zones = zones?;
+        zones.iter().flatten().all(|address| read_u64(ram, *address).is_some()).then_some(Self { zones })
+    }
+
+    /// Returns the number of free pages now: in all blocks, and in those of the largest order.
+    pub fn read(&self, ram: &GuestRam) -> [u64; 2] {
+        let sum = |index: usize| self.zones.iter().fold(0_u64, |sum, zone| sum.wrapping_add(ram.read_u64(zone[index])));
+        [sum(0), sum(1) << wire::layout::MAX_PAGE_ORDER]
+    }
+}
+
 /// Returns the address of the guest's stub for injected stores; `None` before the guest has published it.
 pub fn inject_stub(ram: &GuestRam) -> Option<u64> {
     read_info(ram).map(|info| info.inject_store)
 }
 
-fn read_u64(ram: &GuestRam, address: u64) -> Option<u64> {
+pub(super) fn read_u64(ram: &GuestRam, address: u64) -> Option<u64> {
     (address.checked_add(8)? <= ram.bytes()).then(|| ram.read_u64(address))
 }
 
-fn read_u32(ram: &GuestRam, address: u64) -> Option<u32> {
+pub(super) fn read_u32(ram: &GuestRam, address: u64) -> Option<u32> {
     (address.checked_add(4)? <= ram.bytes()).then(|| ram.read_u32(address))
 }
 
@@ -106,7 +131,7 @@ fn read_u8(ram: &GuestRam, address: u64) -> Option<u8> {
 }
 
 /// Returns what the guest has published; `None` while it has not booted that far.
-fn read_info(ram: &GuestRam) -> Option<KernelInfo> {
+pub(super) fn read_info(ram: &GuestRam) -> Option<KernelInfo> {
     let field = |offset: usize| read_u64(ram, KERNEL_INFO + offset as u64);
     if field(offset_of!(KernelInfo, magic))? != KernelInfo::MAGIC {
         return None;
@@ -138,6 +163,8 @@ fn read_info(ram: &GuestRam) -> Option<KernelInfo> {
         balloon_num_pages: field(offset_of!(KernelInfo, balloon_num_pages))?,
         task_names: field(offset_of!(KernelInfo, task_names))?,
         inject_store: field(offset_of!(KernelInfo, inject_store))?,
+        balloon_isolated_pages: field(offset_of!(KernelInfo, balloon_isolated_pages))?,
+        balloon_pages_lock: field(offset_of!(KernelInfo, balloon_pages_lock))?,
     })
 }
 
@@ -146,7 +173,7 @@ const ENTRIES: usize = 64;
 const _: () = assert!(page::flag::ISOLATED < 1 << 32, "the lower half of the flags is looked at");
 
 /// Returns whether an entry's type has this bit; types are told by clear bits.
-fn is_type(kind: u32, bit: u32) -> bool {
+pub(super) fn is_type(kind: u32, bit: u32) -> bool {
     kind & (page::TYPE_BASE | bit) == page::TYPE_BASE
 }
 
@@ -591,6 +618,17 @@ mod tests {
         assert_eq!(check(&unborn), []);
         assert_eq!(held_blocks(&unborn), None);
         assert_eq!(held_blocks(&Kernel::new().0), Some(1));
+    }
+
+    #[test]
+    fn free_pages_are_read_where_the_guest_counts_them() {
+        let kernel = Kernel::new();
+        let counts = FreeCounts::of(&kernel.0).expect("it has zones");
+        assert_eq!(counts.read(&kernel.0), [1024 + 512 + 1, 1024]);
+        let published = KERNEL_INFO + (offset_of!(KernelInfo, zones) + offset_of!(ZoneInfo, nr_free_pages)) as u64;
+        kernel.set(published, u64::MAX - 3);
+        assert_eq!(FreeCounts::of(&kernel.0), None);
+        assert_eq!(FreeCounts::of(&GuestRam::new(PAGES * PAGE_SIZE)), None);
     }
 
     #[test]

@@ -28,6 +28,10 @@ pub(crate) struct Device {
     round: Round,
     /// Elements popped and not returned: head, and pages if it holds some.
     popped: Vec<(u16, Option<PageRange>)>,
+    /// The newest pages that the host has found free by itself.
+    found: Option<PageRange>,
+    /// Heads of buffers for requests, which the device may keep.
+    lent: Vec<u16>,
     /// Heads that were in the device's hand when the driver reset it: they may still be returned, and need not be.
     forgotten: Vec<u16>,
     /// Another log user merged K since the round was opened.
@@ -37,13 +41,13 @@ pub(crate) struct Device {
 impl Device {
     /// Returns a device without a round.
     pub(crate) fn new() -> Self {
-        Self { round: Round::Stop, popped: Vec::new(), forgotten: Vec::new(), merged_since: false }
+        Self { round: Round::Stop, popped: Vec::new(), found: None, lent: Vec::new(), forgotten: Vec::new(), merged_since: false }
     }
 
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
-        let Self { round, popped, forgotten, merged_since } = self;
-        fold.part(tag, 0, &(*round, popped, forgotten, *merged_since));
+        let Self { round, popped, found, lent, forgotten, merged_since } = self;
+        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since));
     }
 
     /// A new id stands in the configuration.
@@ -123,7 +127,12 @@ impl Device {
     pub(crate) fn pop(&mut self, head: u16, element: &HintElement) {
         let range = match element {
             HintElement::Pages(range) => Some(*range),
-            HintElement::Id(_) | HintElement::Malformed(_) => None,
+            HintElement::Found(range) => {
+                self.found = Some(*range);
+                Some(*range)
+            }
+            HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last => None,
+            HintElement::Request => return self.lent.push(head),
         };
         self.popped.push((head, range));
     }
@@ -131,9 +140,18 @@ impl Device {
     /// The device returned an element. Returns whether it held it.
     pub(crate) fn push(&mut self, head: u16) -> bool {
         let before = self.popped.len() + self.forgotten.len();
+        self.found = None;
         self.popped.retain(|(held, _)| *held != head);
+        let returned = self.ask(head);
         self.forgotten.retain(|held| *held != head);
-        self.popped.len() + self.forgotten.len() < before
+        returned || self.popped.len() + self.forgotten.len() < before
+    }
+
+    /// A request went into a buffer that the driver had lent for one, and back with it. Returns whether the device held it.
+    pub(crate) fn ask(&mut self, head: u16) -> bool {
+        let before = self.lent.len();
+        self.lent.retain(|lent| *lent != head);
+        self.lent.len() < before
     }
 
     /// Returns a head that was taken and not returned.
@@ -146,9 +164,15 @@ impl Device {
         self.popped.iter().filter_map(|(_, range)| *range).fold(0, |held, range| held | bits_of(range, at))
     }
 
+    /// Returns which pages of a word the host has found free by itself last, and not returned from.
+    pub(crate) fn found(&self, at: u64) -> u64 {
+        self.found.map_or(0, |range| bits_of(range, at))
+    }
+
     /// The driver reset the device: the queue is gone. An element in the device's hand may still be on its way to be returned.
     pub(crate) fn reset_queue(&mut self) {
-        self.forgotten = self.popped.drain(..).map(|(head, _)| head).collect();
+        let lent = self.lent.drain(..);
+        self.forgotten = self.popped.drain(..).map(|(head, _)| head).chain(lent).collect();
     }
 }
 

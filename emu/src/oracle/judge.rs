@@ -3,6 +3,7 @@
 use host::event::{CmdId, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
+use super::free::free_in;
 use super::loss::Loss;
 use super::pages::{Marks, pages_of, place, widened};
 use super::records::Cause;
@@ -35,6 +36,7 @@ impl Oracle {
             detail.sent += 1;
             self.counter.send(zero, detail.sent == 1);
         }
+        self.counter.send_hinted(pfn, self.pages.is(pfn, |marks| marks.sending.hinted));
         if self.pages.is(pfn, |marks| marks.sending.need_not_send) {
             self.pages.edit_page(pfn, |marks, bit| marks.sending.need_not_send &= !bit);
             let rule = rules::HINTED_PAGE_IS_NOT_SENT;
@@ -97,6 +99,21 @@ impl Oracle {
             marks.hint_exposed |= bits;
             marks.ever_hinted |= bits;
         });
+    }
+
+    /// The host has found pages free by itself. Those that are, or that the guest has given up to be reported, count as if it had
+    /// hinted them now; the others are as they were.
+    pub(super) fn host_found(&mut self, range: PageRange, world: &dyn Observed) {
+        let free = free_in(world.ram(), range);
+        for (at, bits) in self.pages.words(range) {
+            let is_free = |pfn: &Pfn| free.contains((pfn.0 - range.first.0) as usize);
+            let free = pages_of(at, bits).filter(is_free).fold(0, |free, pfn| free | place(pfn).1);
+            self.pages.edit(at, |marks| {
+                let given_up = bits & (free | marks.report_exposed);
+                marks.hint_exposed |= given_up;
+                marks.ever_hinted = marks.ever_hinted & !bits | given_up;
+            });
+        }
     }
 
     pub(super) fn expose_report(&mut self, range: PageRange) {
@@ -174,6 +191,14 @@ impl Oracle {
         }
     }
 
+    pub(super) fn hint_ask(&mut self, index: usize, head: u16) {
+        if !self.device.ask(head) {
+            self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Host, || {
+                format!("a request was written into head {head} of the hint queue, which was not lent for one")
+            });
+        }
+    }
+
     pub(super) fn guest_add(&mut self, index: usize, queue: u16, head: u16) {
         if !self.heads.add(queue, head) {
             self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Guest, || {
@@ -214,6 +239,7 @@ impl Oracle {
             if !in_round {
                 continue;
             }
+            self.counter.hint_applied(at, held);
             let in_hand = self.records.held(at);
             let merged_since = self.device.merged_since();
             self.pages.edit(at, |marks| {
@@ -243,6 +269,8 @@ impl Oracle {
                 Cause::HintOutsideRound
             } else if device.holds(at) & bit == 0 {
                 Cause::HintBeyondElement
+            } else if device.found(at) & bit != 0 {
+                if marks.ever_hinted & bit != 0 { Cause::WalkOvertaken } else { Cause::MistakenForFree }
             } else if marks.ever_hinted & bit != 0 {
                 Cause::EarlyReuse
             } else {
@@ -262,7 +290,7 @@ impl Oracle {
             let in_rounds_hint = if in_round { marks.hint_exposed } else { 0 };
             let wronged = bits & !(marks.inflated | marks.report_exposed | in_rounds_hint | marks.dropped);
             self.pages.edit(at, |marks| marks.dropped |= wronged);
-            let early = if in_round { marks.ever_hinted } else { 0 };
+            let early = if in_round { marks.ever_hinted & !self.device.found(at) } else { 0 };
             pages_of(at, wronged).for_each(|pfn| self.drop_page(index, pfn, early & place(pfn).1 != 0));
         }
     }

@@ -14,6 +14,7 @@ pub mod rules;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod free;
 mod heads;
 mod hinting;
 mod judge;
@@ -25,7 +26,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use host::event::{Actor, CmdId, Event, Level, MigrationStatus, Pfn, Stamped};
+use host::event::{Actor, CmdId, Event, HintElement, Level, MigrationStatus, Pfn, Stamped};
 use host::fold::Fold;
 use host::memory::GuestRam;
 use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
@@ -86,6 +87,10 @@ pub struct End {
     pub steps: u64,
     /// Nobody had anything left to do: what should have come home has come.
     pub at_rest: bool,
+    /// The longest run of guest instructions with interrupts disabled.
+    pub irq_off_insns_max: u64,
+    /// The guest's function that disabled them.
+    pub irq_off_in: Option<String>,
 }
 
 /// What tells the parts of the oracle's hash from each other, and from those of a host.
@@ -177,6 +182,7 @@ impl Oracle {
     /// out what they want to report by another run; violations name rule, page, blame and cause all the same.
     pub fn drop_details(&mut self) {
         self.pages.drop_details();
+        self.counter.drop_details();
     }
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
@@ -308,15 +314,23 @@ impl Oracle {
                 self.counter.cmd_id(CmdId(wire::balloon::CMD_ID_DONE));
                 self.device.done();
             }
-            Event::HintPop { head, element } => self.device.pop(*head, element),
+            Event::HintPop { head, element } => {
+                self.device.pop(*head, element);
+                if let HintElement::Found(range) = element {
+                    self.host_found(*range, world);
+                }
+            }
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
+            Event::GuestReady => self.counter.ready(world.ram()),
+            // The counts of free pages change under a zone's lock, and only down or only up under each.
+            Event::GuestUnlock { lock } if u64::from(*lock) == wire::debug::lock::ZONE => self.counter.free_pages(world.ram()),
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
             Event::DeviceStatus { status } => self.device_status(*status),
             // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.
-            Event::GuestReady
-            | Event::GuestAlloc { .. }
+            Event::GuestAlloc { .. }
             | Event::GuestFree { .. }
             | Event::GuestAllocFail { .. }
             | Event::GuestWrite { .. }
@@ -327,6 +341,11 @@ impl Oracle {
             | Event::GuestIrq { .. }
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
+            | Event::GuestIsolate { .. }
+            | Event::GuestPutback { .. }
+            | Event::GuestDequeue { .. }
+            | Event::GuestMigratePage { .. }
+            | Event::GuestMigrateDone { .. }
             | Event::GuestTask { .. }
             | Event::GuestNamed { .. }
             | Event::GuestWork { .. }

@@ -186,11 +186,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free) = flags;
+        let (page_poison, init_on_alloc, init_on_free, late_probe) = flags;
         let (driver, corrected, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -203,6 +203,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             page_poison,
             init_on_alloc,
             init_on_free,
+            late_probe,
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -224,6 +225,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         Just(Operation::Release { name: LIST.to_owned() }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
+        (0..=10u8, 0..=INTEGER_MAX).prop_map(|(order, busy)| Operation::Compact { order, busy }),
+        Just(Operation::Evacuate),
         time_ns().prop_map(|ns| Operation::Sleep { ns }),
         (1..=1_000_000u64, 0..=INTEGER_MAX).prop_map(|(times, seed)| Operation::Churn { times, seed }),
         Just(Operation::Unbind),
@@ -247,11 +250,11 @@ fn host() -> impl Strategy<Value = Host> {
     let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL)), queues, balloon, time_ns()).prop_map(
+    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, time_ns()).prop_map(
         |(
             profile,
             (dirty_log, chunk_shift, initially_set),
-            (features, queue_numbering),
+            (features, queue_numbering, walk),
             (hint_queue_size, queue_size),
             balloon_pages,
             stats_interval_ns,
@@ -264,6 +267,7 @@ fn host() -> impl Strategy<Value = Host> {
                 initially_set: manual && initially_set,
                 features,
                 queue_numbering,
+                walk,
                 hint_queue_size,
                 queue_size,
                 balloon_pages,

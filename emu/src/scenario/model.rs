@@ -107,6 +107,8 @@ pub struct Guest {
     pub init_on_alloc: bool,
     /// `init_on_free=1`.
     pub init_on_free: bool,
+    /// The driver is a module, which a task's `bind` loads.
+    pub late_probe: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -132,6 +134,28 @@ impl Numbering {
         match self {
             Numbering::Dense => "dense",
             Numbering::Spec => "spec",
+        }
+    }
+}
+
+/// How a host looks for free pages in the guest's memory map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// It trusts reference counts.
+    Naive,
+    /// It takes blocks in the buddy lists alone.
+    Corrected,
+}
+
+impl Walk {
+    /// Both ways.
+    pub const ALL: &'static [Walk] = &[Walk::Naive, Walk::Corrected];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Walk::Naive => "naive",
+            Walk::Corrected => "corrected",
         }
     }
 }
@@ -200,6 +224,15 @@ pub enum Operation {
     },
     /// Runs the OOM notifiers.
     Oom,
+    /// Compacts memory.
+    Compact {
+        /// Until a block of this order is free; 0: all of it.
+        order: u8,
+        /// Which page that is to move is busy, and stays; 0: none.
+        busy: u64,
+    },
+    /// Moves what can be moved out of the lowest zone.
+    Evacuate,
     /// Sleeps.
     Sleep {
         /// Nanoseconds.
@@ -265,6 +298,8 @@ impl Operation {
             | Operation::Release { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
+            | Operation::Compact { .. }
+            | Operation::Evacuate
             | Operation::Sleep { .. }
             | Operation::Churn { .. }
             | Operation::Unbind
@@ -300,6 +335,8 @@ pub struct Host {
     pub features: u64,
     /// How the device numbers its queues.
     pub queue_numbering: Numbering,
+    /// How the host looks for free pages by itself (driver host-walk alone).
+    pub walk: Walk,
     /// Size of the hint queue.
     pub hint_queue_size: u16,
     /// Size of the other queues but reporting's.
@@ -331,6 +368,7 @@ impl Host {
             initially_set,
             features: default_features(profile, driver),
             queue_numbering: Numbering::Dense,
+            walk: Walk::Naive,
             hint_queue_size,
             queue_size,
             balloon_pages: 0,
@@ -426,6 +464,7 @@ impl Default for Guest {
             page_poison: false,
             init_on_alloc: false,
             init_on_free: false,
+            late_probe: false,
             tasks: Vec::new(),
         }
     }

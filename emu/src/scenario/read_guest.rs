@@ -29,6 +29,7 @@ impl<'d> Reader<'d> {
             page_poison: self.flag(&fields, "page_poison").unwrap_or(default.page_poison),
             init_on_alloc: self.flag(&fields, "init_on_alloc").unwrap_or(default.init_on_alloc),
             init_on_free: self.flag(&fields, "init_on_free").unwrap_or(default.init_on_free),
+            late_probe: self.flag(&fields, "late_probe").unwrap_or(default.late_probe),
             tasks: self.tasks(&fields),
         }
     }
@@ -180,6 +181,12 @@ impl<'d> Reader<'d> {
             }
             "release" => Operation::Release { name: self.filled(fields, verb)? },
             "shrink" => Operation::Shrink { pages: pages(self.size(fields, verb))? },
+            "compact" => {
+                self.only_true(fields, verb);
+                let order = byte(self.integer_or(fields, "order", 0));
+                let busy = self.integer_or(fields, "busy", 0);
+                Operation::Compact { order: order?, busy: busy? }
+            }
             "sleep" => Operation::Sleep { ns: self.time(fields, verb)? },
             "churn" => {
                 let times = self.integer(fields, verb);
@@ -190,8 +197,8 @@ impl<'d> Reader<'d> {
             "put_page" => Operation::PutPage { pfn: self.integer(fields, verb)? },
             "fail_alloc" => Operation::FailAlloc { nth: self.integer(fields, verb)? },
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
-            "oom" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "note_memory" | "compare_memory" | "panic" | "null_store"
-            | "jump_to_data" => {
+            "oom" | "evacuate" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "note_memory" | "compare_memory" | "panic"
+            | "null_store" | "jump_to_data" => {
                 self.only_true(fields, verb);
                 bare_operation(verb)
             }
@@ -302,6 +309,7 @@ impl<'d> Reader<'d> {
 fn bare_operation(verb: &str) -> Operation {
     match verb {
         "oom" => Operation::Oom,
+        "evacuate" => Operation::Evacuate,
         "unbind" => Operation::Unbind,
         "bind" => Operation::Bind,
         "freeze" => Operation::Freeze,

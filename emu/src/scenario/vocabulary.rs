@@ -5,7 +5,7 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts};
+use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts, walks};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -219,6 +219,7 @@ static GUEST: Table = Table {
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
         key("init_on_free", "Freed pages are zeroed.", Kind::Flag).default("false"),
+        key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -284,6 +285,23 @@ pub(super) static OPERATIONS: &[Table] = &[
         keys: &[key("shrink", "Runs the shrinkers for this much.", Kind::Size(AMOUNT, PAGE_SIZE)).required()],
     },
     Table { title: "an `oom` operation", keys: &[key("oom", "Runs the OOM notifiers.", Kind::True).required()] },
+    Table {
+        title: "a `compact` operation",
+        keys: &[
+            key("compact", "Compacts memory: only the balloon's pages move.", Kind::True).required(),
+            key(
+                "order",
+                "Until a block of this order is to be had; 0: all of memory, as far as it goes.",
+                Kind::Integer(range(0, wire::layout::MAX_PAGE_ORDER as u64, "the buddy allocator has no larger blocks")),
+            )
+            .default("0"),
+            key("busy", "Which page that is to move does not, as if it were in use; 0: none.", Kind::Integer(ANY)).default("0"),
+        ],
+    },
+    Table {
+        title: "an `evacuate` operation",
+        keys: &[key("evacuate", "Moves what can be moved out of the lowest zone, as memory that goes offline.", Kind::True).required()],
+    },
     Table { title: "a `sleep` operation", keys: &[key("sleep", "Sleeps this long.", Kind::Time(TIME)).required()] },
     Table {
         title: "a `churn` operation",
@@ -362,6 +380,8 @@ static HOST: Table = Table {
             Kind::Words("feature", features),
         ),
         key("queue_numbering", "How the device numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
+        key("walk", "How the host looks for free pages in the guest's memory map (driver host-walk alone).", Kind::Word("walk", walks))
+            .default("\"naive\""),
         key("hint_queue_size", "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.", Kind::PowerOfTwo(HINT_QUEUE)),
         key("queue_size", "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.", Kind::PowerOfTwo(QUEUE)),
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))

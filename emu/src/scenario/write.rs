@@ -171,8 +171,19 @@ fn patterns(patterns: &[Pattern]) -> String {
 
 fn write_guest(out: &mut Lines, guest: &Guest) {
     let default = Guest::default();
-    let Guest { ram_bytes, vcpus, driver, corrected, queue_numbering, features_refused, page_poison, init_on_alloc, init_on_free, tasks } =
-        guest;
+    let Guest {
+        ram_bytes,
+        vcpus,
+        driver,
+        corrected,
+        queue_numbering,
+        features_refused,
+        page_poison,
+        init_on_alloc,
+        init_on_free,
+        late_probe,
+        tasks,
+    } = guest;
     out.table("[guest]");
     out.unless(*ram_bytes == default.ram_bytes, "ram", || size(*ram_bytes));
     out.unless(*vcpus == default.vcpus, "vcpus", || vcpus);
@@ -184,6 +195,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*page_poison == default.page_poison, "page_poison", || page_poison);
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
+    out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -213,6 +225,10 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Release { name } => format!("release = {}", quoted(name)),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
+        Operation::Compact { order, busy } => {
+            format!("compact = true{}{}", unless(*order == 0, "order", order), unless(*busy == 0, "busy", busy))
+        }
+        Operation::Evacuate => "evacuate = true".to_owned(),
         Operation::Sleep { ns } => format!("sleep = {}", time(*ns)),
         Operation::Churn { times, seed } => format!("churn = {times}{}", unless(*seed == 0, "seed", seed)),
         Operation::Unbind => "unbind = true".to_owned(),
@@ -242,6 +258,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         initially_set,
         features,
         queue_numbering,
+        walk,
         hint_queue_size,
         queue_size,
         balloon_pages,
@@ -255,6 +272,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
     out.unless(*features == default.features, "features", || feature_list(*features, driver));
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
+    out.unless(*walk == default.walk, "walk", || quoted(walk.name()));
     out.unless(*hint_queue_size == default.hint_queue_size, "hint_queue_size", || hint_queue_size);
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));

@@ -57,6 +57,15 @@ pub fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
     world.finish(end)
 }
 
+/// Runs a scenario to its end, and returns what guest memory holds then.
+pub fn memory_at_end(scenario: &Scenario, options: &RunOptions) -> Vec<u8> {
+    let mut world = World::new(&Arc::new(scenario.clone()), options, false);
+    world.run_to_end();
+    let mut bytes = vec![0; usize::try_from(world.ram.bytes()).expect("RAM fits into memory")];
+    world.ram.read(0, &mut bytes);
+    bytes
+}
+
 /// Host actors in the order in which ties are broken; the injector comes before them all, the vCPUs next.
 pub(crate) const HOST_ORDER: [Actor; 4] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration];
 

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
@@ -95,6 +95,7 @@ impl World {
             flags: flag(guest.page_poison, boot_flag::PAGE_POISON)
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
+                | flag(guest.late_probe, boot_flag::LATE_PROBE)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.0.iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -142,7 +143,14 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
             },
-            protocol: host::balloon::Protocol::of(scenario.guest.driver),
+            protocol: host::balloon::Protocol::of(
+                scenario.guest.driver,
+                scenario.guest.corrected,
+                match host.walk {
+                    Walk::Naive => host::balloon::Walk::Naive,
+                    Walk::Corrected => host::balloon::Walk::Corrected,
+                },
+            ),
             numbering: match host.queue_numbering {
                 Numbering::Dense => host::balloon::Numbering::Dense,
                 Numbering::Spec => host::balloon::Numbering::Spec,

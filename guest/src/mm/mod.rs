@@ -2,18 +2,22 @@
 //!
 //! * [`page`] the memory map, [`zone`] the free lists, [`page_alloc`] the buddy allocator, [`pcp`] the per-CPU lists before it
 //! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
-//! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of
+//! * [`balloon_compaction`]: pages that a balloon owns; [`compaction`] and [`migrate`]: how they move; [`page_reporting`]: free blocks that a
+//!   device is told of
 //!
 //! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
 
+pub mod balloon_2012;
 pub mod balloon_compaction;
 #[cfg(test)]
 mod behaviour_tests;
+pub mod compaction;
 pub mod fail_page_alloc;
 pub(crate) mod fallback;
 pub mod gfp;
 pub mod globals;
 mod init;
+pub mod migrate;
 #[cfg(test)]
 mod model_tests;
 pub mod oom;
@@ -24,6 +28,7 @@ pub mod pcp;
 pub mod reclaim;
 pub mod shrinker;
 pub mod stats;
+pub(crate) mod swap;
 pub mod watermark;
 pub mod zone;
 

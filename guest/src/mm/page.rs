@@ -5,6 +5,7 @@ use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 
 use crate::arch::{self, read32, read64, write32, write64};
 use crate::mm::globals;
+use crate::mm::migrate::MovableOperations;
 
 /// A page frame number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,6 +151,20 @@ impl Page {
     /// Linux: __PageMovable().
     pub fn is_movable(self) -> bool {
         self.mapping() & 3 == MAPPING_MOVABLE
+    }
+    /// The owner's operations, if it has one that can move the page. Linux: page_movable_ops(), PageMovable().
+    pub(crate) fn movable_ops(self) -> Option<MovableOperations> {
+        let ops = self.mapping() & !3;
+        (self.is_movable() && ops != 0).then_some(MovableOperations::at(ops))
+    }
+    /// Linux: SetPageIsolated().
+    pub(crate) fn set_isolated(self) {
+        assert!(!self.is_isolated(), "page {:#x} is isolated twice", self.pfn().0);
+        self.set_flags(flag::ISOLATED);
+    }
+    /// Linux: ClearPageIsolated().
+    pub(crate) fn clear_isolated(self) {
+        self.clear_flags(flag::ISOLATED);
     }
     /// Whether compaction holds the page. Linux: PageIsolated().
     pub fn is_isolated(self) -> bool {

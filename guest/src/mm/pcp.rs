@@ -22,12 +22,13 @@ const P_LOCK: u64 = 8;
 const P_HIGH: u64 = 16;
 const P_BATCH: u64 = 24;
 const P_FREE_FACTOR: u64 = 32;
-const P_LISTS: u64 = 40;
+const P_LISTS: u64 = wire::layout::pcp::LISTS;
 /// Linux: PAGE_ALLOC_COSTLY_ORDER.
 pub(crate) const COSTLY_ORDER: u32 = 3;
 const TYPES: u64 = Migratetype::PCP.len() as u64;
 const NR_LISTS: u64 = (COSTLY_ORDER as u64 + 1) * TYPES;
 const _: () = assert!(P_LISTS + NR_LISTS * LIST_HEAD_BYTES <= PCP_BYTES);
+const _: () = assert!(TYPES == wire::layout::pcp::TYPES && NR_LISTS == wire::layout::pcp::NR_LISTS);
 const _: () = assert!(COSTLY_ORDER < PAGEBLOCK_ORDER);
 
 /// Address of a vCPU's lists.
@@ -190,16 +191,26 @@ pub(crate) fn free(pfn: Pfn, order: u32) -> bool {
     true
 }
 
+/// Gives all blocks of this vCPU's lists of a zone back. Linux: drain_local_pages(), for one zone.
+pub(crate) fn drain_local_pages(zone: Zone) {
+    drain(zone, sched::cpu_id());
+}
+
+/// Linux: drain_pages_zone().
+fn drain(zone: Zone, cpu: u64) {
+    let pcp = Pcp::of(zone, cpu);
+    pcp.lock().lock();
+    if pcp.count() > 0 {
+        pcp.free_bulk(zone, pcp.count(), 0);
+    }
+    pcp.lock().unlock();
+}
+
 /// Gives all blocks of every vCPU's lists back. Linux: drain_all_pages().
 pub fn drain_all_pages() {
     for zone in Zone::all() {
         for cpu in 0..sched::nr_cpus() {
-            let pcp = Pcp::of(zone, cpu);
-            pcp.lock().lock();
-            if pcp.count() > 0 {
-                pcp.free_bulk(zone, pcp.count(), 0);
-            }
-            pcp.lock().unlock();
+            drain(zone, cpu);
         }
     }
 }

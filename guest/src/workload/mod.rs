@@ -7,7 +7,8 @@ pub mod names;
 pub mod ops;
 
 use wire::debug::READY;
-use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, vector};
+use wire::dialect::Dialect;
+use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, boot_flag, vector};
 use wire::task::{HEADER_BYTES, MailboxHeader, OP_BYTES, SLOTS, TaskOp};
 
 use core::mem::offset_of;
@@ -17,7 +18,7 @@ use crate::balloon::driver::VIRTIO_BALLOON_DRIVER;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::wait::{WaitQueue, wait_event};
-use crate::kernel::{irq, panic::warn, sched};
+use crate::kernel::{irq, panic::warn, sched, switch};
 use crate::virtio::{Errno, bus};
 
 /// Where each vCPU's task waits for its mailbox.
@@ -31,8 +32,14 @@ const MEMORY_NOTE: u64 = WORKLOAD_DATA + 0x1000;
 /// Probes the driver and starts the tasks; the first thread of vCPU 0, once memory and all vCPUs are up.
 pub fn start() {
     let boot = boot_info();
-    assert!(boot.dialect == 0, "no balloon driver speaks dialect {}", boot.dialect);
-    match bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, boot.features_refused) {
+    let dialect = switch::dialect();
+    // A host that looks by itself asks nothing of the driver.
+    let spoken = matches!(dialect, Dialect::Hint | Dialect::HostWalk | Dialect::Balloon2012);
+    assert!(spoken, "no balloon driver speaks {}", dialect.name());
+    let late = boot.flags & boot_flag::LATE_PROBE != 0;
+    let device = wire::balloon::DEVICE_ID;
+    let probed = if late { bus::device_found(device) } else { bus::device_attach(device, &VIRTIO_BALLOON_DRIVER, boot.features_refused) };
+    match probed {
         // A machine without a balloon is a machine all the same.
         Ok(()) | Err(Errno::NoDev) => {}
         Err(Errno::Inval | Errno::Io | Errno::NoEnt | Errno::NoMem | Errno::NoSpc | Errno::NxIo) => warn("virtio_balloon: probe failed"),

@@ -61,6 +61,8 @@ fn dispatch(task: &TaskOp) -> bool {
             mm::fail_page_alloc::arm(a);
             true
         }
+        op::COMPACT => compact(a, b),
+        op::EVACUATE => mm::compaction::evacuate_lowest_zone(),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -116,6 +118,19 @@ fn meminfo(compare: u64) -> bool {
         arch::trace(MISSING, free, total);
     }
     !missing
+}
+
+/// For an order, done when a block of it is to be had.
+fn compact(order: u64, busy: u64) -> bool {
+    mm::globals::fail_migration(busy);
+    if order > u64::from(MAX_PAGE_ORDER) {
+        return false;
+    }
+    if order > 0 {
+        return mm::compaction::try_to_compact_pages(order as u32);
+    }
+    mm::compaction::compact_nodes();
+    true
 }
 
 /// The name gets a block as user memory would: direct reclaim runs the shrinkers, then the OOM notifiers.

@@ -80,6 +80,16 @@ codes! {
     WARN = 31,
     /// A task finds less memory than it noted: `a` free pages less, `b` managed pages less; after.
     MISSING = 50,
+    /// Compaction is about to take a page from its owner: `a` frame.
+    ISOLATE = 40,
+    /// Compaction is about to give a page back that did not move: `a` frame.
+    PUTBACK = 41,
+    /// A page's owner is about to be asked to use another one instead: `a` frame, `b` the other's.
+    MIGRATE_PAGE = 42,
+    /// A page's owner has answered, and both pages are unlocked; after. `a` frame, `b` 0 when it moved, else an error number.
+    MIGRATE_DONE = 43,
+    /// Under a fault: the balloon's list is walked without its lock, and stands at frame `a` with the next one chosen.
+    DEQUEUE = 44,
 }
 
 /// Locks that guest code names in [`LOCK`].
@@ -114,6 +124,8 @@ pub mod lock {
     pub const OOM: u64 = 14;
     /// A vCPU's timers.
     pub const TIMER: u64 = 15;
+    /// The LRU.
+    pub const LRU: u64 = 16;
     /// Mutexes: who finds one of these held sleeps, and its vCPU goes on.
     pub const SLEEPING: &[u64] = &[BALLOON, SHRINKER, OOM];
     /// Names in order of the numbers above, from 1.
@@ -133,6 +145,7 @@ pub mod lock {
         "shrinker_mutex",
         "oom_lock",
         "timer_lock",
+        "lru_lock",
     ];
 }
 

@@ -160,10 +160,12 @@ impl Shrinker<'_> {
         }
         self.change(|scenario| scenario.guest.queue_numbering = guest.queue_numbering);
         self.change(|scenario| scenario.host.queue_numbering = host.queue_numbering);
+        self.change(|scenario| scenario.host.walk = host.walk);
         self.change(|scenario| scenario.guest.features_refused = guest.features_refused);
         self.change(|scenario| scenario.guest.page_poison = guest.page_poison);
         self.change(|scenario| scenario.guest.init_on_alloc = guest.init_on_alloc);
         self.change(|scenario| scenario.guest.init_on_free = guest.init_on_free);
+        self.change(|scenario| scenario.guest.late_probe = guest.late_probe);
         let start = self.scenario.migration.start.clone();
         self.change(|scenario| scenario.migration = Migration { start, ..migration.clone() });
         self.change(|scenario| scenario.migration.start = migration.start.clone());
