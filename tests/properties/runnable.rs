@@ -256,7 +256,7 @@ fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
         Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
     });
     let used = scenario.guest.tasks.iter().flat_map(|task| &task.operations).chain(injected).filter_map(|operation| match operation {
-        Operation::Free { name, .. } | Operation::Write { name, .. } | Operation::Release { name } => Some(name),
+        Operation::Free { name, .. } | Operation::Write { name, .. } | Operation::Release { name, .. } => Some(name),
         _ => None,
     });
     let named = scenario.pages.values().filter_map(|spec| match spec {
@@ -294,6 +294,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             vcpus,
             driver: Driver::Hint,
             corrected: 0,
+            hint_array: 512,
             queue_numbering: Numbering::Dense,
             features_refused,
             // A wild store into a poisoned free page is found by the guest, which then panics.
@@ -331,7 +332,7 @@ fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = O
         block(vcpu, orders).prop_map(|(name, order)| Operation::Alloc { name, order }),
         block(vcpu, orders).prop_map(|(name, _)| Operation::Free { name, in_interrupt: false }),
         pages.clone().prop_map(move |pages| Operation::Fill { name: fill.clone(), pages }),
-        Just(Operation::Release { name: release }),
+        Just(Operation::Release { name: release, every: 1 }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
         (0..=10u8, 0..4u64).prop_map(|(order, busy)| Operation::Compact { order, busy }),

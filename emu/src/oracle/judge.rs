@@ -1,6 +1,6 @@
 //! What events do to the oracle: one function for each that needs more than a line, in the order of the vocabulary's layers.
 
-use host::event::{CmdId, MigrationStatus, PageRange, Pfn};
+use host::event::{CmdId, HintElement, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
 use super::free::free_in;
@@ -94,10 +94,13 @@ impl Oracle {
         }
     }
 
+    /// The guest says that it gives pages up, or, where hints stay free, that they are free. Who says that of a page in use has not given it up.
     pub(super) fn expose_hint(&mut self, range: PageRange) {
         self.pages.edit_range(range, |marks, bits| {
-            marks.hint_exposed |= bits;
-            marks.ever_hinted |= bits;
+            let free = bits & !marks.in_use;
+            marks.hint_exposed |= free;
+            marks.ever_hinted |= free;
+            marks.hinted_in_use |= bits & !free;
         });
     }
 
@@ -114,6 +117,33 @@ impl Oracle {
                 marks.ever_hinted = marks.ever_hinted & !bits | given_up;
             });
         }
+    }
+
+    /// A block has left the allocator. That counts only where hints stay free: else a hinted block is one that the driver has allocated.
+    pub(super) fn guest_alloc(&mut self, range: PageRange) {
+        if self.options.hints_stay_free {
+            self.pages.edit_range(range, |marks, bits| marks.in_use |= bits);
+        }
+    }
+
+    /// A block goes back to the allocator.
+    pub(super) fn guest_free(&mut self, range: PageRange) {
+        if self.options.hints_stay_free {
+            self.pages.edit_range(range, |marks, bits| {
+                marks.in_use &= !bits;
+                marks.hinted_in_use &= !bits;
+            });
+        }
+    }
+
+    /// Whether a hint makes no page's contents meaningless: the guest left the page free, and will look at it.
+    fn hints_excuse_nothing(&self) -> bool {
+        self.options.hints_stay_free && self.options.free_pages_are_read
+    }
+
+    /// Why a write is lost that came behind the announcement of its page.
+    fn reuse(&self) -> Cause {
+        if self.options.hints_stay_free { Cause::HintOfThePast } else { Cause::EarlyReuse }
     }
 
     pub(super) fn expose_report(&mut self, range: PageRange) {
@@ -157,6 +187,20 @@ impl Oracle {
             let read = self.id_read;
             self.break_rule(rules::ROUND_HAS_THE_ID_READ, Some(index), Blame::Guest, || {
                 format!("the driver opens a round under id {id}, though it has read {read}")
+            });
+        }
+    }
+
+    /// The device has an element in hand: an id must be the one that was told, and pages that the host found by itself count as hinted now.
+    pub(super) fn hint_pop(&mut self, index: usize, head: u16, element: &HintElement, world: &dyn Observed) {
+        self.device.pop(head, element);
+        if let HintElement::Found(range) = element {
+            self.host_found(*range, world);
+        }
+        let HintElement::Id(id) = *element else { return };
+        if let Some(told) = self.device.hear(id) {
+            self.break_rule(rules::EXPOSED_ID_IS_NOT_ALTERED, Some(index), Blame::Guest, || {
+                format!("the device read {id} where the driver had told {told}: the buffer was altered while it was exposed")
             });
         }
     }
@@ -233,6 +277,7 @@ impl Oracle {
             });
         }
         let mut beyond = None;
+        let excuses = !self.hints_excuse_nothing();
         for (at, bits) in self.pages.words(range) {
             let held = self.device.holds(at) & bits;
             beyond = beyond.or_else(|| pages_of(at, bits & !held).next());
@@ -244,8 +289,10 @@ impl Oracle {
             let merged_since = self.device.merged_since();
             self.pages.edit(at, |marks| {
                 let given_up = held & marks.hint_exposed;
-                marks.sending.hinted |= given_up;
-                if !merged_since {
+                if excuses {
+                    marks.sending.hinted |= given_up;
+                }
+                if excuses && !merged_since {
                     marks.sending.need_not_send |= given_up & !marks.sending.since_request & !in_hand;
                 }
             });
@@ -262,7 +309,7 @@ impl Oracle {
     }
 
     pub(super) fn look_after_hint(&mut self, index: usize, range: PageRange, in_round: bool, world: &dyn Observed) {
-        let device = &self.device;
+        let (device, reuse, read) = (&self.device, self.reuse(), self.hints_excuse_nothing());
         let cause = |pfn: Pfn, marks: &Marks| {
             let (at, bit) = place(pfn);
             if !in_round {
@@ -271,8 +318,12 @@ impl Oracle {
                 Cause::HintBeyondElement
             } else if device.found(at) & bit != 0 {
                 if marks.ever_hinted & bit != 0 { Cause::WalkOvertaken } else { Cause::MistakenForFree }
+            } else if marks.hinted_in_use & bit != 0 {
+                Cause::HintedInUse
+            } else if read && marks.hint_exposed & bit != 0 {
+                Cause::FreePageRead
             } else if marks.ever_hinted & bit != 0 {
-                Cause::EarlyReuse
+                reuse
             } else {
                 Cause::HintUnannounced
             }
@@ -290,13 +341,20 @@ impl Oracle {
             let in_rounds_hint = if in_round { marks.hint_exposed } else { 0 };
             let wronged = bits & !(marks.inflated | marks.report_exposed | in_rounds_hint | marks.dropped);
             self.pages.edit(at, |marks| marks.dropped |= wronged);
-            let early = if in_round { marks.ever_hinted & !self.device.found(at) } else { 0 };
-            pages_of(at, wronged).for_each(|pfn| self.drop_page(index, pfn, early & place(pfn).1 != 0));
+            let found = self.device.found(at);
+            let (early, in_use) = if in_round { (marks.ever_hinted & !found, marks.hinted_in_use) } else { (0, 0) };
+            let reuse = self.reuse();
+            let cause = |bit| match () {
+                () if in_use & bit != 0 => Some(Cause::HintedInUse),
+                () if early & bit != 0 => Some(reuse),
+                () => None,
+            };
+            pages_of(at, wronged).for_each(|pfn| self.drop_page(index, pfn, cause(place(pfn).1)));
         }
     }
 
-    /// A page was dropped that the guest had not given up, or, when `early`, written after that.
-    fn drop_page(&mut self, index: usize, pfn: Pfn, early: bool) {
+    /// A page was dropped that the guest had not given up; `cause`: after it had been hinted all the same.
+    fn drop_page(&mut self, index: usize, pfn: Pfn, cause: Option<Cause>) {
         self.lose(pfn);
         let detail = self.pages.detail(pfn);
         let mistold = self.pages.is(pfn, |marks| marks.mistold);
@@ -307,13 +365,13 @@ impl Oracle {
             page: Some(pfn),
             write: detail.write.get(),
             doom: Some(index),
-            blame: if early || mistold { Blame::Guest } else { Blame::Host },
-            cause: early.then_some(Cause::EarlyReuse.name()),
+            blame: if mistold { Blame::Guest } else { cause.map_or(Blame::Host, Cause::blame) },
+            cause: cause.map(Cause::name),
             what: if mistold {
                 format!("page {pfn} was dropped because the guest told it as inflated, though its balloon does not have it")
-            } else if early {
+            } else if let Some(cause) = cause {
                 let (writer, at) = (detail.writer, micros(detail.write_at_ns));
-                format!("page {pfn} was dropped after {writer} wrote it at {at} us: {}", Cause::EarlyReuse.reason())
+                format!("page {pfn} was dropped after {writer} wrote it at {at} us: {}", cause.reason())
             } else {
                 format!("page {pfn} was dropped though the guest had not given it up")
             },

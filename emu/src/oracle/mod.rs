@@ -26,7 +26,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use host::event::{Actor, CmdId, Event, HintElement, Level, MigrationStatus, Pfn, Stamped};
+use host::event::{Actor, CmdId, Event, Level, MigrationStatus, Pfn, Stamped};
 use host::fold::Fold;
 use host::memory::GuestRam;
 use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
@@ -74,6 +74,12 @@ pub struct OracleOptions {
     pub vcpus: u8,
     /// Size of RAM, bytes.
     pub ram_bytes: u64,
+    /// Hinted pages stay free for everybody: the guest tells what is free, and promises nothing ([`Dialect::hints_stay_free`]).
+    ///
+    /// [`Dialect::hints_stay_free`]: wire::dialect::Dialect::hints_stay_free
+    pub hints_stay_free: bool,
+    /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
+    pub free_pages_are_read: bool,
 }
 
 /// How the run ended.
@@ -290,7 +296,6 @@ impl Oracle {
             }
             Event::BalloonDeflate { pfn } => self.deflate(*pfn),
             Event::GuestCmdId { id } => self.id_read = *id,
-            Event::GuestStart { id } => self.round_starts(index, *id),
             Event::GuestShrink { .. } => self.shrinking = true,
             Event::GuestActual { .. } | Event::GuestOom | Event::GuestTaskDone { .. } | Event::GuestWorkDone { .. } => {
                 self.shrinking = false
@@ -314,12 +319,12 @@ impl Oracle {
                 self.counter.cmd_id(CmdId(wire::balloon::CMD_ID_DONE));
                 self.device.done();
             }
-            Event::HintPop { head, element } => {
-                self.device.pop(*head, element);
-                if let HintElement::Found(range) = element {
-                    self.host_found(*range, world);
-                }
+            Event::HintPop { head, element } => self.hint_pop(index, *head, element, world),
+            Event::GuestStart { id } => {
+                self.round_starts(index, *id);
+                self.device.tell(*id);
             }
+            Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
@@ -329,14 +334,13 @@ impl Oracle {
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
             Event::DeviceStatus { status } => self.device_status(*status),
+            Event::GuestAlloc { range } => self.guest_alloc(*range),
+            Event::GuestFree { range } => self.guest_free(*range),
             // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.
-            Event::GuestAlloc { .. }
-            | Event::GuestFree { .. }
-            | Event::GuestAllocFail { .. }
+            Event::GuestAllocFail { .. }
             | Event::GuestWrite { .. }
             | Event::GuestReclaim { .. }
             | Event::GuestReturn { .. }
-            | Event::GuestStop
             | Event::GuestKick { .. }
             | Event::GuestIrq { .. }
             | Event::GuestLock { .. }

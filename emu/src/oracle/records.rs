@@ -15,6 +15,12 @@ use crate::outcome::Blame;
 pub(crate) enum Cause {
     /// The guest wrote the page after it had announced its hint, and the device applied the hint rightly.
     EarlyReuse,
+    /// The guest wrote the page after it had told that it was free, as it may where hints stay free, and the device applied the hint.
+    HintOfThePast,
+    /// The guest hinted a page that was in use.
+    HintedInUse,
+    /// The guest hinted a page that stays free, and looks at it when it allocates it.
+    FreePageRead,
     /// A hint was applied outside its round.
     HintOutsideRound,
     /// A hint cleared a page that its element does not hold.
@@ -49,8 +55,8 @@ impl Cause {
     /// Returns whose fault it is.
     pub(crate) fn blame(self) -> Blame {
         match self {
-            Cause::EarlyReuse => Blame::Guest,
-            Cause::HintUnannounced => Blame::Gap,
+            Cause::EarlyReuse | Cause::HintedInUse => Blame::Guest,
+            Cause::HintOfThePast | Cause::FreePageRead | Cause::HintUnannounced => Blame::Gap,
             Cause::HintOutsideRound
             | Cause::HintBeyondElement
             | Cause::WalkOvertaken
@@ -71,6 +77,9 @@ impl Cause {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Cause::EarlyReuse => "early-reuse",
+            Cause::HintOfThePast => "hint-of-the-past",
+            Cause::HintedInUse => "hinted-in-use",
+            Cause::FreePageRead => "free-page-read",
             Cause::HintOutsideRound => "hint-outside-round",
             Cause::HintBeyondElement => "hint-beyond-element",
             Cause::WalkOvertaken => "walk-overtaken",
@@ -92,6 +101,11 @@ impl Cause {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Cause::EarlyReuse => "the guest wrote it after announcing it as a hint, before the device applied the hint",
+            Cause::HintOfThePast => {
+                "the guest wrote it after telling that it was free, which promised nothing, before the device applied the hint"
+            }
+            Cause::HintedInUse => "the guest hinted it while it was in use",
+            Cause::FreePageRead => "the guest hinted it and left it free, and will look whether its poison is still there",
             Cause::HintOutsideRound => "a hint was applied outside its round",
             Cause::HintBeyondElement => "a hint cleared more than its element holds",
             Cause::WalkOvertaken => "it was written after the host had found it free, before the host left it out",

@@ -97,6 +97,8 @@ pub struct Guest {
     pub driver: Driver,
     /// Flaws of the driver's interface that are corrected: bits of `wire::switch::correct`.
     pub corrected: u64,
+    /// Addresses that an array of hints holds.
+    pub hint_array: u16,
     /// How the driver numbers its queues.
     pub queue_numbering: Numbering,
     /// Feature bits that the driver refuses though offered.
@@ -216,6 +218,13 @@ pub enum Operation {
     Release {
         /// The allocation.
         name: String,
+        /// Each page of that many: 1 frees all.
+        every: u64,
+    },
+    /// The driver's next answer begins at this zone (drivers v6, v8).
+    StartZone {
+        /// Its number.
+        zone: u64,
     },
     /// Runs the shrinkers.
     Shrink {
@@ -296,6 +305,7 @@ impl Operation {
             | Operation::Write { .. }
             | Operation::Verify { .. }
             | Operation::Release { .. }
+            | Operation::StartZone { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
             | Operation::Compact { .. }
@@ -459,6 +469,7 @@ impl Default for Guest {
             vcpus: 2,
             driver: Driver::Hint,
             corrected: 0,
+            hint_array: 512,
             queue_numbering: Numbering::Dense,
             features_refused: 0,
             page_poison: false,
@@ -497,6 +508,7 @@ impl Default for Expect {
             cmd_ids: None,
             destination_cmd_id: None,
             events: BTreeMap::new(),
+            irq_off_insns: None,
         }
     }
 }
@@ -669,6 +681,8 @@ pub struct Expect {
     pub destination_cmd_id: Option<u32>,
     /// Events that must have happened this often.
     pub events: BTreeMap<String, CountExpect>,
+    /// Instructions of the longest stretch with interrupts disabled.
+    pub irq_off_insns: Option<CountExpect>,
 }
 
 /// What must be true of a page's sending.

@@ -24,6 +24,9 @@ impl<'d> Reader<'d> {
             vcpus: self.vcpus,
             driver: self.word(&fields, "driver", Driver::ALL).unwrap_or(default.driver),
             corrected: self.corrections(&fields).unwrap_or(default.corrected),
+            hint_array: self
+                .integer(&fields, "hint_array")
+                .map_or(default.hint_array, |entries| u16::try_from(entries).expect("a page's worth")),
             queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
             features_refused: self.feature_bits(&fields, "refuse").unwrap_or(default.features_refused),
             page_poison: self.flag(&fields, "page_poison").unwrap_or(default.page_poison),
@@ -179,7 +182,12 @@ impl<'d> Reader<'d> {
                 let pages = pages(self.size_in_ram(fields, "size"))?;
                 Operation::Fill { name: name?, pages }
             }
-            "release" => Operation::Release { name: self.filled(fields, verb)? },
+            "release" => {
+                let name = self.filled(fields, verb);
+                let every = self.integer_or(fields, "every", 1)?;
+                Operation::Release { name: name?, every }
+            }
+            "start_zone" => Operation::StartZone { zone: self.integer(fields, verb)? },
             "shrink" => Operation::Shrink { pages: pages(self.size(fields, verb))? },
             "compact" => {
                 self.only_true(fields, verb);

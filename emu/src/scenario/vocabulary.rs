@@ -151,12 +151,15 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
+const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
 const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
+const ARRAY: Range = range(1, 512, "an array is a page");
 const QUEUE: Range = range(1, 1024, "QEMU's queues end at 1024");
 const AMOUNT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "at least a page, and no memory is larger");
 
@@ -215,6 +218,7 @@ static GUEST: Table = Table {
             Kind::Words("correction", corrections),
         )
         .default("[]"),
+        key("hint_array", "Addresses that an array of hints holds, in drivers that send arrays.", Kind::Integer(ARRAY)).default("512"),
         key("queue_numbering", "How the driver numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
@@ -279,7 +283,22 @@ pub(super) static OPERATIONS: &[Table] = &[
             key("size", "How much.", Kind::Size(AMOUNT, PAGE_SIZE)).required(),
         ],
     },
-    Table { title: "a `release` operation", keys: &[key("release", "Frees what `fill` allocated.", Kind::Allocation).required()] },
+    Table {
+        title: "a `release` operation",
+        keys: &[
+            key("release", "Frees what `fill` allocated.", Kind::Allocation).required(),
+            key("every", "Frees one page of this many, so that what is free lies in pieces.", Kind::Integer(EVERY)).default("1"),
+        ],
+    },
+    Table {
+        title: "a `start_zone` operation",
+        keys: &[key(
+            "start_zone",
+            "The driver's next answer begins at the zone of this number, there or not (drivers v6, v8).",
+            Kind::Integer(ZONE),
+        )
+        .required()],
+    },
     Table {
         title: "a `shrink` operation",
         keys: &[key("shrink", "Runs the shrinkers for this much.", Kind::Size(AMOUNT, PAGE_SIZE)).required()],
@@ -515,6 +534,7 @@ static EXPECT: Table = Table {
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+        key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
 
@@ -529,6 +549,9 @@ static SENT: Table = Table {
 
 static TIMES: Table =
     Table { title: "`events`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static INSNS: Table =
+    Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
 
 static COSTS: Table = Table {
     title: "[costs]",

@@ -11,8 +11,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern,
-    Scenario, Search, Task, Trigger, Vary,
+    Action, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order,
+    Pattern, Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -176,6 +176,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
         vcpus,
         driver,
         corrected,
+        hint_array,
         queue_numbering,
         features_refused,
         page_poison,
@@ -191,6 +192,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*corrected == default.corrected, "corrected", || {
         list(correct::ALL.iter().filter(|(bit, _, _)| corrected & bit != 0).map(|(_, name, _)| quoted(name)))
     });
+    out.unless(*hint_array == default.hint_array, "hint_array", || hint_array);
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*page_poison == default.page_poison, "page_poison", || page_poison);
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
@@ -222,7 +224,8 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
-        Operation::Release { name } => format!("release = {}", quoted(name)),
+        Operation::Release { name, every } => format!("release = {}{}", quoted(name), unless(*every == 1, "every", every)),
+        Operation::StartZone { zone } => format!("start_zone = {zone}"),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
         Operation::Compact { order, busy } => {
@@ -398,7 +401,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -413,6 +416,9 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     if let Some(id) = destination_cmd_id {
         out.key("destination_cmd_id", format!("{id:#x}"));
     }
+    if let Some(count) = irq_off_insns {
+        out.key("irq_off_insns", count_table(*count));
+    }
     if !sent.is_empty() {
         out.header("[expect.sent]");
         for (page, facts) in sent {
@@ -423,9 +429,13 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     if !events.is_empty() {
         out.header("[expect.events]");
         for (event, count) in events {
-            out.key(&quoted(event), braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))]));
+            out.key(&quoted(event), count_table(*count));
         }
     }
+}
+
+fn count_table(count: CountExpect) -> String {
+    braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))])
 }
 
 fn braces(parts: &[Option<String>]) -> String {

@@ -74,7 +74,9 @@ impl World {
         let (mut waits, cycle) = (self.waits(end), self.lock_cycle());
         let at_rest = end == End::Quiet && cycle.is_empty() && waits.is_empty();
         let sleepers = self.sleepers(end);
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty();
+        // A vCPU that polls for what never comes does so for ever; the same vCPU of a VM that has moved is none of the source's any more.
+        let polls = (0..self.state.vcpus.len()).any(|cpu| self.vcpu_next(cpu) == Readiness::UsedBuffer);
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty() || polls;
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.state.crash.is_some() {
             Verdict::GuestCrash
@@ -155,6 +157,7 @@ impl World {
                 Readiness::Ready(Some(what)) => self.move_text(what),
                 Readiness::Lock(lock) => lock.name().to_owned(),
                 Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(lock)),
+                Readiness::UsedBuffer => "a used buffer".to_owned(),
                 Readiness::Ready(None) | Readiness::At(_) | Readiness::Idle => String::new(),
             };
             let (waits_for, gate) = match (self.held_back(slot, readiness), readiness) {
@@ -164,6 +167,7 @@ impl World {
                     None => continue,
                 },
                 (None, Readiness::GuestLock(lock)) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
+                (None, Readiness::UsedBuffer) => ("the device, which has none for it".to_owned(), false),
                 (None, Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle) => continue,
             };
             waits.push(Open { gate, wait: Wait { who: actor.to_string(), wants, waits_for } });
@@ -270,7 +274,7 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     for (name, sent) in &expect.sent {
         differs.extend(unexpected_sent(name, sent, &outcome.pages[name]));
     }
-    let Facts { rounds, cmd_ids, destination_cmd_id, .. } = &outcome.facts;
+    let Facts { rounds, cmd_ids, destination_cmd_id, irq_off_insns_max, .. } = &outcome.facts;
     if expect.rounds.is_some_and(|expected| expected != *rounds) {
         differs.push(format!("{}, expected {}", counted(*rounds, "sync"), expect.rounds.expect("checked")));
     }
@@ -285,6 +289,12 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     {
         let found = destination_cmd_id.map_or("unknown".to_owned(), |id| id.to_string());
         differs.push(format!("the destination's command id is {found}, expected {expected:x}"));
+    }
+    if let Some(count) = expect.irq_off_insns {
+        let what = "instructions with interrupts disabled";
+        let low = count.min.filter(|min| irq_off_insns_max < min).map(|min| format!("at least {min}"));
+        let bound = low.or_else(|| count.max.filter(|max| irq_off_insns_max > max).map(|max| format!("at most {max}")));
+        differs.extend(bound.map(|bound| format!("the longest stretch is of {irq_off_insns_max} {what}, expected {bound}")));
     }
     for (name, count) in &expect.events {
         differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));
@@ -314,11 +324,14 @@ fn unexpected_sent(name: &str, expect: &SentExpect, page: &PageFacts) -> Vec<Str
 
 fn unexpected_count<'e>(name: &str, expect: CountExpect, events: impl Iterator<Item = &'e Event>) -> Option<String> {
     let count = events.filter(|event| event.kind().name() == name).count() as u64;
-    let low = expect.min.is_some_and(|min| count < min);
-    let high = expect.max.is_some_and(|max| count > max);
-    (low || high).then(|| {
-        let bound =
-            if low { format!("at least {}", expect.min.expect("checked")) } else { format!("at most {}", expect.max.expect("checked")) };
-        format!("{name} happened {}, expected {bound}", counted(count, "time"))
-    })
+    bound_missed(expect, count).map(|bound| format!("{name} happened {}, expected {bound}", counted(count, "time")))
+}
+
+/// Returns the bound that a number misses.
+fn bound_missed(expect: CountExpect, count: u64) -> Option<String> {
+    match expect {
+        CountExpect { min: Some(min), .. } if count < min => Some(format!("at least {min}")),
+        CountExpect { max: Some(max), .. } if count > max => Some(format!("at most {max}")),
+        CountExpect { .. } => None,
+    }
 }

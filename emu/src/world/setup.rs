@@ -34,7 +34,13 @@ impl World {
         let vcpus = usize::from(scenario.guest.vcpus);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
         let faults = Faults(scenario.faults.iter().chain(&options.faults).copied().collect());
-        let oracle = Oracle::new(OracleOptions { pages: ram.pages(), vcpus: scenario.guest.vcpus, ram_bytes: ram.bytes() });
+        let oracle = Oracle::new(OracleOptions {
+            pages: ram.pages(),
+            vcpus: scenario.guest.vcpus,
+            ram_bytes: ram.bytes(),
+            hints_stay_free: scenario.guest.driver.hints_stay_free(),
+            free_pages_are_read: scenario.guest.page_poison,
+        });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
@@ -99,8 +105,9 @@ impl World {
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.0.iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
+            hint_array: u64::from(guest.hint_array),
         };
-        let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags, corrected, faults } = info;
+        let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags, corrected, faults, hint_array } = info;
         let mut bytes = Vec::with_capacity(size_of::<BootInfo>());
         bytes.extend(magic.to_le_bytes());
         bytes.extend(ram_bytes.to_le_bytes());
@@ -110,6 +117,7 @@ impl World {
         bytes.extend(flags.to_le_bytes());
         bytes.extend(corrected.to_le_bytes());
         bytes.extend(faults.to_le_bytes());
+        bytes.extend(hint_array.to_le_bytes());
         assert_eq!(bytes.len(), size_of::<BootInfo>());
         self.ram.write_unlogged(BOOT_INFO, &bytes);
     }

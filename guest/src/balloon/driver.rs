@@ -12,24 +12,25 @@ use wire::layout::KernelInfo;
 use wire::platform::PAGE_SIZE;
 use wire::virtio::feature as transport;
 
-use crate::balloon::{balloon_2012, compaction, hinting, inflate, oom, reporting, shrinker, stats};
+use crate::balloon::dialect::request::Request;
+use crate::balloon::{balloon_2012, compaction, dialect, hinting, inflate, oom, reporting, shrinker, stats};
 use crate::kernel::info::publish;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::mutex::Mutex;
-use crate::kernel::switch::{dialect, fault, faulty};
+use crate::kernel::switch::{self, fault, faulty};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::workqueue::{Work, Workqueue, cancel_work_sync, queue_work};
 use crate::mm::balloon_compaction::BalloonDevInfo;
 use crate::mm::{self, Gfp, Pfn, page_poisoning_enabled, want_init_on_free};
 use crate::virtio::Errno;
-use crate::virtio::device::{VirtioDevice, VirtioDriver, virtio_device_ready};
+use crate::virtio::device::{PowerOps, VirtioDevice, VirtioDriver, virtio_device_ready};
 use crate::virtio::field::record;
 use crate::virtio::mmio::{self, VirtqueueInfo};
 use crate::virtio::ring::Virtqueue;
 
 /// Words that a kernel object takes in a record.
-const fn words(bytes: u64) -> usize {
+pub(super) const fn words(bytes: u64) -> usize {
     bytes.div_ceil(8) as usize
 }
 
@@ -76,7 +77,7 @@ record! {
         cmd_id_active: u32,
         /// That many hints from now the driver repeats its start buffer; 0: never, as Linux. A task asks for it, to try a device with it.
         repeat_start_after: u64,
-        /// The id that ends a round; the device reads it here.
+        /// The id that ends a round; the device reads it here. Where one buffer serves both ends, the id that opens it, too.
         cmd_id_stop: u32,
         /// Valid entries of `pfns`.
         num_pfns: u32,
@@ -92,12 +93,14 @@ record! {
         pfns: [u32; ARRAY_PFNS_MAX],
         /// Statistics; the device reads them here.
         stats: [u8; stats::STATS_NR_MAX * stat::RECORD_BYTES],
-        /// A hinted block whose buffer the device has not used, and that nobody waits for any more; 0 for none.
+        /// A block that the device has not given back, and that nobody waits for any more: address | order; 0 for none.
         unacked_block: u64,
         /// Pages that a deflation has taken out of the balloon and not freed yet; under `balloon_lock`. Linux: a head on the stack.
         deflated_pages: [u64; 2],
         /// The mapping that this device's pages have, of which an older design has but one; else 0. See `balloon_2012`.
         balloon_mapping: u64,
+        /// What the request dialects keep.
+        request_state: [u64; words(Request::BYTES)],
     }
 }
 
@@ -139,6 +142,19 @@ impl VirtioBalloon {
         WaitQueue::at(self.acked().addr())
     }
 
+    /// Keeps a block aside until the device is reset: it has not given it back.
+    pub fn keep_unacked_block(self, block: Pfn, order: u32) {
+        assert_eq!(self.unacked_block().get(), 0, "a round ends with its first block that does not come back");
+        self.unacked_block().set(block.addr() | u64::from(order));
+    }
+
+    /// The block that was kept aside, and its order.
+    pub fn take_unacked_block(self) -> Option<(Pfn, u32)> {
+        let kept = self.unacked_block().get();
+        self.unacked_block().set(0);
+        (kept != 0).then(|| (Pfn::of_addr(kept), (kept % PAGE_SIZE) as u32))
+    }
+
     /// `update_balloon_size_work`.
     pub fn size_work(self) -> Work {
         Work::at(self.update_balloon_size_work().addr())
@@ -167,9 +183,7 @@ pub static VIRTIO_BALLOON_DRIVER: VirtioDriver = VirtioDriver {
     validate: virtballoon_validate,
     probe: virtballoon_probe,
     remove: virtballoon_remove,
-    freeze: virtballoon_freeze,
-    restore: virtballoon_restore,
-    shutdown: virtballoon_shutdown,
+    power: Some(PowerOps { freeze: virtballoon_freeze, restore: virtballoon_restore, shutdown: virtballoon_shutdown }),
     config_changed: virtballoon_changed,
 };
 
@@ -200,7 +214,8 @@ fn virtballoon_validate(vdev: VirtioDevice) {
 fn init_vqs(vb: VirtioBalloon) -> Result<(), Errno> {
     let queue = |wanted: bool, callback: Option<fn(u64)>| wanted.then_some(VirtqueueInfo { callback });
     // Hints have no callback, unless the driver waits for them: their used buffers are collected when the next one is added.
-    let hint_callback: Option<fn(u64)> = vb.has_feature(feature::HINT_WAIT_ON_ACK).then_some(inflate::balloon_ack);
+    let waits = vb.has_feature(feature::HINT_WAIT_ON_ACK) || dialect::waits_for_arrays();
+    let hint_callback: Option<fn(u64)> = waits.then_some(inflate::balloon_ack);
     let infos = [
         queue(true, Some(inflate::balloon_ack)),
         queue(true, Some(inflate::balloon_ack)),
@@ -230,7 +245,7 @@ fn init_vqs(vb: VirtioBalloon) -> Result<(), Errno> {
 const STACK_GARBAGE: u64 = 0x5a5a_5a5a_5a5a;
 
 /// Sets up the fields that need more than zeros.
-fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
+pub(super) fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
     vb.vdev().set(vdev.addr());
     vdev.private().set(vb.addr());
     vb.stats_work().init(work::UPDATE_STATS, stats::update_balloon_stats_func, vb.addr());
@@ -327,11 +342,11 @@ fn unregister_features(vb: VirtioBalloon) {
 
 /// Whether balloon pages are kept and moved as posted in 2012.
 pub(super) fn is_2012() -> bool {
-    dialect() == Dialect::Balloon2012
+    switch::dialect() == Dialect::Balloon2012
 }
 
 /// Tells the observer where the driver keeps its pages, or that there is no driver.
-fn publish_balloon(vb: Option<VirtioBalloon>) {
+pub(super) fn publish_balloon(vb: Option<VirtioBalloon>) {
     publish(offset_of!(KernelInfo, free_page_list), vb.map_or(0, |vb| vb.free_page_list().addr()));
     publish(offset_of!(KernelInfo, num_free_page_blocks), vb.map_or(0, |vb| vb.num_free_page_blocks().addr()));
     publish(offset_of!(KernelInfo, balloon_pages), vb.map_or(0, |vb| vb.dev_info().pages()));
@@ -375,7 +390,7 @@ fn stop_works(vb: VirtioBalloon) {
     vb.stop_update_spinlock().unlock_irq();
     cancel_work_sync(Workqueue::SystemFreezable, vb.size_work());
     cancel_work_sync(Workqueue::SystemFreezable, vb.stats_work());
-    if vb.has_feature(feature::HINT_WAIT_ON_ACK) {
+    if vb.has_feature(feature::HINT_WAIT_ON_ACK) || dialect::waits_for_arrays() {
         vb.acked_queue().wake_up();
     }
     if vb.has_feature(feature::FREE_PAGE_HINT) {

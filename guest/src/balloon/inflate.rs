@@ -5,6 +5,7 @@ use wire::debug::{ACTUAL, DEFLATE, INFLATE};
 
 use crate::arch;
 use crate::balloon::balloon_2012;
+use crate::balloon::dialect::ranges;
 use crate::balloon::driver::{VirtioBalloon, is_2012};
 use crate::kernel::list;
 use crate::kernel::panic::warn;
@@ -82,6 +83,9 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
     if is_2012() {
         return balloon_2012::fill_balloon(vb, num);
     }
+    if ranges::use_bmap(vb) {
+        return ranges::fill_balloon(vb, num);
+    }
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
     let under_lock = faulty(fault::ALLOC_UNDER_LOCK);
@@ -126,6 +130,9 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
 pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
     if is_2012() {
         return balloon_2012::leak_balloon(vb, num);
+    }
+    if ranges::use_bmap(vb) {
+        return ranges::leak_balloon(vb, num);
     }
     let num = num.min(ARRAY_PFNS_MAX);
     vb.balloon_mutex().lock();

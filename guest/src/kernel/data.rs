@@ -91,6 +91,8 @@ layout! {@at KERNEL_DATA;
     PAGEBLOCK_SKIP: wire::platform::RAM_BYTES_MAX >> (wire::platform::PAGE_SHIFT + wire::layout::PAGEBLOCK_ORDER),
     /// List heads of a compaction, `compaction::LISTS_BYTES` per vCPU.
     COMPACT_LISTS: CPUS * crate::mm::compaction::LISTS_BYTES,
+    /// u64 per vCPU: 1 while it does not check whether its context may sleep, see `sched::without_sleep_checks`.
+    NO_SLEEP_CHECKS: CPUS * 8,
 }
 
 const _: () = assert!(KERNEL_DATA_END <= DRIVER_DATA);

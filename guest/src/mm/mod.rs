@@ -4,8 +4,10 @@
 //! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
 //! * [`balloon_compaction`]: pages that a balloon owns; [`compaction`] and [`migrate`]: how they move; [`page_reporting`]: free blocks that a
 //!   device is told of
+//! * [`unused_pages`], [`free_page_list`], [`pfn_walk`]: how it was proposed that a driver might learn what is free
+//! * [`slab`]: memory by bytes
 //!
-//! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
+//! Leaves out: nodes, kswapd, swap, the LRU, slabs, huge pages, CMA.
 
 pub mod balloon_2012;
 pub mod balloon_compaction;
@@ -14,6 +16,7 @@ mod behaviour_tests;
 pub mod compaction;
 pub mod fail_page_alloc;
 pub(crate) mod fallback;
+pub mod free_page_list;
 pub mod gfp;
 pub mod globals;
 mod init;
@@ -25,10 +28,13 @@ pub mod page;
 pub mod page_alloc;
 pub mod page_reporting;
 pub mod pcp;
+pub mod pfn_walk;
 pub mod reclaim;
 pub mod shrinker;
+pub mod slab;
 pub mod stats;
 pub(crate) mod swap;
+pub mod unused_pages;
 pub mod watermark;
 pub mod zone;
 

@@ -8,8 +8,8 @@ use wire::layout::{MAX_PAGE_ORDER, PAGEBLOCK_ORDER, page::flag};
 use wire::platform::PAGE_SIZE;
 
 use crate::arch;
-use crate::kernel::panic;
 use crate::kernel::switch::{fault, faulty};
+use crate::kernel::{panic, sched};
 use crate::mm::fallback;
 use crate::mm::gfp::{AllocFlags, Gfp, Migratetype};
 use crate::mm::page::{self, Page, Pfn};
@@ -36,7 +36,9 @@ pub(crate) enum FreeTo {
 /// every store to the block is its owner's.
 pub fn alloc_pages(gfp: Gfp, order: u32) -> Option<Pfn> {
     assert!(order <= MAX_PAGE_ORDER, "order {order}");
-    assert!(!gfp.contains(Gfp::DIRECT_RECLAIM) || arch::irqs_enabled(), "reclaiming allocation with interrupts disabled");
+    if gfp.contains(Gfp::DIRECT_RECLAIM) {
+        sched::might_sleep("reclaiming allocation");
+    }
     if fail_page_alloc::should_fail() {
         return None;
     }
@@ -146,7 +148,7 @@ pub(crate) fn expand(zone: Zone, page: Page, low: u32, high: u32, migratetype: M
 }
 
 /// Readies an allocated block for its owner. Linux: prep_new_page().
-fn prep_new_page(page: Page, order: u32, gfp: Gfp) {
+pub(crate) fn prep_new_page(page: Page, order: u32, gfp: Gfp) {
     let pfn = page.pfn();
     for at in 0..1 << order {
         check_new_page(Page::of(pfn.plus(at)));

@@ -60,21 +60,23 @@ pub fn unbind(driver: &VirtioDriver) -> Result<(), Errno> {
 /// Parks deferred work, then takes a bound device down. Linux: hibernate() as far as the device sees of it, freeze_processes(), dpm_suspend(),
 /// virtio_mmio_freeze().
 pub fn freeze(driver: &VirtioDriver) -> Result<(), Errno> {
+    let power = driver.power.as_ref().ok_or(Errno::Inval)?;
     if arch::cmpxchg64(STATE, BOUND, BUSY) != BOUND {
         return Err(Errno::NoDev);
     }
     freeze_workqueues();
-    device::virtio_device_freeze(VirtioDevice::the(), driver);
+    device::virtio_device_freeze(VirtioDevice::the(), power);
     arch::xchg64(STATE, FROZEN);
     Ok(())
 }
 
 /// Sets a frozen device up again, then lets deferred work go on. Linux: virtio_mmio_restore(), dpm_resume(), thaw_processes().
 pub fn restore(driver: &VirtioDriver) -> Result<(), Errno> {
+    let power = driver.power.as_ref().ok_or(Errno::Inval)?;
     if arch::cmpxchg64(STATE, FROZEN, BUSY) != FROZEN {
         return Err(Errno::NoDev);
     }
-    let restored = device::virtio_device_restore(VirtioDevice::the(), driver);
+    let restored = device::virtio_device_restore(VirtioDevice::the(), power);
     arch::xchg64(STATE, if restored.is_ok() { BOUND } else { FROZEN });
     thaw_workqueues();
     restored
@@ -82,10 +84,11 @@ pub fn restore(driver: &VirtioDriver) -> Result<(), Errno> {
 
 /// Ends the use of a bound device for good. Linux: device_shutdown().
 pub fn shutdown(driver: &VirtioDriver) -> Result<(), Errno> {
+    let power = driver.power.as_ref().ok_or(Errno::Inval)?;
     if arch::cmpxchg64(STATE, BOUND, BUSY) != BOUND {
         return Err(Errno::NoDev);
     }
-    device::virtio_dev_shutdown(VirtioDevice::the(), driver);
+    device::virtio_dev_shutdown(VirtioDevice::the(), power);
     arch::xchg64(STATE, SHUT_DOWN);
     Ok(())
 }

@@ -39,6 +39,17 @@ record! {
 
 const _: () = assert!(VirtioDevice::BYTES <= 256);
 
+/// What a driver does when the system sleeps, wakes and goes down. Linux: freeze, restore and shutdown of struct virtio_driver.
+#[derive(Debug, Clone, Copy)]
+pub struct PowerOps {
+    /// Takes the device down before the system sleeps; resets it.
+    pub freeze: fn(VirtioDevice),
+    /// Sets it up again behind that.
+    pub restore: fn(VirtioDevice) -> Result<(), Errno>,
+    /// Stops using the device, which is about to be broken and reset for good.
+    pub shutdown: fn(VirtioDevice),
+}
+
 /// `struct virtio_driver`.
 #[derive(Debug)]
 pub struct VirtioDriver {
@@ -50,12 +61,8 @@ pub struct VirtioDriver {
     pub probe: fn(VirtioDevice) -> Result<(), Errno>,
     /// Tears the driver down; resets the device.
     pub remove: fn(VirtioDevice),
-    /// Takes the device down before the system sleeps; resets it.
-    pub freeze: fn(VirtioDevice),
-    /// Sets it up again behind that.
-    pub restore: fn(VirtioDevice) -> Result<(), Errno>,
-    /// Stops using the device, which is about to be broken and reset for good.
-    pub shutdown: fn(VirtioDevice),
+    /// What the driver does when the system sleeps or goes down; `None`: it cannot.
+    pub power: Option<PowerOps>,
     /// Hears of a configuration change, in the interrupt, with the device's address.
     pub config_changed: fn(u64),
 }
@@ -190,13 +197,13 @@ pub fn virtio_dev_remove(vdev: VirtioDevice, driver: &VirtioDriver) {
 }
 
 /// Takes the device down before the system sleeps. Linux: virtio_device_freeze().
-pub fn virtio_device_freeze(vdev: VirtioDevice, driver: &VirtioDriver) {
+pub fn virtio_device_freeze(vdev: VirtioDevice, driver: &PowerOps) {
     virtio_config_core_disable(vdev);
     (driver.freeze)(vdev);
 }
 
 /// Sets it up again. Linux: virtio_device_restore(). Differs: a device that had failed is not told so again.
-pub fn virtio_device_restore(vdev: VirtioDevice, driver: &VirtioDriver) -> Result<(), Errno> {
+pub fn virtio_device_restore(vdev: VirtioDevice, driver: &PowerOps) -> Result<(), Errno> {
     mmio::reset();
     virtio_add_status(status::ACKNOWLEDGE);
     virtio_add_status(status::DRIVER);
@@ -207,7 +214,7 @@ pub fn virtio_device_restore(vdev: VirtioDevice, driver: &VirtioDriver) -> Resul
     result
 }
 
-fn restore_driver(vdev: VirtioDevice, driver: &VirtioDriver) -> Result<(), Errno> {
+fn restore_driver(vdev: VirtioDevice, driver: &PowerOps) -> Result<(), Errno> {
     mmio::finalize_features(vdev.features().get())?;
     virtio_features_ok()?;
     (driver.restore)(vdev)?;
@@ -219,7 +226,7 @@ fn restore_driver(vdev: VirtioDevice, driver: &VirtioDriver) -> Result<(), Errno
 }
 
 /// The machine goes down: nothing more goes through the device's queues, then it is reset. Linux: virtio_dev_shutdown(), since 6.12.
-pub fn virtio_dev_shutdown(vdev: VirtioDevice, driver: &VirtioDriver) {
+pub fn virtio_dev_shutdown(vdev: VirtioDevice, driver: &PowerOps) {
     (driver.shutdown)(vdev);
     mmio::vm_break_device(vdev);
     mmio::reset();

@@ -7,18 +7,17 @@ pub mod names;
 pub mod ops;
 
 use wire::debug::READY;
-use wire::dialect::Dialect;
 use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, boot_flag, vector};
 use wire::task::{HEADER_BYTES, MailboxHeader, OP_BYTES, SLOTS, TaskOp};
 
 use core::mem::offset_of;
 
 use crate::arch;
-use crate::balloon::driver::VIRTIO_BALLOON_DRIVER;
+use crate::balloon::dialect;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::wait::{WaitQueue, wait_event};
-use crate::kernel::{irq, panic::warn, sched, switch};
+use crate::kernel::{irq, panic::warn, sched};
 use crate::virtio::{Errno, bus};
 
 /// Where each vCPU's task waits for its mailbox.
@@ -32,13 +31,9 @@ const MEMORY_NOTE: u64 = WORKLOAD_DATA + 0x1000;
 /// Probes the driver and starts the tasks; the first thread of vCPU 0, once memory and all vCPUs are up.
 pub fn start() {
     let boot = boot_info();
-    let dialect = switch::dialect();
-    // A host that looks by itself asks nothing of the driver.
-    let spoken = matches!(dialect, Dialect::Hint | Dialect::HostWalk | Dialect::Balloon2012);
-    assert!(spoken, "no balloon driver speaks {}", dialect.name());
     let late = boot.flags & boot_flag::LATE_PROBE != 0;
     let device = wire::balloon::DEVICE_ID;
-    let probed = if late { bus::device_found(device) } else { bus::device_attach(device, &VIRTIO_BALLOON_DRIVER, boot.features_refused) };
+    let probed = if late { bus::device_found(device) } else { bus::device_attach(device, dialect::driver(), boot.features_refused) };
     match probed {
         // A machine without a balloon is a machine all the same.
         Ok(()) | Err(Errno::NoDev) => {}

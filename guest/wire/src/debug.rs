@@ -31,6 +31,8 @@ codes! {
     /// The lock is held by somebody else, about to try again: `a` lock, `b` address.
     SPIN = 7,
     /// A hinted block is about to be exposed (its descriptor is written, `avail.idx` not yet raised): `a` first frame, `b` order | descriptor head << 32.
+    /// In an interface whose hints stay free: the block is free at this moment, under the zone's lock where the interface takes it, and its address is
+    /// about to be put where the device will find it; no head then.
     HINT = 8,
     /// The shrinker is about to take a hinted block back: `a` first frame, `b` order.
     HINT_RECLAIM = 9,
@@ -90,6 +92,8 @@ codes! {
     MIGRATE_DONE = 43,
     /// Under a fault: the balloon's list is walked without its lock, and stands at frame `a` with the next one chosen.
     DEQUEUE = 44,
+    /// A vCPU polls, and would look again: `a` address of a u16 in memory, `b` the value that it found there.
+    BUSY_WAIT = 60,
 }
 
 /// Locks that guest code names in [`LOCK`].
@@ -159,6 +163,8 @@ pub mod work {
     pub const UPDATE_STATS: u64 = 3;
     /// `page_reporting_process`.
     pub const PAGE_REPORTING: u64 = 4;
+    /// The work that answers a request for unused pages.
+    pub const REQUEST: u64 = 5;
     /// Names in order of the numbers above, from 1.
-    pub const NAMES: &[&str] = &["report_free_page", "update_balloon_size", "update_balloon_stats", "page_reporting"];
+    pub const NAMES: &[&str] = &["report_free_page", "update_balloon_size", "update_balloon_stats", "page_reporting", "request"];
 }

@@ -18,7 +18,11 @@ pub const MAILBOX: u64 = 0x2000;
 pub const KERNEL_INFO: u64 = 0xa000;
 /// Where the image is loaded.
 pub const IMAGE: u64 = 0x10_0000;
-/// First page frame that the image does not use is found from its ELF headers; never above this.
+/// Where the image's place ends, whatever the image takes of it: what follows is where it was when the kernel grows. The VMM fills the rest with [`IMAGE_FILL`].
+pub const IMAGE_END: u64 = 0x14_0000;
+/// What stands behind the image up to [`IMAGE_END`]: `int3`.
+pub const IMAGE_FILL: u8 = 0xcc;
+/// Behind the image and the memory map of any but a huge machine.
 pub const IMAGE_END_MAX: u64 = 0x40_0000;
 /// Smallest memory that the guest boots in: the image, its memory map, and one free block of the largest order.
 pub const RAM_BYTES_MIN: u64 = 8 << 20;
@@ -81,6 +85,8 @@ pub struct BootInfo {
     pub corrected: u64,
     /// Bugs that are switched on, bits of [`crate::switch::fault`].
     pub faults: u64,
+    /// Addresses that an array of hints holds (drivers that send arrays).
+    pub hint_array: u64,
 }
 
 impl BootInfo {
@@ -88,7 +94,7 @@ impl BootInfo {
     pub const MAGIC: u64 = u64::from_le_bytes(*b"lostpage");
 }
 
-const _: () = assert!(size_of::<BootInfo>() == 56);
+const _: () = assert!(size_of::<BootInfo>() == 64);
 
 /// Bits of [`BootInfo::flags`].
 pub mod boot_flag {
