@@ -63,14 +63,20 @@ fn the_table_of_events_is_current() {
     assert_current("docs/events.md", &text);
 }
 
-#[test]
-fn the_table_of_faults_is_current() {
+/// Scenarios that list a fault as their witness.
+fn witnesses() -> BTreeMap<Fault, Vec<String>> {
     let mut witnesses: BTreeMap<Fault, Vec<String>> = BTreeMap::new();
     for path in files("scenarios", "toml") {
         for fault in scenario_file(&path).witness {
             witnesses.entry(fault).or_default().push(format!("`{}`", path.display()));
         }
     }
+    witnesses
+}
+
+#[test]
+fn the_table_of_faults_is_current() {
+    let witnesses = witnesses();
     let mut text = String::from(
         "# Faults\nDefects that can be switched on, by `--fault NAME` or a scenario's `faults`. Made from `host/src/fault.rs`, like `lostpage faults`, and\n\
          from the scenarios that list them as `witness`: those pass without the fault, and do not with it. \"Id\" is the entry of our catalogue of QEMU's\n\
@@ -91,6 +97,137 @@ fn the_table_of_faults_is_current() {
         .expect("memory");
     }
     assert_current("docs/faults.md", &text);
+}
+
+/// The catalogue of bugs that Linux's balloon driver, page allocator and virtio core had: what each was, and of those that are no fault here, why not.
+const GUEST_BUGS: [(&str, &str, Option<&str>); 42] = [
+    ("4eb05d562ea1, e562966dbaf4", "freezing forgets the balloon", None),
+    ("d6d86c0a7f8d", "whose page it is, is read through its mapping", None),
+    ("f68b992bbb47", "deflated pages are freed outside the lock", None),
+    ("21ea9fb69e7c", "the balloon's list is walked without its lock", None),
+    ("c7cdff0e8647", "inflation allocates under the lock that the OOM notifier wants", None),
+    ("d9e427f6ab81", "the array of frames is off by one", None),
+    ("4.20, fixed in 5.0", "DONE is handled in the interrupt", None),
+    ("late 2018", "an absent queue is set up like the others", None),
+    ("b0c504f15471 and the series of 07/2024", "queues are numbered by the specification on one side only", None),
+    ("5790b53390e1", "a queue's callback is whatever lay on the stack", None),
+    ("fixed in 5.4", "the shrinker's count, and its loop", None),
+    ("71994620bb25, da10329cb057", "the balloon deflates in a shrinker", None),
+    ("63341ab03706", "a page that moves to another zone leaves its count behind", None),
+    ("fixed in 5.4.19", "removal keeps the hinted blocks", None),
+    ("1ad6f58ea936", "a probe that fails keeps what it had", None),
+    ("168c358af2f8", "the command id in the CPU's order of bytes", None),
+    ("fb69c2c896fc", "poisoned pages are reported", None),
+    (
+        "07622bd41563",
+        "64 KiB pages: a target between two of them is never met",
+        Some("pages are 4 KiB here, as the balloon's: nothing is rounded"),
+    ),
+    ("dd4229060957", "a page is taken off its list twice", None),
+    ("e0a352fabce6", "a moved page is looked at behind its unlock", None),
+    ("356ea3865687", "a flag is cleared without an atomic operation", None),
+    ("0b45f6927a14", "reporting goes on while the system freezes", None),
+    (
+        "6.1.188, 6.12.110",
+        "a report allocates an indirect table",
+        Some("the ring here builds no indirect tables; the driver gives the feature up before any queue is made"),
+    ),
+    ("6.12.117", "tell_host waits for what it could not add", None),
+    ("2026", "the queues break under the works at shutdown", None),
+    (
+        "2026, not yet merged",
+        "the statistics queue is kicked before DRIVER_OK",
+        Some(
+            "no fault to switch on: today's driver does it, and so does ours. Each trace of a boot shows the kick before the last write of the status",
+        ),
+    ),
+    ("6.1.160", "isolated pages count as on the list", None),
+    (
+        "fc8653228c85, 8424af5336f7, f0bb2d50dfcc",
+        "the first statistics are uninitialised memory",
+        Some("not built: nothing here judges what statistics say"),
+    ),
+    ("v28, never merged", "the stop sign is written where the start lies", None),
+    (
+        "e320d3012d25, CVE-2023-52739",
+        "a passing reference leaks a block, and its first fix freed twice",
+        Some("the double free needs a compound page whose head loses its mark on the way, and this allocator makes none"),
+    ),
+    (
+        "b9e20f0da1f5",
+        "compaction captures what an interrupt frees",
+        Some("compaction here has no capture control: it takes what it frees by the ordinary way"),
+    ),
+    (
+        "66eca1021a42",
+        "a drain reads a per-CPU count outside its lock",
+        Some("not built: a page that a drain misses costs one more attempt of whoever drains, which no rule here calls wrong"),
+    ),
+    (
+        "7b086755fb8c",
+        "pages of another type come back to the wrong list",
+        Some(
+            "not built: no scenario was found in which a page lies on a per-CPU list while its pageblock changes hands, and is drained without being used at once",
+        ),
+    ),
+    ("CVE-2026-23025", "with one CPU an interrupt frees into a list that is being changed", None),
+    (
+        "7838a4eb8a1d",
+        "of several pageblocks that merge only the first changes its type",
+        Some(
+            "needs a buddy of more than one pageblock; with orders up to 10 and pageblocks of order 9 the largest buddy that merges is one",
+        ),
+    ),
+    (
+        "CVE-2026-43303",
+        "a freed page keeps its private word",
+        Some("nobody here frees a page with a private word: the balloon and the buddy lists clear theirs before"),
+    ),
+    ("6.12.97, 6.12.117", "unused pages of compaction are freed unprepared", None),
+    (
+        "2026",
+        "the transport's list of queues is walked without its lock",
+        Some(
+            "not built: the walk in the interrupt is a few instructions with interrupts off and no tracepoint among them, so no schedule here puts the removal there",
+        ),
+    ),
+    (
+        "6.1.28",
+        "collecting a buffer asks for interrupts that nobody wants",
+        Some("the driver here does not take EVENT_IDX, see `guest/src/virtio/ring.rs`"),
+    ),
+    ("5.10.4", "a queue that could not be made stays on the device's list", None),
+    (
+        "6.x",
+        "VERSION_1 is written back behind the driver's look at the features",
+        Some("without effect here: the transport is modern or refuses, and the balloon's validate reads no configuration"),
+    ),
+    ("none", "a configuration change at the wrong time is forgotten", None),
+];
+
+#[test]
+fn the_table_of_guest_bugs_is_current() {
+    let mut text = String::from(
+        "# Bugs of the guest\nWhat Linux's balloon driver, page allocator and virtio core once had, and what of it can be switched on here: guest code asks \
+         `kernel::switch::faulty`,\na scenario says `faults = [\"name\"]`. Made from the registry of faults and from the scenarios; of what is no fault the reason is told.\n\n\
+         | id | source | what it was | here |\n|---|---|---|---|\n",
+    );
+    let witnesses = witnesses();
+    for (number, (source, what, reason)) in (1..).zip(GUEST_BUGS) {
+        let id = format!("B{number}");
+        let mut here: Vec<String> = Vec::new();
+        for fault in Fault::ALL.iter().filter(|fault| fault.id() == id) {
+            assert!(fault.guest_bit().is_some() || ["B8", "B9"].contains(&id.as_str()), "{id} is a bug of the guest's");
+            let by: Vec<&str> = witnesses.get(fault).into_iter().flatten().map(String::as_str).collect();
+            here.push(format!("`{}`, noticed by {}", fault.name(), by.join(", ")));
+        }
+        here.extend(reason.map(str::to_owned));
+        if here.is_empty() {
+            here.push("no fault yet".to_owned());
+        }
+        writeln!(text, "| {id} | {source} | {what} | {} |", here.join("; ")).expect("memory");
+    }
+    assert_current("docs/guest-bugs.md", &text);
 }
 
 #[test]

@@ -20,7 +20,10 @@ type Exhibit = (String, Scenario, Row);
 
 fn exhibit(path: &Path) -> Exhibit {
     let scenario = scenario_file(path);
-    let row = Row::new(&scenario, Fault::ALL, |scenario, options| Ok(run(scenario, options)));
+    // A fault of the guest's is another guest, not another end of the migration: it is run where a scenario speaks of it.
+    let told = |fault: &Fault| fault.guest_bit().is_none() || scenario.witness.contains(fault);
+    let faults: Vec<Fault> = Fault::ALL.iter().copied().filter(told).collect();
+    let row = Row::new(&scenario, &faults, |scenario, options| Ok(run(scenario, options)));
     (path.display().to_string(), scenario, row)
 }
 
@@ -62,16 +65,13 @@ fn every_fault_is_caught_as_what_it_is() {
     }
 }
 
-/// The matrix beyond the witnesses: a fault makes no run panic, and what a fault of the host's breaks is never blamed on the guest alone where
+/// The matrix beyond the witnesses: a fault makes no run panic, and what a host's fault breaks is never blamed on the guest alone where
 /// nothing was wrong before.
 #[test]
-fn no_fault_is_blamed_on_the_guest() {
+fn no_fault_of_the_host_is_blamed_on_the_guest() {
     for (path, _, row) in matrix().iter().filter(|(_, scenario, _)| scenario.expect.verdict == Verdict::Pass) {
-        for cell in &row.cells {
+        for cell in row.cells.iter().filter(|cell| cell.fault.guest_bit().is_none()) {
             let violations = &cell.result.as_ref().expect("a panic would have ended the test").violations;
-            if cell.fault.guest_bit().is_some() {
-                continue;
-            }
             let by_host = violations.iter().any(|violation| violation.blame == Blame::Host);
             assert!(violations.is_empty() || by_host, "{path} with {}: {violations:?}", cell.fault.name());
         }

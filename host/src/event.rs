@@ -509,6 +509,8 @@ events! {
     // ---- the request queue; new events come last, lest they change the digests of all runs
     #[doc = "A request for hints is written into the driver's buffer, which goes back (drivers v6, v8, v10)."]
     HintAsk { head: u16, id: CmdId } = "hint.ask",
+    #[doc = "A task finds less memory than it noted before."]
+    GuestMissing { free: u64, total: u64 } = "guest.missing",
 }
 
 impl Event {
@@ -565,6 +567,7 @@ impl Event {
             | Event::GuestActual { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
+            | Event::GuestMissing { .. }
             | Event::GuestTask { .. }
             | Event::GuestTaskDone { .. }
             | Event::GuestWork { .. }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use wire::switch;
+use wire::switch::fault;
 
 /// What a fault does to a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +131,66 @@ faults! {
     /// A vCPU stores after its mark was consumed.
     StoreAfterMark { name: "store-after-mark", id: "K15", source: "QEMU 9458a9a1df, fixed in 4.2",
         mechanism: "the sync does not wait for vCPUs to leave their block: a mark is consumed and the page read before the store", effect: Loss },
+    /// Deflated pages are freed by an array that is no longer guarded.
+    ReleaseOutsideLock { name: "release-outside-lock", id: "B3", source: "Linux, fixed in 4.4 by f68b992bbb47",
+        mechanism: "leak_balloon() drops balloon_lock and then frees the frames that stand in pfns: whoever fills the array meanwhile has its own frames there, and what this one took out of the balloon is never freed", effect: Leak, guest: fault::RELEASE_OUTSIDE_LOCK },
+    /// The array of frames is filled from its second slot on.
+    PfnOffByOne { name: "pfn-off-by-one", id: "B6", source: "Linux 4.15-rc, fixed by d9e427f6ab81",
+        mechanism: "num_pfns is raised before the slot is written: the device takes what slot 0 held, frame 0 at first, and never hears of the last page", effect: Loss, guest: fault::PFN_OFFBYONE },
+    /// The shrinker counts hinted blocks as no pages.
+    ShrinkCount { name: "shrink-count", id: "B11", source: "Linux 5.0 to 5.3, fixed in 5.4",
+        mechanism: "the count of blocks is shifted right instead of left: the shrinker reports no pages and is never asked for any", effect: Leak, guest: fault::SHRINK_COUNT },
+    /// Removal does not free hinted blocks.
+    RemoveNoReturn { name: "remove-no-return", id: "B14", source: "Linux, fixed in 5.6 and 5.4.19",
+        mechanism: "remove_common() does not return the blocks of free_page_list: a driver that goes away in a round takes them with it", effect: Leak, guest: fault::REMOVE_NO_RETURN },
+    /// Freezing forgets the balloon.
+    FreezeNoDeflate { name: "freeze-no-deflate", id: "B1", source: "Linux, fixed in 3.3 by 4eb05d562ea1 and e562966dbaf4",
+        mechanism: "the driver resets its device for hibernation with pages in the balloon, and restore starts with an empty one: nobody frees the old pages", effect: Leak, guest: fault::FREEZE_NO_DEFLATE },
+    /// A configuration change at the wrong time is forgotten.
+    ConfigPendingLost { name: "config-pending-lost", id: "B42", source: "a hazard of drivers/virtio/virtio.c, no commit",
+        mechanism: "a change that comes while changes are held back is not kept for later: the balloon never hears of its target", effect: Hang, guest: fault::CONFIG_PENDING_LOST },
+    /// The device breaks under the works.
+    ShutdownNoQuiesce { name: "shutdown-no-quiesce", id: "B25", source: "Linux 6.12 since CVE-2025-38064, fixed in 2026",
+        mechanism: "the queues are broken at shutdown while a work of the balloon waits for one of them", effect: Hang, guest: fault::SHUTDOWN_NO_QUIESCE },
+    /// tell_host waits for what it could not add.
+    TellHostIgnoreErr { name: "tell-host-ignore-err", id: "B24", source: "Linux, fixed in 6.12.117",
+        mechanism: "tell_host() ignores that the queue took no buffer and waits for the device to use it", effect: Hang, guest: fault::TELL_HOST_IGNORE_ERR },
+    /// DONE is handled in the interrupt.
+    DoneInIrq { name: "done-in-irq", id: "B7", source: "Linux 4.20, fixed in 5.0",
+        mechanism: "virtballoon_changed() reads the id and frees the hinted blocks itself: the release of free_page_list_lock enables interrupts inside an interrupt, and the next change takes config_lock again", effect: Crash, guest: fault::DONE_IN_IRQ },
+    /// The command id is told in the wrong order of bytes.
+    CmdIdBigEndian { name: "cmd-id-big-endian", id: "B16", source: "Linux 4.20 on big-endian machines, fixed in 5.8 by 168c358af2f8",
+        mechanism: "the id that starts a round is exposed as the CPU holds it, not little-endian: the device never finds its own", effect: Rule, guest: fault::CMDID_BE },
+    /// Poisoned pages are reported to a device that does not know of it.
+    ReportWithPoison { name: "report-with-poison", id: "B17", source: "Linux 5.7, fixed in 5.8 by fb69c2c896fc",
+        mechanism: "PAGE_REPORTING is accepted without PAGE_POISON: a page that the host dropped comes back as zeros, and the check of the poison takes that for corruption", effect: Crash, guest: fault::REPORT_WITH_POISON },
+    /// A queue calls what lay on the stack.
+    UninitCallback { name: "uninit-callback", id: "B10", source: "Linux 4.20, fixed in 5.6 by 5790b53390e1",
+        mechanism: "of the array of callbacks the place of the hint queue is not written: the queue asks for interrupts and calls whatever stood there", effect: Crash, guest: fault::UNINIT_CALLBACK },
+    /// A probe that fails keeps its memory.
+    ProbeLeak { name: "probe-leak", id: "B15", source: "Linux, fixed in 5.6 and 5.4.19 by 1ad6f58ea936",
+        mechanism: "an error path of virtballoon_probe() does not free what was acquired before", effect: Leak, guest: fault::PROBE_LEAK },
+    /// The balloon deflates under any memory pressure.
+    OomAsShrinker { name: "oom-as-shrinker", id: "B12", source: "Linux 5.0 to 5.5 since 71994620bb25, fixed in 5.6 by da10329cb057",
+        mechanism: "deflate-on-oom is a shrinker: whoever reclaims a little takes the balloon apart, though memory is not out", effect: Rule, guest: fault::OOM_AS_SHRINKER },
+    /// The shrinker deflates all of the balloon.
+    ShrinkScan { name: "shrink-scan", id: "B11", source: "Linux 5.0 to 5.3, fixed in 5.4",
+        mechanism: "shrink_balloon_pages() takes all that it has freed off what is left to free, batch after batch: the rest falls below 0, and the balloon is emptied", effect: Rule, guest: fault::SHRINK_SCAN },
+    /// Inflation allocates under the lock that deflation needs.
+    AllocUnderLock { name: "alloc-under-lock", id: "B5", source: "Linux, fixed in 4.15 by c7cdff0e8647",
+        mechanism: "fill_balloon() allocates under balloon_lock: when memory is out, the OOM notifier wants the same lock", effect: Crash, guest: fault::ALLOC_UNDER_LOCK },
+    /// A passing reference leaks a block.
+    SpecRefLeak { name: "spec-ref-leak", id: "B30", source: "Linux, fixed in 5.10 by e320d3012d25",
+        mechanism: "__free_pages() frees nothing when somebody else holds a reference to the head of a block that is not compound: whoever drops it later frees one page", effect: Leak, guest: fault::SPEC_REF_LEAK },
+    /// An interrupt frees into a list that is being changed.
+    PcpUpNoIrq { name: "pcp-up-no-irq", id: "B34", source: "Linux with SMP=n, CVE-2026-23025, fixed in 6.1.162",
+        mechanism: "with one CPU the trylock of the per-CPU lists always succeeds and leaves interrupts on: a free in an interrupt and the allocation below it change the same list", effect: Crash, guest: fault::PCP_UP_NOIRQ },
+    /// A queue that could not be made is freed twice.
+    VqErrUaf { name: "vq-err-uaf", id: "B40", source: "Linux, fixed in 5.10.4",
+        mechanism: "a queue is put on the device list before its ring is allocated: the error path frees it, and the removal of the queues finds it there", effect: Crash, guest: fault::VQ_ERR_UAF },
+    /// Reporting goes on while the system freezes.
+    ReportNonfreezable { name: "report-nonfreezable", id: "B22", source: "Linux 5.7, CVE-2026-74481, fixed in 6.1.183 and 6.12.103 by 0b45f6927a14",
+        mechanism: "page_reporting_process runs on system_wq, which does not freeze: it adds to a queue that the driver has deleted", effect: Hang, guest: fault::REPORT_NONFREEZABLE },
     /// A balloon page is told by a mapping that may be freed.
     MappingDeref { name: "mapping-deref", id: "B2", source: "Linux d6d86c0a7f8d, fixed in 3.18",
         mechanism: "compaction follows a page's mapping without a lock or a reference: a driver that is removed meanwhile has freed it",

@@ -105,7 +105,7 @@ fn operations(turns: &[Turn]) -> Vec<Operation> {
     let operation = |turn: &Turn| {
         let name = format!("B{}", turn.name);
         held[turn.name] ^= true;
-        if held[turn.name] { Operation::Alloc { name, order: turn.order as u8 } } else { Operation::Free { name } }
+        if held[turn.name] { Operation::Alloc { name, order: turn.order as u8 } } else { Operation::Free { name, in_interrupt: false } }
     };
     turns.iter().map(operation).collect()
 }

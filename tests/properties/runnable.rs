@@ -256,7 +256,7 @@ fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
         Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
     });
     let used = scenario.guest.tasks.iter().flat_map(|task| &task.operations).chain(injected).filter_map(|operation| match operation {
-        Operation::Free { name } | Operation::Write { name, .. } | Operation::Release { name, .. } => Some(name),
+        Operation::Free { name, .. } | Operation::Write { name, .. } | Operation::Release { name, .. } => Some(name),
         _ => None,
     });
     let named = scenario.pages.values().filter_map(|spec| match spec {
@@ -330,7 +330,7 @@ fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = O
     let (fill, release) = (list.clone(), list);
     prop_oneof![
         block(vcpu, orders).prop_map(|(name, order)| Operation::Alloc { name, order }),
-        block(vcpu, orders).prop_map(|(name, _)| Operation::Free { name }),
+        block(vcpu, orders).prop_map(|(name, _)| Operation::Free { name, in_interrupt: false }),
         pages.clone().prop_map(move |pages| Operation::Fill { name: fill.clone(), pages }),
         Just(Operation::Release { name: release, every: 1 }),
         pages.prop_map(|pages| Operation::Shrink { pages }),

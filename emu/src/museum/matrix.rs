@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use host::fault::{Effect, Fault};
+use host::fault::Fault;
 
 use super::verdict_of;
 use crate::outcome::{Blame, Outcome, Verdict, Violation};
@@ -21,11 +21,15 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Returns whether the run shows an effect as such, and blames the host for it.
-    pub fn shows(&self, effect: Effect) -> bool {
-        let verdict = verdict_of(effect);
-        let by_host = |violation: &Violation| violation.verdict == verdict && violation.blame == Blame::Host;
-        self.verdict == verdict && self.violations.iter().any(by_host)
+    /// Returns whether the run shows a fault as such: by the verdict of its effect, with the blame on the side that has the fault. A guest that
+    /// dies or waits for ever breaks no rule of the oracle's: its end says all.
+    pub fn shows(&self, fault: Fault) -> bool {
+        let verdict = verdict_of(fault.effect());
+        let of_guest = fault.guest_bit().is_some();
+        let ends_all = of_guest && matches!(verdict, Verdict::GuestCrash | Verdict::Stall);
+        let blamed = |blame: Blame| (blame == Blame::Host) != of_guest;
+        let by_its_side = |violation: &Violation| violation.verdict == verdict && blamed(violation.blame);
+        self.verdict == verdict && (ends_all || self.violations.iter().any(by_its_side))
     }
 }
 
@@ -86,7 +90,7 @@ impl Row {
 
     /// Returns the cells that show their fault's effect as such.
     pub fn as_such(&self) -> impl Iterator<Item = &Cell> {
-        self.noticed().filter(|cell| cell.result.as_ref().is_ok_and(|shown| shown.shows(cell.fault.effect())))
+        self.noticed().filter(|cell| cell.result.as_ref().is_ok_and(|shown| shown.shows(cell.fault)))
     }
 
     /// Returns what our panics said, and with which fault.
@@ -110,7 +114,7 @@ impl Matrix {
         self.names(|row| row.noticed().any(|cell| cell.fault == fault))
     }
 
-    /// Returns those that notice it as what it is: by the verdict that its effect names, with the host's blame.
+    /// Returns those that notice it as what it is: by the verdict that its effect names, with the blame on its side.
     pub fn caught_as_such_by(&self, fault: Fault) -> Vec<&str> {
         self.names(|row| row.as_such().any(|cell| cell.fault == fault))
     }
@@ -186,8 +190,8 @@ mod tests {
     fn an_effect_is_shown_by_its_verdict_and_the_hosts_blame() {
         let mut shown = Shown::from(sample::lost_page());
         shown.violations.iter_mut().for_each(|violation| violation.blame = Blame::Host);
-        assert!(shown.shows(Effect::Loss) && !shown.shows(Effect::Leak));
+        assert!(shown.shows(LOST) && !shown.shows(Fault::HintNoDone));
         shown.violations.iter_mut().for_each(|violation| violation.blame = Blame::Guest);
-        assert!(!shown.shows(Effect::Loss));
+        assert!(!shown.shows(LOST));
     }
 }

@@ -146,6 +146,13 @@ pub fn held_blocks(ram: &GuestRam) -> Option<u64> {
     if info.num_free_page_blocks == 0 { None } else { read_u64(ram, info.num_free_page_blocks) }
 }
 
+/// Returns whether the memory map says that the balloon has a page; `None` before the guest has published the map.
+pub fn is_offline(ram: &GuestRam, pfn: Pfn) -> Option<bool> {
+    let info = read_info(ram)?;
+    let entry = info.mem_map.checked_add(pfn.0.checked_mul(page::BYTES)?)?;
+    read_u32(ram, entry.checked_add(page::PAGE_TYPE)?).map(|kind| is_type(kind, page::TYPE_OFFLINE))
+}
+
 /// Where the guest counts its free pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FreeCounts {

@@ -7,7 +7,7 @@ use super::free::free_in;
 use super::loss::Loss;
 use super::pages::{Marks, pages_of, place, widened};
 use super::records::Cause;
-use super::{Observed, Oracle, rules};
+use super::{Observed, Oracle, guest_mm, rules};
 use crate::outcome::{Blame, Verdict, Violation};
 use crate::report::micros;
 
@@ -150,8 +150,17 @@ impl Oracle {
         self.pages.edit_range(range, |marks, bits| marks.report_exposed |= bits);
     }
 
+    /// The guest tells a page as inflated: its balloon has to have it.
+    pub(super) fn tell_inflated(&mut self, pfn: Pfn, world: &dyn Observed) {
+        match guest_mm::is_offline(world.ram(), pfn) {
+            Some(false) => self.pages.edit_page(pfn, |marks, bit| marks.mistold |= bit),
+            Some(true) | None => self.pages.edit_page(pfn, |marks, bit| marks.mistold &= !bit),
+        }
+        self.inflate(pfn);
+    }
+
     pub(super) fn inflate(&mut self, pfn: Pfn) {
-        self.pages.edit_page(pfn, |marks, bit| marks.inflated |= bit);
+        self.pages.edit_page(pfn, |marks, bit| marks.inflated |= bit & !marks.mistold);
     }
 
     pub(super) fn deflate(&mut self, pfn: Pfn) {
@@ -173,6 +182,15 @@ impl Oracle {
         }
     }
 
+    pub(super) fn round_starts(&mut self, index: usize, id: CmdId) {
+        if id != self.id_read {
+            let read = self.id_read;
+            self.break_rule(rules::ROUND_HAS_THE_ID_READ, Some(index), Blame::Guest, || {
+                format!("the driver opens a round under id {id}, though it has read {read}")
+            });
+        }
+    }
+
     /// The device has an element in hand: an id must be the one that was told, and pages that the host found by itself count as hinted now.
     pub(super) fn hint_pop(&mut self, index: usize, head: u16, element: &HintElement, world: &dyn Observed) {
         self.device.pop(head, element);
@@ -185,6 +203,28 @@ impl Oracle {
                 format!("the device read {id} where the driver had told {told}: the buffer was altered while it was exposed")
             });
         }
+    }
+
+    pub(super) fn deflated_by_shrinker(&mut self, index: usize) {
+        if self.shrinking {
+            self.break_rule(rules::BALLOON_IS_NO_CACHE, Some(index), Blame::Guest, || {
+                "the balloon deflates because a shrinker runs, though memory is not out".to_owned()
+            });
+        }
+    }
+
+    pub(super) fn guest_missing(&mut self, index: usize, free: u64, total: u64) {
+        let rule = rules::MEMORY_COMES_BACK;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::Leak,
+            page: None,
+            write: None,
+            doom: Some(index),
+            blame: Blame::Guest,
+            cause: None,
+            what: format!("of the memory that a task noted {free} pages are not free any more, and {total} are not managed any more"),
+        });
     }
 
     pub(super) fn hint_push(&mut self, index: usize, head: u16) {
@@ -317,6 +357,7 @@ impl Oracle {
     fn drop_page(&mut self, index: usize, pfn: Pfn, cause: Option<Cause>) {
         self.lose(pfn);
         let detail = self.pages.detail(pfn);
+        let mistold = self.pages.is(pfn, |marks| marks.mistold);
         let rule = rules::DISCARDED_PAGE_WAS_GIVEN_UP;
         self.violations.add(rule, || Violation {
             rule,
@@ -324,9 +365,11 @@ impl Oracle {
             page: Some(pfn),
             write: detail.write.get(),
             doom: Some(index),
-            blame: cause.map_or(Blame::Host, Cause::blame),
+            blame: if mistold { Blame::Guest } else { cause.map_or(Blame::Host, Cause::blame) },
             cause: cause.map(Cause::name),
-            what: if let Some(cause) = cause {
+            what: if mistold {
+                format!("page {pfn} was dropped because the guest told it as inflated, though its balloon does not have it")
+            } else if let Some(cause) = cause {
                 let (writer, at) = (detail.writer, micros(detail.write_at_ns));
                 format!("page {pfn} was dropped after {writer} wrote it at {at} us: {}", cause.reason())
             } else {

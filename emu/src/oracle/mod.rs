@@ -107,6 +107,7 @@ mod tag {
     pub(super) const HEADS: u64 = 0x1_0102;
     pub(super) const HAS_MIGRATED: u64 = 0x1_0103;
     pub(super) const VIOLATIONS: u64 = 0x1_0104;
+    pub(super) const DRIVER: u64 = 0x1_0105;
 }
 
 /// Folds events into violations and facts.
@@ -119,6 +120,10 @@ pub struct Oracle {
     heads: Heads,
     counter: Counter,
     violations: Violations,
+    /// The id that the driver has read last.
+    id_read: CmdId,
+    /// A shrinker runs.
+    shrinking: bool,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -173,6 +178,8 @@ impl Oracle {
             heads: Heads::default(),
             counter: Counter::new(options.pages),
             violations: Violations::default(),
+            id_read: CmdId(0),
+            shrinking: false,
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -187,12 +194,13 @@ impl Oracle {
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
     pub fn fold(&self) -> u128 {
-        let Self { options: _, pages, records, device, heads, counter, violations, lost: _, excused: _ } = self;
+        let Self { options: _, pages, records, device, heads, counter, violations, id_read, shrinking, lost: _, excused: _ } = self;
         let mut fold = Fold::default();
         pages.fold(records.migrating, &mut fold);
         records.fold(tag::RECORDS, &mut fold);
         device.fold(tag::DEVICE, &mut fold);
         heads.fold(tag::HEADS, &mut fold);
+        fold.part(tag::DRIVER, 0, &(id_read, shrinking));
         fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
         violations.fold(tag::VIOLATIONS, &mut fold);
         fold.sum()
@@ -285,8 +293,19 @@ impl Oracle {
                 self.expose_hint(*range);
             }
             Event::GuestReport { range } => self.expose_report(*range),
-            Event::GuestInflate { pfn } | Event::BalloonInflate { pfn } => self.inflate(*pfn),
-            Event::GuestDeflate { pfn } | Event::BalloonDeflate { pfn } => self.deflate(*pfn),
+            Event::GuestMissing { free, total } => self.guest_missing(index, *free, *total),
+            Event::GuestInflate { pfn } => self.tell_inflated(*pfn, world),
+            Event::BalloonInflate { pfn } => self.inflate(*pfn),
+            Event::GuestDeflate { pfn } => {
+                self.deflate(*pfn);
+                self.deflated_by_shrinker(index);
+            }
+            Event::BalloonDeflate { pfn } => self.deflate(*pfn),
+            Event::GuestCmdId { id } => self.id_read = *id,
+            Event::GuestShrink { .. } => self.shrinking = true,
+            Event::GuestActual { .. } | Event::GuestOom | Event::GuestTaskDone { .. } | Event::GuestWorkDone { .. } => {
+                self.shrinking = false
+            }
             Event::BalloonReport { range } => self.report_taken(*range),
             Event::HostDiscard { range } => self.host_discard(index, *range),
             Event::ConfigCmdId { id } => self.counter.cmd_id(*id),
@@ -307,7 +326,10 @@ impl Oracle {
                 self.device.done();
             }
             Event::HintPop { head, element } => self.hint_pop(index, *head, element, world),
-            Event::GuestStart { id } => self.device.tell(*id),
+            Event::GuestStart { id } => {
+                self.round_starts(index, *id);
+                self.device.tell(*id);
+            }
             Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
@@ -325,24 +347,18 @@ impl Oracle {
             | Event::GuestWrite { .. }
             | Event::GuestReclaim { .. }
             | Event::GuestReturn { .. }
-            | Event::GuestCmdId { .. }
             | Event::GuestKick { .. }
             | Event::GuestIrq { .. }
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
-            | Event::GuestActual { .. }
             | Event::GuestIsolate { .. }
             | Event::GuestPutback { .. }
             | Event::GuestDequeue { .. }
             | Event::GuestMigratePage { .. }
             | Event::GuestMigrateDone { .. }
-            | Event::GuestShrink { .. }
-            | Event::GuestOom
             | Event::GuestTask { .. }
-            | Event::GuestTaskDone { .. }
             | Event::GuestNamed { .. }
             | Event::GuestWork { .. }
-            | Event::GuestWorkDone { .. }
             | Event::GuestWarn { .. }
             | Event::GuestCrash { .. }
             | Event::DeviceIrq { .. }

@@ -54,6 +54,8 @@ pub(crate) struct Marks {
     pub(crate) hinted_in_use: u64,
     /// The balloon holds the page.
     pub(crate) inflated: u64,
+    /// The guest told it as inflated though its balloon did not have it.
+    pub(crate) mistold: u64,
     /// The host dropped it though the guest had not given it up; reported as such, so not again as a difference.
     pub(crate) dropped: u64,
     /// Of the rest: what belongs to one migration.
@@ -126,15 +128,15 @@ impl Marks {
 
     /// Returns the hashes of what always counts, and of what counts in a migration.
     fn fold(&self, at: u64) -> [u128; 2] {
-        let Self { hint_exposed, report_exposed, ever_hinted, in_use, hinted_in_use, inflated, dropped, sending } = self;
+        let Self { hint_exposed, report_exposed, ever_hinted, in_use, hinted_in_use, inflated, mistold, dropped, sending } = self;
         let Sending { unsent, hinted, deflated, reported, need_not_send, doomed, since_sync, since_request } = sending;
         let sum = |first: u64, words: &[u64]| {
             let set = (first..).zip(words).filter(|(_, word)| **word != 0);
             set.map(|(tag, word)| mix(tag, at, *word)).fold(0, u128::wrapping_add)
         };
         [
-            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped, *in_use, *hinted_in_use]),
-            sum(8, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
+            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped, *in_use, *hinted_in_use, *mistold]),
+            sum(9, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
         ]
     }
 }

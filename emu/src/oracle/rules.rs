@@ -37,7 +37,8 @@ pub const UNSENT_WRITE_IS_RECORDED: &str = "unsent-write-is-recorded";
 /// The host drops the contents only of pages that the guest has given up and not written since.
 ///
 /// Source: VIRTIO 1.2 §5.5.6.5 (C40: the device may modify a hinted page only if the guest has not since the id was issued), Firecracker:
-/// docs/ballooning.md. A page counts as given up from the announcement of its hint, report or inflation.
+/// docs/ballooning.md. A page counts as given up from the announcement of its hint, report or inflation;
+/// of its inflation only when the guest's memory map says that the balloon has it.
 ///
 /// Misses: a page written within the guest's step that announces it. Cannot alarm falsely while the guest announces what it exposes.
 pub const DISCARDED_PAGE_WAS_GIVEN_UP: &str = "discarded-page-was-given-up";
@@ -89,6 +90,24 @@ pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 /// Source: VIRTIO 1.2 §5.5.6.5 (C36, C42); QEMU dd8eeb9671. Looked at when the run ends at rest, with a running VM and no migration under way.
 /// The host's fault when it has not said DONE, else the guest's.
 pub const HINTED_PAGES_COME_HOME: &str = "hinted-pages-come-home";
+
+/// A task finds as much memory, free and in all, as it noted before, when it holds what it held then.
+///
+/// What it compares is Linux's MemFree, with what lies on per-CPU lists, and MemTotal (mm/show_mem.c si_meminfo()). Whether it holds the same is the scenario's
+/// business. Misses: memory that another has freed meanwhile makes up for what is missing.
+pub const MEMORY_COMES_BACK: &str = "guest-memory-comes-back";
+
+/// The driver opens a round under the id that it has read last.
+///
+/// Source: VIRTIO 1.2 §5.5.6.5. Misses: an id that it has read and the device has not shown. Cannot alarm falsely while the driver reads the id and
+/// exposes it in one work.
+pub const ROUND_HAS_THE_ID_READ: &str = "guest-round-has-the-id-read";
+
+/// A balloon that may deflate when memory is out does not deflate because shrinkers run.
+///
+/// Source: VIRTIO 1.2 §5.5.6.1 (F_DEFLATE_ON_OOM), Linux da10329cb057. Looked at from a shrinker's start to what the driver does next: it writes its size, the OOM
+/// notifiers run, or a work or a task's operation ends. Misses: a deflation behind those. Cannot alarm falsely as long as the target falls outside of that.
+pub const BALLOON_IS_NO_CACHE: &str = "guest-balloon-is-no-cache";
 
 /// Violations of one rule that are listed.
 const LISTED_MAX: usize = 16;

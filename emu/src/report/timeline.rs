@@ -49,7 +49,9 @@ fn show(event: &Event) -> Show {
     use EventKind as K;
     match event.kind() {
         K::GuestReady | K::GuestAllocFail | K::GuestWrite | K::GuestHint | K::GuestReclaim | K::GuestReturn => Show::Always,
-        K::GuestCmdId | K::GuestStart | K::GuestStop | K::GuestActual | K::GuestShrink | K::GuestOom | K::GuestTask => Show::Always,
+        K::GuestCmdId | K::GuestStart | K::GuestStop | K::GuestActual | K::GuestShrink | K::GuestOom | K::GuestMissing | K::GuestTask => {
+            Show::Always
+        }
         K::GuestWarn | K::GuestCrash | K::DeviceStatus | K::DeviceBroken => Show::Always,
         K::HintRequest | K::HintAsk | K::HintStart | K::HintStop | K::HintDone | K::HintPop | K::HintApply | K::HintIgnore => Show::Always,
         K::BalloonStats | K::VhostMerge | K::BitmapSync => Show::Always,

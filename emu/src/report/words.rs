@@ -31,6 +31,7 @@ pub fn particulars(event: &Event) -> String {
         E::GuestIrq { vector } => format!("vector {vector:#x}"),
         E::GuestLock { lock } | E::GuestUnlock { lock } => from_one(lock::NAMES, *lock, "lock"),
         E::GuestActual { pages } => format!("{pages} pages"),
+        E::GuestMissing { free, total } => format!("{free} free pages, {total} of all"),
         E::GuestShrink { pages } => format!("{pages} pages asked"),
         E::GuestTask { id } => format!("operation {id}"),
         E::GuestTaskDone { id, ok } => format!("operation {id}{}", if *ok { "" } else { ", not as asked" }),

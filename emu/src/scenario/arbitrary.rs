@@ -221,7 +221,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let pages = 1..=RAM_BYTES_MIN / PAGE_SIZE;
     prop_oneof![
         select(&BLOCKS[..]).prop_map(|(name, order)| Operation::Alloc { name: name.to_owned(), order }),
-        place().prop_map(|(name, _, _)| Operation::Free { name }),
+        (place(), any::<bool>()).prop_map(|((name, _, _), in_interrupt)| Operation::Free { name, in_interrupt }),
         place().prop_map(|(name, page, byte)| Operation::Write { name, page, byte }),
         place().prop_map(|(name, page, byte)| Operation::Verify { name, page, byte }),
         pages.clone().prop_map(|pages| Operation::Fill { name: LIST.to_owned(), pages }),
@@ -235,6 +235,14 @@ fn operation() -> impl Strategy<Value = Operation> {
         (1..=1_000_000u64, 0..=INTEGER_MAX).prop_map(|(times, seed)| Operation::Churn { times, seed }),
         Just(Operation::Unbind),
         Just(Operation::Bind),
+        Just(Operation::Freeze),
+        Just(Operation::Restore),
+        Just(Operation::Shutdown),
+        (0..=INTEGER_MAX).prop_map(|pfn| Operation::GetPage { pfn }),
+        (0..=INTEGER_MAX).prop_map(|pfn| Operation::PutPage { pfn }),
+        (1..=1_000_000u64).prop_map(|nth| Operation::FailAlloc { nth }),
+        Just(Operation::NoteMemory),
+        Just(Operation::CompareMemory),
         Just(Operation::Panic),
         Just(Operation::NullStore),
         (RAM_BYTES_MAX..=INTEGER_MAX).prop_map(|address| Operation::WildStore { address }),

@@ -186,6 +186,8 @@ pub enum Operation {
     Free {
         /// The allocation.
         name: String,
+        /// From the interrupt that tells the task of the operation, not by the task.
+        in_interrupt: bool,
     },
     /// Stores 8 bytes: the byte, then a number unique in the scenario.
     Write {
@@ -256,6 +258,31 @@ pub enum Operation {
     Unbind,
     /// Probes the driver again.
     Bind,
+    /// Puts the system to sleep, as far as the balloon sees of it.
+    Freeze,
+    /// Wakes it again.
+    Restore,
+    /// Breaks and resets the device, as when the machine goes down.
+    Shutdown,
+    /// Takes a reference to a page unless it is free.
+    GetPage {
+        /// Its frame.
+        pfn: u64,
+    },
+    /// Drops that reference.
+    PutPage {
+        /// Its frame.
+        pfn: u64,
+    },
+    /// Lets an allocation fail.
+    FailAlloc {
+        /// Which, counted from 1, from now on.
+        nth: u64,
+    },
+    /// Notes how much memory is free, and how much there is.
+    NoteMemory,
+    /// Looks whether there is as much memory as was noted.
+    CompareMemory,
     /// `panic()`.
     Panic,
     /// Stores at address 0.
@@ -287,6 +314,14 @@ impl Operation {
             | Operation::Churn { .. }
             | Operation::Unbind
             | Operation::Bind
+            | Operation::Freeze
+            | Operation::Restore
+            | Operation::Shutdown
+            | Operation::GetPage { .. }
+            | Operation::PutPage { .. }
+            | Operation::FailAlloc { .. }
+            | Operation::NoteMemory
+            | Operation::CompareMemory
             | Operation::Panic
             | Operation::NullStore
             | Operation::WildStore { .. }

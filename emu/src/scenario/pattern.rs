@@ -93,6 +93,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::GuestActual
         | K::GuestShrink
         | K::GuestOom
+        | K::GuestMissing
         | K::GuestTask
         | K::GuestTaskDone
         | K::GuestWork

@@ -165,7 +165,10 @@ impl<'d> Reader<'d> {
                 let order = byte(self.integer_or(fields, "order", 0))?;
                 Operation::Alloc { name: name?, order }
             }
-            "free" => Operation::Free { name: self.block(fields, verb)?.0 },
+            "free" => {
+                let in_interrupt = self.flag(fields, "in_interrupt").unwrap_or(false);
+                Operation::Free { name: self.block(fields, verb)?.0, in_interrupt }
+            }
             "write" | "verify" => {
                 let block = self.block(fields, verb);
                 let byte = byte(self.integer(fields, "byte"));
@@ -198,8 +201,12 @@ impl<'d> Reader<'d> {
                 let seed = self.integer_or(fields, "seed", 0)?;
                 Operation::Churn { times: times?, seed }
             }
+            "get_page" => Operation::GetPage { pfn: self.integer(fields, verb)? },
+            "put_page" => Operation::PutPage { pfn: self.integer(fields, verb)? },
+            "fail_alloc" => Operation::FailAlloc { nth: self.integer(fields, verb)? },
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
-            "oom" | "evacuate" | "unbind" | "bind" | "panic" | "null_store" | "jump_to_data" => {
+            "oom" | "evacuate" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "note_memory" | "compare_memory" | "panic"
+            | "null_store" | "jump_to_data" => {
                 self.only_true(fields, verb);
                 bare_operation(verb)
             }
@@ -313,6 +320,11 @@ fn bare_operation(verb: &str) -> Operation {
         "evacuate" => Operation::Evacuate,
         "unbind" => Operation::Unbind,
         "bind" => Operation::Bind,
+        "freeze" => Operation::Freeze,
+        "restore" => Operation::Restore,
+        "shutdown" => Operation::Shutdown,
+        "note_memory" => Operation::NoteMemory,
+        "compare_memory" => Operation::CompareMemory,
         "panic" => Operation::Panic,
         "null_store" => Operation::NullStore,
         "jump_to_data" => Operation::JumpToData,

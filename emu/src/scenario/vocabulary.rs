@@ -248,7 +248,13 @@ pub(super) static OPERATIONS: &[Table] = &[
             .default("0"),
         ],
     },
-    Table { title: "a `free` operation", keys: &[key("free", "Frees an allocated block.", Kind::Allocation).required()] },
+    Table {
+        title: "a `free` operation",
+        keys: &[
+            key("free", "Frees an allocated block.", Kind::Allocation).required(),
+            key("in_interrupt", "From the interrupt that tells the task of it.", Kind::Flag).default("false"),
+        ],
+    },
     Table {
         title: "a `write` operation",
         keys: &[
@@ -330,6 +336,43 @@ pub(super) static OPERATIONS: &[Table] = &[
     },
     Table { title: "an `unbind` operation", keys: &[key("unbind", "Removes the driver.", Kind::True).required()] },
     Table { title: "a `bind` operation", keys: &[key("bind", "Probes the driver again.", Kind::True).required()] },
+    Table {
+        title: "a `freeze` operation",
+        keys: &[key("freeze", "Puts the system to sleep: works are parked, the driver takes its device down.", Kind::True).required()],
+    },
+    Table {
+        title: "a `restore` operation",
+        keys: &[key("restore", "Wakes the system again: the driver sets its device up, works go on.", Kind::True).required()],
+    },
+    Table {
+        title: "a `shutdown` operation",
+        keys: &[key("shutdown", "Breaks and resets the device, as when the machine goes down.", Kind::True).required()],
+    },
+    Table {
+        title: "a `get_page` operation",
+        keys: &[key("get_page", "Takes a reference to the page of this frame unless it is free.", Kind::Integer(ANY)).required()],
+    },
+    Table {
+        title: "a `put_page` operation",
+        keys: &[key("put_page", "Drops a reference to the page of this frame.", Kind::Integer(ANY)).required()],
+    },
+    Table {
+        title: "a `fail_alloc` operation",
+        keys: &[key(
+            "fail_alloc",
+            "Lets an allocation fail: this one, counted from now.",
+            Kind::Integer(range(1, 1_000_000, "no run has more")),
+        )
+        .required()],
+    },
+    Table {
+        title: "a `note_memory` operation",
+        keys: &[key("note_memory", "Notes how much memory is free, and how much there is.", Kind::True).required()],
+    },
+    Table {
+        title: "a `compare_memory` operation",
+        keys: &[key("compare_memory", "Looks whether there is as much memory as was noted; less is a leak.", Kind::True).required()],
+    },
     Table { title: "a `panic` operation", keys: &[key("panic", "Panics.", Kind::True).required()] },
     Table { title: "a `null_store` operation", keys: &[key("null_store", "Stores at address 0.", Kind::True).required()] },
     Table {

@@ -220,7 +220,7 @@ fn operation_table(operation: &Operation) -> String {
     let of_page = |page: u64| unless(page == 0, "page", page);
     let body = match operation {
         Operation::Alloc { name, order } => format!("alloc = {}{}", quoted(name), unless(*order == 0, "order", order)),
-        Operation::Free { name } => format!("free = {}", quoted(name)),
+        Operation::Free { name, in_interrupt } => format!("free = {}{}", quoted(name), unless(!in_interrupt, "in_interrupt", true)),
         Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
@@ -236,6 +236,14 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Churn { times, seed } => format!("churn = {times}{}", unless(*seed == 0, "seed", seed)),
         Operation::Unbind => "unbind = true".to_owned(),
         Operation::Bind => "bind = true".to_owned(),
+        Operation::GetPage { pfn } => format!("get_page = {pfn:#x}"),
+        Operation::PutPage { pfn } => format!("put_page = {pfn:#x}"),
+        Operation::FailAlloc { nth } => format!("fail_alloc = {nth}"),
+        Operation::Freeze => "freeze = true".to_owned(),
+        Operation::Restore => "restore = true".to_owned(),
+        Operation::Shutdown => "shutdown = true".to_owned(),
+        Operation::NoteMemory => "note_memory = true".to_owned(),
+        Operation::CompareMemory => "compare_memory = true".to_owned(),
         Operation::Panic => "panic = true".to_owned(),
         Operation::NullStore => "null_store = true".to_owned(),
         Operation::WildStore { address } => format!("wild_store = {address:#x}"),

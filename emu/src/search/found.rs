@@ -226,6 +226,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::GuestStop
         | K::GuestShrink
         | K::GuestOom
+        | K::GuestMissing
         | K::HintRequest
         | K::HintAsk
         | K::HintStart

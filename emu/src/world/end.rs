@@ -73,10 +73,12 @@ impl World {
 
     /// Returns where everybody stands at the end.
     fn rest(&self, end: End) -> Rest {
-        let (waits, cycle) = (self.waits(end), self.lock_cycle());
+        let (mut waits, cycle) = (self.waits(end), self.lock_cycle());
+        let at_rest = end == End::Quiet && cycle.is_empty() && waits.is_empty();
+        let sleepers = self.sleepers(end);
         // A vCPU that polls for what never comes does so for ever; the same vCPU of a VM that has moved is none of the source's any more.
         let polls = (0..self.state.vcpus.len()).any(|cpu| self.vcpu_next(cpu) == Readiness::UsedBuffer);
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || polls;
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty() || polls;
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.state.crash.is_some() {
             Verdict::GuestCrash
@@ -89,7 +91,25 @@ impl World {
         } else {
             Verdict::Pass
         };
-        Rest { at_rest: end == End::Quiet && cycle.is_empty() && waits.is_empty(), waits, cycle, ended }
+        waits.extend(sleepers);
+        Rest { at_rest, waits, cycle, ended }
+    }
+
+    /// Returns what of a running guest will never end, because nobody can move any more: tasks with an operation before them,
+    /// a work, and the way of the balloon to the size that the host wants.
+    fn sleepers(&self, end: End) -> Vec<Open> {
+        if end != End::Quiet || !self.state.ready || !self.state.vmm.vm.running {
+            return Vec::new();
+        }
+        let sleeper = |who: String| {
+            let (wants, waits_for) = ("to end".to_owned(), "something that nobody will do any more".to_owned());
+            Open { gate: false, wait: Wait { who, wants, waits_for } }
+        };
+        let busy = (0..self.state.vcpus.len()).filter(|cpu| self.task_is_busy(*cpu));
+        let tasks = busy.map(|cpu| sleeper(format!("the task on {}", Actor::Vcpu(cpu as u8))));
+        let works = (self.state.works > 0).then(|| sleeper("a work of the guest's".to_owned()));
+        let balloon = self.state.vmm.balloon.misses_target().then(|| sleeper("the balloon's way to its target".to_owned()));
+        tasks.chain(works).chain(balloon).collect()
     }
 
     /// Returns the guest's own rules that are broken.

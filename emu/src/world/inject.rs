@@ -282,6 +282,12 @@ impl World {
         }
     }
 
+    /// Returns whether a vCPU's task has not ended all operations that it was given.
+    pub(super) fn task_is_busy(&self, cpu: usize) -> bool {
+        let mailbox = platform::MAILBOX + cpu as u64 * platform::PAGE_SIZE;
+        !self.state.backlog[cpu].is_empty() || self.ram.read_u64(mailbox) != self.ram.read_u64(mailbox + 8)
+    }
+
     /// Returns an operation as the guest reads it.
     ///
     /// `value` is the number of the value that it writes, if it writes one, and `id` its own.
@@ -289,7 +295,7 @@ impl World {
         let name = |name: &String| self.allocations.iter().position(|known| known == name).expect("checked by the parser") as u32;
         let (code, name, a, b) = match operation {
             Operation::Alloc { name: n, order } => (task::op::ALLOC, name(n), u64::from(*order), 0),
-            Operation::Free { name: n } => (task::op::FREE, name(n), 0, 0),
+            Operation::Free { name: n, in_interrupt } => (task::op::FREE, name(n), u64::from(*in_interrupt), 0),
             Operation::Write { name: n, page, byte } => {
                 let n = name(n);
                 (task::op::WRITE, n, page * platform::PAGE_SIZE, unique_value(value, *byte))
@@ -309,6 +315,14 @@ impl World {
             Operation::Churn { times, seed } => (task::op::CHURN, 0, *times, *seed),
             Operation::Unbind => (task::op::UNBIND, 0, 0, 0),
             Operation::Bind => (task::op::BIND, 0, 0, 0),
+            Operation::Freeze => (task::op::FREEZE, 0, 0, 0),
+            Operation::Restore => (task::op::RESTORE, 0, 0, 0),
+            Operation::Shutdown => (task::op::SHUTDOWN, 0, 0, 0),
+            Operation::GetPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 1),
+            Operation::PutPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 0),
+            Operation::FailAlloc { nth } => (task::op::FAIL_ALLOC, 0, *nth, 0),
+            Operation::NoteMemory => (task::op::MEMINFO, 0, 0, 0),
+            Operation::CompareMemory => (task::op::MEMINFO, 0, 1, 0),
             Operation::Panic => (task::op::PANIC, 0, 0, 0),
             Operation::NullStore => (task::op::NULL_STORE, 0, 0, 0),
             Operation::WildStore { address } => (task::op::WILD_STORE, 0, *address, 0),

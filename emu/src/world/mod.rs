@@ -161,6 +161,8 @@ pub(crate) struct State {
     steps: u64,
     /// The guest's driver is up.
     ready: bool,
+    /// Works of the guest's that have begun and not ended.
+    works: u32,
     /// Entry of the guest's stub for injected stores; known once the driver is up.
     inject_stub: u64,
     /// Hints so far.
@@ -471,6 +473,11 @@ impl World {
         self.count(&stamped.event);
         self.state.ready |= stamped.event == Event::GuestReady;
         self.rules.iter_mut().for_each(|rules| rules.happened(&stamped.event));
+        match stamped.event {
+            Event::GuestWork { .. } => self.state.works += 1,
+            Event::GuestWorkDone { .. } => self.state.works -= 1,
+            _ => {}
+        }
         if let (Event::GuestTaskDone { .. }, Actor::Vcpu(cpu)) = (&stamped.event, stamped.actor) {
             self.feed_mailbox(usize::from(cpu));
         }

@@ -57,6 +57,7 @@ impl World {
             now_ns: 0,
             steps: 0,
             ready: false,
+            works: 0,
             inject_stub: 0,
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],

@@ -75,6 +75,7 @@ pub fn decode(code: u32, a: u64, b: u64, hints: u32, ram: &GuestRam) -> Tracepoi
         debug::DEQUEUE => Event::GuestDequeue { pfn: Pfn(a) },
         debug::SHRINK => Event::GuestShrink { pages: a },
         debug::OOM => Event::GuestOom,
+        debug::MISSING => Event::GuestMissing { free: a, total: b },
         debug::TASK_BEGIN => Event::GuestTask { id: a as u32 },
         debug::TASK_END => Event::GuestTaskDone { id: a as u32, ok: b == 1 },
         debug::TASK_NAME => Event::GuestNamed { name: (b >> 8) as u32, range: block() },

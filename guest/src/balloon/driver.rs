@@ -18,13 +18,13 @@ use crate::kernel::info::publish;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::mutex::Mutex;
-use crate::kernel::switch;
+use crate::kernel::switch::{self, fault, faulty};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::workqueue::{Work, Workqueue, cancel_work_sync, queue_work};
 use crate::mm::balloon_compaction::BalloonDevInfo;
 use crate::mm::{self, Gfp, Pfn, page_poisoning_enabled, want_init_on_free};
 use crate::virtio::Errno;
-use crate::virtio::device::{VirtioDevice, VirtioDriver, virtio_device_ready};
+use crate::virtio::device::{PowerOps, VirtioDevice, VirtioDriver, virtio_device_ready};
 use crate::virtio::field::record;
 use crate::virtio::mmio::{self, VirtqueueInfo};
 use crate::virtio::ring::Virtqueue;
@@ -183,6 +183,7 @@ pub static VIRTIO_BALLOON_DRIVER: VirtioDriver = VirtioDriver {
     validate: virtballoon_validate,
     probe: virtballoon_probe,
     remove: virtballoon_remove,
+    power: Some(PowerOps { freeze: virtballoon_freeze, restore: virtballoon_restore, shutdown: virtballoon_shutdown }),
     config_changed: virtballoon_changed,
 };
 
@@ -196,7 +197,7 @@ fn virtballoon_validate(vdev: VirtioDevice) {
     if !want_init_on_free() && !page_poisoning_enabled() {
         // Free pages hold anything here, so there is no value to promise.
         vdev.clear_feature(feature::PAGE_POISON);
-    } else if !vdev.has_feature(feature::PAGE_POISON) {
+    } else if !vdev.has_feature(feature::PAGE_POISON) && !faulty(fault::REPORT_WITH_POISON) {
         // Free pages hold a value that the device would not keep.
         vdev.clear_feature(feature::PAGE_REPORTING);
     }
@@ -232,9 +233,16 @@ fn init_vqs(vb: VirtioBalloon) -> Result<(), Errno> {
         stats::prime(vb)?;
     }
     vb.free_page_vq().set(addr(free_page_vq));
+    if let Some(vq) = free_page_vq.filter(|_| faulty(fault::UNINIT_CALLBACK)) {
+        // The array of callbacks lay on the stack, and nobody wrote this one's place: the queue asks for interrupts, and calls what was there.
+        vq.set_callback(STACK_GARBAGE);
+    }
     vb.reporting_vq().set(addr(reporting_vq));
     Ok(())
 }
+
+/// What stands for the stack's old contents.
+const STACK_GARBAGE: u64 = 0x5a5a_5a5a_5a5a;
 
 /// Sets up the fields that need more than zeros.
 pub(super) fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
@@ -270,7 +278,10 @@ fn virtballoon_probe(vdev: VirtioDevice) -> Result<(), Errno> {
     if let Err(errno) = result {
         vdev.private().set(0);
         compaction::remove(vb);
-        mm::free_pages(page, 0);
+        // The way out frees what the way in had taken.
+        if !faulty(fault::PROBE_LEAK) {
+            mm::free_pages(page, 0);
+        }
         return Err(errno);
     }
     publish_balloon(Some(vb));
@@ -294,7 +305,13 @@ fn probe_features(vb: VirtioBalloon) -> Result<(), Errno> {
         shrinker::virtio_balloon_register_shrinker(vb)?;
     }
     if vb.has_feature(feature::DEFLATE_ON_OOM) {
-        oom::register(vb)?;
+        if deflates_in_shrinker() {
+            if vb.shrinker().get() == 0 {
+                shrinker::virtio_balloon_register_shrinker(vb)?;
+            }
+        } else {
+            oom::register(vb)?;
+        }
     }
     if vb.has_feature(feature::PAGE_POISON) {
         mmio::config_write32(config::POISON_VAL, if want_init_on_free() { 0 } else { PAGE_POISON_WORD });
@@ -303,6 +320,11 @@ fn probe_features(vb: VirtioBalloon) -> Result<(), Errno> {
         reporting::register(vb)?;
     }
     Ok(())
+}
+
+/// Whether the balloon deflates under any memory pressure, not only when memory is out. Linux: from 5.0 to 5.5.
+pub(super) fn deflates_in_shrinker() -> bool {
+    faulty(fault::OOM_AS_SHRINKER)
 }
 
 /// Four bytes of a poisoned page. Linux: PAGE_POISON.
@@ -353,6 +375,16 @@ fn virtballoon_remove(vdev: VirtioDevice) {
         reporting::unregister();
     }
     unregister_features(vb);
+    stop_works(vb);
+    remove_common(vb);
+    compaction::remove(vb);
+    publish_balloon(None);
+    vdev.private().set(0);
+    mm::free_pages(Pfn::of_addr(vb.addr()), 0);
+}
+
+/// Queues no more works, and waits until none runs.
+fn stop_works(vb: VirtioBalloon) {
     vb.stop_update_spinlock().lock_irq();
     vb.stop_update().set(1);
     vb.stop_update_spinlock().unlock_irq();
@@ -364,11 +396,47 @@ fn virtballoon_remove(vdev: VirtioDevice) {
     if vb.has_feature(feature::FREE_PAGE_HINT) {
         cancel_work_sync(Workqueue::Balloon, vb.report_work());
     }
+}
+
+/// Takes the device down before the system sleeps; the works are parked already. Linux: virtballoon_freeze().
+fn virtballoon_freeze(vdev: VirtioDevice) {
+    let vb = balloon_of(vdev.addr());
+    if faulty(fault::FREEZE_NO_DEFLATE) {
+        // The device forgets the balloon with its reset, and the driver does likewise: nobody has these pages any more.
+        vb.num_pages().set(0);
+        vb.dev_info().init();
+        mmio::reset();
+        mmio::vm_del_vqs(vdev);
+        return;
+    }
     remove_common(vb);
-    compaction::remove(vb);
-    publish_balloon(None);
-    vdev.private().set(0);
-    mm::free_pages(Pfn::of_addr(vb.addr()), 0);
+}
+
+/// Sets the device up again when the system wakes. The device was reset, and lost what `poison_val` said; nobody says it again.
+/// Linux: virtballoon_restore().
+fn virtballoon_restore(vdev: VirtioDevice) -> Result<(), Errno> {
+    let vb = balloon_of(vdev.addr());
+    init_vqs(vb)?;
+    virtio_device_ready();
+    if inflate::towards_target(vb) != 0 {
+        virtballoon_changed(vdev.addr());
+    }
+    inflate::update_balloon_size(vb);
+    Ok(())
+}
+
+/// Stops the works before the queues break under them. Linux: the shutdown hook of 2026.
+fn virtballoon_shutdown(vdev: VirtioDevice) {
+    let vb = balloon_of(vdev.addr());
+    if faulty(fault::SHUTDOWN_NO_QUIESCE) {
+        // A work that waits for the device now waits for a queue from which nothing can be collected any more.
+        return;
+    }
+    if vb.has_feature(feature::PAGE_REPORTING) {
+        reporting::unregister();
+    }
+    unregister_features(vb);
+    stop_works(vb);
 }
 
 /// Gives every page back, then takes the device down. Linux: remove_common().
@@ -378,7 +446,8 @@ fn remove_common(vb: VirtioBalloon) {
         inflate::leak_balloon(vb, vb.num_pages().get() as usize);
     }
     inflate::update_balloon_size(vb);
-    if vb.has_feature(feature::FREE_PAGE_HINT) {
+    // A driver that goes away in the middle of a migration holds blocks that DONE would have freed.
+    if vb.has_feature(feature::FREE_PAGE_HINT) && !faulty(fault::REMOVE_NO_RETURN) {
         hinting::return_free_pages_to_mm(vb, u64::MAX, wire::debug::HINT_RETURN);
     }
     mmio::reset();

@@ -16,6 +16,7 @@ use crate::arch;
 use crate::balloon::dialect;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::panic::warn;
+use crate::kernel::switch::faulty;
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
 use crate::kernel::{list, switch};
@@ -38,6 +39,11 @@ const CONFIG_READ_CMD_ID: u64 = 1 << 0;
 /// Queues the work that looks at the command id; in the interrupt. Linux: virtio_balloon_queue_free_page_work().
 pub fn virtio_balloon_queue_free_page_work(vb: VirtioBalloon) {
     if !vb.has_feature(feature::FREE_PAGE_HINT) {
+        return;
+    }
+    if faulty(fault::DONE_IN_IRQ) && mmio::config_read32(config::FREE_PAGE_HINT_CMD_ID) == CMD_ID_DONE {
+        // The lock's release enables interrupts in the middle of this one, whatever they were before.
+        return_free_pages_to_mm(vb, u64::MAX, HINT_RETURN);
         return;
     }
     // Whoever set the bit has queued the work, and the id is still to be read.
@@ -90,7 +96,7 @@ fn wait_for_ack(vb: VirtioBalloon) -> Result<(), Errno> {
 
 /// Whether the device still wants the round that is open.
 pub(super) fn still_wanted(vb: VirtioBalloon) -> bool {
-    vb.cmd_id_active().get() == virtio_balloon_cmd_id_received(vb)
+    cmd_id_active(vb) == virtio_balloon_cmd_id_received(vb)
 }
 
 /// Sleeps until the device has used the buffer that carries `data`, and collects those before it. It ends without the buffer as [`wait_for_ack`] does.
@@ -118,6 +124,17 @@ fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<()
     wait_for_ack(vb)
 }
 
+/// A command id as the device reads it, or back: little-endian, as this machine has it anyway.
+fn wire_cmd_id(id: u32) -> u32 {
+    // In the order of a big-endian machine the device never finds its id.
+    if faulty(fault::CMDID_BE) { id.swap_bytes() } else { id }
+}
+
+/// The id of the round that runs or ran last.
+fn cmd_id_active(vb: VirtioBalloon) -> u32 {
+    wire_cmd_id(vb.cmd_id_active().get())
+}
+
 /// Whether start and stop have one buffer for both, so that a stop overwrites a start that the device has not read. Linux: never since the driver was merged;
 /// [v24] to [v28] of its series did ("use a separate buffer for the stop cmd", v29).
 fn stop_shares_buffer() -> bool {
@@ -129,10 +146,10 @@ fn stop_shares_buffer() -> bool {
 fn send_cmd_id_start(vb: VirtioBalloon) -> Result<(), Errno> {
     drained_free_page_vq(vb);
     let id = virtio_balloon_cmd_id_received(vb);
-    vb.cmd_id_active().set(id);
+    vb.cmd_id_active().set(wire_cmd_id(id));
     let buffer = if stop_shares_buffer() { vb.cmd_id_stop() } else { vb.cmd_id_active() };
-    buffer.set(id);
-    send_cmd_id(vb, buffer.addr(), || arch::trace(HINT_START, u64::from(id), 0))
+    buffer.set(wire_cmd_id(id));
+    send_cmd_id(vb, buffer.addr(), || arch::trace(HINT_START, u64::from(buffer.get()), 0))
 }
 
 /// Closes the round. Linux: send_cmd_id_stop().
@@ -220,7 +237,7 @@ pub fn report_free_page_func(vb: u64) {
     let id = virtio_balloon_cmd_id_received(vb);
     if id == CMD_ID_DONE {
         return_free_pages_to_mm(vb, u64::MAX, HINT_RETURN);
-    } else if id != CMD_ID_STOP && id != vb.cmd_id_active().get() {
+    } else if id != CMD_ID_STOP && id != cmd_id_active(vb) {
         virtio_balloon_report_free_page(vb);
     }
 }

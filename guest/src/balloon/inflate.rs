@@ -9,6 +9,7 @@ use crate::balloon::dialect::ranges;
 use crate::balloon::driver::{VirtioBalloon, is_2012};
 use crate::kernel::list;
 use crate::kernel::panic::warn;
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::timer::msleep;
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
@@ -38,7 +39,8 @@ pub(super) fn tell_host(vb: VirtioBalloon, vq: u64, code: u32) {
             arch::trace(code, u64::from(vb.pfns().element(i).get()), 0);
         }
     });
-    if added.is_err() {
+    // Waiting all the same is waiting for a buffer that is not there.
+    if added.is_err() && !faulty(fault::TELL_HOST_IGNORE_ERR) {
         warn("tell_host: the queue takes no buffer");
         return;
     }
@@ -86,6 +88,10 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
     }
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
+    let under_lock = faulty(fault::ALLOC_UNDER_LOCK);
+    if under_lock {
+        vb.balloon_mutex().lock();
+    }
     // Allocated before the lock is taken: an allocation may need the balloon to deflate.
     while pages.len < num {
         let Some(page) = balloon_page_alloc() else {
@@ -94,11 +100,19 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
         };
         pages.push(page);
     }
-    vb.balloon_mutex().lock();
+    if !under_lock {
+        vb.balloon_mutex().lock();
+    }
     vb.num_pfns().set(0);
     while let Some(page) = pages.pop() {
         balloon_page_enqueue(vb.dev_info(), page);
-        set_page_pfns(vb, page);
+        if faulty(fault::PFN_OFFBYONE) {
+            // Counted first, written behind: slot 0 keeps what it held, and the 256th frame lands behind the array, in the statistics.
+            vb.num_pfns().set(vb.num_pfns().get() + 1);
+            arch::write32(vb.pfns().addr() + 4 * u64::from(vb.num_pfns().get()), page.0 as u32);
+        } else {
+            set_page_pfns(vb, page);
+        }
         vb.num_pages().set(vb.num_pages().get() + 1);
         if !vb.has_feature(feature::DEFLATE_ON_OOM) {
             adjust_managed_page_count(page, -1);
@@ -136,9 +150,29 @@ pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
     if num_freed_pages != 0 {
         tell_host(vb, vb.deflate_vq().get(), DEFLATE);
     }
+    if faulty(fault::RELEASE_OUTSIDE_LOCK) {
+        // Without the lock, whoever inflates or deflates next writes its own frames over those that are freed here.
+        list::init_list_head(vb.deflated_pages().addr());
+        vb.balloon_mutex().unlock();
+        release_pages_by_pfn(vb);
+        return num_freed_pages;
+    }
     release_pages_balloon(vb);
     vb.balloon_mutex().unlock();
     num_freed_pages
+}
+
+/// Frees the pages whose frames stand in `pfns`. Linux: release_pages_by_pfn(), until 4.4.
+fn release_pages_by_pfn(vb: VirtioBalloon) {
+    let mut index = 0;
+    while index < vb.num_pfns().get() {
+        let page = Pfn(vb.pfns().element(index as usize).get().into());
+        if !vb.has_feature(feature::DEFLATE_ON_OOM) {
+            adjust_managed_page_count(page, 1);
+        }
+        put_page(page);
+        index += 1;
+    }
 }
 
 /// Frees pages that the balloon no longer owns. Linux: release_pages_balloon().

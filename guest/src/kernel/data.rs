@@ -77,6 +77,10 @@ layout! {@at KERNEL_DATA;
     PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
     /// The balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
+    /// u64: see `mm::fail_page_alloc`.
+    FAIL_PAGE_ALLOC: 8,
+    /// The workqueue that does not freeze.
+    SYSTEM_WORKQUEUE: 64,
     /// The LRU's lock and list, see `mm::swap`.
     LRU: 64,
     /// The globals of the 2012 balloon compaction, see `mm::balloon_2012`.

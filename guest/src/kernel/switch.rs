@@ -6,6 +6,7 @@ use core::mem::offset_of;
 
 use wire::dialect::Dialect;
 use wire::platform::{BOOT_INFO, BootInfo};
+pub use wire::switch::{correct, fault};
 
 use crate::arch;
 

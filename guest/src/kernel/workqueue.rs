@@ -1,4 +1,4 @@
-//! Work that runs later, in a thread. Linux: kernel/workqueue.c, reduced to two queues with one worker each.
+//! Work that runs later, in a thread. Linux: kernel/workqueue.c, reduced to two queues with one worker each, and a third for a bug.
 //!
 //! `balloon_wq` is the driver's own queue and its worker lives on vCPU 0; `system_freezable_wq`'s lives on vCPU 1 where there is
 //! one: so the hinting worker and the inflating worker run at the same time. Differs: Linux's workers are unbound in number, and a queue's works
@@ -8,6 +8,8 @@ use wire::debug;
 
 use crate::arch::{self, read64, write64};
 use crate::kernel::lock::SpinLock;
+#[cfg(image)]
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::wait::{WaitQueue, wait_event};
 use crate::kernel::{data, list};
 
@@ -16,6 +18,9 @@ pub const WQ_BYTES: u64 = 64;
 const WQ_LIST: u64 = 8;
 const WQ_WAIT: u64 = 24;
 const WQ_RUNNING: u64 = 48;
+/// u64: 1 while no work of the queue may start.
+const WQ_FROZEN: u64 = 56;
+const _: () = assert!(WQ_FROZEN + 8 <= WQ_BYTES);
 const _: () = assert!(WQ_WAIT + WaitQueue::BYTES == WQ_RUNNING);
 
 /// A workqueue.
@@ -25,17 +30,20 @@ pub enum Workqueue {
     Balloon,
     /// `system_freezable_wq`, for everything else.
     SystemFreezable,
+    /// `system_wq`, which goes on while the system freezes. It has a worker only where a bug is switched on that needs one.
+    System,
 }
 
+/// Queues that stop when the system freezes: WQ_FREEZABLE.
+const FREEZABLE: [Workqueue; 2] = [Workqueue::Balloon, Workqueue::SystemFreezable];
+
 impl Workqueue {
-    fn index(self) -> u64 {
-        match self {
-            Workqueue::Balloon => 0,
-            Workqueue::SystemFreezable => 1,
-        }
-    }
     fn addr(self) -> u64 {
-        data::WORKQUEUES + self.index() * WQ_BYTES
+        match self {
+            Workqueue::Balloon => data::WORKQUEUES,
+            Workqueue::SystemFreezable => data::WORKQUEUES + WQ_BYTES,
+            Workqueue::System => data::SYSTEM_WORKQUEUE,
+        }
     }
     fn lock(self) -> SpinLock {
         SpinLock::at(self.addr(), debug::lock::WORKQUEUE)
@@ -48,6 +56,9 @@ impl Workqueue {
     }
     fn running(self) -> u64 {
         read64(self.addr() + WQ_RUNNING)
+    }
+    fn is_frozen(self) -> bool {
+        read64(self.addr() + WQ_FROZEN) != 0
     }
 }
 
@@ -119,7 +130,7 @@ pub fn cancel_work_sync(queue: Workqueue, work: Work) -> bool {
 /// Runs the first pending work; `false` when there is none. Linux: process_one_work().
 pub fn process_one_work(queue: Workqueue) -> bool {
     let flags = queue.lock().lock_irqsave();
-    let Some(node) = list::first(queue.list()) else {
+    let Some(node) = list::first(queue.list()).filter(|_| !queue.is_frozen()) else {
         queue.lock().unlock_irqrestore(flags);
         return false;
     };
@@ -138,11 +149,36 @@ pub fn process_one_work(queue: Workqueue) -> bool {
     true
 }
 
+/// Starts no more works of freezable queues, and waits until none of them runs. Linux: freeze_workqueues_begin(), freeze_workqueues_busy().
+/// Differs: it waits for as long as it takes; Linux gives up after 20 s, and the system is not suspended.
+pub fn freeze_workqueues() {
+    for queue in FREEZABLE {
+        let flags = queue.lock().lock_irqsave();
+        write64(queue.addr() + WQ_FROZEN, 1);
+        queue.lock().unlock_irqrestore(flags);
+    }
+    for queue in FREEZABLE {
+        wait_event(queue.wait(), || queue.running() == 0);
+    }
+}
+
+/// Lets works of freezable queues start again, those first that were queued meanwhile. Linux: thaw_workqueues().
+pub fn thaw_workqueues() {
+    for queue in FREEZABLE {
+        write64(queue.addr() + WQ_FROZEN, 0);
+        queue.wait().wake_up();
+    }
+}
+
+/// The queues, in the order of their workers.
+#[cfg(image)]
+const WORKERS: [Workqueue; 3] = [Workqueue::Balloon, Workqueue::SystemFreezable, Workqueue::System];
+
 #[cfg(image)]
 fn worker(index: u64) {
-    let queue = if index == 0 { Workqueue::Balloon } else { Workqueue::SystemFreezable };
+    let queue = WORKERS[index as usize];
     loop {
-        wait_event(queue.wait(), || !list::list_empty(queue.list()));
+        wait_event(queue.wait(), || !list::list_empty(queue.list()) && !queue.is_frozen());
         while process_one_work(queue) {
             crate::kernel::sched::cond_resched();
         }
@@ -151,11 +187,12 @@ fn worker(index: u64) {
 
 /// Makes both queues empty. Linux: workqueue_init_early().
 pub(crate) fn init() {
-    for queue in [Workqueue::Balloon, Workqueue::SystemFreezable] {
+    for queue in [Workqueue::Balloon, Workqueue::SystemFreezable, Workqueue::System] {
         queue.lock().init();
         list::init_list_head(queue.list());
         queue.wait().init();
         write64(queue.addr() + WQ_RUNNING, 0);
+        write64(queue.addr() + WQ_FROZEN, 0);
     }
 }
 
@@ -163,8 +200,11 @@ pub(crate) fn init() {
 #[cfg(image)]
 pub(crate) fn start_workers() {
     let second = u64::from(crate::kernel::sched::nr_cpus() > 1);
-    crate::kernel::sched::kthread_run(0, worker, Workqueue::Balloon.index());
-    crate::kernel::sched::kthread_run(second, worker, Workqueue::SystemFreezable.index());
+    crate::kernel::sched::kthread_run(0, worker, 0);
+    crate::kernel::sched::kthread_run(second, worker, 1);
+    if faulty(fault::REPORT_NONFREEZABLE) {
+        crate::kernel::sched::kthread_run(0, worker, 2);
+    }
 }
 
 #[cfg(test)]

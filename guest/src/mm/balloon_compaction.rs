@@ -86,6 +86,11 @@ impl BalloonDevInfo {
 
 /// Allocates a page for a balloon: no reserves, no OOM notifiers. Linux: balloon_page_alloc().
 pub fn balloon_page_alloc() -> Option<Pfn> {
+    if faulty(fault::ALLOC_UNDER_LOCK) {
+        // Without NORETRY the allocation waits for memory that only the OOM notifiers may have. In Linux it waited by a detour: for the reclaim of
+        // another thread, which was in the OOM notifiers.
+        return alloc_pages(Gfp::HIGHUSER_MOVABLE | Gfp::NOMEMALLOC | Gfp::NOWARN, 0);
+    }
     alloc_pages(Gfp::BALLOON, 0)
 }
 

@@ -14,6 +14,7 @@ pub mod balloon_compaction;
 #[cfg(test)]
 mod behaviour_tests;
 pub mod compaction;
+pub mod fail_page_alloc;
 pub(crate) mod fallback;
 pub mod free_page_list;
 pub mod gfp;

@@ -196,8 +196,8 @@ impl Page {
         let old = arch::fetch_add32(self.0 + layout::REFCOUNT, 1);
         assert!(old != 0, "reference to free page {:#x}", self.pfn().0);
     }
-    /// Takes a reference unless the page is free. Linux: get_page_unless_zero().
-    pub(crate) fn get_unless_zero(self) -> bool {
+    /// Takes a reference unless the page is free; whether it did. Linux: get_page_unless_zero().
+    pub fn get_unless_zero(self) -> bool {
         let mut count = self.refcount();
         while count != 0 {
             let found = arch::cmpxchg32(self.0 + layout::REFCOUNT, count, count + 1);

@@ -8,6 +8,7 @@ use wire::layout::{MAX_PAGE_ORDER, PAGEBLOCK_ORDER, page::flag};
 use wire::platform::PAGE_SIZE;
 
 use crate::arch;
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::{panic, sched};
 use crate::mm::fallback;
 use crate::mm::gfp::{AllocFlags, Gfp, Migratetype};
@@ -15,7 +16,7 @@ use crate::mm::page::{self, Page, Pfn};
 use crate::mm::stats::{self, Event};
 use crate::mm::watermark::zone_watermark_ok;
 use crate::mm::zone::{PAGEBLOCK_PAGES, Zone, pageblock_type};
-use crate::mm::{globals, page_reporting, pcp, reclaim};
+use crate::mm::{fail_page_alloc, globals, page_reporting, pcp, reclaim};
 
 /// What freed pages are filled with. Linux: PAGE_POISON.
 pub const PAGE_POISON: u8 = 0xaa;
@@ -37,6 +38,9 @@ pub fn alloc_pages(gfp: Gfp, order: u32) -> Option<Pfn> {
     assert!(order <= MAX_PAGE_ORDER, "order {order}");
     if gfp.contains(Gfp::DIRECT_RECLAIM) {
         sched::might_sleep("reclaiming allocation");
+    }
+    if fail_page_alloc::should_fail() {
+        return None;
     }
     let page = get_page_from_freelist(gfp, order, AllocFlags::FAST).or_else(|| reclaim::alloc_slowpath(gfp, order));
     let Some(page) = page else {
@@ -61,6 +65,9 @@ pub fn free_pages(pfn: Pfn, order: u32) {
         return;
     }
     // Somebody else holds a reference to the first page and will free that one alone: the rest goes now, in falling orders.
+    if faulty(fault::SPEC_REF_LEAK) {
+        return;
+    }
     for part in (0..order).rev() {
         free_unref_page(pfn.plus(1 << part), part);
     }

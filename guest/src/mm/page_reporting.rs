@@ -9,6 +9,7 @@ use wire::debug;
 use wire::layout::{MAX_PAGE_ORDER, PAGEBLOCK_ORDER, page::flag};
 
 use crate::arch::{self, read64, write64};
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::timer::Timer;
 use crate::kernel::workqueue::{Work, Workqueue, cancel_work_sync, queue_work};
 use crate::kernel::{data, list};
@@ -80,7 +81,7 @@ pub fn page_reporting_unregister() {
     assert!(read64(R_REPORT) != 0, "no reporting device");
     arch::xchg64(R_REPORT, 0);
     TIMER.delete();
-    cancel_work_sync(Workqueue::SystemFreezable, WORK);
+    cancel_work_sync(queue(), WORK);
     // A pass that ended in between may have started the timer once more; with nobody registered it would do nothing.
     TIMER.delete();
 }
@@ -102,7 +103,12 @@ fn request() {
 }
 
 fn queue_process(_arg: u64) {
-    queue_work(Workqueue::SystemFreezable, WORK);
+    queue_work(queue(), WORK);
+}
+
+/// Where a pass runs: a queue that is parked before the driver takes its virtqueues down.
+fn queue() -> Workqueue {
+    if faulty(fault::REPORT_NONFREEZABLE) { Workqueue::System } else { Workqueue::SystemFreezable }
 }
 
 /// A pass over all zones. Linux: page_reporting_process().

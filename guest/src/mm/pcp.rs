@@ -8,6 +8,7 @@ use wire::layout::PAGEBLOCK_ORDER;
 use crate::arch::{read64, write64};
 use crate::kernel::list::{self, LIST_HEAD_BYTES};
 use crate::kernel::lock::SpinLock;
+use crate::kernel::switch::{fault, faulty};
 use crate::kernel::{data, sched};
 use crate::mm::gfp::{Migratetype, Watermark};
 use crate::mm::page::{Page, Pfn};
@@ -52,6 +53,19 @@ impl Pcp {
     }
     fn lock(self) -> SpinLock {
         SpinLock::at(self.0 + P_LOCK, wire::debug::lock::PCP)
+    }
+    /// Takes the lock if it is free. Linux: pcp_spin_trylock().
+    fn try_lock(self) -> bool {
+        // A kernel for one vCPU has no lock words: the try always succeeds, in the interrupt that comes while the lists are changed, too.
+        self.lock().try_lock() || faulty(fault::PCP_UP_NOIRQ)
+    }
+    /// Releases it. Linux: pcp_spin_unlock().
+    fn unlock(self) {
+        if faulty(fault::PCP_UP_NOIRQ) {
+            self.lock().init();
+        } else {
+            self.lock().unlock();
+        }
     }
     /// Pages on the lists.
     pub fn count(self) -> u64 {
@@ -137,7 +151,7 @@ fn list_index(order: u32, migratetype: Migratetype) -> u64 {
 /// them right now. Linux: rmqueue_pcplist().
 pub(crate) fn alloc(zone: Zone, order: u32, migratetype: Migratetype) -> Option<Page> {
     let pcp = Pcp::of(zone, sched::cpu_id());
-    if !pcp.lock().try_lock() {
+    if !pcp.try_lock() {
         return None;
     }
     write64(pcp.0 + P_FREE_FACTOR, read64(pcp.0 + P_FREE_FACTOR) >> 1);
@@ -150,7 +164,7 @@ pub(crate) fn alloc(zone: Zone, order: u32, migratetype: Migratetype) -> Option<
         pcp.set_count(pcp.count() - (1 << order));
         Page::of_lru(node)
     });
-    pcp.lock().unlock();
+    pcp.unlock();
     page
 }
 
@@ -163,7 +177,7 @@ pub(crate) fn free(pfn: Pfn, order: u32) -> bool {
         own @ (Migratetype::Unmovable | Migratetype::Movable | Migratetype::Reclaimable) => own,
     };
     let pcp = Pcp::of(zone, sched::cpu_id());
-    if !pcp.lock().try_lock() {
+    if !pcp.try_lock() {
         return false;
     }
     let page = Page::of(pfn);
@@ -173,7 +187,7 @@ pub(crate) fn free(pfn: Pfn, order: u32) -> bool {
     if pcp.count() >= pcp.high() {
         pcp.free_bulk(zone, pcp.nr_to_free(), list_index(order, migratetype));
     }
-    pcp.lock().unlock();
+    pcp.unlock();
     true
 }
 

@@ -102,6 +102,11 @@ fn put(slot: u64) {
     }
 }
 
+/// Pages that a shrinker says it could free. Linux: shrinker.count_objects().
+fn freeable(slot: u64) -> u64 {
+    arch::call2(read64(slot + S_COUNT), read64(slot + S_CTX), 0)
+}
+
 /// Asks a shrinker for `pages` pages, with the tracepoint. Linux: shrinker.scan_objects().
 fn scan(slot: u64, pages: u64) -> u64 {
     arch::trace(debug::SHRINK, pages, 0);
@@ -110,7 +115,7 @@ fn scan(slot: u64, pages: u64) -> u64 {
 
 /// One shrinker at one priority: what it is asked grows as the priority falls; what is less than a batch is put off. Linux: do_shrink_slab().
 fn do_shrink_slab(slot: u64, priority: u32) -> u64 {
-    let freeable = arch::call2(read64(slot + S_COUNT), read64(slot + S_CTX), 0);
+    let freeable = freeable(slot);
     if freeable == 0 {
         return 0;
     }
@@ -141,9 +146,14 @@ pub(crate) fn shrink_slab(priority: u32) -> u64 {
 /// Runs every shrinker for `pages` pages at once, whatever its size: what a task's `SHRINK` asks. Linux: drop_slab().
 /// Differs: Linux asks for everything that is freeable.
 pub fn shrink_pages(pages: u64) -> u64 {
-    for_each(|slot| match scan(slot, pages) {
-        SHRINK_STOP => 0,
-        freed => freed,
+    for_each(|slot| {
+        if freeable(slot) == 0 {
+            return 0;
+        }
+        match scan(slot, pages) {
+            SHRINK_STOP => 0,
+            freed => freed,
+        }
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::arch;
 use crate::kernel::data::DRIVER_DATA;
+use crate::kernel::workqueue::{freeze_workqueues, thaw_workqueues};
 use crate::virtio::device::{self, VirtioDevice, VirtioDriver};
 use crate::virtio::{Errno, mmio};
 
@@ -17,6 +18,10 @@ const UNBOUND: u64 = 1;
 const BUSY: u64 = 2;
 /// A driver drives the device.
 const BOUND: u64 = 3;
+/// The driver has taken the device down until the system wakes.
+const FROZEN: u64 = 4;
+/// The machine goes down.
+const SHUT_DOWN: u64 = 5;
 
 /// Looks for the device and probes its driver. Linux: platform_driver_probe() of virtio_mmio, then the virtio bus's match.
 pub fn device_attach(device_id: u32, driver: &VirtioDriver, refused: u64) -> Result<(), Errno> {
@@ -49,5 +54,41 @@ pub fn unbind(driver: &VirtioDriver) -> Result<(), Errno> {
     }
     device::virtio_dev_remove(VirtioDevice::the(), driver);
     arch::xchg64(STATE, UNBOUND);
+    Ok(())
+}
+
+/// Parks deferred work, then takes a bound device down. Linux: hibernate() as far as the device sees of it, freeze_processes(), dpm_suspend(),
+/// virtio_mmio_freeze().
+pub fn freeze(driver: &VirtioDriver) -> Result<(), Errno> {
+    let power = driver.power.as_ref().ok_or(Errno::Inval)?;
+    if arch::cmpxchg64(STATE, BOUND, BUSY) != BOUND {
+        return Err(Errno::NoDev);
+    }
+    freeze_workqueues();
+    device::virtio_device_freeze(VirtioDevice::the(), power);
+    arch::xchg64(STATE, FROZEN);
+    Ok(())
+}
+
+/// Sets a frozen device up again, then lets deferred work go on. Linux: virtio_mmio_restore(), dpm_resume(), thaw_processes().
+pub fn restore(driver: &VirtioDriver) -> Result<(), Errno> {
+    let power = driver.power.as_ref().ok_or(Errno::Inval)?;
+    if arch::cmpxchg64(STATE, FROZEN, BUSY) != FROZEN {
+        return Err(Errno::NoDev);
+    }
+    let restored = device::virtio_device_restore(VirtioDevice::the(), power);
+    arch::xchg64(STATE, if restored.is_ok() { BOUND } else { FROZEN });
+    thaw_workqueues();
+    restored
+}
+
+/// Ends the use of a bound device for good. Linux: device_shutdown().
+pub fn shutdown(driver: &VirtioDriver) -> Result<(), Errno> {
+    let power = driver.power.as_ref().ok_or(Errno::Inval)?;
+    if arch::cmpxchg64(STATE, BOUND, BUSY) != BOUND {
+        return Err(Errno::NoDev);
+    }
+    device::virtio_dev_shutdown(VirtioDevice::the(), power);
+    arch::xchg64(STATE, SHUT_DOWN);
     Ok(())
 }

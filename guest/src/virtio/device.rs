@@ -8,6 +8,7 @@ use crate::arch;
 use crate::kernel::data::DRIVER_DATA;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::panic::warn_on;
+use crate::kernel::switch::{fault, faulty};
 use crate::virtio::field::record;
 use crate::virtio::{Errno, mmio};
 
@@ -38,6 +39,17 @@ record! {
 
 const _: () = assert!(VirtioDevice::BYTES <= 256);
 
+/// What a driver does when the system sleeps, wakes and goes down. Linux: freeze, restore and shutdown of struct virtio_driver.
+#[derive(Debug, Clone, Copy)]
+pub struct PowerOps {
+    /// Takes the device down before the system sleeps; resets it.
+    pub freeze: fn(VirtioDevice),
+    /// Sets it up again behind that.
+    pub restore: fn(VirtioDevice) -> Result<(), Errno>,
+    /// Stops using the device, which is about to be broken and reset for good.
+    pub shutdown: fn(VirtioDevice),
+}
+
 /// `struct virtio_driver`.
 #[derive(Debug)]
 pub struct VirtioDriver {
@@ -49,6 +61,8 @@ pub struct VirtioDriver {
     pub probe: fn(VirtioDevice) -> Result<(), Errno>,
     /// Tears the driver down; resets the device.
     pub remove: fn(VirtioDevice),
+    /// What the driver does when the system sleeps or goes down; `None`: it cannot.
+    pub power: Option<PowerOps>,
     /// Hears of a configuration change, in the interrupt, with the device's address.
     pub config_changed: fn(u64),
 }
@@ -80,7 +94,10 @@ impl VirtioDevice {
     /// Tells the driver of a change, or keeps it for later. Linux: __virtio_config_changed().
     fn config_changed_locked(self) {
         if self.config_core_enabled().get() == 0 {
-            self.config_change_pending().set(1);
+            // Whoever enables changes again replays this one; without that mark nobody would ever look.
+            if !faulty(fault::CONFIG_PENDING_LOST) {
+                self.config_change_pending().set(1);
+            }
         } else {
             arch::call1(self.config_changed().get(), self.addr());
             self.config_change_pending().set(0);
@@ -177,4 +194,40 @@ pub fn virtio_dev_remove(vdev: VirtioDevice, driver: &VirtioDriver) {
     (driver.remove)(vdev);
     warn_on(mmio::get_status() != 0, "virtio_dev_remove: the driver did not reset the device");
     virtio_add_status(status::ACKNOWLEDGE);
+}
+
+/// Takes the device down before the system sleeps. Linux: virtio_device_freeze().
+pub fn virtio_device_freeze(vdev: VirtioDevice, driver: &PowerOps) {
+    virtio_config_core_disable(vdev);
+    (driver.freeze)(vdev);
+}
+
+/// Sets it up again. Linux: virtio_device_restore(). Differs: a device that had failed is not told so again.
+pub fn virtio_device_restore(vdev: VirtioDevice, driver: &PowerOps) -> Result<(), Errno> {
+    mmio::reset();
+    virtio_add_status(status::ACKNOWLEDGE);
+    virtio_add_status(status::DRIVER);
+    let result = restore_driver(vdev, driver);
+    if result.is_err() {
+        virtio_add_status(status::FAILED);
+    }
+    result
+}
+
+fn restore_driver(vdev: VirtioDevice, driver: &PowerOps) -> Result<(), Errno> {
+    mmio::finalize_features(vdev.features().get())?;
+    virtio_features_ok()?;
+    (driver.restore)(vdev)?;
+    if mmio::get_status() & status::DRIVER_OK == 0 {
+        virtio_device_ready();
+    }
+    virtio_config_core_enable(vdev);
+    Ok(())
+}
+
+/// The machine goes down: nothing more goes through the device's queues, then it is reset. Linux: virtio_dev_shutdown(), since 6.12.
+pub fn virtio_dev_shutdown(vdev: VirtioDevice, driver: &PowerOps) {
+    (driver.shutdown)(vdev);
+    mmio::vm_break_device(vdev);
+    mmio::reset();
 }

@@ -179,6 +179,18 @@ pub fn vm_find_vqs<const N: usize>(vdev: VirtioDevice, infos: &[Option<Virtqueue
     Ok(vqs)
 }
 
+/// Marks all queues as broken: nothing more is added to them or collected from them. Linux: virtio_break_device().
+pub fn vm_break_device(vdev: VirtioDevice) {
+    let flags = vqs_spinlock(vdev).lock_irqsave();
+    for index in 0..VQS_MAX {
+        let vq = vdev.vqs().element(index).get();
+        if vq != 0 {
+            Virtqueue::at(vq).broken().set(1);
+        }
+    }
+    vqs_spinlock(vdev).unlock_irqrestore(flags);
+}
+
 /// Takes all queues away from the device and frees them. Linux: vm_del_vqs().
 pub fn vm_del_vqs(vdev: VirtioDevice) {
     for index in 0..VQS_MAX {

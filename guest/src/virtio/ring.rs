@@ -13,9 +13,11 @@ use wire::vring;
 
 use crate::arch;
 use crate::kernel::panic::warn;
+use crate::kernel::switch::{fault, faulty};
 use crate::mm::page::Pfn;
 use crate::mm::slab::get_order;
 use crate::mm::{self, Gfp};
+use crate::virtio::device::VirtioDevice;
 use crate::virtio::field::record;
 use crate::virtio::{Errno, mmio};
 
@@ -101,6 +103,16 @@ impl Virtqueue {
             mm::free_pages(ring, get_order(vring_size(num)));
             return Err(Errno::NoMem);
         };
+        if faulty(fault::VQ_ERR_UAF) {
+            // On the device's list before the driver's words have their memory, which were allocated apart: on the way out it stays there.
+            VirtioDevice::at(device).vqs().element(index as usize).set(state.addr());
+            let Some(words) = mm::alloc_pages(Gfp::KERNEL, 0) else {
+                mm::free_pages(state, state_order);
+                mm::free_pages(ring, get_order(vring_size(num)));
+                return Err(Errno::NoMem);
+            };
+            mm::free_pages(words, 0);
+        }
         let vq = Self::at(state.addr());
         let ring = ring.addr();
         vq.desc().set(ring);
@@ -133,6 +145,13 @@ impl Virtqueue {
             num /= 2;
         }
         Err(Errno::NoMem)
+    }
+
+    /// Sets the callback of a queue that had none, and asks for interrupts.
+    pub fn set_callback(self, callback: u64) {
+        self.callback().set(callback);
+        self.avail_flags_shadow().set(0);
+        arch::write16(self.avail().get(), 0);
     }
 
     /// Frees the queue's memory; the device no longer looks at it. Linux: vring_del_virtqueue().

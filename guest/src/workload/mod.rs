@@ -25,6 +25,8 @@ const WAIT_QUEUES: u64 = WORKLOAD_DATA;
 /// Where [`names`] keeps its table.
 const NAMES_TABLE: u64 = WORKLOAD_DATA + 0x100;
 const _: () = assert!(WaitQueue::BYTES * MAX_VCPUS as u64 <= 0x100);
+/// Where a task notes how much memory there is: u64 free pages, u64 managed pages.
+const MEMORY_NOTE: u64 = WORKLOAD_DATA + 0x1000;
 
 /// Probes the driver and starts the tasks; the first thread of vCPU 0, once memory and all vCPUs are up.
 pub fn start() {
@@ -52,6 +54,12 @@ fn wait_queue(cpu: u64) -> WaitQueue {
 
 /// The VMM has put operations into this vCPU's mailbox.
 fn mailbox_interrupt(_vector: u64) {
+    let mailbox = Mailbox(MAILBOX + sched::cpu_id() * PAGE_SIZE);
+    if mailbox.head() == mailbox.tail().wrapping_add(1) && ops::is_for_interrupt(&mailbox.read(mailbox.tail())) {
+        // The task sleeps: all operations before this one are done.
+        perform_next(mailbox);
+        return;
+    }
     wait_queue(sched::cpu_id()).wake_up();
 }
 

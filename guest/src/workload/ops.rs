@@ -1,6 +1,6 @@
 //! What a task can do: one function for each operation of `wire::task::op`. Each returns whether it did what it was asked.
 
-use wire::debug::{TASK_BEGIN, TASK_END};
+use wire::debug::{MISSING, TASK_BEGIN, TASK_END};
 use wire::layout::MAX_PAGE_ORDER;
 use wire::task::{TaskOp, op};
 
@@ -10,10 +10,20 @@ use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
-use crate::mm::{self, Gfp};
+use crate::mm::page::{Page, Pfn};
+use crate::mm::page_alloc::put_page;
+use crate::mm::stats::{SysInfo, si_meminfo};
+use crate::mm::zone::Zone;
+use crate::mm::{self, Gfp, pcp};
 use crate::virtio::bus;
 use crate::virtio::device::VirtioDevice;
+use crate::workload::MEMORY_NOTE;
 use crate::workload::names::{Block, Name};
+
+/// Whether the interrupt that tells of an operation performs it, if nothing else is to be done before.
+pub fn is_for_interrupt(task: &TaskOp) -> bool {
+    task.code == op::FREE && task.a == 1
+}
 
 /// Performs one operation, between its two tracepoints.
 pub fn perform(task: &TaskOp) {
@@ -43,6 +53,15 @@ fn dispatch(task: &TaskOp) -> bool {
         op::UNBIND => bus::unbind(dialect::driver()).is_ok(),
         op::BIND => bus::bind(dialect::driver(), boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
+        op::FREEZE => bus::freeze(dialect::driver()).is_ok(),
+        op::RESTORE => bus::restore(dialect::driver()).is_ok(),
+        op::SHUTDOWN => bus::shutdown(dialect::driver()).is_ok(),
+        op::MEMINFO => meminfo(a),
+        op::PAGE_REF => page_ref(a, b),
+        op::FAIL_ALLOC => {
+            mm::fail_page_alloc::arm(a);
+            true
+        }
         op::COMPACT => compact(a, b),
         op::EVACUATE => mm::compaction::evacuate_lowest_zone(),
         op::START_ZONE => start_zone(a),
@@ -69,6 +88,38 @@ fn repeat_start(hints: u64) -> bool {
     }
     VirtioBalloon::at(driver).repeat_start_after().set(hints);
     true
+}
+
+/// Takes a reference to a page that is in use, or drops one: whoever walks frames (compaction, page idle tracking) does so without knowing
+/// whose page it is.
+fn page_ref(frame: u64, take: u64) -> bool {
+    if frame >= mm::globals::max_pfn() {
+        return false;
+    }
+    if take == 0 {
+        put_page(Pfn(frame));
+        return true;
+    }
+    Page::of(Pfn(frame)).get_unless_zero()
+}
+
+/// Reads how much memory is free, per-CPU lists included, and how much there is; notes it, or says what is missing since it was noted: as a
+/// user would who reads /proc/meminfo and /proc/zoneinfo twice.
+fn meminfo(compare: u64) -> bool {
+    let on_pcp: u64 = Zone::all().map(pcp::total_count).sum();
+    let SysInfo { totalram, freeram, caches: _ } = si_meminfo();
+    let now = [freeram + on_pcp, totalram];
+    let slots = [MEMORY_NOTE, MEMORY_NOTE + 8];
+    if compare == 0 {
+        slots.into_iter().zip(now).for_each(|(slot, pages)| arch::write64(slot, pages));
+        return true;
+    }
+    let [free, total] = [0, 1].map(|index| arch::read64(slots[index]).saturating_sub(now[index]));
+    let missing = free != 0 || total != 0;
+    if missing {
+        arch::trace(MISSING, free, total);
+    }
+    !missing
 }
 
 /// For an order, done when a block of it is to be had.

@@ -50,7 +50,7 @@ pub mod op {
     pub const NOP: u32 = 0;
     /// `name` := a block of order `a`, from `alloc_pages(GFP_HIGHUSER_MOVABLE)`, with direct reclaim: shrinkers, then the OOM notifiers.
     pub const ALLOC: u32 = 1;
-    /// Frees `name`.
+    /// Frees `name`; with `a` = 1 from the interrupt that tells of the operation, not from the task.
     pub const FREE: u32 = 2;
     /// Stores the 8 bytes of `b` at byte offset `a` of `name`.
     pub const WRITE: u32 = 3;
@@ -74,6 +74,19 @@ pub mod op {
     pub const BIND: u32 = 12;
     /// Makes the driver expose its start buffer once more, behind `a` hints from now: a driver that misbehaves.
     pub const REPEAT_START: u32 = 13;
+    /// Puts the system to sleep as far as the balloon sees of it: works are parked, the driver takes its device down.
+    pub const FREEZE: u32 = 18;
+    /// Wakes it again.
+    pub const RESTORE: u32 = 19;
+    /// The machine goes down: the device's queues are broken, the device is reset.
+    pub const SHUTDOWN: u32 = 20;
+    /// Compares the memory that is free, and the memory that there is, with what `a` = 0 noted: less is said with
+    /// [`crate::debug::MISSING`].
+    pub const MEMINFO: u32 = 21;
+    /// Takes a reference to the page of frame `a` unless it is free (`b` = 1), or drops it (`b` = 0): as who walks all frames does.
+    pub const PAGE_REF: u32 = 22;
+    /// Lets the `a`-th allocation from now fail.
+    pub const FAIL_ALLOC: u32 = 23;
     /// Compacts memory: for a block of order `a`, or all of it when `a` is 0 (/proc/sys/vm/compact_memory). The `b`th page that is to move
     /// from now does not, as if it were busy; 0: none.
     pub const COMPACT: u32 = 14;

@@ -234,6 +234,12 @@ impl BalloonDevice {
         self.state.num_pages
     }
 
+    /// Returns whether a driver that is up has not brought the balloon to its target; one that may deflate when memory is out need not.
+    pub fn misses_target(&self) -> bool {
+        let bound = self.transport.driver_ok() && !self.transport.negotiated(wire::balloon::feature::DEFLATE_ON_OOM);
+        bound && self.state.num_pages != self.state.actual
+    }
+
     /// Returns the state of hinting.
     pub fn hint_status(&self) -> HintStatus {
         self.state.hinting.status()

@@ -259,6 +259,7 @@ impl Used {
             | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
+            | Event::GuestMissing { .. }
             | Event::GuestTask { .. }
             | Event::GuestTaskDone { .. }
             | Event::GuestNamed { .. }

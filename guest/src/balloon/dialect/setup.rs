@@ -32,6 +32,7 @@ pub(super) static REQUEST_DRIVER: VirtioDriver = VirtioDriver {
     validate,
     probe,
     remove,
+    power: None,
     config_changed: changed,
 };
 
