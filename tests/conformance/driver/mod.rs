@@ -6,4 +6,5 @@ mod mmio;
 mod negotiation;
 mod reporting;
 mod ring;
+mod sleep;
 mod stats;
