@@ -3,6 +3,7 @@
 mod hints;
 mod inflate;
 mod mmio;
+mod moved;
 mod negotiation;
 mod reporting;
 mod ring;
