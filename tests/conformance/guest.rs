@@ -62,6 +62,7 @@ impl Guest {
         ram.write(BOOT_INFO + offset_of!(BootInfo, vcpus) as u64, &1u32.to_le_bytes());
         word(offset_of!(BootInfo, features_refused), options.refused);
         word(offset_of!(BootInfo, flags), options.boot_flags);
+        word(offset_of!(BootInfo, faults), options.faults);
         Guest {
             machine,
             ram,

@@ -3,7 +3,9 @@
 mod hints;
 mod inflate;
 mod mmio;
+mod moved;
 mod negotiation;
 mod reporting;
 mod ring;
+mod sleep;
 mod stats;

@@ -3,10 +3,12 @@
 use wire::balloon::{config, feature};
 use wire::debug;
 use wire::platform::boot_flag;
+use wire::switch::fault;
 use wire::virtio::{feature as transport, mmio, status};
 
 use crate::guest::Guest;
 use crate::tester::{COMMON, Options, Role, Seen};
+use crate::{Check, ensure};
 
 const ALL: u64 = COMMON | feature::DEFLATE_ON_OOM | feature::PAGE_POISON | feature::PAGE_REPORTING;
 const UP: u32 = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
@@ -168,16 +170,28 @@ fn b41_version_1_is_written_before_the_driver_looks_at_the_features() {
     assert_eq!(words, [1, COMMON | transport::RING_INDIRECT_DESC, 1, COMMON], "high word, low word, twice");
 }
 
-#[test]
-fn b42_a_change_that_comes_before_the_driver_listens_is_told_when_it_does() {
-    let mut guest = Guest::new(Options::default());
+/// Changes the command id between DRIVER_OK and the moment from which the driver listens; returns whether the driver hears of it.
+fn hears_of_an_early_change(options: Options) -> Check {
+    let mut guest = Guest::new(options);
     let driver_ok = |seen: &Seen| *seen == Seen::Write { offset: mmio::STATUS, len: 4, value: 15 };
     assert!(guest.run_until(driver_ok));
     // The driver has looked at its target by the time that it listens; only the change itself can tell it of this one.
     guest.change(config::FREE_PAGE_HINT_CMD_ID, 2);
     guest.run();
-    assert_eq!(guest.chains(Role::Hint).first().map(|chain| chain.words()), Some(vec![2]));
     let handled = guest.first(|seen| matches!(seen, Seen::Interrupt { .. })).expect("taken");
     let ready = guest.said_all(debug::READY)[0].0;
     assert!(handled < ready, "the interrupt came while the driver was being probed");
+    let first = guest.chains(Role::Hint).first().map(|chain| chain.words());
+    ensure(first == Some(vec![2]), || format!("the driver exposes {first:?}"))
+}
+
+#[test]
+fn b42_a_change_that_comes_before_the_driver_listens_is_told_when_it_does() {
+    hears_of_an_early_change(Options::default()).expect("it is kept");
+}
+
+#[test]
+fn b42_a_core_that_forgets_early_changes_is_found_out() {
+    let found = hears_of_an_early_change(Options { faults: fault::CONFIG_PENDING_LOST, ..Options::default() });
+    assert_eq!(found, Err("the driver exposes None".to_owned()));
 }
