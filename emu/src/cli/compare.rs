@@ -1,0 +1,206 @@
+//! `lostpage compare`: one guest under each interface, side by side. What hints cost the guest, what they save, and how the migration ended.
+//!
+//! Each scenario is run twice: as its file says, and with a device that does not offer the interface. Rows are the files; files of one name are
+//! one table. Standard output depends on the files alone, never on threads or time.
+
+mod label;
+mod line;
+mod table;
+mod text;
+
+pub(super) use line::Line;
+
+use std::collections::BTreeSet;
+
+use host::event::{Event, MigrationStatus};
+
+use super::args::CompareArguments;
+use super::files::{Case, find};
+use super::guard::guarded;
+use super::pool::{self, End};
+use super::run::progress;
+use super::screen::Screen;
+use super::{Engine, Environment, Problem, Status, load, refuse};
+use crate::outcome::{Facts, Outcome, Verdict};
+use crate::scenario::Scenario;
+use crate::scenario::model::Driver;
+use crate::world::RunOptions;
+
+/// What is compared if nobody says.
+pub(super) const DIALECTS: &str = "scenarios/dialects";
+
+/// Situations in the order in which a reader wants them, and what happens in each; others follow by name.
+const SITUATIONS: [(&str, &str); 5] = [
+    ("saving", "nothing happens but a migration"),
+    ("resent", "a page is written behind its hint"),
+    ("pressure", "the guest needs memory while it hints"),
+    ("cancel", "the migration is cancelled"),
+    ("second", "a second migration follows a cancelled one"),
+];
+
+/// A scenario to run with its interface and without.
+struct Job {
+    case: Case,
+    scenario: Scenario,
+    engine: Engine,
+}
+
+/// What is told of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    verdict: Verdict,
+    facts: Facts,
+    /// Pages in free page reports that the host took, each as often as it was reported.
+    pages_reported: u64,
+}
+
+/// A file's line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    /// Where its scenario lies.
+    case: Case,
+    /// What the scenario shows.
+    situation: String,
+    /// The interface, and what is particular about it.
+    interface: String,
+    /// For the order of rows.
+    driver: Driver,
+    /// Its run, or what our panic said.
+    with: Result<Told, String>,
+    /// What is not as the file expects, in sentences.
+    unexpected: Vec<String>,
+    /// The run without the interface; `None` when the file's orders speak of what only the interface does, so that it cannot come to its end.
+    without: Result<Option<Told>, String>,
+}
+
+impl Told {
+    fn of(outcome: &Outcome) -> Self {
+        let reported = |event: &Event| match event {
+            Event::BalloonReport { range } => range.count,
+            _ => 0,
+        };
+        Self {
+            verdict: outcome.verdict,
+            facts: outcome.facts.clone(),
+            pages_reported: outcome.trace.iter().map(|stamped| reported(&stamped.event)).sum(),
+        }
+    }
+
+    /// Returns whether the last migration came to its end.
+    fn is_migrated(&self) -> bool {
+        self.facts.migrations.last() == Some(&MigrationStatus::Completed)
+    }
+
+    /// Returns how often a page went over the wire, as data or as a zero record.
+    fn pages_sent(&self) -> u64 {
+        self.facts.pages_normal + self.facts.pages_zero
+    }
+
+    /// Returns the guest's instructions on all vCPUs.
+    fn insns(&self) -> u64 {
+        self.facts.insns.iter().sum()
+    }
+}
+
+impl Job {
+    fn run(&self) -> Row {
+        let run = |scenario: &Scenario| guarded(|| (self.engine.run)(scenario, &RunOptions::default()));
+        let outcome = run(&self.scenario);
+        let unexpected = outcome.as_ref().map(|outcome| outcome.unexpected.clone()).unwrap_or_default();
+        let without =
+            run(&label::without(&self.scenario)).map(|outcome| Some(Told::of(&outcome)).filter(|told| told.verdict == Verdict::Pass));
+        Row {
+            situation: self.situation(),
+            interface: label::interface(&self.scenario),
+            driver: self.scenario.guest.driver,
+            with: outcome.as_ref().map(Told::of).map_err(Clone::clone),
+            unexpected,
+            without,
+            case: self.case.clone(),
+        }
+    }
+
+    fn situation(&self) -> String {
+        situation(&self.case)
+    }
+}
+
+fn situation(case: &Case) -> String {
+    case.path.file_stem().map_or_else(|| case.name.clone(), |stem| stem.to_string_lossy().into_owned())
+}
+
+impl Row {
+    fn status(&self) -> Status {
+        match (&self.with, &self.without) {
+            (Err(_), _) | (_, Err(_)) => Status::OwnDefect,
+            _ if !self.unexpected.is_empty() => Status::NotAsExpected,
+            _ => Status::AsExpected,
+        }
+    }
+
+    /// Returns what our panics said.
+    fn defects(&self) -> impl Iterator<Item = &str> {
+        self.with.as_ref().err().into_iter().chain(self.without.as_ref().err()).map(String::as_str)
+    }
+
+    /// Returns both runs, if there are two that came to their end.
+    fn pair(&self) -> Option<(&Told, &Told)> {
+        let with = self.with.as_ref().ok().filter(|told| told.is_migrated())?;
+        let without = self.without.as_ref().ok()?.as_ref().filter(|told| told.is_migrated())?;
+        Some((with, without))
+    }
+
+    fn rank(&self) -> (usize, &str, u32, &str, &str) {
+        let known = SITUATIONS.iter().position(|(name, _)| *name == self.situation).unwrap_or(SITUATIONS.len());
+        (known, &self.situation, self.driver.number(), &self.interface, &self.case.name)
+    }
+}
+
+/// Compares.
+pub(super) fn compare(arguments: &CompareArguments, environment: &mut Environment<'_>, screen: &mut Screen<'_>) -> Status {
+    let jobs = match jobs(arguments, environment.engine) {
+        Ok(jobs) => jobs,
+        Err(problems) => return refuse(&problems, arguments.format, screen),
+    };
+    let threads = arguments.jobs.map_or(environment.processors, usize::from);
+    let bar = progress(jobs.len());
+    let mut rows = Vec::new();
+    let end = pool::run(jobs, threads, Job::run, environment.on_interrupt, |row| {
+        rows.push(row);
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    if end != End::Done {
+        screen.err("stopped; nothing is told of what is not complete\n");
+        return Status::Interrupted;
+    }
+    rows.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    label::tell_apart(&mut rows);
+    screen.out(&text::comparison(&rows, arguments.format));
+    for row in &rows {
+        for said in row.defects() {
+            screen.err(&format!("error: {}: a defect of lostpage itself: {said}\n", row.case.path.display()));
+        }
+    }
+    rows.iter().map(Row::status).max().unwrap_or(Status::AsExpected)
+}
+
+/// Reads the scenarios; all problems come at once.
+fn jobs(arguments: &CompareArguments, engine: Engine) -> Result<Vec<Job>, Vec<Problem>> {
+    let found = find(&arguments.paths);
+    let mut problems: Vec<Problem> = found.problems.into_iter().map(Problem::plain).collect();
+    let known: BTreeSet<String> = found.cases.iter().map(situation).collect();
+    let unknown = arguments.cases.iter().filter(|name| !known.contains(*name));
+    problems.extend(unknown.map(|name| Problem::plain(format!("no scenario here is called {name}"))));
+    let mut jobs = Vec::new();
+    for case in found.cases {
+        if !arguments.cases.is_empty() && !arguments.cases.contains(&situation(&case)) {
+            continue;
+        }
+        match load(&case, engine) {
+            Ok(scenario) => jobs.push(Job { case, scenario, engine }),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(jobs) } else { Err(problems) }
+}

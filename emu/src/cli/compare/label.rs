@@ -1,0 +1,81 @@
+//! What is compared with what: a row's name, and the scenario without its interface.
+
+use std::collections::BTreeMap;
+
+use wire::balloon::{feature, seed_feature};
+use wire::switch::correct;
+
+use super::Row;
+use crate::scenario::Scenario;
+use crate::scenario::model::{Driver, Host, Numbering, Profile};
+
+/// Corrections that are listed one by one; more are counted.
+const CORRECTIONS_MAX: usize = 3;
+
+/// Returns the driver's name, and what differs from its interface as posted.
+pub(super) fn interface(scenario: &Scenario) -> String {
+    let (guest, host) = (&scenario.guest, &scenario.host);
+    let mut words = vec![guest.driver.name().to_string()];
+    words.extend(corrections(guest.corrected));
+    if (guest.queue_numbering, host.queue_numbering) != (Numbering::Dense, Numbering::Dense) {
+        words.push(format!("{}/{}", guest.queue_numbering.name(), host.queue_numbering.name()));
+    }
+    if host.profile != Profile::Qemu {
+        words.push(host.profile.name().to_string());
+    }
+    let offered = host.features & !guest.features_refused;
+    let usual = Host::of(host.profile, guest.driver).features;
+    let particular = [(feature::HINT_WAIT_ON_ACK, "ack"), (feature::PAGE_REPORTING, "report")];
+    words.extend(particular.iter().filter(|(bit, _)| offered & !usual & bit != 0).map(|(_, word)| (*word).to_string()));
+    let settings = [(guest.page_poison, "poison"), (guest.init_on_alloc, "init-on-alloc"), (guest.init_on_free, "init-on-free")];
+    words.extend(settings.iter().filter(|(on, _)| *on).map(|(_, word)| (*word).to_string()));
+    words.join(" ")
+}
+
+fn corrections(bits: u64) -> Option<String> {
+    let names: Vec<&str> = correct::ALL.iter().filter(|(bit, ..)| bits & bit != 0).map(|(_, name, _)| *name).collect();
+    match names.len() {
+        0 => None,
+        1..=CORRECTIONS_MAX => Some(names.join(",")),
+        many => Some(format!("{many} mended")),
+    }
+}
+
+/// Gives rows of one situation and one name the name of their folder.
+pub(super) fn tell_apart(rows: &mut [Row]) {
+    let mut times: BTreeMap<(String, String), u32> = BTreeMap::new();
+    for row in rows.iter() {
+        *times.entry((row.situation.clone(), row.interface.clone())).or_default() += 1;
+    }
+    for row in rows {
+        let folder = row.case.path.parent().and_then(|folder| folder.file_name());
+        if let (Some(folder), true) = (folder, times[&(row.situation.clone(), row.interface.clone())] > 1) {
+            row.interface = folder.to_string_lossy().into_owned();
+        }
+    }
+}
+
+/// Returns the same scenario with a device that does not offer what the driver tells free pages through. Where the host looks by itself, the
+/// merged driver stands in, with nothing offered either.
+pub(super) fn without(scenario: &Scenario) -> Scenario {
+    let mut without = scenario.clone();
+    let not_offered = match scenario.guest.driver {
+        Driver::V6 | Driver::V8 | Driver::V10 => seed_feature::HOST_REQ_VQ,
+        Driver::Report => feature::PAGE_REPORTING,
+        Driver::Hint
+        | Driver::V13
+        | Driver::V16
+        | Driver::V33
+        | Driver::V33Thread
+        | Driver::V33Pop
+        | Driver::V33Alloc
+        | Driver::PfnWalk
+        | Driver::Balloon2012 => feature::FREE_PAGE_HINT | feature::HINT_WAIT_ON_ACK,
+        Driver::HostWalk => {
+            without.guest.driver = Driver::Hint;
+            feature::FREE_PAGE_HINT
+        }
+    };
+    without.host.features &= !not_offered;
+    without
+}
