@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use emu::image::Image;
-use emu::vcpu::{Exit, FaultKind, Machine, RFLAGS_IF, Regs};
+use emu::vcpu::{Exit, FaultKind, IrqOff, Machine, RFLAGS_IF, Regs};
 use host::event::Pfn;
 use host::memory::GuestRam;
 use vcpu_support::{Bench, DATA, Observed, RAM_BYTES, STACK, observe, random_slices};
@@ -192,6 +192,47 @@ fn no_interrupt_falls_between_a_tracepoint_and_its_ret_or_behind_sti() {
     // sti; nop; nop; hlt
     let mut shadow = machine(&[0xfb, 0x90, 0x90, 0xf4], 0);
     assert_eq!([open(&mut shadow).1, open(&mut shadow).1], [false, true]);
+}
+
+/// The guest says nothing of it, and a block that is left in front of its `cli` has not disabled anything.
+#[test]
+fn instructions_with_interrupts_disabled_count_from_cli_to_sti_wherever_the_run_is_cut() {
+    let codes: [(&[u8], u64); 2] = [
+        // sti; nop; cli; nop; mov [rdi], rsi; nop; sti; nop
+        (&[0xfb, 0x90, 0xfa, 0x90, 0x48, 0x89, 0x37, 0x90, 0xfb, 0x90], 4),
+        // sti; nop; mov [rdi], rsi; cli; nop; jmp 1f; 1: nop; sti; nop
+        (&[0xfb, 0x90, 0x48, 0x89, 0x37, 0xfa, 0x90, 0xeb, 0x00, 0x90, 0xfb, 0x90], 7),
+    ];
+    for (code, cli) in codes {
+        both_engines(code, DATA, |machine, budget| {
+            machine.trap(Pfn(DATA >> 12), true);
+            assert!(matches!(machine.run(0, budget).exit, Exit::Store { .. }));
+            assert_eq!(machine.irq_off(0), IrqOff { insns: 3, from: TEXT }, "from reset to the first sti");
+            machine.step_store(0);
+            assert_eq!(machine.run(0, budget).exit, Exit::Halt);
+            assert_eq!(machine.irq_off(0), IrqOff { insns: 4, from: TEXT + cli });
+            machine.forget_irq_off();
+            assert_eq!(machine.irq_off(0), IrqOff::default());
+        });
+    }
+}
+
+#[test]
+fn an_interrupts_handler_runs_with_interrupts_disabled_until_its_iret() {
+    let mut bench = Bench::new(1);
+    bench.call(0, "irq_counter", [1000, 0, 0]);
+    bench.machine.run(0, 200);
+    bench.machine.forget_irq_off();
+    bench.machine.interrupt(0, 0x20).expect("a gate");
+    let handler = bench.machine.regs(0).rip;
+    let outside = bench.machine.save_context(0);
+    bench.machine.run(0, 100);
+    assert_eq!(bench.machine.irq_off(0), IrqOff { insns: 4, from: handler }, "push, inc, pop, iretq");
+    // What runs between saving a context and putting it back belongs to no stretch.
+    bench.machine.restore_context(0, &outside);
+    assert_eq!(bench.machine.irq_off(0), IrqOff::default());
+    bench.machine.run(0, 2);
+    assert_eq!(bench.machine.irq_off(0), IrqOff { insns: 2, from: handler });
 }
 
 #[test]

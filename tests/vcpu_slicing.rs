@@ -26,6 +26,7 @@ fn assert_same(a: &Observed, b: &Observed, what: &str) {
     let differing = a.exits.iter().zip(&b.exits).find(|(a, b)| a != b);
     assert_eq!(differing, None, "{what}: first differing exit");
     assert_eq!((a.exits.len(), &a.written, a.insns, a.cpu), (b.exits.len(), &b.written, b.insns, b.cpu), "{what}");
+    assert_eq!(a.irq_off, b.irq_off, "{what}: interrupts disabled");
     let page = a.memory.chunks(4096).zip(b.memory.chunks(4096)).position(|(a, b)| a != b);
     assert_eq!(page, None, "{what}: first differing page");
 }
@@ -58,6 +59,7 @@ fn slices_change_nothing() {
         assert!(whole.exits.iter().filter(|(_, exit)| kind(exit)).count() > 100, "the loop has exits of every kind");
     }
     assert_eq!(whole.insns, TOTAL);
+    assert!(whole.irq_off.insns > 0, "the loop disables interrupts");
     for slice in [1, 2, 3, 5, 7, 11, 13, 64, 65, 100, 1000] {
         assert_same(&whole, &mixed(|| slice), &format!("slices of {slice}"));
     }

@@ -23,12 +23,14 @@ use unicorn_engine::{
 
 mod decode;
 mod hooks;
+mod irq;
 mod machine;
 mod pages;
 mod pool;
 mod regs;
 mod snapshot;
 
+pub use irq::IrqOff;
 pub use machine::{Context, CpuSnapshot, Exit, Fault, FaultKind, Machine, Run};
 pub use regs::{RFLAGS_IF, Regs};
 pub use snapshot::RamSnapshot;

@@ -3,6 +3,7 @@
 //! `PROPTEST_CASES` sets the number of cases. What fails is shrunk, kept as a seed in `regressions.txt` and replayed first; what
 //! it came to stands as a scenario under `scenarios/found/`.
 
+mod allocator;
 mod runnable;
 
 use emu::outcome::{Blame, Outcome, Verdict};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use emu::image::Image;
-use emu::vcpu::{Exit, Machine, Regs};
+use emu::vcpu::{Exit, IrqOff, Machine, Regs};
 use host::event::{PageRange, Pfn};
 use host::memory::GuestRam;
 use wire::platform::PAGE_SIZE;
@@ -60,6 +60,8 @@ pub(crate) struct Observed {
     pub(crate) cpu: u64,
     /// Instructions.
     pub(crate) insns: u64,
+    /// The longest stretch with interrupts disabled.
+    pub(crate) irq_off: IrqOff,
     /// Memory.
     pub(crate) memory: Vec<u8>,
 }
@@ -97,7 +99,8 @@ pub(crate) fn observe(bench: &mut Bench, function: &str, args: [u64; 3], total: 
         written.extend(bench.machine.drain_written());
     }
     let cpu = bench.machine.hash_cpu(0);
-    Observed { exits, written, cpu, insns: bench.machine.insns(0) - first, memory: bench.memory() }
+    let (insns, irq_off) = (bench.machine.insns(0) - first, bench.machine.irq_off(0));
+    Observed { exits, written, cpu, insns, irq_off, memory: bench.memory() }
 }
 
 /// A small generator of slice lengths.

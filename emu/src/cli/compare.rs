@@ -13,6 +13,7 @@ pub(super) use line::Line;
 use std::collections::BTreeSet;
 
 use host::event::{Event, MigrationStatus};
+use wire::platform::PAGE_SHIFT;
 
 use super::args::CompareArguments;
 use super::files::{Case, find};
@@ -52,6 +53,8 @@ struct Told {
     facts: Facts,
     /// Pages in free page reports that the host took, each as often as it was reported.
     pages_reported: u64,
+    /// From the first migration's start to the run's end, nanoseconds; `None` when none started.
+    migration_ns: Option<u64>,
 }
 
 /// A file's line.
@@ -79,9 +82,11 @@ impl Told {
             Event::BalloonReport { range } => range.count,
             _ => 0,
         };
+        let starts = |event: &Event| matches!(event, Event::MigrationState { to: MigrationStatus::Setup, .. });
         Self {
             verdict: outcome.verdict,
             facts: outcome.facts.clone(),
+            migration_ns: outcome.trace.iter().find(|stamped| starts(&stamped.event)).map(|stamped| outcome.facts.time_ns - stamped.at_ns),
             pages_reported: outcome.trace.iter().map(|stamped| reported(&stamped.event)).sum(),
         }
     }
@@ -148,6 +153,14 @@ impl Row {
         let with = self.with.as_ref().ok().filter(|told| told.is_migrated())?;
         let without = self.without.as_ref().ok()?.as_ref().filter(|told| told.is_migrated())?;
         Some((with, without))
+    }
+
+    /// Returns how many instructions the guest executes for each GiB that it hints, beside what it would execute without.
+    fn insns_per_gib(&self) -> Option<u64> {
+        let (with, without) = self.pair()?;
+        let hinted = with.facts.pages_hinted + with.pages_reported;
+        let more = with.insns().checked_sub(without.insns())?;
+        (hinted > 0).then(|| more * ((1 << 30) >> PAGE_SHIFT) / hinted)
     }
 
     fn rank(&self) -> (usize, &str, u32, &str, &str) {

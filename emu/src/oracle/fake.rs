@@ -476,7 +476,7 @@ impl Bench {
     }
 
     pub(crate) fn finish(self) -> Findings {
-        let end = End { time_ns: self.trace.len() as u64, insns: vec![0], steps: 0, at_rest: true };
+        let end = End { time_ns: self.trace.len() as u64, insns: vec![0], at_rest: true, ..End::default() };
         assert_eq!(self.shadow.fold(), self.oracle.fold(), "the hash knows neither details nor the way");
         let shadow = self.shadow.violations_at_end(&self.host, &end);
         let findings = self.oracle.finish(&self.host, end);

@@ -79,6 +79,31 @@ pub fn held_blocks(ram: &GuestRam) -> Option<u64> {
     if info.num_free_page_blocks == 0 { None } else { read_u64(ram, info.num_free_page_blocks) }
 }
 
+/// Where the guest counts its free pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreeCounts {
+    /// Of each zone, the addresses of NR_FREE_PAGES and of the largest order's `nr_free`.
+    zones: Vec<[u64; 2]>,
+}
+
+impl FreeCounts {
+    /// Returns where they are; `None` before the guest has published zones that lie in RAM.
+    pub fn of(ram: &GuestRam) -> Option<Self> {
+        const MAX_NR_FREE: u64 = wire::layout::MAX_PAGE_ORDER as u64 * FREE_AREA_BYTES + MIGRATE_TYPES as u64 * 16;
+        let info = read_info(ram)?;
+        let zones = info.zones.get(..usize::try_from(info.nr_zones).ok()?)?;
+        let zones: Option<Vec<_>> = zones.iter().map(|zone| Some([zone.nr_free_pages, zone.free_area.checked_add(MAX_NR_FREE)?])).collect();
+        let zones = zones?;
+        zones.iter().flatten().all(|address| read_u64(ram, *address).is_some()).then_some(Self { zones })
+    }
+
+    /// Returns the number of free pages now: in all blocks, and in those of the largest order.
+    pub fn read(&self, ram: &GuestRam) -> [u64; 2] {
+        let sum = |index: usize| self.zones.iter().fold(0_u64, |sum, zone| sum.wrapping_add(ram.read_u64(zone[index])));
+        [sum(0), sum(1) << wire::layout::MAX_PAGE_ORDER]
+    }
+}
+
 /// Returns the address of the guest's stub for injected stores; `None` before the guest has published it.
 pub fn inject_stub(ram: &GuestRam) -> Option<u64> {
     read_info(ram).map(|info| info.inject_store)
@@ -584,6 +609,17 @@ mod tests {
         assert_eq!(check(&unborn), []);
         assert_eq!(held_blocks(&unborn), None);
         assert_eq!(held_blocks(&Kernel::new().0), Some(1));
+    }
+
+    #[test]
+    fn free_pages_are_read_where_the_guest_counts_them() {
+        let kernel = Kernel::new();
+        let counts = FreeCounts::of(&kernel.0).expect("it has zones");
+        assert_eq!(counts.read(&kernel.0), [1024 + 512 + 1, 1024]);
+        let published = KERNEL_INFO + (offset_of!(KernelInfo, zones) + offset_of!(ZoneInfo, nr_free_pages)) as u64;
+        kernel.set(published, u64::MAX - 3);
+        assert_eq!(FreeCounts::of(&kernel.0), None);
+        assert_eq!(FreeCounts::of(&GuestRam::new(PAGES * PAGE_SIZE)), None);
     }
 
     #[test]

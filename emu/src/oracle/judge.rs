@@ -35,6 +35,7 @@ impl Oracle {
             detail.sent += 1;
             self.counter.send(zero, detail.sent == 1);
         }
+        self.counter.send_hinted(pfn, self.pages.is(pfn, |marks| marks.sending.hinted));
         if self.pages.is(pfn, |marks| marks.sending.need_not_send) {
             self.pages.edit_page(pfn, |marks, bit| marks.sending.need_not_send &= !bit);
             let rule = rules::HINTED_PAGE_IS_NOT_SENT;
@@ -79,6 +80,7 @@ impl Oracle {
 
     pub(super) fn migration_state(&mut self, index: usize, to: MigrationStatus, world: &dyn Observed) {
         self.counter.migration_state(to);
+        self.counter.free_pages(world.ram());
         match to {
             MigrationStatus::Setup => self.records.start_migration(&mut self.pages),
             MigrationStatus::Cancelling
@@ -174,6 +176,7 @@ impl Oracle {
             if !in_round {
                 continue;
             }
+            self.counter.hint_applied(at, held);
             let in_hand = self.records.held(at);
             let merged_since = self.device.merged_since();
             self.pages.edit(at, |marks| {

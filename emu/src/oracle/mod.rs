@@ -86,6 +86,10 @@ pub struct End {
     pub steps: u64,
     /// Nobody had anything left to do: what should have come home has come.
     pub at_rest: bool,
+    /// The longest run of guest instructions with interrupts disabled.
+    pub irq_off_insns_max: u64,
+    /// The guest's function that disabled them.
+    pub irq_off_in: Option<String>,
 }
 
 /// What tells the parts of the oracle's hash from each other, and from those of a host.
@@ -170,6 +174,7 @@ impl Oracle {
     /// out what they want to report by another run; violations name rule, page, blame and cause all the same.
     pub fn drop_details(&mut self) {
         self.pages.drop_details();
+        self.counter.drop_details();
     }
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
@@ -291,12 +296,14 @@ impl Oracle {
             Event::HintPop { head, element } => self.device.pop(*head, element),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
+            Event::GuestReady => self.counter.ready(world.ram()),
+            // The counts of free pages change under a zone's lock, and only down or only up under each.
+            Event::GuestUnlock { lock } if u64::from(*lock) == wire::debug::lock::ZONE => self.counter.free_pages(world.ram()),
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
             Event::DeviceStatus { status } => self.device_status(*status),
             // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.
-            Event::GuestReady
-            | Event::GuestAlloc { .. }
+            Event::GuestAlloc { .. }
             | Event::GuestFree { .. }
             | Event::GuestAllocFail { .. }
             | Event::GuestWrite { .. }

@@ -131,6 +131,7 @@ fn headline(left: &Record, right: &Record) -> Vec<Row> {
     let crash = |record: &Record| record.crash.as_ref().map_or("none".to_string(), |crash| crash.message.clone());
     let cmd_ids = |record: &Record| ids(&record.facts.cmd_ids.iter().copied().map(CmdId).collect::<Vec<_>>());
     let destination = |record: &Record| record.facts.destination_cmd_id.map_or("none".to_string(), |id| format!("id {}", CmdId(id)));
+    let least = |count: Option<u64>| count.map_or("unknown".to_string(), |count| count.to_string());
     let (a, b) = (&left.facts, &right.facts);
     vec![
         row("verdict", &left.verdict, &right.verdict),
@@ -145,6 +146,8 @@ fn headline(left: &Record, right: &Record) -> Vec<Row> {
         row("blocks hinted", a.hints, b.hints),
         row("pages cleared by hints", a.pages_hinted, b.pages_hinted),
         row("blocks held at the end", a.held_blocks, b.held_blocks),
+        row("  sent, written since", a.pages_resent_hinted, b.pages_resent_hinted),
+        row("  sent, not written since", a.pages_wrongly_resent, b.pages_wrongly_resent),
         row("rounds", a.rounds, b.rounds),
         row("bytes on the wire", a.bytes_sent, b.bytes_sent),
         row("downtime, ns", a.downtime_ns, b.downtime_ns),
@@ -152,6 +155,8 @@ fn headline(left: &Record, right: &Record) -> Vec<Row> {
         row("command ids", cmd_ids(left), cmd_ids(right)),
         row("command id at the destination", destination(left), destination(right)),
         row("migrations", list(&a.migrations), list(&b.migrations)),
+        row("least free pages", least(a.free_pages_min), least(b.free_pages_min)),
+        row("  in blocks of the largest order", least(a.free_pages_max_order_min), least(b.free_pages_max_order_min)),
         row("events", left.events, right.events),
     ]
 }

@@ -13,13 +13,13 @@ use super::{Subject, words};
 use crate::outcome::{Facts, Outcome, name_of};
 
 /// Version of the format. It grows with every change that a reader could trip over.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// An outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Version of this format: 1.
+    /// Version of this format: 2.
     pub version: u32,
     /// The scenario's path, from `scenarios/` on where it lies in such a folder.
     pub scenario: String,
@@ -147,6 +147,18 @@ pub struct FactsRecord {
     pub migrations: Vec<String>,
     /// Hinted blocks that the guest still holds.
     pub held_blocks: u64,
+    /// Pages sent after a hint of them was applied, though not written since the hint.
+    pub pages_wrongly_resent: u64,
+    /// Pages sent after a hint of them was applied, written since.
+    pub pages_resent_hinted: u64,
+    /// Longest run of guest instructions with interrupts disabled on a vCPU, boot left out.
+    pub irq_off_insns_max: u64,
+    /// The guest's function that disabled interrupts for that.
+    pub irq_off_in: Option<String>,
+    /// Smallest number of free pages since the driver is up; null when it never was.
+    pub free_pages_min: Option<u64>,
+    /// Smallest number of pages in free blocks of the largest order since then.
+    pub free_pages_max_order_min: Option<u64>,
 }
 
 /// An event.
@@ -275,6 +287,12 @@ pub fn facts(facts: &Facts) -> FactsRecord {
         destination_cmd_id,
         migrations,
         held_blocks,
+        pages_wrongly_resent,
+        pages_resent_hinted,
+        irq_off_insns_max,
+        irq_off_in,
+        free_pages_min,
+        free_pages_max_order_min,
     } = facts;
     FactsRecord {
         time_ns: *time_ns,
@@ -293,6 +311,12 @@ pub fn facts(facts: &Facts) -> FactsRecord {
         destination_cmd_id: destination_cmd_id.map(|id| id.0),
         migrations: migrations.iter().map(|status| status.name().to_string()).collect(),
         held_blocks: *held_blocks,
+        pages_wrongly_resent: *pages_wrongly_resent,
+        pages_resent_hinted: *pages_resent_hinted,
+        irq_off_insns_max: *irq_off_insns_max,
+        irq_off_in: irq_off_in.clone(),
+        free_pages_min: *free_pages_min,
+        free_pages_max_order_min: *free_pages_max_order_min,
     }
 }
 
@@ -330,7 +354,7 @@ mod tests {
         let mut record = Record::new(&sample::subject(), &sample::pass(), false);
         record.version += 1;
         let error = Record::from_json(&record.to_line()).expect_err("a later version");
-        assert!(error.contains("version 2"), "{error}");
+        assert!(error.contains("version 3"), "{error}");
     }
 
     #[test]

@@ -52,6 +52,12 @@ fn facts() -> Facts {
         destination_cmd_id: Some(CmdId(1)),
         migrations: vec![MigrationStatus::Completed],
         held_blocks: 0,
+        pages_wrongly_resent: 0,
+        pages_resent_hinted: 2,
+        irq_off_insns_max: 900,
+        irq_off_in: Some("guest::mm::page_alloc::rmqueue_bulk".to_string()),
+        free_pages_min: Some(1500),
+        free_pages_max_order_min: Some(1024),
     }
 }
 

@@ -14,8 +14,40 @@ const INSN_BYTES_MAX: usize = 15;
 pub(super) struct Block {
     /// Instructions.
     pub(super) insns: u32,
-    /// Size, bytes; 0 in the table where no block is known.
-    pub(super) bytes: u32,
+    /// Size, bytes; 0 in the table where no block is known. Of a block that switches interrupts it is above [`Block::SWITCHES`].
+    size: u32,
+}
+
+impl Block {
+    /// Added to the size of a block that holds an instruction which switches interrupts: so no size that the engine tells is equal to it.
+    const SWITCHES: u32 = 1 << 31;
+
+    /// Returns whether the block is this long and leaves interrupts alone.
+    #[inline]
+    pub(super) fn is_plain(self, bytes: u32) -> bool {
+        self.size == bytes
+    }
+
+    /// Returns whether the block is this long and switches interrupts.
+    pub(super) fn is_switching(self, bytes: u32) -> bool {
+        self.size == bytes | Self::SWITCHES
+    }
+
+    /// Returns the size, bytes.
+    pub(super) fn bytes(self) -> u32 {
+        self.size & !Self::SWITCHES
+    }
+}
+
+/// An instruction in a block that switches interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BlockSwitch {
+    /// Its place in the block, from 1.
+    pub(super) insn: u32,
+    /// Its address.
+    pub(super) address: u64,
+    /// Whether it enables them.
+    pub(super) on: bool,
 }
 
 /// The image's text, and what is known of blocks by the offset at which they start.
@@ -24,6 +56,8 @@ pub(super) struct Text {
     first: u64,
     bytes: Vec<u8>,
     blocks: Vec<Block>,
+    /// Of each block in the table that switches interrupts, the instruction that does.
+    switches: BTreeMap<u64, BlockSwitch>,
     /// Answers of [`Text::tracepoint`].
     tracepoints: BTreeMap<u64, Option<bool>>,
 }
@@ -31,8 +65,8 @@ pub(super) struct Text {
 impl Text {
     pub(super) fn new(first: u64, bytes: &[u8]) -> Self {
         assert!(!bytes.is_empty(), "no text");
-        let blocks = vec![Block { insns: 0, bytes: 0 }; bytes.len()];
-        Self { first, bytes: bytes.to_vec(), blocks, tracepoints: BTreeMap::new() }
+        let blocks = vec![Block { insns: 0, size: 0 }; bytes.len()];
+        Self { first, bytes: bytes.to_vec(), blocks, switches: BTreeMap::new(), tracepoints: BTreeMap::new() }
     }
 
     /// Returns the block that was last run at an address in text, or one of no size.
@@ -42,26 +76,51 @@ impl Text {
     }
 
     /// Takes a block of `bytes` bytes apart. It is known from here on, unless it must be run one instruction at a time because it says a
-    /// tracepoint in its middle: then its instructions are the error.
+    /// tracepoint in its middle, or switches interrupts more than once: then its instructions are the error.
     #[cold]
     pub(super) fn learn(&mut self, address: u64, bytes: u32) -> Result<Block, u64> {
         let offset = (address - self.first) as usize;
         let mut decoder = self.decoder(offset, bytes as usize);
         let (mut last, mut last_but_one) = (Instruction::default(), Instruction::default());
         let (mut insns, mut tracepoints) = (0, 0);
+        let mut switches = Vec::new();
         while decoder.can_decode() {
             last_but_one = last;
             decoder.decode_out(&mut last);
             insns += 1;
             tracepoints += u32::from(last.mnemonic() == Mnemonic::Out);
+            switches.extend(self.switches_irq(last.ip()).map(|on| BlockSwitch { insn: insns, address: last.ip(), on }));
         }
         let function_end = last_but_one.mnemonic() == Mnemonic::Out && last.code() == Code::Retnq;
-        if tracepoints > u32::from(function_end) {
+        if tracepoints > u32::from(function_end) || switches.len() > 1 {
             return Err(u64::from(insns));
         }
-        let block = Block { insns, bytes };
+        let switch = switches.pop();
+        let block = Block { insns, size: bytes | if switch.is_some() { Block::SWITCHES } else { 0 } };
         self.blocks[offset] = block;
+        if let Some(switch) = switch {
+            self.switches.insert(address, switch);
+        }
         Ok(block)
+    }
+
+    /// Returns the instruction that switches interrupts in the known block at an address.
+    pub(super) fn block_switch(&self, address: u64) -> BlockSwitch {
+        assert!(self.known(address).size & Block::SWITCHES != 0, "the block at {address:#x} switches nothing");
+        self.switches[&address]
+    }
+
+    /// Returns whether the instruction at an address in text enables or disables interrupts, if it does either: `cli`, `sti`, `iretq`
+    /// (Intel SDM vol. 2), each without prefixes, as compilers write them.
+    #[inline]
+    pub(super) fn switches_irq(&self, address: u64) -> Option<bool> {
+        let at = (address - self.first) as usize;
+        match self.bytes[at] {
+            0xfa => Some(false),
+            0xfb => Some(true),
+            0x48 if self.bytes.get(at + 1) == Some(&0xcf) => Some(true),
+            _ => None,
+        }
     }
 
     /// Returns the number of instructions in `bytes` bytes from an address in text.
@@ -190,10 +249,10 @@ mod tests {
     fn a_block_is_known_by_its_start_and_size() {
         // inc eax; nop; jmp $
         let mut text = text(&[0xff, 0xc0, 0x90, 0xeb, 0xfe]);
-        assert_eq!(text.known(0x10_0000).bytes, 0);
-        assert_eq!(text.learn(0x10_0000, 5), Ok(Block { insns: 3, bytes: 5 }));
-        assert_eq!(text.known(0x10_0000), Block { insns: 3, bytes: 5 });
-        assert_eq!(text.learn(0x10_0000, 3), Ok(Block { insns: 2, bytes: 3 }));
+        assert_eq!(text.known(0x10_0000).bytes(), 0);
+        assert_eq!(text.learn(0x10_0000, 5), Ok(Block { insns: 3, size: 5 }));
+        assert_eq!(text.known(0x10_0000), Block { insns: 3, size: 5 });
+        assert_eq!(text.learn(0x10_0000, 3), Ok(Block { insns: 2, size: 3 }));
         assert_eq!(text.insns(0x10_0000, 2), 1);
         assert_eq!(text.insns(0x10_0000, 0), 0);
     }
@@ -202,13 +261,30 @@ mod tests {
     fn a_tracepoint_in_the_middle_of_a_block_is_stepped() {
         // out dx, eax; ret — and — out dx, eax; nop; ret
         let mut function = text(&[0xef, 0xc3]);
-        assert_eq!(function.learn(0x10_0000, 2), Ok(Block { insns: 2, bytes: 2 }));
+        assert_eq!(function.learn(0x10_0000, 2), Ok(Block { insns: 2, size: 2 }));
         assert_eq!(function.tracepoint(0x10_0000), Some(true));
         let mut inline = text(&[0xef, 0x90, 0xc3]);
         assert_eq!(inline.learn(0x10_0000, 3), Err(3));
-        assert_eq!(inline.known(0x10_0000).bytes, 0);
+        assert_eq!(inline.known(0x10_0000).bytes(), 0);
         assert_eq!(inline.tracepoint(0x10_0000), Some(false));
         assert_eq!(inline.tracepoint(0x10_0001), None);
+    }
+
+    #[test]
+    fn a_block_that_switches_interrupts_once_tells_where() {
+        // inc eax; cli; nop — and — cli; sti — and — add $8, %rsp; iretq
+        let mut once = text(&[0xff, 0xc0, 0xfa, 0x90]);
+        let block = once.learn(0x10_0000, 4).expect("one switch");
+        assert!(block.is_switching(4) && !block.is_plain(4));
+        assert_eq!((block.bytes(), block.insns), (4, 3));
+        assert_eq!(once.block_switch(0x10_0000), BlockSwitch { insn: 2, address: 0x10_0002, on: false });
+        let plain = once.learn(0x10_0000, 2).expect("none");
+        assert!(plain.is_plain(2) && !plain.is_switching(2));
+        assert_eq!(text(&[0xfa, 0xfb]).learn(0x10_0000, 2), Err(2));
+        let mut ret = text(&[0x48, 0x83, 0xc4, 0x08, 0x48, 0xcf]);
+        assert!(ret.learn(0x10_0000, 6).expect("one switch").is_switching(6));
+        assert!(ret.block_switch(0x10_0000).on);
+        assert_eq!(ret.switches_irq(0x10_0000), None);
     }
 
     #[test]

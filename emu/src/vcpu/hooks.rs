@@ -3,6 +3,7 @@
 use wire::platform::PAGE_SHIFT;
 
 use super::decode::Text;
+use super::irq::{IrqState, Switch};
 use super::pages::{Access, Pages, Refusal, Rights};
 use super::{FAST, SLOW};
 
@@ -69,6 +70,12 @@ pub(super) struct Hooks {
     pub(super) scratch: Option<u64>,
     /// Memory is being unmapped: the engine looks its first page up once more.
     pub(super) unmapping: bool,
+    /// Of the vCPU that runs.
+    pub(super) irq: IrqState,
+    /// Instructions that it had executed before.
+    insns_before: u64,
+    /// A switch of interrupts in a block that was begun, and may have been left in front of it.
+    switch: Option<Switch>,
 }
 
 impl Hooks {
@@ -85,6 +92,27 @@ impl Hooks {
             refused: None,
             scratch: None,
             unmapping: false,
+            irq: IrqState::default(),
+            insns_before: 0,
+            switch: None,
+        }
+    }
+
+    /// A vCPU that has executed so many instructions is about to run.
+    pub(super) fn enter(&mut self, irq: IrqState, insns: u64) {
+        (self.irq, self.insns_before, self.switch) = (irq, insns, None);
+    }
+
+    /// The vCPU has stopped; so many instructions were executed. Returns what is known of its interrupts.
+    pub(super) fn leave(&mut self, executed: u64) -> IrqState {
+        self.settle(executed);
+        self.irq
+    }
+
+    /// Takes in the switch of a block of which so many instructions, counted from the start, were executed.
+    fn settle(&mut self, executed: u64) {
+        if let Some(switch) = self.switch.take().filter(|switch| switch.at_insns <= self.insns_before + executed) {
+            self.irq.switch(switch);
         }
     }
 
@@ -99,7 +127,7 @@ impl Hooks {
     pub(super) fn begin_block(&mut self, address: u64, bytes: u32) -> bool {
         let block = self.text.known(address);
         let insns = self.insns + u64::from(block.insns);
-        if block.bytes == bytes && insns <= self.limit {
+        if block.is_plain(bytes) && insns <= self.limit {
             self.insns = insns;
             self.last_pc = address;
             return true;
@@ -108,21 +136,30 @@ impl Hooks {
         self.stop.is_none()
     }
 
-    /// Counts a block that is not known yet, or says why it must not run.
+    /// Counts a block that is not known yet or switches interrupts, or says why it must not run.
     #[cold]
     fn begin_odd_block(&mut self, address: u64, bytes: u32) -> Option<Stop> {
         if self.trace.is_some() {
             return Some(Stop::Trace);
         }
-        if self.text.known(address).bytes == bytes {
+        let known = self.text.known(address);
+        if known.is_plain(bytes) {
             return Some(Stop::Limit);
         }
-        let insns = match self.text.learn(address, bytes) {
-            Ok(block) => self.insns + u64::from(block.insns),
+        let block = match if known.is_switching(bytes) { Ok(known) } else { self.text.learn(address, bytes) } {
+            Ok(block) => block,
             Err(insns) => return Some(Stop::Stepped(insns)),
         };
+        let insns = self.insns + u64::from(block.insns);
         if insns > self.limit {
             return Some(Stop::Limit);
+        }
+        if block.is_switching(bytes) {
+            // The block before was executed whole, since this one begins.
+            self.settle(self.insns);
+            let switch = self.text.block_switch(address);
+            let at_insns = self.insns_before + self.insns + u64::from(switch.insn);
+            self.switch = Some(Switch { at_insns, from: switch.address, on: switch.on });
         }
         (self.insns, self.last_pc) = (insns, address);
         None
@@ -140,6 +177,9 @@ impl Hooks {
                 }
                 self.insns += 1;
                 self.last_pc = address;
+                if let Some(on) = self.text.switches_irq(address) {
+                    self.irq.switch(Switch { at_insns: self.insns_before + self.insns, from: address, on });
+                }
                 return true;
             }
         }
@@ -191,7 +231,7 @@ impl Hooks {
             return self.insns - u64::from(done_bytes == 0);
         }
         let block = self.text.known(pc);
-        if done_bytes >= u64::from(block.bytes) {
+        if done_bytes >= u64::from(block.bytes()) {
             return self.insns;
         }
         self.insns - u64::from(block.insns) + self.text.insns(pc, done_bytes)

@@ -13,6 +13,7 @@ use wire::platform::{self, PAGE_SHIFT, PAGE_SIZE};
 
 use super::decode::{self, MemoryUse};
 use super::hooks::{Refused, Returned, Stop, Tracepoint};
+use super::irq::{IrqOff, IrqState, Switch};
 use super::pages::{self, Access, PagesState, Refusal};
 use super::pool::Lease;
 use super::regs::{GENERAL, RFLAGS_CLEARED_BY_INTERRUPT, RFLAGS_IF, Reg, RegHash, Regs, SPECIAL, WideReg, wide_registers};
@@ -117,6 +118,7 @@ pub struct Context {
     blob: Blob,
     trace: Option<Tracepoint>,
     insns: u64,
+    irq: IrqState,
 }
 
 /// All vCPUs' saved state, with the pages' traps and the log. Memory is saved by [`super::RamSnapshot`].
@@ -151,7 +153,7 @@ impl Machine {
             ram.write_unlogged(segment.address, &bytes);
         }
         let engines = Lease::new(image, &ram);
-        let context = Context { blob: engines.reset.clone(), trace: None, insns: 0 };
+        let context = Context { blob: engines.reset.clone(), trace: None, insns: 0, irq: IrqState::default() };
         let mut machine = Machine { engines, ram, contexts: vec![context; vcpus], resident: [None; 2] };
         for cpu in 0..vcpus {
             let regs = Regs { rip: image.entry, rdi: cpu as u64, rflags: 2, ..Regs::default() };
@@ -173,6 +175,17 @@ impl Machine {
     /// Returns the instructions that a vCPU has executed since reset.
     pub fn insns(&self, cpu: usize) -> u64 {
         self.contexts[cpu].insns
+    }
+
+    /// Returns the longest stretch of instructions that a vCPU has executed with interrupts disabled, since reset or
+    /// [`Machine::forget_irq_off`].
+    pub fn irq_off(&self, cpu: usize) -> IrqOff {
+        self.contexts[cpu].irq.longest(self.contexts[cpu].insns)
+    }
+
+    /// Forgets how long interrupts were disabled so far, on every vCPU.
+    pub fn forget_irq_off(&mut self) {
+        self.contexts.iter_mut().for_each(|context| context.irq.forget(context.insns));
     }
 
     /// Executes up to `insns_max` instructions.
@@ -219,12 +232,18 @@ impl Machine {
         }
         let trace = self.contexts[cpu].trace.take();
         assert!(engine == SLOW || trace.is_none(), "the fast engine cannot finish a tracepoint");
+        let Context { irq, insns, .. } = self.contexts[cpu];
         self.engines.hooks().trace = trace;
+        self.engines.hooks().enter(irq, insns);
         let (returned, insns) = self.engines.start(engine, limit);
         self.contexts[cpu].insns += insns;
         let hooks = self.engines.hooks();
+        let irq = hooks.leave(insns);
         hooks.pages.opened().for_each(|pfn| self.ram.touch(pfn));
-        let Some(mut trace) = hooks.trace.take() else {
+        let trace = hooks.trace.take();
+        self.contexts[cpu].irq = irq;
+        debug_assert_eq!(irq.is_on(), self.read(cpu, Reg::Rflags) & RFLAGS_IF != 0, "the interrupt flag was switched unseen");
+        let Some(mut trace) = trace else {
             return (returned, insns);
         };
         // What a fetch behind the `ret` comes to is found out again by the next run.
@@ -445,6 +464,7 @@ impl Machine {
         self.engines.write(engine, Reg::Rsp, frame);
         self.engines.write(engine, Reg::Rip, handler);
         self.engines.write(engine, Reg::Rflags, regs.rflags & !RFLAGS_CLEARED_BY_INTERRUPT);
+        self.note_irq_flag(cpu, handler, false);
         Ok(())
     }
 
@@ -476,6 +496,13 @@ impl Machine {
         for (reg, value) in GENERAL.into_iter().zip(regs.values()) {
             self.engines.write(engine, reg, value);
         }
+        self.note_irq_flag(cpu, regs.rip, regs.rflags & RFLAGS_IF != 0);
+    }
+
+    /// The interrupt flag was set or cleared from outside, in front of the instruction at an address.
+    fn note_irq_flag(&mut self, cpu: usize, from: u64, on: bool) {
+        let context = &mut self.contexts[cpu];
+        context.irq.switch(Switch { at_insns: context.insns, from, on });
     }
 
     /// Returns a vCPU's state.
@@ -487,7 +514,7 @@ impl Machine {
         context
     }
 
-    /// Puts a vCPU's state back. The count of its instructions goes on.
+    /// Puts a vCPU's state back. The count of its instructions goes on; those since count for no stretch with interrupts disabled.
     pub fn restore_context(&mut self, cpu: usize, context: &Context) {
         let insns = self.contexts[cpu].insns;
         if let Some(engine) = self.place(cpu) {
@@ -495,6 +522,7 @@ impl Machine {
         }
         self.contexts[cpu].clone_from(context);
         self.contexts[cpu].insns = insns;
+        self.contexts[cpu].irq.go_on(context.insns, insns);
     }
 
     /// Returns the state of all vCPUs, the traps, and the log.

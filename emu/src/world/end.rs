@@ -22,7 +22,16 @@ impl World {
         let insns = self.state.vcpus.iter().map(|vcpu| vcpu.insns).collect();
         let (time_ns, steps) = (self.state.now_ns, self.state.steps);
         let view = Observation { ram: &self.ram, vmm: &self.state.vmm };
-        let findings = self.state.oracle.finish(&view, OracleEnd { time_ns, insns, steps, at_rest });
+        // Of equal stretches the first vCPU's.
+        let longest = (0..self.machine.vcpus()).rev().map(|cpu| self.machine.irq_off(cpu)).max_by_key(|stretch| stretch.insns);
+        let longest = longest.filter(|stretch| self.state.ready && stretch.insns > 0);
+        let irq_off_insns_max = longest.map_or(0, |stretch| stretch.insns);
+        let function = |address: u64| {
+            self.image.symbolise(address).rsplit_once('+').map_or_else(|| self.image.symbolise(address), |(name, _)| name.to_owned())
+        };
+        let irq_off_in = longest.map(|stretch| function(stretch.from));
+        let end = OracleEnd { time_ns, insns, steps, at_rest, irq_off_insns_max, irq_off_in };
+        let findings = self.state.oracle.finish(&view, end);
         let pages = self.scenario.pages.keys().map(|name| {
             let pfn = self.state.pages.frames.get(name).copied();
             (name.clone(), findings.page(pfn, &view))

@@ -291,6 +291,9 @@ impl World {
                     self.used.changed |= object::HINTS;
                 }
                 if event == Event::GuestReady {
+                    if !self.state.ready {
+                        self.machine.forget_irq_off();
+                    }
                     let Some(stub) = guest_mm::inject_stub(&self.ram) else {
                         self.crash(cpu, "the driver is up, but the kernel has published nothing of itself".to_owned());
                         return None;

@@ -21,7 +21,7 @@ pub mod tracepoint;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use host::event::{Actor, Event, EventKind, LockId, PageRange, Pfn, Stamped};
+use host::event::{Actor, Event, EventKind, LockId, MigrationStatus, PageRange, Pfn, Stamped};
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
@@ -55,6 +55,15 @@ pub fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
     let mut world = World::new(&Arc::new(scenario.clone()), options, false);
     let end = world.run_to_end();
     world.finish(end)
+}
+
+/// Runs a scenario to its end, and returns what guest memory holds then.
+pub fn memory_at_end(scenario: &Scenario, options: &RunOptions) -> Vec<u8> {
+    let mut world = World::new(&Arc::new(scenario.clone()), options, false);
+    world.run_to_end();
+    let mut bytes = vec![0; usize::try_from(world.ram.bytes()).expect("RAM fits into memory")];
+    world.ram.read(0, &mut bytes);
+    bytes
 }
 
 /// Host actors in the order in which ties are broken; the injector comes before them all, the vCPUs next.
@@ -454,6 +463,9 @@ impl World {
         self.state.gates.happened(&stamped.event, &self.state.pages.frames);
         self.count(&stamped.event);
         self.state.ready |= stamped.event == Event::GuestReady;
+        if matches!(stamped.event, Event::MigrationState { from: MigrationStatus::None, .. }) {
+            self.machine.forget_irq_off();
+        }
         if let (Event::GuestTaskDone { .. }, Actor::Vcpu(cpu)) = (&stamped.event, stamped.actor) {
             self.feed_mailbox(usize::from(cpu));
         }

@@ -57,6 +57,18 @@ pub fn reset(ram_bytes: u64) {
     MMIO_HOOK.set(None);
 }
 
+/// Gives this thread a memory with these contents, such as a machine's: what the kernel keeps lies where the image keeps it, but for code. Forgets
+/// traces and hooks.
+pub fn load_memory(contents: &[u8]) {
+    reset(contents.len() as u64);
+    RAM.with_borrow_mut(|ram| ram.copy_from_slice(contents));
+}
+
+/// Returns what this thread's memory holds.
+pub fn memory() -> Vec<u8> {
+    RAM.with_borrow(Vec::clone)
+}
+
 /// Which vCPU the following calls run on.
 pub fn set_cpu(cpu: u64) {
     assert!(cpu < wire::platform::MAX_VCPUS as u64, "no vCPU {cpu}");

@@ -45,13 +45,20 @@ pub(in crate::cli) struct RunLine {
     verdict: String,
     /// Pages in free page reports that the host took, each as often as it was reported.
     pages_reported: u64,
+    /// From the first migration's start to the run's end, nanoseconds of virtual time; null when none started.
+    migration_ns: Option<u64>,
     /// Its numbers.
     facts: FactsRecord,
 }
 
 impl RunLine {
     fn of(told: &Told) -> Box<Self> {
-        Box::new(Self { verdict: told.verdict.name().to_string(), pages_reported: told.pages_reported, facts: facts(&told.facts) })
+        Box::new(Self {
+            verdict: told.verdict.name().to_string(),
+            pages_reported: told.pages_reported,
+            migration_ns: told.migration_ns,
+            facts: facts(&told.facts),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use super::Row;
 use crate::report::WIDTH;
 
 /// What stands where a figure has no meaning.
-const NONE: &str = "-";
+pub(super) const NONE: &str = "-";
 
 /// Columns between two figures.
 const GAP: usize = 2;

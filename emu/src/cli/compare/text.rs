@@ -1,9 +1,12 @@
 //! The comparison for people: tables for each situation, what their columns say, and what is not as files expect.
 
 use super::line::Line;
-use super::table::{Table, column};
+use wire::platform::PAGE_SHIFT;
+
+use super::table::{NONE, Table, column};
 use super::{Row, SITUATIONS, Status, Told};
 use crate::cli::args::Format;
+use crate::outcome::Facts;
 
 use crate::report::{WIDTH, counted, github, wrap};
 
@@ -13,44 +16,68 @@ const COURSE: Table = Table {
     columns: &[
         column("hinted", "pages", 6, |row| told(row, |told| (told.facts.pages_hinted + told.pages_reported).to_string())),
         column("skipped", "pages", 7, |row| migrated(row, |told| told.facts.pages_skipped.to_string())),
-        column("resent", "pages", 6, |row| migrated(row, |told| told.facts.pages_resent.to_string())),
+        column("resent", "pages", 6, |row| told(row, |told| told.facts.pages_resent_hinted.to_string())),
+        column("wrongly", "pages", 7, |row| told(row, |told| told.facts.pages_wrongly_resent.to_string())),
+        column("irqs off", "insns", 8, |row| told(row, |told| told.facts.irq_off_insns_max.to_string())),
+        column("free", "MiB", 6, |row| pages(row.with.as_ref().ok()?.facts.free_pages_min)),
         column("rounds", "", 6, |row| told(row, |told| told.facts.rounds.to_string())),
         column("downtime", "ms", 8, |row| migrated(row, |told| millis(told.facts.downtime_ns, 3))),
         column("sent", "MiB", 6, |row| told(row, |told| mebibytes(told.facts.bytes_sent))),
-        column("time", "ms", 8, |row| told(row, |told| millis(told.facts.time_ns, 1))),
+        column("time", "ms", 7, |row| migration_time(row.with.as_ref().ok())),
         column("verdict", "", 11, |row| told(row, |told| told.verdict.name().to_string())),
     ],
 };
 
 /// What the migration is spared.
 const SAVED: Table = Table {
-    title: "what it saves, beside the same guest on a device that does not offer the interface",
+    title: "saved by it, beside the same guest and a device that does not offer the interface",
     columns: &[
-        column("with", "pages", 6, |row| pair(row, |with, _| with.pages_sent().to_string())),
+        column("sent", "pages", 6, |row| pair(row, |with, _| with.pages_sent().to_string())),
         column("without", "pages", 7, |row| pair(row, |_, without| without.pages_sent().to_string())),
         column("saved", "pages", 6, |row| {
             pair(row, |with, without| difference(with.pages_sent(), without.pages_sent(), |n| n.to_string()))
         }),
-        column("with", "MiB", 6, |row| pair(row, |with, _| mebibytes(with.facts.bytes_sent))),
+        column("sent", "MiB", 6, |row| pair(row, |with, _| mebibytes(with.facts.bytes_sent))),
         column("without", "MiB", 7, |row| pair(row, |_, without| mebibytes(without.facts.bytes_sent))),
         column("saved", "MiB", 6, |row| pair(row, |with, without| difference(with.facts.bytes_sent, without.facts.bytes_sent, mebibytes))),
-        column("with", "ms", 8, |row| pair(row, |with, _| millis(with.facts.time_ns, 1))),
-        column("without", "ms", 8, |row| pair(row, |_, without| millis(without.facts.time_ns, 1))),
-        column("saved", "ms", 8, |row| {
-            pair(row, |with, without| difference(with.facts.time_ns, without.facts.time_ns, |ns| millis(ns, 1)))
+        column("time", "ms", 7, |row| migration_time(row.pair().map(|(with, _)| with))),
+        column("without", "ms", 7, |row| migration_time(row.pair().map(|(_, without)| without))),
+        column("saved", "ms", 7, |row| {
+            let (with, without) = row.pair()?;
+            Some(difference(with.migration_ns?, without.migration_ns?, |ns| millis(ns, 1)))
         }),
+    ],
+};
+
+/// What it costs the guest.
+const COSTS: Table = Table {
+    title: "costs of it to the guest, likewise",
+    columns: &[
+        column("irqs off", "insns", 8, |row| pair(row, |with, _| with.facts.irq_off_insns_max.to_string())),
+        column("without", "insns", 7, |row| pair(row, |_, without| without.facts.irq_off_insns_max.to_string())),
+        column("in", "", 28, |row| pair(row, |with, _| function(&with.facts))),
+        column("free", "MiB", 6, |row| pages(row.pair()?.0.facts.free_pages_min)),
+        column("without", "MiB", 7, |row| pages(row.pair()?.1.facts.free_pages_min)),
+        column("insns", "k", 7, |row| pair(row, |with, _| (with.insns() / 1_000).to_string())),
+        column("without", "k", 7, |row| pair(row, |_, without| (without.insns() / 1_000).to_string())),
+        column("per GiB", "k", 8, |row| row.insns_per_gib().map(|insns| (insns / 1_000).to_string())),
     ],
 };
 
 /// What the columns say, for below the tables.
 const LEGEND: &[(&str, &str)] = &[
-    ("hinted", "pages that hints took out of the migration, all rounds; with reporting, pages that the host dropped"),
-    ("skipped", "pages that the last migration never sent"),
-    ("resent", "times that the last migration sent a page again"),
+    ("hinted", "pages that hints took out of the migration; with reporting, pages that the host dropped because of reports"),
+    ("skipped", "pages that were never sent"),
+    ("resent", "pages that were sent behind a hint of them, since the guest had written to them"),
+    ("wrongly", "pages that were sent behind a hint of them, though nobody had written to them"),
+    ("irqs off", "the longest run of guest instructions with interrupts disabled, and the guest's function that it is in"),
+    ("free", "the least that was free in the guest's allocator"),
     ("rounds", "syncs of the dirty log"),
     ("downtime", "from the VM's stop to its start at the destination"),
-    ("sent", "on the wire, all migrations; time: from boot to the end, virtual"),
-    ("-", "has no meaning: the migration did not come to its end, or a file's orders need the interface"),
+    ("sent", "pages, as data or as zeros, and bytes on the wire"),
+    ("time", "virtual, from the first migration's start to the end"),
+    ("insns", "guest instructions from boot to the end, thousands; per GiB: how many more than without, for each GiB hinted"),
+    (NONE, "has no meaning: the migration did not come to its end, or the file's orders need the interface"),
 ];
 
 /// Returns what is printed.
@@ -80,6 +107,7 @@ fn human(rows: &[Row]) -> String {
         parts.push(format!("{head}\n{}", COURSE.render(rows)));
         if rows.iter().any(|row| row.pair().is_some()) {
             parts.push(SAVED.render(rows));
+            parts.push(COSTS.render(rows));
         }
     }
     parts.push(legend());
@@ -87,9 +115,24 @@ fn human(rows: &[Row]) -> String {
     parts.join("\n")
 }
 
+/// Returns the name, without its modules, of the function in which interrupts were disabled for longest.
+fn function(facts: &Facts) -> String {
+    let path = facts.irq_off_in.as_deref().unwrap_or(NONE);
+    path.rsplit("::").next().expect("a part").to_string()
+}
+
+fn pages(pages: Option<u64>) -> Option<String> {
+    pages.map(|pages| mebibytes(pages << PAGE_SHIFT))
+}
+
+fn migration_time(told: Option<&Told>) -> Option<String> {
+    told?.migration_ns.map(|ns| millis(ns, 1))
+}
+
 fn legend() -> String {
+    let head = "Of several migrations, pages and bytes are the last one's.\n".to_string();
     let width = LEGEND.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    LEGEND.iter().map(|(name, about)| format!("{name:<width$}  {about}\n")).collect()
+    LEGEND.iter().fold(head, |said, (name, about)| said + &format!("{name:<width$}  {about}\n"))
 }
 
 /// Returns what is wrong with each row, and how many are not.
