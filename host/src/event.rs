@@ -271,8 +271,14 @@ pub enum HintElement {
     Id(CmdId),
     /// Device-writable pages.
     Pages(PageRange),
-    /// An id of the wrong length; bytes.
+    /// An id of the wrong length, or a response that is cut short; bytes.
     Malformed(u64),
+    /// Pages that are not RAM, by the first.
+    OutOfRam(Pfn),
+    /// The end of the last response to a request.
+    Last,
+    /// A buffer for a request.
+    Request,
 }
 
 macro_rules! events {
@@ -487,6 +493,10 @@ events! {
     LockRelease { lock: LockId } = "lock.release",
     #[doc = "A scenario's injection fires."]
     Inject { index: u32 } = "inject",
+
+    // ---- the request queue; new events come last, lest they change the digests of all runs
+    #[doc = "A request for hints is written into the driver's buffer, which goes back (drivers v6, v8, v10)."]
+    HintAsk { head: u16, id: CmdId } = "hint.ask",
 }
 
 impl Event {
@@ -519,7 +529,11 @@ impl Event {
             | Event::RamSend { pfn, .. }
             | Event::DstPlace { pfn, .. }
             | Event::RamPage { pfn, .. } => Some(PageRange::page(*pfn)),
-            Event::HintPop { element: HintElement::Id(_) | HintElement::Malformed(_), .. }
+            Event::HintPop {
+                element:
+                    HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last | HintElement::Request,
+                ..
+            }
             | Event::GuestReady
             | Event::GuestAllocFail { .. }
             | Event::GuestCmdId { .. }
@@ -545,6 +559,7 @@ impl Event {
             | Event::DeviceBroken { .. }
             | Event::ConfigCmdId { .. }
             | Event::HintRequest { .. }
+            | Event::HintAsk { .. }
             | Event::HintStart { .. }
             | Event::HintStop { .. }
             | Event::HintDone { .. }

@@ -63,6 +63,7 @@ pub(crate) enum Tag {
     DeviceStatus,
     Interrupt,
     Queue,
+    Request,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

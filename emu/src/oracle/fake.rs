@@ -410,7 +410,7 @@ impl Bench {
                 self.emit(Actor::Iothread, Event::HintStart { id });
                 None
             }
-            HintElement::Id(_) | HintElement::Malformed(_) => {
+            HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last | HintElement::Request => {
                 if self.round == HintStatus::Start {
                     self.hint_stop(Actor::Iothread);
                 }

@@ -28,6 +28,8 @@ pub(crate) struct Device {
     round: Round,
     /// Elements popped and not returned: head, and pages if it holds some.
     popped: Vec<(u16, Option<PageRange>)>,
+    /// Heads of buffers for requests, which the device may keep.
+    lent: Vec<u16>,
     /// Heads that were in the device's hand when the driver reset it: they may still be returned, and need not be.
     forgotten: Vec<u16>,
     /// Another log user merged K since the round was opened.
@@ -37,13 +39,13 @@ pub(crate) struct Device {
 impl Device {
     /// Returns a device without a round.
     pub(crate) fn new() -> Self {
-        Self { round: Round::Stop, popped: Vec::new(), forgotten: Vec::new(), merged_since: false }
+        Self { round: Round::Stop, popped: Vec::new(), lent: Vec::new(), forgotten: Vec::new(), merged_since: false }
     }
 
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
-        let Self { round, popped, forgotten, merged_since } = self;
-        fold.part(tag, 0, &(*round, popped, forgotten, *merged_since));
+        let Self { round, popped, lent, forgotten, merged_since } = self;
+        fold.part(tag, 0, &(*round, popped, lent, forgotten, *merged_since));
     }
 
     /// A new id stands in the configuration.
@@ -123,7 +125,8 @@ impl Device {
     pub(crate) fn pop(&mut self, head: u16, element: &HintElement) {
         let range = match element {
             HintElement::Pages(range) => Some(*range),
-            HintElement::Id(_) | HintElement::Malformed(_) => None,
+            HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last => None,
+            HintElement::Request => return self.lent.push(head),
         };
         self.popped.push((head, range));
     }
@@ -132,8 +135,16 @@ impl Device {
     pub(crate) fn push(&mut self, head: u16) -> bool {
         let before = self.popped.len() + self.forgotten.len();
         self.popped.retain(|(held, _)| *held != head);
+        let returned = self.ask(head);
         self.forgotten.retain(|held| *held != head);
-        self.popped.len() + self.forgotten.len() < before
+        returned || self.popped.len() + self.forgotten.len() < before
+    }
+
+    /// A request went into a buffer that the driver had lent for one, and back with it. Returns whether the device held it.
+    pub(crate) fn ask(&mut self, head: u16) -> bool {
+        let before = self.lent.len();
+        self.lent.retain(|lent| *lent != head);
+        self.lent.len() < before
     }
 
     /// Returns a head that was taken and not returned.
@@ -148,7 +159,8 @@ impl Device {
 
     /// The driver reset the device: the queue is gone. An element in the device's hand may still be on its way to be returned.
     pub(crate) fn reset_queue(&mut self) {
-        self.forgotten = self.popped.drain(..).map(|(head, _)| head).collect();
+        let lent = self.lent.drain(..);
+        self.forgotten = self.popped.drain(..).map(|(head, _)| head).chain(lent).collect();
     }
 }
 

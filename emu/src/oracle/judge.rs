@@ -136,6 +136,14 @@ impl Oracle {
         }
     }
 
+    pub(super) fn hint_ask(&mut self, index: usize, head: u16) {
+        if !self.device.ask(head) {
+            self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Host, || {
+                format!("a request was written into head {head} of the hint queue, which was not lent for one")
+            });
+        }
+    }
+
     pub(super) fn guest_add(&mut self, index: usize, queue: u16, head: u16) {
         if !self.heads.add(queue, head) {
             self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Guest, || {

@@ -295,6 +295,7 @@ impl Oracle {
             }
             Event::HintPop { head, element } => self.device.pop(*head, element),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
             Event::GuestReady => self.counter.ready(world.ram()),
             // The counts of free pages change under a zone's lock, and only down or only up under each.

@@ -51,7 +51,7 @@ fn show(event: &Event) -> Show {
         K::GuestReady | K::GuestAllocFail | K::GuestWrite | K::GuestHint | K::GuestReclaim | K::GuestReturn => Show::Always,
         K::GuestCmdId | K::GuestStart | K::GuestStop | K::GuestActual | K::GuestShrink | K::GuestOom | K::GuestTask => Show::Always,
         K::GuestWarn | K::GuestCrash | K::DeviceStatus | K::DeviceBroken => Show::Always,
-        K::HintRequest | K::HintStart | K::HintStop | K::HintDone | K::HintPop | K::HintApply | K::HintIgnore => Show::Always,
+        K::HintRequest | K::HintAsk | K::HintStart | K::HintStop | K::HintDone | K::HintPop | K::HintApply | K::HintIgnore => Show::Always,
         K::BalloonStats | K::VhostMerge | K::BitmapSync => Show::Always,
         K::MigrationState | K::DstDevice | K::DstStart | K::VmStop | K::VmStart | K::LinkDown => Show::Always,
         K::Monitor | K::DmaWrite | K::VhostWrite | K::Inject => Show::Always,

@@ -99,6 +99,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::DeviceBroken
         | K::ConfigCmdId
         | K::HintRequest
+        | K::HintAsk
         | K::HintStart
         | K::HintStop
         | K::HintDone

@@ -222,6 +222,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::GuestShrink
         | K::GuestOom
         | K::HintRequest
+        | K::HintAsk
         | K::HintStart
         | K::HintStop
         | K::HintDone

@@ -141,7 +141,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
             },
-            protocol: host::balloon::Protocol::of(scenario.guest.driver),
+            protocol: host::balloon::Protocol::of(scenario.guest.driver, scenario.guest.corrected),
             numbering: match host.queue_numbering {
                 Numbering::Dense => host::balloon::Numbering::Dense,
                 Numbering::Spec => host::balloon::Numbering::Spec,

@@ -31,6 +31,27 @@ pub mod seed_feature {
     pub const HOST_REQ_VQ: u64 = 1 << 4;
 }
 
+/// The host's requests and the driver's responses in the interfaces with a request queue (v6, v8, v10). Little-endian.
+pub mod request {
+    /// Size of a request: le16 command, three reserved le16, le64 id.
+    pub const REQUEST_BYTES: u64 = 16;
+    /// The command that asks for unused pages (BALLOON_GET_UNUSED_PAGES).
+    pub const GET_UNUSED_PAGES: u16 = 0;
+    /// The same in a response, whose command is a byte.
+    pub const RESPONSE_GET_UNUSED_PAGES: u8 = 0;
+    /// Size of a response's header: command, flag, le16 id, le32 length of the data in bytes. Inflated and deflated ranges have it, too. With the
+    /// correction of S8 the whole id follows on the request queue, as le64.
+    pub const RESPONSE_HEADER_BYTES: u64 = 8;
+    /// More responses follow (BALLOON_FLAG_CONT).
+    pub const FLAG_CONT: u8 = 0;
+    /// The last response to a request (BALLOON_FLAG_DONE).
+    pub const FLAG_DONE: u8 = 1;
+    /// Bits of a packed word that hold a length in pages; 0: the next word is the length (v6: VIRTIO_BALLOON_NR_PFN_BITS).
+    pub const PACKED_LEN_BITS: u32 = 12;
+    /// The same as a mask.
+    pub const PACKED_LEN_MASK: u64 = (1 << PACKED_LEN_BITS) - 1;
+}
+
 /// Offsets in the configuration space, bytes (§5.5.4). Little-endian, also for legacy devices.
 pub mod config {
     /// Pages that the host wants in the balloon, 4 KiB each.

@@ -6,6 +6,7 @@ use super::hinting::Hinting;
 use super::iothread::Iothread;
 use super::main_loop::MainLoop;
 use super::protocol::{Numbering, Protocol};
+use super::request::Request;
 use super::stats::Stats;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
@@ -56,7 +57,7 @@ pub enum QueueRole {
     Deflate,
     /// Memory statistics.
     Stats,
-    /// Free page hints.
+    /// Free page hints; requests for them and responses, in the interfaces that have such.
     FreePage,
     /// Free page reports.
     Reporting,
@@ -85,7 +86,9 @@ impl BalloonOptions {
     /// Returns the size of the configuration space, bytes. QEMU: virtio_balloon_config_size().
     pub fn config_bytes(&self) -> usize {
         let offered = self.offered();
-        let end = if offered & feature::PAGE_POISON != 0 {
+        let end = if matches!(self.protocol, Protocol::Requests(_)) {
+            config::FREE_PAGE_HINT_CMD_ID
+        } else if offered & feature::PAGE_POISON != 0 {
             config::BYTES
         } else if offered & feature::FREE_PAGE_HINT != 0 {
             config::POISON_VAL
@@ -130,6 +133,8 @@ pub struct BalloonState {
     pub(super) inhibited: bool,
     /// Free page hinting.
     pub(super) hinting: Hinting,
+    /// The host's requests for hints.
+    pub(super) request: Request,
     /// The thread that serves the hint queue.
     pub(super) iothread: Iothread,
     /// The handlers of the other queues.
@@ -148,6 +153,7 @@ impl BalloonState {
             vm_running: true,
             inhibited: false,
             hinting: Hinting::new(options.profile),
+            request: Request::default(),
             iothread: Iothread::new(),
             main_loop: MainLoop::new(),
             stats: Stats::default(),
@@ -177,13 +183,15 @@ impl BalloonDevice {
     pub(crate) fn fold(&self, now_ns: u64, fold: &mut Fold) {
         let Self { options: _, roles: _, transport, state } = self;
         transport.fold(fold);
-        let BalloonState { num_pages, actual, poison_val, config, vm_running, inhibited, hinting, iothread, main_loop, stats } = state;
+        let BalloonState { num_pages, actual, poison_val, config, vm_running, inhibited, hinting, request, iothread, main_loop, stats } =
+            state;
         // The other bytes are filled in anew before anybody looks at them.
         let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
         fold.add(Tag::BalloonTarget, u64::from(*num_pages));
         fold.add_part(Tag::BalloonDriver, &(*actual, *poison_val, kept));
         fold.add_each(Tag::BalloonTruths, [*vm_running, *inhibited]);
         hinting.fold(fold);
+        request.fold(fold);
         iothread.fold(fold);
         main_loop.fold(fold);
         stats.fold(now_ns, fold);
@@ -272,8 +280,13 @@ impl BalloonDevice {
         }
     }
 
+    /// Returns whether the driver has taken the feature of the hint queue.
+    pub(super) fn hints_negotiated(&self) -> bool {
+        self.transport.negotiated(self.options.hint_feature())
+    }
+
     fn reset_stops_hinting(&self) -> bool {
-        self.transport.negotiated(feature::FREE_PAGE_HINT) && self.hint_status() != HintStatus::Stop
+        self.hints_negotiated() && self.hint_status() != HintStatus::Stop
     }
 
     /// Reads a register as a vCPU does. Control registers take aligned 32-bit accesses alone (VIRTIO 1.2 §4.2.2.2), others read 0;
@@ -334,8 +347,9 @@ impl BalloonDevice {
         if self.reset_stops_hinting() {
             self.hint_stop(ctx);
         }
-        // The held buffer is forgotten with its ring.
+        // The held buffers are forgotten with their rings.
         self.state.stats = Stats::default();
+        self.state.request = Request::default();
         self.state.poison_val = 0;
         self.state.main_loop.forget_kicks();
         self.transport.reset();
@@ -344,10 +358,11 @@ impl BalloonDevice {
     // ---- the configuration space
 
     /// Returns what the configuration shows as the command id. START reads as STOP: the field is simply not filled in then.
-    /// QEMU: virtio_balloon_get_config(). Firecracker shows the id until DONE.
+    /// QEMU: virtio_balloon_get_config(). Firecracker shows the id until DONE. A device that sends requests has no such field.
     pub fn config_cmd_id(&self) -> CmdId {
         let hinting = &self.state.hinting;
         match (hinting.status(), self.options.profile) {
+            _ if self.request_format().is_some() => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Requested, _) | (HintStatus::Start, Profile::Firecracker) => hinting.cmd_id(),
             (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu) => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Done, _) => CmdId(balloon::CMD_ID_DONE),
@@ -386,7 +401,7 @@ impl BalloonDevice {
         let word = |field| u32::from_le_bytes(self.state.config[span_of(field)].try_into().expect("four bytes"));
         let (actual, poison_val) = (word(config::ACTUAL), word(config::POISON_VAL));
         self.state.actual = actual;
-        self.state.poison_val = if self.transport.negotiated(feature::PAGE_POISON) { poison_val } else { 0 };
+        self.state.poison_val = if self.transport.negotiated(self.options.poison_feature()) { poison_val } else { 0 };
     }
 
     fn config_span(&self, offset: u64, len: u32) -> Option<std::ops::Range<usize>> {

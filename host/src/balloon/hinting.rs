@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::step::Ctx;
-use wire::balloon::{CMD_ID_DONE, CMD_ID_MIN, CMD_ID_STOP, feature};
+use wire::balloon::{CMD_ID_DONE, CMD_ID_MIN, CMD_ID_STOP};
 
 /// Free page hinting.
 ///
@@ -41,6 +41,8 @@ pub(super) enum IdEffect {
     Stop,
     /// Nothing: the id is stale.
     Ignored,
+    /// The pages behind it do not count (responses to requests).
+    Stale,
 }
 
 impl Hinting {
@@ -92,7 +94,18 @@ impl BalloonDevice {
         self.state.hinting.complete = false;
         self.set_hint_status(HintStatus::Requested);
         ctx.emit(Event::HintRequest { id: self.state.hinting.cmd_id });
-        self.transport.notify_config(ctx);
+        match self.request_format() {
+            Some(_) => self.ask_or_wait(ctx),
+            None => self.transport.notify_config(ctx),
+        }
+    }
+
+    /// Shows the driver that the configuration's id has changed, where there is one.
+    fn show_cmd_id(&mut self, ctx: &mut Ctx<'_>) {
+        match self.request_format() {
+            Some(_) => self.state.request.cancel(),
+            None => self.transport.notify_config(ctx),
+        }
     }
 
     /// Requested -> Start: the driver echoed our id. No interrupt: the driver knows. QEMU: get_free_page_hints().
@@ -121,7 +134,7 @@ impl BalloonDevice {
         let from = self.state.hinting.status;
         self.set_hint_status(HintStatus::Stop);
         ctx.emit(Event::HintStop { from });
-        self.transport.notify_config(ctx);
+        self.show_cmd_id(ctx);
     }
 
     /// Any -> Done: the hinted pages may be used again. QEMU: virtio_balloon_free_page_done(); Firecracker:
@@ -132,7 +145,7 @@ impl BalloonDevice {
         self.state.hinting.complete = false;
         self.set_hint_status(HintStatus::Done);
         ctx.emit(Event::HintDone { from });
-        self.transport.notify_config(ctx);
+        self.show_cmd_id(ctx);
     }
 
     fn assert_locked(&self, ctx: &Ctx<'_>, locked: bool) {
@@ -143,6 +156,9 @@ impl BalloonDevice {
     /// Returns what an id from the driver does in the present status. QEMU: get_free_page_hints(); with the fault as before 20a4da0f23.
     /// Firecracker: process_free_page_hinting_queue() compares the driver's last id with the host's for each range.
     pub(super) fn id_effect(&self, id: CmdId, repeated_id_restarts: bool) -> IdEffect {
+        if let Some(format) = self.request_format() {
+            return self.response_effect(format.is_current(id, self.state.hinting.cmd_id));
+        }
         let current = id == self.state.hinting.cmd_id;
         match (self.state.hinting.status, self.options.profile) {
             (HintStatus::Requested, _) if current => IdEffect::Start,
@@ -154,8 +170,20 @@ impl BalloonDevice {
         }
     }
 
+    /// Returns what a response does by its id: the first that is current starts the round.
+    fn response_effect(&self, current: bool) -> IdEffect {
+        match self.state.hinting.status {
+            HintStatus::Requested if current => IdEffect::Start,
+            HintStatus::Start if current => IdEffect::Ignored,
+            HintStatus::Requested | HintStatus::Start | HintStatus::Stop | HintStatus::Done => IdEffect::Stale,
+        }
+    }
+
     /// Profile firecracker: notes whether the driver's newest id says that it has no more pages.
     pub(super) fn note_id(&mut self, id: CmdId) {
+        if self.request_format().is_some() {
+            return;
+        }
         let asked = matches!(self.state.hinting.status, HintStatus::Requested | HintStatus::Start);
         let ends = id.0 == CMD_ID_STOP || id.0 == CMD_ID_DONE;
         self.state.hinting.complete = self.options.profile == Profile::Firecracker && asked && ends;
@@ -167,7 +195,7 @@ impl BalloonDevice {
 impl PrecopyNotifier for BalloonDevice {
     /// QEMU: virtio_balloon_free_page_hint_notify(), and the tests that _stop() and _done() make before they take the lock.
     fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &Ctx<'_>) -> Option<NotifyPlan> {
-        if !self.transport.negotiated(feature::FREE_PAGE_HINT) {
+        if !self.hints_negotiated() {
             return None;
         }
         let status = self.state.hinting.status;
@@ -200,7 +228,7 @@ impl PrecopyNotifier for BalloonDevice {
     /// QEMU: virtio_balloon_set_status(), which looks at `vm_running` and not at the status.
     fn vm_state_change(&mut self, running: bool, _ctx: &mut Ctx<'_>) {
         self.state.vm_running = running;
-        if self.transport.negotiated(feature::FREE_PAGE_HINT) {
+        if self.hints_negotiated() {
             self.state.hinting.block_iothread = !running;
         }
     }
@@ -217,7 +245,7 @@ mod tests {
     use super::*;
     use crate::event::{Actor, EventKind, HintElement};
     use crate::step::Move;
-    use wire::balloon::config;
+    use wire::balloon::{config, feature};
     use wire::virtio::{isr, mmio};
 
     const STATUSES: [HintStatus; 4] = [HintStatus::Stop, HintStatus::Requested, HintStatus::Start, HintStatus::Done];

@@ -20,6 +20,9 @@
 //! (QEMU calls virtio_notify() for an empty look, too. With EVENT_IDX that raises nothing; without, each look would interrupt a driver that
 //! wants interrupts for hints.)
 //!
+//! The request queue of the older interfaces ([`super::request`]) is served in the same way, but as a plain handler: it never asks the guest not to kick,
+//! and leaves when the queue is empty. So a response that comes behind the last look has its kick.
+//!
 //! For a driver that waits for each buffer (HINT_WAIT_ON_ACK, a proposal of January 2026) the device does nothing but offer the bit. It returns
 //! every element, in whatever status, behind what the element does, and interrupts a driver that has not asked for peace; one that does not
 //! wait has. Firecracker: the fork that offers the bit says the same of its process_free_page_hinting_queue(), which interrupts once for all
@@ -109,6 +112,8 @@ enum Action {
     Discard(PageRange, CmdId),
     /// Pages change nothing.
     Ignore(PageRange),
+    /// A request is written into the buffer.
+    Ask,
     /// All parts are worked off.
     Push,
 }
@@ -159,6 +164,7 @@ impl BalloonDevice {
                 Action::LockBitmap => Next::Lock(LockId::Bitmap),
                 Action::Discard(range, _) => Next::Do(Move::on(EventKind::HintApply, range)),
                 Action::Ignore(range) => Next::Do(Move::on(EventKind::HintIgnore, range)),
+                Action::Ask => Next::Do(Move::plain(EventKind::HintAsk)),
                 Action::Push => Next::Do(Move::plain(EventKind::HintPush)),
             },
             Phase::Clearing(chain) => Next::Do(Move::on(EventKind::HintApply, chain.pages())),
@@ -244,7 +250,7 @@ impl BalloonDevice {
         cost_ns
     }
 
-    fn hint_queue(&self) -> u16 {
+    pub(super) fn hint_queue(&self) -> u16 {
         self.queue_of(QueueRole::FreePage).expect("the iothread runs for the hint queue")
     }
 
@@ -254,7 +260,8 @@ impl BalloonDevice {
 
     /// Returns whether a look at the queue would do anything: take an element, leave the loop, or park.
     fn looks_again(&self, ram: &GuestRam) -> bool {
-        self.state.hinting.block_iothread || self.hint_status() != HintStatus::Start || self.hint_available(ram)
+        let polls = self.hint_status() == HintStatus::Start && self.request_format().is_none();
+        self.state.hinting.block_iothread || !polls || self.hint_available(ram)
     }
 
     /// Returns the first part of the element that the next pop takes.
@@ -303,6 +310,10 @@ impl BalloonDevice {
         if chain.next < chain.parts.len() {
             return Phase::Announcing(chain);
         }
+        if chain.parts == [Part::REQUEST] && self.state.request.wants_buffer() {
+            self.state.request.hold(chain.element);
+            return Phase::Returned(Outcome { used: false, go_on: true });
+        }
         chain.next = 0;
         chain.accept = self.open_round();
         Phase::Working(chain)
@@ -325,7 +336,14 @@ impl BalloonDevice {
                         accept = self.open_round();
                         continue;
                     }
+                    IdEffect::Stale => {
+                        accept = None;
+                        continue;
+                    }
                 },
+                HintElement::Last if accept.is_some() => Action::Stop,
+                HintElement::Request if self.state.request.is_due() => Action::Ask,
+                HintElement::Last | HintElement::Request | HintElement::OutOfRam(_) => continue,
                 HintElement::Malformed(_) => Action::Refuse,
                 HintElement::Pages(range) => match accept {
                     _ if range.count == 0 => continue,
@@ -373,6 +391,10 @@ impl BalloonDevice {
                 chain.next += 1;
                 return (Phase::Working(chain), state_ns);
             }
+            Action::Ask => {
+                let used = self.ask(chain.element, ctx);
+                return (Phase::Returned(Outcome { used, go_on: true }), ctx.costs.element_ns);
+            }
             Action::Push => return (self.push_hint(chain, ctx), ctx.costs.element_ns),
         }
         chain.next += 1;
@@ -404,7 +426,8 @@ impl BalloonDevice {
     /// Goes on while there may be elements, or the round is open. The status is read without the lock, and the queue is not looked at again
     /// once kicks are wanted, as in QEMU.
     fn continue_or_leave(&self, outcome: Outcome) -> Phase {
-        if outcome.go_on || self.hint_status() == HintStatus::Start { Phase::Polling } else { Phase::Leaving }
+        let polls = self.hint_status() == HintStatus::Start && self.request_format().is_none();
+        if outcome.go_on || polls { Phase::Polling } else { Phase::Leaving }
     }
 
     /// Asks the guest to kick, or not to, and returns whether that is news. Firecracker: its balloon never turns on the suppression of notifications
@@ -412,8 +435,8 @@ impl BalloonDevice {
     fn want_kicks(&mut self, wanted: bool, ram: &GuestRam) -> bool {
         let queue = self.hint_queue();
         match self.options.profile {
-            Profile::Qemu => self.transport.queue_mut(queue).set_notification(wanted, ram),
-            Profile::Firecracker => false,
+            Profile::Qemu if self.request_format().is_none() => self.transport.queue_mut(queue).set_notification(wanted, ram),
+            Profile::Qemu | Profile::Firecracker => false,
         }
     }
 }
@@ -423,7 +446,9 @@ impl Chain {
     fn pages(&self) -> PageRange {
         match self.parts[self.next].element {
             HintElement::Pages(range) => range,
-            HintElement::Id(_) | HintElement::Malformed(_) => unreachable!("only pages are cleared"),
+            HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last | HintElement::Request => {
+                unreachable!("only pages are cleared")
+            }
         }
     }
 }

@@ -36,15 +36,42 @@ struct Work {
     element: Element,
     items: Vec<Item>,
     next: usize,
+    /// Pages of the next item that are done.
+    pages: u64,
+}
+
+impl Work {
+    /// Returns what is to be done next: of a range of pages, one.
+    fn now(&self) -> Item {
+        let page = |range: PageRange| PageRange::page(Pfn(range.first.0 + self.pages));
+        match self.items[self.next] {
+            Item::Inflate(range) => Item::Inflate(page(range)),
+            Item::Deflate(range) => Item::Deflate(page(range)),
+            item @ (Item::Report { .. } | Item::Stats { .. }) => item,
+        }
+    }
+
+    /// Goes on to what is to be done next. Returns whether there is anything.
+    fn advance(&mut self) -> bool {
+        self.pages += 1;
+        let whole = match self.items[self.next] {
+            Item::Inflate(range) | Item::Deflate(range) => self.pages == range.count,
+            Item::Report { .. } | Item::Stats { .. } => true,
+        };
+        if whole {
+            (self.next, self.pages) = (self.next + 1, 0);
+        }
+        self.next < self.items.len()
+    }
 }
 
 /// One thing to do for an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Item {
-    /// Take a page.
-    Inflate(Pfn),
-    /// Give a page back.
-    Deflate(Pfn),
+    /// Take pages, one by one.
+    Inflate(PageRange),
+    /// Give pages back, one by one.
+    Deflate(PageRange),
     /// Take a report; drop the contents, too, unless the range is no number of whole pages.
     Report { range: PageRange, whole: bool },
     /// Read this many statistics.
@@ -54,8 +81,8 @@ pub(super) enum Item {
 impl Item {
     fn announcement(self) -> Move {
         match self {
-            Item::Inflate(pfn) => Move::on(EventKind::BalloonInflate, PageRange::page(pfn)),
-            Item::Deflate(pfn) => Move::on(EventKind::BalloonDeflate, PageRange::page(pfn)),
+            Item::Inflate(page) => Move::on(EventKind::BalloonInflate, page),
+            Item::Deflate(page) => Move::on(EventKind::BalloonDeflate, page),
             Item::Report { range, .. } => Move::on(EventKind::BalloonReport, range),
             Item::Stats { .. } => Move::plain(EventKind::BalloonStats),
         }
@@ -63,8 +90,9 @@ impl Item {
 
     fn watched(self, ctx: &Ctx<'_>) -> bool {
         match self {
-            Item::Inflate(pfn) | Item::Deflate(pfn) => ctx.watch.has(pfn),
-            Item::Report { range, .. } => ctx.watch.0.range(range.first..range.end()).next().is_some(),
+            Item::Inflate(range) | Item::Deflate(range) | Item::Report { range, .. } => {
+                ctx.watch.0.range(range.first..range.end()).next().is_some()
+            }
             Item::Stats { .. } => false,
         }
     }
@@ -109,7 +137,7 @@ impl BalloonDevice {
                 Some(at) => Next::Sleep(at),
                 None => Next::Idle,
             },
-            Phase::Handling(Some(work)) => Next::Do(work.items[work.next].announcement()),
+            Phase::Handling(Some(work)) => Next::Do(work.now().announcement()),
             Phase::Handling(None) => Next::Do(Move::plain(EventKind::LockRelease)),
         }
     }
@@ -162,7 +190,7 @@ impl BalloonDevice {
                 Ok(Some(element)) => {
                     let items = self.items(role, &element, ctx.ram);
                     if !items.is_empty() {
-                        return Some(Work { queue, role, element, items, next: 0 });
+                        return Some(Work { queue, role, element, items, next: 0, pages: 0 });
                     }
                     self.return_element(queue, element, 0, ctx);
                 }
@@ -175,8 +203,8 @@ impl BalloonDevice {
 
     fn items(&self, role: QueueRole, element: &Element, ram: &GuestRam) -> Vec<Item> {
         match role {
-            QueueRole::Inflate => super::inflate::pfns(element, ram).into_iter().map(Item::Inflate).collect(),
-            QueueRole::Deflate => super::inflate::pfns(element, ram).into_iter().map(Item::Deflate).collect(),
+            QueueRole::Inflate => self.told_pages(element, ram).into_iter().map(Item::Inflate).collect(),
+            QueueRole::Deflate => self.told_pages(element, ram).into_iter().map(Item::Deflate).collect(),
             QueueRole::Stats => vec![Item::Stats { records: super::stats::records(element, ram) }],
             QueueRole::Reporting => super::reporting::ranges(element, self.options.profile),
             QueueRole::FreePage => unreachable!("the iothread serves the hint queue"),
@@ -186,16 +214,14 @@ impl BalloonDevice {
 
     fn run_items(&mut self, mut work: Work, ctx: &mut Ctx<'_>) {
         loop {
-            self.run_item(work.items[work.next], ctx);
-            work.next += 1;
-            match work.items.get(work.next) {
-                Some(item) if item.watched(ctx) => break,
-                Some(_) => {}
-                None => {
-                    let work = self.finish(work, ctx);
-                    self.state.main_loop.phase = Phase::Handling(work);
-                    return;
-                }
+            self.run_item(work.now(), ctx);
+            if !work.advance() {
+                let work = self.finish(work, ctx);
+                self.state.main_loop.phase = Phase::Handling(work);
+                return;
+            }
+            if work.now().watched(ctx) {
+                break;
             }
         }
         self.state.main_loop.phase = Phase::Handling(Some(work));
@@ -203,8 +229,8 @@ impl BalloonDevice {
 
     fn run_item(&mut self, item: Item, ctx: &mut Ctx<'_>) {
         match item {
-            Item::Inflate(pfn) => self.inflate_page(pfn, ctx),
-            Item::Deflate(pfn) => ctx.emit(Event::BalloonDeflate { pfn }),
+            Item::Inflate(page) => self.inflate_page(page.first, ctx),
+            Item::Deflate(page) => ctx.emit(Event::BalloonDeflate { pfn: page.first }),
             Item::Report { range, whole } => self.take_report(range, whole, ctx),
             Item::Stats { records } => ctx.emit(Event::BalloonStats { records }),
         }
@@ -212,7 +238,7 @@ impl BalloonDevice {
 
     /// Ends an element, and takes the next one. The statistics buffer is kept until the next poll, and only one is taken per kick.
     fn finish(&mut self, work: Work, ctx: &mut Ctx<'_>) -> Option<Work> {
-        let Work { queue, role, element, items: _, next: _ } = work;
+        let Work { queue, role, element, items: _, next: _, pages: _ } = work;
         match role {
             QueueRole::Stats => {
                 self.hold_stats(queue, element, ctx);

@@ -1,13 +1,15 @@
 //! A driver for tests: it probes the device through its registers, fills rings in guest memory, and lets the host's threads run.
 
 use super::device::{BalloonDevice, BalloonOptions, Profile};
+use super::protocol::Protocol;
+use super::request::Format;
 use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::{Fault, Faults};
 use crate::lock::Locks;
 use crate::memory::GuestRam;
 use crate::migration::notifier::{HintSink, NotifyAction, PrecopyNotifier};
 use crate::step::{Costs, Ctx, Move, Next, Watch};
-use wire::balloon::feature;
+use wire::balloon::{feature, seed_feature};
 use wire::platform::PAGE_SIZE;
 use wire::virtio::{mmio, status};
 use wire::vring;
@@ -78,12 +80,20 @@ pub(super) fn options(profile: Profile) -> BalloonOptions {
     BalloonOptions {
         features: feature::FREE_PAGE_HINT | feature::PAGE_REPORTING | feature::PAGE_POISON | feature::STATS_VQ,
         profile,
-        protocol: super::protocol::Protocol::Merged,
+        protocol: Protocol::Merged,
         numbering: super::protocol::Numbering::Dense,
         queue_size: QUEUE_SIZE,
         hint_queue_size: QUEUE_SIZE,
         stats_interval_ns: 1_000_000,
         target_pages: 0,
+    }
+}
+
+pub(super) fn request_options(format: Format) -> BalloonOptions {
+    BalloonOptions {
+        features: feature::STATS_VQ | seed_feature::PAGE_RANGE | seed_feature::HOST_REQ_VQ,
+        protocol: Protocol::Requests(format),
+        ..options(Profile::Qemu)
     }
 }
 
@@ -108,6 +118,15 @@ impl Rig {
     pub(super) fn up(profile: Profile, faults: &[Fault]) -> Self {
         let mut rig = Self::bare(options(profile));
         rig.faults.0.extend(faults);
+        rig.probe(u64::MAX);
+        rig.run();
+        rig.take_events();
+        rig
+    }
+
+    /// A device of an interface with requests, its driver up likewise.
+    pub(super) fn requests(format: Format) -> Self {
+        let mut rig = Self::bare(request_options(format));
         rig.probe(u64::MAX);
         rig.run();
         rig.take_events();

@@ -62,6 +62,17 @@ impl Element {
         assert!(done <= buffer.len(), "read {done} bytes into {}", buffer.len());
         done
     }
+
+    /// Fills device-writable bytes from the first, and returns how many there was room for. QEMU: util/iov.c iov_from_buf().
+    pub fn write(&self, ram: &GuestRam, bytes: &[u8]) -> u32 {
+        let mut done = 0;
+        for segment in &self.writable {
+            let len = usize::try_from(segment.len).expect("64-bit host").min(bytes.len() - done);
+            ram.write(segment.address, &bytes[done..done + len]);
+            done += len;
+        }
+        u32::try_from(done).expect("what is written into a buffer is short")
+    }
 }
 
 /// A used entry that was written.

@@ -217,7 +217,7 @@ impl Used {
             Event::HintIgnore { .. } | Event::BalloonStats { .. } | Event::DeviceBroken { .. } => DEVICE,
             // What the oracle knows of all pages' hints starts anew.
             Event::HintRequest { .. } | Event::HintStart { .. } => DEVICE | HINTS | STORES,
-            Event::HintPop { .. } | Event::HintPush { .. } | Event::DeviceStatus { .. } => DEVICE | HEADS,
+            Event::HintPop { .. } | Event::HintPush { .. } | Event::HintAsk { .. } | Event::DeviceStatus { .. } => DEVICE | HEADS,
             Event::HintApply { .. } => DEVICE | BITMAP,
             Event::GuestAdd { .. } | Event::GuestGet { .. } => HEADS,
             Event::GuestHint { .. } => HINTS,
