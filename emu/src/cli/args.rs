@@ -293,6 +293,9 @@ pub(super) struct CompareArguments {
     /// Look at files of this name only, such as `saving`. May be repeated.
     #[arg(long = "case", value_name = "NAME")]
     pub(super) cases: Vec<String>,
+    /// Measure guests of more and more free blocks instead, and draw how long interrupts are off: an SVG.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["paths", "cases", "format"])]
+    pub(super) curve: Option<PathBuf>,
     /// How to print results.
     #[arg(long, value_enum, default_value = "human")]
     pub(super) format: Format,

@@ -3,6 +3,7 @@
 //! Each scenario is run twice: as its file says, and with a device that does not offer the interface. Rows are the files; files of one name are
 //! one table. Standard output depends on the files alone, never on threads or time.
 
+mod curve;
 mod label;
 mod line;
 mod table;
@@ -101,6 +102,14 @@ impl Told {
         self.facts.pages_normal + self.facts.pages_zero
     }
 
+    /// Returns how many instructions the guest executes for each GiB that it hints or reports, beside what it executes without; `None` when it
+    /// tells nothing, or executes less.
+    fn insns_per_gib(&self, without: &Told) -> Option<u64> {
+        let told = self.facts.pages_hinted + self.pages_reported;
+        let more = self.insns().checked_sub(without.insns())?;
+        (told > 0).then(|| more * ((1 << 30) >> PAGE_SHIFT) / told)
+    }
+
     /// Returns the guest's instructions on all vCPUs.
     fn insns(&self) -> u64 {
         self.facts.insns.iter().sum()
@@ -155,12 +164,10 @@ impl Row {
         Some((with, without))
     }
 
-    /// Returns how many instructions the guest executes for each GiB that it hints, beside what it would execute without.
+    /// Returns how many instructions each GiB hinted costs the guest, if both runs came to their end.
     fn insns_per_gib(&self) -> Option<u64> {
         let (with, without) = self.pair()?;
-        let hinted = with.facts.pages_hinted + with.pages_reported;
-        let more = with.insns().checked_sub(without.insns())?;
-        (hinted > 0).then(|| more * ((1 << 30) >> PAGE_SHIFT) / hinted)
+        with.insns_per_gib(without)
     }
 
     fn rank(&self) -> (usize, &str, u32, &str, &str) {
@@ -171,11 +178,14 @@ impl Row {
 
 /// Compares.
 pub(super) fn compare(arguments: &CompareArguments, environment: &mut Environment<'_>, screen: &mut Screen<'_>) -> Status {
+    let threads = arguments.jobs.map_or(environment.processors, usize::from);
+    if let Some(file) = &arguments.curve {
+        return curve::curve(file, threads, environment, screen);
+    }
     let jobs = match jobs(arguments, environment.engine) {
         Ok(jobs) => jobs,
         Err(problems) => return refuse(&problems, arguments.format, screen),
     };
-    let threads = arguments.jobs.map_or(environment.processors, usize::from);
     let bar = progress(jobs.len());
     let mut rows = Vec::new();
     let end = pool::run(jobs, threads, Job::run, environment.on_interrupt, |row| {

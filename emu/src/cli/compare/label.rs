@@ -15,8 +15,7 @@ const CORRECTIONS_MAX: usize = 3;
 /// Returns the driver's name, and what differs from its interface as posted.
 pub(super) fn interface(scenario: &Scenario) -> String {
     let (guest, host) = (&scenario.guest, &scenario.host);
-    let mut words = vec![guest.driver.name().to_string()];
-    words.extend(corrections(guest.corrected));
+    let mut words = vec![corrected(guest.driver, guest.corrected)];
     if (guest.queue_numbering, host.queue_numbering) != (Numbering::Dense, Numbering::Dense) {
         words.push(format!("{}/{}", guest.queue_numbering.name(), host.queue_numbering.name()));
     }
@@ -30,6 +29,14 @@ pub(super) fn interface(scenario: &Scenario) -> String {
     let settings = [(guest.page_poison, "poison"), (guest.init_on_alloc, "init-on-alloc"), (guest.init_on_free, "init-on-free")];
     words.extend(settings.iter().filter(|(on, _)| *on).map(|(_, word)| (*word).to_string()));
     words.join(" ")
+}
+
+/// Returns the driver's name, and which of its flaws are corrected.
+pub(super) fn corrected(driver: Driver, bits: u64) -> String {
+    match corrections(bits) {
+        None => driver.name().to_string(),
+        Some(corrections) => format!("{} {corrections}", driver.name()),
+    }
 }
 
 fn corrections(bits: u64) -> Option<String> {
