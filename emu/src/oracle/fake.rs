@@ -121,6 +121,15 @@ pub(crate) fn p(pfn: u64) -> Pfn {
 
 impl Bench {
     pub(crate) fn new(log: Log) -> Self {
+        Self::with_hints(log, false)
+    }
+
+    /// A bench whose guest hints what stays free.
+    pub(crate) fn of_free_pages(log: Log) -> Self {
+        Self::with_hints(log, true)
+    }
+
+    fn with_hints(log: Log, hints_stay_free: bool) -> Self {
         let ram_bytes = PAGES * PAGE_SIZE;
         let host = Host {
             ram: GuestRam::new(ram_bytes),
@@ -137,7 +146,7 @@ impl Bench {
             status: MigrationStatus::None,
             running: true,
         };
-        let oracle = Oracle::new(OracleOptions { pages: PAGES, vcpus: 1, ram_bytes });
+        let oracle = Oracle::new(OracleOptions { pages: PAGES, vcpus: 1, ram_bytes, hints_stay_free });
         let mut shadow = oracle.clone();
         shadow.drop_details();
         let (queue, round) = (VecDeque::new(), HintStatus::Stop);

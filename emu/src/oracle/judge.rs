@@ -94,11 +94,36 @@ impl Oracle {
         }
     }
 
+    /// The guest says that it gives pages up, or, where hints stay free, that they are free. Who says that of a page in use has not given it up.
     pub(super) fn expose_hint(&mut self, range: PageRange) {
         self.pages.edit_range(range, |marks, bits| {
-            marks.hint_exposed |= bits;
-            marks.ever_hinted |= bits;
+            let free = bits & !marks.in_use;
+            marks.hint_exposed |= free;
+            marks.ever_hinted |= free;
+            marks.hinted_in_use |= bits & !free;
         });
+    }
+
+    /// A block has left the allocator. That counts only where hints stay free: else a hinted block is one that the driver has allocated.
+    pub(super) fn guest_alloc(&mut self, range: PageRange) {
+        if self.options.hints_stay_free {
+            self.pages.edit_range(range, |marks, bits| marks.in_use |= bits);
+        }
+    }
+
+    /// A block goes back to the allocator.
+    pub(super) fn guest_free(&mut self, range: PageRange) {
+        if self.options.hints_stay_free {
+            self.pages.edit_range(range, |marks, bits| {
+                marks.in_use &= !bits;
+                marks.hinted_in_use &= !bits;
+            });
+        }
+    }
+
+    /// Why a write is lost that came behind the announcement of its page.
+    fn reuse(&self) -> Cause {
+        if self.options.hints_stay_free { Cause::HintOfThePast } else { Cause::EarlyReuse }
     }
 
     pub(super) fn expose_report(&mut self, range: PageRange) {
@@ -207,15 +232,17 @@ impl Oracle {
     }
 
     pub(super) fn look_after_hint(&mut self, index: usize, range: PageRange, in_round: bool, world: &dyn Observed) {
-        let device = &self.device;
+        let (device, reuse) = (&self.device, self.reuse());
         let cause = |pfn: Pfn, marks: &Marks| {
             let (at, bit) = place(pfn);
             if !in_round {
                 Cause::HintOutsideRound
             } else if device.holds(at) & bit == 0 {
                 Cause::HintBeyondElement
+            } else if marks.hinted_in_use & bit != 0 {
+                Cause::HintedInUse
             } else if marks.ever_hinted & bit != 0 {
-                Cause::EarlyReuse
+                reuse
             } else {
                 Cause::HintUnannounced
             }
@@ -233,13 +260,19 @@ impl Oracle {
             let in_rounds_hint = if in_round { marks.hint_exposed } else { 0 };
             let wronged = bits & !(marks.inflated | marks.report_exposed | in_rounds_hint | marks.dropped);
             self.pages.edit(at, |marks| marks.dropped |= wronged);
-            let early = if in_round { marks.ever_hinted } else { 0 };
-            pages_of(at, wronged).for_each(|pfn| self.drop_page(index, pfn, early & place(pfn).1 != 0));
+            let (early, in_use) = if in_round { (marks.ever_hinted, marks.hinted_in_use) } else { (0, 0) };
+            let reuse = self.reuse();
+            let cause = |bit| match () {
+                () if in_use & bit != 0 => Some(Cause::HintedInUse),
+                () if early & bit != 0 => Some(reuse),
+                () => None,
+            };
+            pages_of(at, wronged).for_each(|pfn| self.drop_page(index, pfn, cause(place(pfn).1)));
         }
     }
 
-    /// A page was dropped that the guest had not given up, or, when `early`, written after that.
-    fn drop_page(&mut self, index: usize, pfn: Pfn, early: bool) {
+    /// A page was dropped that the guest had not given up; `cause`: after it had been hinted all the same.
+    fn drop_page(&mut self, index: usize, pfn: Pfn, cause: Option<Cause>) {
         self.lose(pfn);
         let detail = self.pages.detail(pfn);
         let rule = rules::DISCARDED_PAGE_WAS_GIVEN_UP;
@@ -249,11 +282,11 @@ impl Oracle {
             page: Some(pfn),
             write: detail.write.get(),
             doom: Some(index),
-            blame: if early { Blame::Guest } else { Blame::Host },
-            cause: early.then_some(Cause::EarlyReuse.name()),
-            what: if early {
+            blame: cause.map_or(Blame::Host, Cause::blame),
+            cause: cause.map(Cause::name),
+            what: if let Some(cause) = cause {
                 let (writer, at) = (detail.writer, micros(detail.write_at_ns));
-                format!("page {pfn} was dropped after {writer} wrote it at {at} us: {}", Cause::EarlyReuse.reason())
+                format!("page {pfn} was dropped after {writer} wrote it at {at} us: {}", cause.reason())
             } else {
                 format!("page {pfn} was dropped though the guest had not given it up")
             },

@@ -73,6 +73,10 @@ pub struct OracleOptions {
     pub vcpus: u8,
     /// Size of RAM, bytes.
     pub ram_bytes: u64,
+    /// Hinted pages stay free for everybody: the guest tells what is free, and promises nothing ([`Dialect::hints_stay_free`]).
+    ///
+    /// [`Dialect::hints_stay_free`]: wire::dialect::Dialect::hints_stay_free
+    pub hints_stay_free: bool,
 }
 
 /// How the run ended.
@@ -303,10 +307,10 @@ impl Oracle {
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
             Event::DeviceStatus { status } => self.device_status(*status),
+            Event::GuestAlloc { range } => self.guest_alloc(*range),
+            Event::GuestFree { range } => self.guest_free(*range),
             // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.
-            Event::GuestAlloc { .. }
-            | Event::GuestFree { .. }
-            | Event::GuestAllocFail { .. }
+            Event::GuestAllocFail { .. }
             | Event::GuestWrite { .. }
             | Event::GuestReclaim { .. }
             | Event::GuestReturn { .. }

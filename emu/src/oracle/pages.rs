@@ -48,6 +48,10 @@ pub(crate) struct Marks {
     pub(crate) report_exposed: u64,
     /// The guest has announced the page as a hint at some time.
     pub(crate) ever_hinted: u64,
+    /// Somebody has allocated the page; known where hints stay free.
+    pub(crate) in_use: u64,
+    /// The guest announced the page as a hint while it was in use, and has not freed it since.
+    pub(crate) hinted_in_use: u64,
     /// The balloon holds the page.
     pub(crate) inflated: u64,
     /// The host dropped it though the guest had not given it up; reported as such, so not again as a difference.
@@ -122,15 +126,15 @@ impl Marks {
 
     /// Returns the hashes of what always counts, and of what counts in a migration.
     fn fold(&self, at: u64) -> [u128; 2] {
-        let Self { hint_exposed, report_exposed, ever_hinted, inflated, dropped, sending } = self;
+        let Self { hint_exposed, report_exposed, ever_hinted, in_use, hinted_in_use, inflated, dropped, sending } = self;
         let Sending { unsent, hinted, deflated, reported, need_not_send, doomed, since_sync, since_request } = sending;
         let sum = |first: u64, words: &[u64]| {
             let set = (first..).zip(words).filter(|(_, word)| **word != 0);
             set.map(|(tag, word)| mix(tag, at, *word)).fold(0, u128::wrapping_add)
         };
         [
-            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped]),
-            sum(6, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
+            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped, *in_use, *hinted_in_use]),
+            sum(8, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
         ]
     }
 }

@@ -15,6 +15,10 @@ use crate::outcome::Blame;
 pub(crate) enum Cause {
     /// The guest wrote the page after it had announced its hint, and the device applied the hint rightly.
     EarlyReuse,
+    /// The guest wrote the page after it had told that it was free, as it may where hints stay free, and the device applied the hint.
+    HintOfThePast,
+    /// The guest hinted a page that was in use.
+    HintedInUse,
     /// A hint was applied outside its round.
     HintOutsideRound,
     /// A hint cleared a page that its element does not hold.
@@ -45,8 +49,8 @@ impl Cause {
     /// Returns whose fault it is.
     pub(crate) fn blame(self) -> Blame {
         match self {
-            Cause::EarlyReuse => Blame::Guest,
-            Cause::HintUnannounced => Blame::Gap,
+            Cause::EarlyReuse | Cause::HintedInUse => Blame::Guest,
+            Cause::HintOfThePast | Cause::HintUnannounced => Blame::Gap,
             Cause::HintOutsideRound
             | Cause::HintBeyondElement
             | Cause::ClearedUnmerged
@@ -65,6 +69,8 @@ impl Cause {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Cause::EarlyReuse => "early-reuse",
+            Cause::HintOfThePast => "hint-of-the-past",
+            Cause::HintedInUse => "hinted-in-use",
             Cause::HintOutsideRound => "hint-outside-round",
             Cause::HintBeyondElement => "hint-beyond-element",
             Cause::HintUnannounced => "hint-unannounced",
@@ -84,6 +90,10 @@ impl Cause {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Cause::EarlyReuse => "the guest wrote it after announcing it as a hint, before the device applied the hint",
+            Cause::HintOfThePast => {
+                "the guest wrote it after telling that it was free, which promised nothing, before the device applied the hint"
+            }
+            Cause::HintedInUse => "the guest hinted it while it was in use",
             Cause::HintOutsideRound => "a hint was applied outside its round",
             Cause::HintBeyondElement => "a hint cleared more than its element holds",
             Cause::HintUnannounced => "the device applied a hint that the guest had not announced",

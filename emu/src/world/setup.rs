@@ -34,7 +34,12 @@ impl World {
         let vcpus = usize::from(scenario.guest.vcpus);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
         let faults = Faults(scenario.faults.iter().chain(&options.faults).copied().collect());
-        let oracle = Oracle::new(OracleOptions { pages: ram.pages(), vcpus: scenario.guest.vcpus, ram_bytes: ram.bytes() });
+        let oracle = Oracle::new(OracleOptions {
+            pages: ram.pages(),
+            vcpus: scenario.guest.vcpus,
+            ram_bytes: ram.bytes(),
+            hints_stay_free: scenario.guest.driver.hints_stay_free(),
+        });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),

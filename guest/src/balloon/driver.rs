@@ -11,7 +11,7 @@ use wire::layout::KernelInfo;
 use wire::platform::PAGE_SIZE;
 use wire::virtio::feature as transport;
 
-use crate::balloon::{hinting, inflate, oom, reporting, shrinker, stats};
+use crate::balloon::{dialect, hinting, inflate, oom, reporting, shrinker, stats};
 use crate::kernel::info::publish;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
@@ -74,7 +74,7 @@ record! {
         cmd_id_active: u32,
         /// That many hints from now the driver repeats its start buffer; 0: never, as Linux. A task asks for it, to try a device with it.
         repeat_start_after: u64,
-        /// The id that ends a round; the device reads it here.
+        /// The id that ends a round; the device reads it here. Where one buffer serves both ends, the id that opens it, too.
         cmd_id_stop: u32,
         /// Valid entries of `pfns`.
         num_pfns: u32,
@@ -90,7 +90,7 @@ record! {
         pfns: [u32; ARRAY_PFNS_MAX],
         /// Statistics; the device reads them here.
         stats: [u8; stats::STATS_NR_MAX * stat::RECORD_BYTES],
-        /// A hinted block whose buffer the device has not used, and that nobody waits for any more; 0 for none.
+        /// A block that the device has not given back, and that nobody waits for any more: address | order; 0 for none.
         unacked_block: u64,
     }
 }
@@ -131,6 +131,19 @@ impl VirtioBalloon {
     /// Where `tell_host` waits.
     pub fn acked_queue(self) -> WaitQueue {
         WaitQueue::at(self.acked().addr())
+    }
+
+    /// Keeps a block aside until the device is reset: it has not given it back.
+    pub fn keep_unacked_block(self, block: Pfn, order: u32) {
+        assert_eq!(self.unacked_block().get(), 0, "a round ends with its first block that does not come back");
+        self.unacked_block().set(block.addr() | u64::from(order));
+    }
+
+    /// The block that was kept aside, and its order.
+    pub fn take_unacked_block(self) -> Option<(Pfn, u32)> {
+        let kept = self.unacked_block().get();
+        self.unacked_block().set(0);
+        (kept != 0).then(|| (Pfn::of_addr(kept), (kept % PAGE_SIZE) as u32))
     }
 
     /// `update_balloon_size_work`.
@@ -191,7 +204,8 @@ fn virtballoon_validate(vdev: VirtioDevice) {
 fn init_vqs(vb: VirtioBalloon) -> Result<(), Errno> {
     let queue = |wanted: bool, callback: Option<fn(u64)>| wanted.then_some(VirtqueueInfo { callback });
     // Hints have no callback, unless the driver waits for them: their used buffers are collected when the next one is added.
-    let hint_callback: Option<fn(u64)> = vb.has_feature(feature::HINT_WAIT_ON_ACK).then_some(inflate::balloon_ack);
+    let waits = vb.has_feature(feature::HINT_WAIT_ON_ACK) || dialect::waits_for_arrays();
+    let hint_callback: Option<fn(u64)> = waits.then_some(inflate::balloon_ack);
     let infos = [
         queue(true, Some(inflate::balloon_ack)),
         queue(true, Some(inflate::balloon_ack)),
@@ -324,7 +338,7 @@ fn virtballoon_remove(vdev: VirtioDevice) {
     vb.stop_update_spinlock().unlock_irq();
     cancel_work_sync(Workqueue::SystemFreezable, vb.size_work());
     cancel_work_sync(Workqueue::SystemFreezable, vb.stats_work());
-    if vb.has_feature(feature::HINT_WAIT_ON_ACK) {
+    if vb.has_feature(feature::HINT_WAIT_ON_ACK) || dialect::waits_for_arrays() {
         vb.acked_queue().wake_up();
     }
     if vb.has_feature(feature::FREE_PAGE_HINT) {

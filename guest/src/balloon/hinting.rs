@@ -10,15 +10,17 @@
 use wire::balloon::{CMD_ID_DONE, CMD_ID_STOP, HINT_BLOCK_ORDER, config, feature};
 use wire::debug::{CMD_ID_READ, HINT, HINT_RETURN, HINT_START, HINT_STOP};
 use wire::platform::PAGE_SIZE;
+use wire::switch::{correct, fault};
 
 use crate::arch;
+use crate::balloon::dialect;
 use crate::balloon::driver::VirtioBalloon;
-use crate::kernel::list;
 use crate::kernel::panic::warn;
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
+use crate::kernel::{list, switch};
 use crate::mm::page::Page;
-use crate::mm::{self, Gfp, Pfn};
+use crate::mm::{self, Gfp};
 use crate::virtio::Errno;
 use crate::virtio::mmio;
 use crate::virtio::ring::{Scatter, Virtqueue};
@@ -56,7 +58,7 @@ fn virtio_balloon_cmd_id_received(vb: VirtioBalloon) -> u32 {
 }
 
 /// The hint queue with all its used buffers collected.
-fn drained_free_page_vq(vb: VirtioBalloon) -> Virtqueue {
+pub(super) fn drained_free_page_vq(vb: VirtioBalloon) -> Virtqueue {
     let vq = Virtqueue::at(vb.free_page_vq().get());
     while vq.get_buf().is_some() {}
     vq
@@ -86,6 +88,28 @@ fn wait_for_ack(vb: VirtioBalloon) -> Result<(), Errno> {
     }
 }
 
+/// Whether the device still wants the round that is open.
+pub(super) fn still_wanted(vb: VirtioBalloon) -> bool {
+    vb.cmd_id_active().get() == virtio_balloon_cmd_id_received(vb)
+}
+
+/// Sleeps until the device has used the buffer that carries `data`, and collects those before it. It ends without the buffer as [`wait_for_ack`] does.
+pub(super) fn wait_for_buffer(vb: VirtioBalloon, data: u64) -> Result<(), Errno> {
+    let vq = Virtqueue::at(vb.free_page_vq().get());
+    let mut used = false;
+    wait_event(vb.acked_queue(), || {
+        while !used && let Some(buffer) = vq.get_buf() {
+            used = buffer.data == data;
+        }
+        used || vq.broken().get() != 0 || vb.stop_update().get() != 0
+    });
+    match used {
+        true => Ok(()),
+        false if vq.broken().get() != 0 => Err(Errno::Io),
+        false => Err(Errno::NoDev),
+    }
+}
+
 /// Exposes one of the two ids, 4 bytes. The ids are waited for like hints: by the proposal.
 fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<(), Errno> {
     let vq = Virtqueue::at(vb.free_page_vq().get());
@@ -94,26 +118,37 @@ fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<()
     wait_for_ack(vb)
 }
 
+/// Whether start and stop have one buffer for both, so that a stop overwrites a start that the device has not read. Linux: never since the driver was merged;
+/// [v24] to [v28] of its series did ("use a separate buffer for the stop cmd", v29).
+fn stop_shares_buffer() -> bool {
+    switch::faulty(fault::STOP_OVERWRITES_START) || dialect::posted_before_v29() && !switch::corrected(correct::STOP_IN_START)
+}
+
 /// Opens a round under the id that the device wants. The id is stored where the start of the round before lies: a device that has not
 /// read that one yet will read this one, twice. So does Linux, unless HINT_WAIT_ON_ACK makes it wait for each. Linux: send_cmd_id_start().
 fn send_cmd_id_start(vb: VirtioBalloon) -> Result<(), Errno> {
     drained_free_page_vq(vb);
     let id = virtio_balloon_cmd_id_received(vb);
     vb.cmd_id_active().set(id);
-    send_cmd_id(vb, vb.cmd_id_active().addr(), || arch::trace(HINT_START, u64::from(id), 0))
+    let buffer = if stop_shares_buffer() { vb.cmd_id_stop() } else { vb.cmd_id_active() };
+    buffer.set(id);
+    send_cmd_id(vb, buffer.addr(), || arch::trace(HINT_START, u64::from(id), 0))
 }
 
 /// Closes the round. Linux: send_cmd_id_stop().
 fn send_cmd_id_stop(vb: VirtioBalloon) -> Result<(), Errno> {
     drained_free_page_vq(vb);
+    if stop_shares_buffer() {
+        vb.cmd_id_stop().set(CMD_ID_STOP);
+    }
     send_cmd_id(vb, vb.cmd_id_stop().addr(), || arch::trace(HINT_STOP, 0, 0))
 }
 
 /// Takes one block and hints it; `NoSpc` when the allocator has none. Linux: get_free_page_and_send().
 /// Differs: a block that the device did not give back is kept aside until the device is reset; by the proposal there is none.
-pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
+pub(super) fn get_free_page_and_send(vb: VirtioBalloon, gfp: Gfp) -> Result<(), Errno> {
     let vq = drained_free_page_vq(vb);
-    let Some(block) = mm::alloc_pages(Gfp::FREE_PAGE_HINT, HINT_BLOCK_ORDER) else { return Err(Errno::NoSpc) };
+    let Some(block) = mm::alloc_pages(gfp, HINT_BLOCK_ORDER) else { return Err(Errno::NoSpc) };
     // One entry is kept for the stop id.
     if vq.num_free().get() <= 1 {
         // No room: the block is given back, and the loop goes on until the device has made some.
@@ -129,8 +164,7 @@ pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
     }
     vq.kick();
     if let Err(errno) = wait_for_ack(vb) {
-        assert_eq!(vb.unacked_block().get(), 0, "a round ends with its first block that does not come back");
-        vb.unacked_block().set(block.addr());
+        vb.keep_unacked_block(block, HINT_BLOCK_ORDER);
         return Err(errno);
     }
     // Only now does the shrinker find the block. Without HINT_WAIT_ON_ACK the device may have used the hint already, or not.
@@ -143,8 +177,8 @@ pub(super) fn get_free_page_and_send(vb: VirtioBalloon) -> Result<(), Errno> {
 
 /// Hints block after block, until none is left or the device wants no more. Linux: send_free_pages().
 pub(super) fn send_free_pages(vb: VirtioBalloon) -> Result<(), Errno> {
-    while vb.cmd_id_active().get() == virtio_balloon_cmd_id_received(vb) {
-        match get_free_page_and_send(vb) {
+    while still_wanted(vb) {
+        match get_free_page_and_send(vb, Gfp::FREE_PAGE_HINT) {
             Ok(()) => repeat_start_if_asked(vb)?,
             Err(Errno::NoSpc) => break,
             Err(errno) => return Err(errno),
@@ -168,7 +202,7 @@ fn repeat_start_if_asked(vb: VirtioBalloon) -> Result<(), Errno> {
 fn virtio_balloon_report_free_page(vb: VirtioBalloon) {
     let steps: [(Step, &str); 3] = [
         (send_cmd_id_start, "virtio_balloon: failed to send the start id"),
-        (send_free_pages, "virtio_balloon: failed to send a free page"),
+        (dialect::send_free_pages, "virtio_balloon: failed to send a free page"),
         (send_cmd_id_stop, "virtio_balloon: failed to send the stop id"),
     ];
     for (step, complaint) in steps {
@@ -191,17 +225,11 @@ pub fn report_free_page_func(vb: u64) {
     }
 }
 
-/// Frees the block that the device did not give back, once it is reset and cannot apply the hint any more. Differs: by the proposal there
-/// is none.
+/// Frees the block that the device did not give back, once it is reset and cannot use it any more. Differs: by the proposal there is none.
 pub fn return_unacked_block(vb: VirtioBalloon) {
-    let addr = vb.unacked_block().get();
-    if addr == 0 {
-        return;
-    }
-    vb.unacked_block().set(0);
-    let block = Pfn::of_addr(addr);
-    arch::trace(HINT_RETURN, block.0, u64::from(HINT_BLOCK_ORDER));
-    mm::free_pages(block, HINT_BLOCK_ORDER);
+    let Some((block, order)) = vb.take_unacked_block() else { return };
+    arch::trace(HINT_RETURN, block.0, u64::from(order));
+    mm::free_pages(block, order);
 }
 
 /// Frees at most `num_to_return` hinted blocks, the last hinted first; returns how many. `code` is the tracepoint that says why. The lock is

@@ -1,8 +1,9 @@
-//! The balloon driver of Linux 6.12: drivers/virtio/virtio_balloon.c, flaws included.
+//! The balloon driver of Linux 6.12: drivers/virtio/virtio_balloon.c, flaws included; and in [`dialect`] how it was posted before.
 //!
 //! [`driver`] has `struct virtio_balloon`, probe and remove; the other modules have one feature each. Two works may run at the same time
 //! on two vCPUs, the one that resizes ([`inflate`]) and the one that hints ([`hinting`]), and share no lock.
 
+mod dialect;
 pub mod driver;
 pub mod hinting;
 pub mod inflate;

@@ -211,7 +211,7 @@ fn a_block_is_exposed_and_kicked_before_the_shrinker_can_find_it() {
     let (_device, _) = probed(ALL, 0);
     arch::take_traces();
     let vb = VirtioBalloon::at(VirtioDevice::the().private().get());
-    hinting::get_free_page_and_send(vb).expect("a block");
+    hinting::get_free_page_and_send(vb, Gfp::FREE_PAGE_HINT).expect("a block");
     let order = traced_in_order(&[debug::HINT, debug::VQ_ADD, debug::KICK, debug::LOCK]);
     let codes: Vec<u32> = order.iter().map(|trace| trace.0).collect();
     assert_eq!(codes[codes.len() - 4..], [debug::HINT, debug::VQ_ADD, debug::KICK, debug::LOCK]);
@@ -298,7 +298,7 @@ fn the_last_entry_is_kept_for_the_stop_id() {
     let vb = VirtioBalloon::at(VirtioDevice::the().private().get());
     let free = free_pages_now();
     for _ in 0..5 {
-        hinting::get_free_page_and_send(vb).expect("a block");
+        hinting::get_free_page_and_send(vb, Gfp::FREE_PAGE_HINT).expect("a block");
     }
     assert_eq!((vb.num_free_page_blocks().get(), free_pages_now()), (3, free - 3 * 1024));
     assert_eq!(device.borrow_mut().drain_taken(FREE_PAGE_VQ).len(), 3);

@@ -31,6 +31,8 @@ impl Gfp {
     pub const NORETRY: Gfp = Gfp(0x1_0000);
     /// `__GFP_NOMEMALLOC`: keeps off every reserve.
     pub const NOMEMALLOC: Gfp = Gfp(0x8_0000);
+    /// `__GFP_THISNODE`. Differs: there is one node.
+    pub const THISNODE: Gfp = Gfp(0x20_0000);
 
     /// `GFP_ATOMIC`.
     pub const ATOMIC: Gfp = Gfp(0x20 | 0x800);
@@ -42,6 +44,8 @@ impl Gfp {
     pub const HIGHUSER_MOVABLE: Gfp = Gfp(Gfp::KERNEL.0 | 0x8);
     /// What the driver takes hint blocks with: no reclaim of any kind. Linux: VIRTIO_BALLOON_FREE_PAGE_ALLOC_FLAG.
     pub const FREE_PAGE_HINT: Gfp = Gfp(0x1_0000 | 0x2000 | 0x8_0000);
+    /// What L. Torvalds proposed to take hint blocks with, GFP_MINFLAGS; the merged driver dropped the node.
+    pub const MINFLAGS: Gfp = Gfp(Gfp::FREE_PAGE_HINT.0 | Gfp::THISNODE.0);
     /// What the balloon takes its pages with. Linux: balloon_page_alloc().
     pub const BALLOON: Gfp = Gfp(Gfp::HIGHUSER_MOVABLE.0 | 0x8_0000 | 0x1_0000 | 0x2000);
 

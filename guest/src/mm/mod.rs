@@ -3,6 +3,7 @@
 //! * [`page`] the memory map, [`zone`] the free lists, [`page_alloc`] the buddy allocator, [`pcp`] the per-CPU lists before it
 //! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
 //! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of
+//! * [`free_page_list`], [`pfn_walk`]: how it was proposed that a driver might learn what is free
 //!
 //! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
 
@@ -10,6 +11,7 @@ pub mod balloon_compaction;
 #[cfg(test)]
 mod behaviour_tests;
 pub(crate) mod fallback;
+pub mod free_page_list;
 pub mod gfp;
 pub mod globals;
 mod init;
@@ -20,6 +22,7 @@ pub mod page;
 pub mod page_alloc;
 pub mod page_reporting;
 pub mod pcp;
+pub mod pfn_walk;
 pub mod reclaim;
 pub mod shrinker;
 pub mod stats;

@@ -26,14 +26,14 @@ const GFPS: [Gfp; 6] = [
 ];
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     Alloc { gfp: usize, order: u32, cpu: u64 },
     Free { which: usize, cpu: u64 },
     Drain,
     IsolateAndPutBack { order: u32 },
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     // Small orders are common, the largest must come too.
     let order = prop_oneof![4 => 0..=3u32, 2 => 4..=9u32, 1 => Just(10u32)];
     prop_oneof![
@@ -46,8 +46,8 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// The naive allocator: blocks given out, first frame to order.
 #[derive(Default)]
-struct Model {
-    blocks: BTreeMap<Pfn, u32>,
+pub(super) struct Model {
+    pub(super) blocks: BTreeMap<Pfn, u32>,
 }
 
 impl Model {
@@ -64,7 +64,7 @@ impl Model {
         })
     }
 
-    fn apply(&mut self, op: &Op) {
+    pub(super) fn apply(&mut self, op: &Op) {
         match *op {
             Op::Alloc { gfp, order, cpu } => self.alloc(GFPS[gfp], order, cpu),
             Op::Free { which, cpu } => self.free(which, cpu),
@@ -121,7 +121,7 @@ impl Model {
         free_pages(pfn, order);
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         for zone in Zone::all() {
             let mut free = BTreeMap::new();
             check_lists(zone, &mut free);

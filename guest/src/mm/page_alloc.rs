@@ -138,7 +138,7 @@ pub(crate) fn expand(zone: Zone, page: Page, low: u32, high: u32, migratetype: M
 }
 
 /// Readies an allocated block for its owner. Linux: prep_new_page().
-fn prep_new_page(page: Page, order: u32, gfp: Gfp) {
+pub(crate) fn prep_new_page(page: Page, order: u32, gfp: Gfp) {
     let pfn = page.pfn();
     for at in 0..1 << order {
         check_new_page(Page::of(pfn.plus(at)));

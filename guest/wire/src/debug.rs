@@ -31,6 +31,8 @@ codes! {
     /// The lock is held by somebody else, about to try again: `a` lock, `b` address.
     SPIN = 7,
     /// A hinted block is about to be exposed (its descriptor is written, `avail.idx` not yet raised): `a` first frame, `b` order | descriptor head << 32.
+    /// In an interface whose hints stay free: the block is free at this moment, under the zone's lock where the interface takes it, and its address is
+    /// about to be put where the device will find it; no head then.
     HINT = 8,
     /// The shrinker is about to take a hinted block back: `a` first frame, `b` order.
     HINT_RECLAIM = 9,

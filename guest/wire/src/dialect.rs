@@ -69,3 +69,23 @@ dialects! {
     /// Balloon page compaction as posted in June 2012 (R. Aquini); hints as the merged driver.
     Balloon2012 = 13, "balloon-2012",
 }
+
+impl Dialect {
+    /// Returns whether a hinted block stays where it is, free for everybody: the guest promises nothing, and only tells what was free at
+    /// one moment. Otherwise the driver owns the block until it gives it back.
+    pub const fn hints_stay_free(self) -> bool {
+        match self {
+            Dialect::V6
+            | Dialect::V8
+            | Dialect::V10
+            | Dialect::V13
+            | Dialect::V16
+            | Dialect::V33
+            | Dialect::V33Thread
+            | Dialect::V33Pop
+            | Dialect::PfnWalk
+            | Dialect::HostWalk => true,
+            Dialect::Hint | Dialect::V33Alloc | Dialect::Report | Dialect::Balloon2012 => false,
+        }
+    }
+}

@@ -61,6 +61,10 @@ pub mod correct {
         STOP_INNER_LOOP = 23, "s23",
         /// The stop sign has a buffer of its own (v28 and before).
         STOP_IN_START = 24, "s24",
+        /// An order that the allocator does not have is refused (v33; asked for by L. Torvalds).
+        ORDER_UNCHECKED = 25, "order-check",
+        /// Frames are free when the allocator's lists say so, not when nobody refers to them (pfn-walk).
+        REFCOUNT_TRUSTED = 26, "pfn-walk",
     }
 }
 

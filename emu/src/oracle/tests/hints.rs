@@ -87,6 +87,37 @@ fn early_reuse_by_dma_is_the_guests_fault_too() {
 }
 
 #[test]
+fn a_write_behind_a_hint_that_takes_nothing_is_nobodys_fault() {
+    let mut bench = Bench::of_free_pages(Log::ManualClear);
+    bench.migrate();
+    bench.guest_start();
+    bench.hint(block(16));
+    bench.emit(CPU, Event::GuestAlloc { range: block(16) });
+    bench.store(p(18), Actor::Dma);
+    bench.emit(Actor::Dma, Event::DmaWrite { range: PageRange::page(p(18)) });
+    bench.pop_all();
+    bench.complete();
+    let loss = loss(bench);
+    assert_eq!((loss.blame, loss.cause), (Blame::Gap, Some("hint-of-the-past")));
+}
+
+#[test]
+fn a_hint_of_a_page_in_use_excuses_nothing() {
+    let mut bench = Bench::of_free_pages(Log::ManualClear);
+    bench.emit(CPU, Event::GuestAlloc { range: block(16) });
+    bench.write(p(18), CPU);
+    bench.emit(CPU, Event::GuestFree { range: PageRange::new(p(20), 4) });
+    bench.migrate();
+    bench.hint_round(block(16));
+    bench.send_all();
+    bench.complete();
+    let findings = bench.finish();
+    assert_eq!(findings.lost, [p(16), p(17), p(18), p(19)], "what was freed before is free");
+    let first = &findings.violations[0];
+    assert_eq!((first.blame, first.cause), (Blame::Guest, Some("hinted-in-use")));
+}
+
+#[test]
 fn a_hint_across_a_sync_is_the_hosts_fault() {
     // hint-stop-skipped: the device stays in START; the write is merged into B, then the old hint clears it.
     let mut bench = Bench::new(Log::ManualClear);

@@ -66,7 +66,7 @@ fn only_a_driver_that_waits_wants_interrupts_for_hints() {
 fn a_block_is_listed_only_behind_its_used_buffer() {
     let (_device, vb) = waiting(None, |device, _| use_newest(device));
     arch::take_traces();
-    hinting::get_free_page_and_send(vb).expect("a block");
+    hinting::get_free_page_and_send(vb, Gfp::FREE_PAGE_HINT).expect("a block");
     let order = traced_in_order(&[debug::HINT, debug::VQ_ADD, debug::KICK, debug::VQ_GET, debug::LOCK]);
     let order: Vec<(u32, u64)> =
         order.into_iter().filter(|(code, lock)| *code != debug::LOCK || *lock == debug::lock::FREE_PAGE_LIST).collect();
@@ -134,7 +134,7 @@ fn an_interrupt_for_something_else_does_not_end_the_wait() {
             use_newest(device);
         }
     });
-    hinting::get_free_page_and_send(vb).expect("a block");
+    hinting::get_free_page_and_send(vb, Gfp::FREE_PAGE_HINT).expect("a block");
     assert_eq!(vb.num_free_page_blocks().get(), 1);
     assert!(device.borrow().taken.len() > 1);
 }
