@@ -108,10 +108,11 @@ impl Chart {
         svg
     }
 
-    /// Returns the numbers of curves that are the same everywhere, the first of each group in the order of names.
+    /// Returns the numbers of curves that are the same everywhere, in the order of names; those without a point are left out.
     fn groups(&self) -> Vec<Vec<usize>> {
         let mut groups: Vec<Vec<usize>> = Vec::new();
-        for index in 0..self.names.len() {
+        let has_point = |index: &usize| self.panels.iter().any(|panel| panel.curves[*index].iter().any(Option::is_some));
+        for index in (0..self.names.len()).filter(has_point) {
             let same = |group: &&mut Vec<usize>| self.panels.iter().all(|panel| panel.curves[group[0]] == panel.curves[index]);
             match groups.iter_mut().find(same) {
                 Some(group) => group.push(index),

@@ -34,12 +34,15 @@ const SERIES: &[(Driver, u64)] = &[
     (Driver::V10, 0),
     (Driver::V13, 0),
     (Driver::V16, 0),
+    (Driver::V16, correct::STOP_INNER_LOOP),
     (Driver::V33, 0),
     (Driver::V33, correct::IRQ_OFF_BOUND),
     (Driver::V33Thread, 0),
+    (Driver::V33Thread, correct::UNLINK_UNACCOUNTED),
     (Driver::V33Pop, 0),
     (Driver::V33Alloc, 0),
     (Driver::PfnWalk, 0),
+    (Driver::PfnWalk, correct::REFCOUNT_TRUSTED),
     (Driver::Hint, 0),
 ];
 
@@ -131,7 +134,8 @@ impl Shape {
 impl Job {
     fn run(&self) -> Result<Option<Point>, String> {
         let told = |scenario: &Scenario| guarded(|| Told::of(&(self.engine.run)(scenario, &RunOptions::default())));
-        let (with, without) = (told(&self.scenario)?, told(&label::without(&self.scenario))?);
+        let twin = label::without(&self.scenario).expect("its orders name nothing of the interface");
+        let (with, without) = (told(&self.scenario)?, told(&twin)?);
         if (with.verdict, without.verdict) != (Verdict::Pass, Verdict::Pass) {
             return Ok(None);
         }

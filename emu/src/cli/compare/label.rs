@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use host::event::EventKind;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
 
 use super::Row;
 use crate::scenario::Scenario;
-use crate::scenario::model::{Driver, Host, Numbering, Profile};
+use crate::scenario::model::{Driver, Host, Numbering, PageSpec, Pattern, Profile};
 
 /// Corrections that are listed one by one; more are counted.
 const CORRECTIONS_MAX: usize = 3;
@@ -35,6 +36,8 @@ pub(super) fn interface(scenario: &Scenario) -> String {
 pub(super) fn corrected(driver: Driver, bits: u64) -> String {
     match corrections(bits) {
         None => driver.name().to_string(),
+        // A flaw without a number is called by the interface's name.
+        Some(corrections) if corrections == driver.name() => format!("{} mended", driver.name()),
         Some(corrections) => format!("{} {corrections}", driver.name()),
     }
 }
@@ -62,9 +65,32 @@ pub(super) fn tell_apart(rows: &mut [Row]) {
     }
 }
 
-/// Returns the same scenario with a device that does not offer what the driver tells free pages through. Where the host looks by itself, the
-/// merged driver stands in, with nothing offered either.
-pub(super) fn without(scenario: &Scenario) -> Scenario {
+/// Returns whether an event comes of the interface alone, so that an order on it cannot be kept without.
+fn is_of_the_interface(kind: EventKind) -> bool {
+    let name = kind.name();
+    // What the driver and the device say of hints and reports; what they say of a page in use, they say without as well.
+    let of_driver = ["guest.hint", "guest.reclaim", "guest.return", "guest.cmd_id", "guest.start", "guest.stop", "guest.report"];
+    name.starts_with("hint.") || name == "balloon.report" || of_driver.contains(&name)
+}
+
+/// Returns whether an injection, an order or a page's name speaks of what only the interface does.
+fn needs_the_interface(scenario: &Scenario) -> bool {
+    let injected = scenario.injections.iter().flat_map(|injection| injection.trigger.after.iter().chain(&injection.before));
+    let ordered = scenario.orders.iter().flat_map(|order| &order.chain);
+    let started = scenario.migration.start.iter().flat_map(|start| &start.after);
+    let named = |pattern: &Pattern| match pattern {
+        Pattern::Event { kind, .. } => is_of_the_interface(*kind),
+        Pattern::Injection(_) => false,
+    };
+    injected.chain(ordered).chain(started).any(named) || scenario.pages.values().any(|page| matches!(page, PageSpec::Hint { .. }))
+}
+
+/// Returns the same scenario with a device that does not offer what the driver tells free pages through; `None` if the file's orders need that.
+/// Where the host looks by itself, the merged driver stands in, with nothing offered either.
+pub(super) fn without(scenario: &Scenario) -> Option<Scenario> {
+    if needs_the_interface(scenario) {
+        return None;
+    }
     let mut without = scenario.clone();
     let not_offered = match scenario.guest.driver {
         Driver::V6 | Driver::V8 | Driver::V10 => seed_feature::HOST_REQ_VQ,
@@ -84,5 +110,5 @@ pub(super) fn without(scenario: &Scenario) -> Scenario {
         }
     };
     without.host.features &= !not_offered;
-    without
+    Some(without)
 }

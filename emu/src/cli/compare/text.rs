@@ -9,6 +9,7 @@ use crate::cli::args::Format;
 use crate::outcome::Facts;
 
 use crate::report::{WIDTH, counted, github, wrap};
+use crate::scenario::model::Driver;
 
 /// How migrations went.
 const COURSE: Table = Table {
@@ -16,8 +17,8 @@ const COURSE: Table = Table {
     columns: &[
         column("hinted", "pages", 6, |row| told(row, |told| (told.facts.pages_hinted + told.pages_reported).to_string())),
         column("skipped", "pages", 7, |row| migrated(row, |told| told.facts.pages_skipped.to_string())),
-        column("resent", "pages", 6, |row| told(row, |told| told.facts.pages_resent_hinted.to_string())),
-        column("wrongly", "pages", 7, |row| told(row, |told| told.facts.pages_wrongly_resent.to_string())),
+        column("resent", "pages", 6, |row| hinted(row, |told| told.facts.pages_resent_hinted)),
+        column("wrongly", "pages", 7, |row| hinted(row, |told| told.facts.pages_wrongly_resent)),
         column("irqs off", "insns", 8, |row| told(row, |told| told.facts.irq_off_insns_max.to_string())),
         column("free", "MiB", 6, |row| pages(row.with.as_ref().ok()?.facts.free_pages_min)),
         column("rounds", "", 6, |row| told(row, |told| told.facts.rounds.to_string())),
@@ -105,7 +106,8 @@ fn human(rows: &[Row]) -> String {
         let known = SITUATIONS.iter().find(|(known, _)| known == name);
         let head = known.map_or_else(|| name.clone(), |(_, about)| format!("{name}: {about}"));
         parts.push(format!("{head}\n{}", COURSE.render(rows)));
-        if rows.iter().any(|row| row.pair().is_some()) {
+        // Where only few can be run without their interface there is nothing to put side by side.
+        if 2 * rows.iter().filter(|row| row.pair().is_some()).count() > rows.len() {
             parts.push(SAVED.render(rows));
             parts.push(COSTS.render(rows));
         }
@@ -115,10 +117,16 @@ fn human(rows: &[Row]) -> String {
     parts.join("\n")
 }
 
+/// The guest's first function in any interrupt.
+const INTERRUPT_ENTRY: &str = "lp_irq_stubs";
+
 /// Returns the name, without its modules, of the function in which interrupts were disabled for longest.
 fn function(facts: &Facts) -> String {
     let path = facts.irq_off_in.as_deref().unwrap_or(NONE);
-    path.rsplit("::").next().expect("a part").to_string()
+    match path.rsplit("::").next().expect("a part") {
+        INTERRUPT_ENTRY => "interrupt handler".to_string(),
+        name => name.to_string(),
+    }
 }
 
 fn pages(pages: Option<u64>) -> Option<String> {
@@ -163,6 +171,11 @@ fn told(row: &Row, figure: impl Fn(&Told) -> String) -> Option<String> {
     row.with.as_ref().ok().map(figure)
 }
 
+/// A figure about hints: of reports the host keeps no record that could be compared with what it sends.
+fn hinted(row: &Row, figure: impl Fn(&Told) -> u64) -> Option<String> {
+    told(row, |told| figure(told).to_string()).filter(|_| row.driver != Driver::Report)
+}
+
 /// A figure that stands only if the last migration came to its end.
 fn migrated(row: &Row, figure: impl Fn(&Told) -> String) -> Option<String> {
     row.with.as_ref().ok().filter(|told| told.is_migrated()).map(figure)
@@ -174,8 +187,9 @@ fn pair(row: &Row, figure: impl Fn(&Told, &Told) -> String) -> Option<String> {
 
 /// What is spared: negative when the interface made it more.
 fn difference(with: u64, without: u64, show: impl Fn(u64) -> String) -> String {
-    let sign = if with > without { "-" } else { "" };
-    format!("{sign}{}", show(with.abs_diff(without)))
+    let shown = show(with.abs_diff(without));
+    let is_zero = shown.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+    if with > without && !is_zero { format!("-{shown}") } else { shown }
 }
 
 /// Returns bytes in MiB with one decimal, rounded.
