@@ -206,3 +206,16 @@ fn millis(ns: u64, decimals: u32) -> String {
     let whole = 10_u64.pow(decimals);
     format!("{}.{:02$}", parts / whole, parts % whole, decimals as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_rounded_and_a_zero_has_no_sign() {
+        assert_eq!([0, 52_428, 52_429, 1 << 20, (3 << 20) - 1].map(mebibytes), ["0.0", "0.0", "0.1", "1.0", "3.0"]);
+        assert_eq!((millis(1_049_999, 1), millis(1_050_000, 1), millis(63_572, 3)), ("1.0".into(), "1.1".into(), "0.064".into()));
+        let megabytes = |with, without| difference(with, without, mebibytes);
+        assert_eq!((megabytes(0, 5 << 20), megabytes(5 << 20, 0), megabytes(9, 0)), ("5.0".into(), "-5.0".into(), "0.0".into()));
+    }
+}
