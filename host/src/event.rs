@@ -279,6 +279,8 @@ pub enum HintElement {
     Last,
     /// A buffer for a request.
     Request,
+    /// No element: pages that the host has found free in the guest's memory map.
+    Found(PageRange),
 }
 
 macro_rules! events {
@@ -405,7 +407,7 @@ events! {
     HintWake = "hint.wake",
     #[doc = "The iothread asks the guest not to kick the hint queue: a write to the used ring, whether or not the VM runs."]
     HintQuiet = "hint.quiet",
-    #[doc = "The iothread took an element from the hint queue."]
+    #[doc = "The iothread took an element from the hint queue (driver host-walk: found pages free in the memory map)."]
     HintPop { head: u16, element: HintElement } = "hint.pop",
     #[doc = "The iothread clears the hinted pages from the bitmaps (profile firecracker: discards them)."]
     HintApply { range: PageRange, id: CmdId, cleared: u64 } = "hint.apply",
@@ -517,7 +519,7 @@ impl Event {
             | Event::DirtyClear { range, .. }
             | Event::DmaWrite { range }
             | Event::VhostWrite { range }
-            | Event::HintPop { element: HintElement::Pages(range), .. } => Some(*range),
+            | Event::HintPop { element: HintElement::Pages(range) | HintElement::Found(range), .. } => Some(*range),
             Event::GuestWrite { pfn, .. }
             | Event::GuestInflate { pfn }
             | Event::GuestDeflate { pfn }

@@ -64,6 +64,7 @@ pub(crate) enum Tag {
     Interrupt,
     Queue,
     Request,
+    Walk,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

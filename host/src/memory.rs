@@ -240,6 +240,13 @@ impl GuestRam {
         u32::from_le_bytes(bytes)
     }
 
+    /// Returns the little-endian 16-bit word at an address.
+    pub fn read_u16(&self, address: u64) -> u16 {
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes);
+        u16::from_le_bytes(bytes)
+    }
+
     /// Writes as a device does: logged.
     ///
     /// # Panics

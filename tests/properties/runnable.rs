@@ -252,7 +252,7 @@ fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
         Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
     });
     let used = scenario.guest.tasks.iter().flat_map(|task| &task.operations).chain(injected).filter_map(|operation| match operation {
-        Operation::Free { name } | Operation::Write { name, .. } | Operation::Release { name } => Some(name),
+        Operation::Free { name } | Operation::Write { name, .. } | Operation::Release { name, .. } => Some(name),
         _ => None,
     });
     let named = scenario.pages.values().filter_map(|spec| match spec {
@@ -326,7 +326,7 @@ fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = O
         block(vcpu, orders).prop_map(|(name, order)| Operation::Alloc { name, order }),
         block(vcpu, orders).prop_map(|(name, _)| Operation::Free { name }),
         pages.clone().prop_map(move |pages| Operation::Fill { name: fill.clone(), pages }),
-        Just(Operation::Release { name: release }),
+        Just(Operation::Release { name: release, every: 1 }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
         prop_oneof![0..1_000_000u64, 0..50_000_000u64].prop_map(|ns| Operation::Sleep { ns }),
@@ -361,6 +361,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 initially_set: manual && initially_set,
                 features,
                 queue_numbering: Numbering::Dense,
+                walk: Walk::Naive,
                 hint_queue_size,
                 queue_size,
                 balloon_pages,

@@ -419,7 +419,12 @@ impl Bench {
                 self.emit(Actor::Iothread, Event::HintStart { id });
                 None
             }
-            HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last | HintElement::Request => {
+            HintElement::Id(_)
+            | HintElement::Malformed(_)
+            | HintElement::OutOfRam(_)
+            | HintElement::Last
+            | HintElement::Request
+            | HintElement::Found(_) => {
                 if self.round == HintStatus::Start {
                     self.hint_stop(Actor::Iothread);
                 }

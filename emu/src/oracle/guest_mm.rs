@@ -109,11 +109,11 @@ pub fn inject_stub(ram: &GuestRam) -> Option<u64> {
     read_info(ram).map(|info| info.inject_store)
 }
 
-fn read_u64(ram: &GuestRam, address: u64) -> Option<u64> {
+pub(super) fn read_u64(ram: &GuestRam, address: u64) -> Option<u64> {
     (address.checked_add(8)? <= ram.bytes()).then(|| ram.read_u64(address))
 }
 
-fn read_u32(ram: &GuestRam, address: u64) -> Option<u32> {
+pub(super) fn read_u32(ram: &GuestRam, address: u64) -> Option<u32> {
     (address.checked_add(4)? <= ram.bytes()).then(|| ram.read_u32(address))
 }
 
@@ -124,7 +124,7 @@ fn read_u8(ram: &GuestRam, address: u64) -> Option<u8> {
 }
 
 /// Returns what the guest has published; `None` while it has not booted that far.
-fn read_info(ram: &GuestRam) -> Option<KernelInfo> {
+pub(super) fn read_info(ram: &GuestRam) -> Option<KernelInfo> {
     let field = |offset: usize| read_u64(ram, KERNEL_INFO + offset as u64);
     if field(offset_of!(KernelInfo, magic))? != KernelInfo::MAGIC {
         return None;
@@ -164,7 +164,7 @@ const ENTRIES: usize = 64;
 const _: () = assert!(page::flag::ISOLATED < 1 << 32, "the lower half of the flags is looked at");
 
 /// Returns whether an entry's type has this bit; types are told by clear bits.
-fn is_type(kind: u32, bit: u32) -> bool {
+pub(super) fn is_type(kind: u32, bit: u32) -> bool {
     kind & (page::TYPE_BASE | bit) == page::TYPE_BASE
 }
 

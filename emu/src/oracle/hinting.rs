@@ -28,6 +28,8 @@ pub(crate) struct Device {
     round: Round,
     /// Elements popped and not returned: head, and pages if it holds some.
     popped: Vec<(u16, Option<PageRange>)>,
+    /// The newest pages that the host has found free by itself.
+    found: Option<PageRange>,
     /// Heads of buffers for requests, which the device may keep.
     lent: Vec<u16>,
     /// Heads that were in the device's hand when the driver reset it: they may still be returned, and need not be.
@@ -39,13 +41,13 @@ pub(crate) struct Device {
 impl Device {
     /// Returns a device without a round.
     pub(crate) fn new() -> Self {
-        Self { round: Round::Stop, popped: Vec::new(), lent: Vec::new(), forgotten: Vec::new(), merged_since: false }
+        Self { round: Round::Stop, popped: Vec::new(), found: None, lent: Vec::new(), forgotten: Vec::new(), merged_since: false }
     }
 
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
-        let Self { round, popped, lent, forgotten, merged_since } = self;
-        fold.part(tag, 0, &(*round, popped, lent, forgotten, *merged_since));
+        let Self { round, popped, found, lent, forgotten, merged_since } = self;
+        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since));
     }
 
     /// A new id stands in the configuration.
@@ -125,6 +127,10 @@ impl Device {
     pub(crate) fn pop(&mut self, head: u16, element: &HintElement) {
         let range = match element {
             HintElement::Pages(range) => Some(*range),
+            HintElement::Found(range) => {
+                self.found = Some(*range);
+                Some(*range)
+            }
             HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last => None,
             HintElement::Request => return self.lent.push(head),
         };
@@ -134,6 +140,7 @@ impl Device {
     /// The device returned an element. Returns whether it held it.
     pub(crate) fn push(&mut self, head: u16) -> bool {
         let before = self.popped.len() + self.forgotten.len();
+        self.found = None;
         self.popped.retain(|(held, _)| *held != head);
         let returned = self.ask(head);
         self.forgotten.retain(|held| *held != head);
@@ -155,6 +162,11 @@ impl Device {
     /// Returns which pages of a word the elements that the device holds contain.
     pub(crate) fn holds(&self, at: u64) -> u64 {
         self.popped.iter().filter_map(|(_, range)| *range).fold(0, |held, range| held | bits_of(range, at))
+    }
+
+    /// Returns which pages of a word the host has found free by itself last, and not returned from.
+    pub(crate) fn found(&self, at: u64) -> u64 {
+        self.found.map_or(0, |range| bits_of(range, at))
     }
 
     /// The driver reset the device: the queue is gone. An element in the device's hand may still be on its way to be returned.

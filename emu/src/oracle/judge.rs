@@ -3,6 +3,7 @@
 use host::event::{CmdId, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
+use super::free::free_in;
 use super::loss::Loss;
 use super::pages::{Marks, pages_of, place, widened};
 use super::records::Cause;
@@ -102,6 +103,21 @@ impl Oracle {
             marks.ever_hinted |= free;
             marks.hinted_in_use |= bits & !free;
         });
+    }
+
+    /// The host has found pages free by itself. Those that are, or that the guest has given up to be reported, count as if it had
+    /// hinted them now; the others are as they were.
+    pub(super) fn host_found(&mut self, range: PageRange, world: &dyn Observed) {
+        let free = free_in(world.ram(), range);
+        for (at, bits) in self.pages.words(range) {
+            let is_free = |pfn: &Pfn| free.contains((pfn.0 - range.first.0) as usize);
+            let free = pages_of(at, bits).filter(is_free).fold(0, |free, pfn| free | place(pfn).1);
+            self.pages.edit(at, |marks| {
+                let given_up = bits & (free | marks.report_exposed);
+                marks.hint_exposed |= given_up;
+                marks.ever_hinted = marks.ever_hinted & !bits | given_up;
+            });
+        }
     }
 
     /// A block has left the allocator. That counts only where hints stay free: else a hinted block is one that the driver has allocated.
@@ -239,6 +255,8 @@ impl Oracle {
                 Cause::HintOutsideRound
             } else if device.holds(at) & bit == 0 {
                 Cause::HintBeyondElement
+            } else if device.found(at) & bit != 0 {
+                if marks.ever_hinted & bit != 0 { Cause::WalkOvertaken } else { Cause::MistakenForFree }
             } else if marks.hinted_in_use & bit != 0 {
                 Cause::HintedInUse
             } else if marks.ever_hinted & bit != 0 {
@@ -260,7 +278,8 @@ impl Oracle {
             let in_rounds_hint = if in_round { marks.hint_exposed } else { 0 };
             let wronged = bits & !(marks.inflated | marks.report_exposed | in_rounds_hint | marks.dropped);
             self.pages.edit(at, |marks| marks.dropped |= wronged);
-            let (early, in_use) = if in_round { (marks.ever_hinted, marks.hinted_in_use) } else { (0, 0) };
+            let found = self.device.found(at);
+            let (early, in_use) = if in_round { (marks.ever_hinted & !found, marks.hinted_in_use) } else { (0, 0) };
             let reuse = self.reuse();
             let cause = |bit| match () {
                 () if in_use & bit != 0 => Some(Cause::HintedInUse),

@@ -14,6 +14,7 @@ pub mod rules;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod free;
 mod heads;
 mod hinting;
 mod judge;
@@ -25,7 +26,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use host::event::{Actor, CmdId, Event, Level, MigrationStatus, Pfn, Stamped};
+use host::event::{Actor, CmdId, Event, HintElement, Level, MigrationStatus, Pfn, Stamped};
 use host::fold::Fold;
 use host::memory::GuestRam;
 use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
@@ -297,7 +298,12 @@ impl Oracle {
                 self.counter.cmd_id(CmdId(wire::balloon::CMD_ID_DONE));
                 self.device.done();
             }
-            Event::HintPop { head, element } => self.device.pop(*head, element),
+            Event::HintPop { head, element } => {
+                self.device.pop(*head, element);
+                if let HintElement::Found(range) = element {
+                    self.host_found(*range, world);
+                }
+            }
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),

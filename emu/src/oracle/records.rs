@@ -23,6 +23,10 @@ pub(crate) enum Cause {
     HintOutsideRound,
     /// A hint cleared a page that its element does not hold.
     HintBeyondElement,
+    /// The host found the page free by itself, and it was written before the host left it out.
+    WalkOvertaken,
+    /// The host took a page for free that was in use.
+    MistakenForFree,
     /// The device applied what it popped in its round, but the guest never announced the page.
     HintUnannounced,
     /// K was cleared for a page that was not merged.
@@ -53,6 +57,8 @@ impl Cause {
             Cause::HintOfThePast | Cause::HintUnannounced => Blame::Gap,
             Cause::HintOutsideRound
             | Cause::HintBeyondElement
+            | Cause::WalkOvertaken
+            | Cause::MistakenForFree
             | Cause::ClearedUnmerged
             | Cause::SyncDropped
             | Cause::Unmarked
@@ -73,6 +79,8 @@ impl Cause {
             Cause::HintedInUse => "hinted-in-use",
             Cause::HintOutsideRound => "hint-outside-round",
             Cause::HintBeyondElement => "hint-beyond-element",
+            Cause::WalkOvertaken => "walk-overtaken",
+            Cause::MistakenForFree => "mistaken-for-free",
             Cause::HintUnannounced => "hint-unannounced",
             Cause::ClearedUnmerged => "cleared-unmerged",
             Cause::SyncDropped => "sync-dropped",
@@ -96,6 +104,8 @@ impl Cause {
             Cause::HintedInUse => "the guest hinted it while it was in use",
             Cause::HintOutsideRound => "a hint was applied outside its round",
             Cause::HintBeyondElement => "a hint cleared more than its element holds",
+            Cause::WalkOvertaken => "it was written after the host had found it free, before the host left it out",
+            Cause::MistakenForFree => "the host took it for free while it was in use",
             Cause::HintUnannounced => "the device applied a hint that the guest had not announced",
             Cause::ClearedUnmerged => "its mark was cleared before it was merged",
             Cause::SyncDropped => "no record of it was left after the sync",

@@ -44,6 +44,7 @@ pub fn particulars(event: &Event) -> String {
         E::HintIgnore { range, status } => format!("{range}, in {}", status.name()),
         E::DeviceKick { queue } => format!("queue {queue}"),
         E::HintPop { head, element: HintElement::OutOfRam(pfn) } => format!("outside RAM from {pfn}, head {head}"),
+        E::HintPop { head: _, element: HintElement::Found(range) } => format!("{range} found free"),
         E::HintPop { head, element: HintElement::Last } => format!("last response, head {head}"),
         E::HintPop { head, element: HintElement::Request } => format!("buffer for a request, head {head}"),
         E::HintAsk { head, id } => format!("id {id}, head {head}"),

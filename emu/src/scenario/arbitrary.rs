@@ -221,7 +221,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         place().prop_map(|(name, page, byte)| Operation::Write { name, page, byte }),
         place().prop_map(|(name, page, byte)| Operation::Verify { name, page, byte }),
         pages.clone().prop_map(|pages| Operation::Fill { name: LIST.to_owned(), pages }),
-        Just(Operation::Release { name: LIST.to_owned() }),
+        (1..=64u64).prop_map(|every| Operation::Release { name: LIST.to_owned(), every }),
+        (0..=63u64).prop_map(|zone| Operation::StartZone { zone }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
         time_ns().prop_map(|ns| Operation::Sleep { ns }),
@@ -239,11 +240,11 @@ fn host() -> impl Strategy<Value = Host> {
     let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL)), queues, balloon, time_ns()).prop_map(
+    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, time_ns()).prop_map(
         |(
             profile,
             (dirty_log, chunk_shift, initially_set),
-            (features, queue_numbering),
+            (features, queue_numbering, walk),
             (hint_queue_size, queue_size),
             balloon_pages,
             stats_interval_ns,
@@ -256,6 +257,7 @@ fn host() -> impl Strategy<Value = Host> {
                 initially_set: manual && initially_set,
                 features,
                 queue_numbering,
+                walk,
                 hint_queue_size,
                 queue_size,
                 balloon_pages,

@@ -136,6 +136,28 @@ impl Numbering {
     }
 }
 
+/// How a host looks for free pages in the guest's memory map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// It trusts reference counts.
+    Naive,
+    /// It takes blocks in the buddy lists alone.
+    Corrected,
+}
+
+impl Walk {
+    /// Both ways.
+    pub const ALL: &'static [Walk] = &[Walk::Naive, Walk::Corrected];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Walk::Naive => "naive",
+            Walk::Corrected => "corrected",
+        }
+    }
+}
+
 /// A list of operations on a vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -190,6 +212,13 @@ pub enum Operation {
     Release {
         /// The allocation.
         name: String,
+        /// Each page of that many: 1 frees all.
+        every: u64,
+    },
+    /// The driver's next answer begins at this zone (drivers v6, v8).
+    StartZone {
+        /// Its number.
+        zone: u64,
     },
     /// Runs the shrinkers.
     Shrink {
@@ -236,6 +265,7 @@ impl Operation {
             | Operation::Write { .. }
             | Operation::Verify { .. }
             | Operation::Release { .. }
+            | Operation::StartZone { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
             | Operation::Sleep { .. }
@@ -265,6 +295,8 @@ pub struct Host {
     pub features: u64,
     /// How the device numbers its queues.
     pub queue_numbering: Numbering,
+    /// How the host looks for free pages by itself (driver host-walk alone).
+    pub walk: Walk,
     /// Size of the hint queue.
     pub hint_queue_size: u16,
     /// Size of the other queues but reporting's.
@@ -296,6 +328,7 @@ impl Host {
             initially_set,
             features: default_features(profile, driver),
             queue_numbering: Numbering::Dense,
+            walk: Walk::Naive,
             hint_queue_size,
             queue_size,
             balloon_pages: 0,

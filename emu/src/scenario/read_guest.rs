@@ -175,7 +175,12 @@ impl<'d> Reader<'d> {
                 let pages = pages(self.size_in_ram(fields, "size"))?;
                 Operation::Fill { name: name?, pages }
             }
-            "release" => Operation::Release { name: self.filled(fields, verb)? },
+            "release" => {
+                let name = self.filled(fields, verb);
+                let every = self.integer_or(fields, "every", 1)?;
+                Operation::Release { name: name?, every }
+            }
+            "start_zone" => Operation::StartZone { zone: self.integer(fields, verb)? },
             "shrink" => Operation::Shrink { pages: pages(self.size(fields, verb))? },
             "sleep" => Operation::Sleep { ns: self.time(fields, verb)? },
             "churn" => {

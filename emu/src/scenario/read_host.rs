@@ -4,7 +4,7 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger};
+use super::model::{DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -24,6 +24,7 @@ impl<'d> Reader<'d> {
             initially_set: self.flag(&fields, "initially_set").unwrap_or(dirty_log == DirtyLog::ManualClear),
             features: self.feature_bits(&fields, "features").unwrap_or(default.features),
             queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
+            walk: self.word(&fields, "walk", Walk::ALL).unwrap_or(default.walk),
             hint_queue_size: queue_size(self.integer(&fields, "hint_queue_size"), default.hint_queue_size),
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),

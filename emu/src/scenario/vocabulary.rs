@@ -5,7 +5,7 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts};
+use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts, walks};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -151,6 +151,8 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
+const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
@@ -272,7 +274,22 @@ pub(super) static OPERATIONS: &[Table] = &[
             key("size", "How much.", Kind::Size(AMOUNT, PAGE_SIZE)).required(),
         ],
     },
-    Table { title: "a `release` operation", keys: &[key("release", "Frees what `fill` allocated.", Kind::Allocation).required()] },
+    Table {
+        title: "a `release` operation",
+        keys: &[
+            key("release", "Frees what `fill` allocated.", Kind::Allocation).required(),
+            key("every", "Frees one page of this many, so that what is free lies in pieces.", Kind::Integer(EVERY)).default("1"),
+        ],
+    },
+    Table {
+        title: "a `start_zone` operation",
+        keys: &[key(
+            "start_zone",
+            "The driver's next answer begins at the zone of this number, there or not (drivers v6, v8).",
+            Kind::Integer(ZONE),
+        )
+        .required()],
+    },
     Table {
         title: "a `shrink` operation",
         keys: &[key("shrink", "Runs the shrinkers for this much.", Kind::Size(AMOUNT, PAGE_SIZE)).required()],
@@ -319,6 +336,8 @@ static HOST: Table = Table {
             Kind::Words("feature", features),
         ),
         key("queue_numbering", "How the device numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
+        key("walk", "How the host looks for free pages in the guest's memory map (driver host-walk alone).", Kind::Word("walk", walks))
+            .default("\"naive\""),
         key("hint_queue_size", "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.", Kind::PowerOfTwo(HINT_QUEUE)),
         key("queue_size", "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.", Kind::PowerOfTwo(QUEUE)),
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))

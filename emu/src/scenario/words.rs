@@ -5,7 +5,7 @@ use host::fault::Fault;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
 
-use super::model::{DirtyLog, Driver, Grain, Numbering, Profile};
+use super::model::{DirtyLog, Driver, Grain, Numbering, Profile, Walk};
 use super::vocabulary::Word;
 use crate::outcome::{Blame, Verdict};
 
@@ -62,6 +62,14 @@ pub(super) fn numberings() -> Vec<Word> {
         Numbering::Spec => "Each queue at its own index, as VIRTIO 1.2 says.",
     };
     Numbering::ALL.iter().map(|numbering| (numbering.name(), about(numbering))).collect()
+}
+
+pub(super) fn walks() -> Vec<Word> {
+    let about = |walk: &Walk| match walk {
+        Walk::Naive => "Whatever has no references is free.",
+        Walk::Corrected => "Blocks in the buddy lists are free.",
+    };
+    Walk::ALL.iter().map(|walk| (walk.name(), about(walk))).collect()
 }
 
 pub(super) fn profiles() -> Vec<Word> {

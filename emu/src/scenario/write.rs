@@ -210,7 +210,8 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
-        Operation::Release { name } => format!("release = {}", quoted(name)),
+        Operation::Release { name, every } => format!("release = {}{}", quoted(name), unless(*every == 1, "every", every)),
+        Operation::StartZone { zone } => format!("start_zone = {zone}"),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
         Operation::Sleep { ns } => format!("sleep = {}", time(*ns)),
@@ -234,6 +235,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         initially_set,
         features,
         queue_numbering,
+        walk,
         hint_queue_size,
         queue_size,
         balloon_pages,
@@ -247,6 +249,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
     out.unless(*features == default.features, "features", || feature_list(*features, driver));
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
+    out.unless(*walk == default.walk, "walk", || quoted(walk.name()));
     out.unless(*hint_queue_size == default.hint_queue_size, "hint_queue_size", || hint_queue_size);
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));

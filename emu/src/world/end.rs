@@ -72,7 +72,9 @@ impl World {
     /// Returns where everybody stands at the end.
     fn rest(&self, end: End) -> Rest {
         let (waits, cycle) = (self.waits(end), self.lock_cycle());
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit;
+        // A vCPU that polls for what never comes does so for ever; the same vCPU of a VM that has moved is none of the source's any more.
+        let polls = (0..self.state.vcpus.len()).any(|cpu| self.vcpu_next(cpu) == Readiness::UsedBuffer);
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || polls;
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.state.crash.is_some() {
             Verdict::GuestCrash
@@ -135,6 +137,7 @@ impl World {
                 Readiness::Ready(Some(what)) => self.move_text(what),
                 Readiness::Lock(lock) => lock.name().to_owned(),
                 Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(lock)),
+                Readiness::UsedBuffer => "a used buffer".to_owned(),
                 Readiness::Ready(None) | Readiness::At(_) | Readiness::Idle => String::new(),
             };
             let (waits_for, gate) = match (self.held_back(slot, readiness), readiness) {
@@ -144,6 +147,7 @@ impl World {
                     None => continue,
                 },
                 (None, Readiness::GuestLock(lock)) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
+                (None, Readiness::UsedBuffer) => ("the device, which has none for it".to_owned(), false),
                 (None, Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle) => continue,
             };
             waits.push(Open { gate, wait: Wait { who: actor.to_string(), wants, waits_for } });

@@ -32,6 +32,13 @@ pub(super) enum Pending {
         /// Address of its word.
         address: u64,
     },
+    /// Look again at a word that the device changes; worth it once it differs.
+    Poll {
+        /// Address of the 16-bit word.
+        address: u64,
+        /// What was found there.
+        value: u16,
+    },
     /// Store to a named page.
     Store {
         /// First byte.
@@ -115,7 +122,7 @@ impl Vcpu {
     /// Returns whether the vCPU is in guest code, at an instruction boundary: there a store can be put in.
     pub(super) fn at_boundary(&self) -> bool {
         match self.pending {
-            Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Halted => self.frame.is_none(),
+            Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Poll { .. } | Pending::Halted => self.frame.is_none(),
             Pending::Store { marked, .. } => !marked && self.frame.is_none(),
             Pending::Device { .. } | Pending::Dead => false,
         }
@@ -139,6 +146,10 @@ impl World {
                 let free = self.ram.read_u32(*address) == 0;
                 if free || self.can_interrupt(cpu) { Readiness::Ready(None) } else { Readiness::GuestLock(*lock) }
             }
+            Pending::Poll { address, value } => {
+                let changed = self.ram.read_u16(*address) != *value;
+                if changed || self.can_interrupt(cpu) { Readiness::Ready(None) } else { Readiness::UsedBuffer }
+            }
             Pending::Store { address, marked, .. } => Readiness::Ready(Some(self.store_move(*address, *marked))),
             Pending::Device { access, taken } => match self.device_locks(*access).get(*taken) {
                 Some(lock) => Readiness::Lock(*lock),
@@ -159,7 +170,13 @@ impl World {
     pub(super) fn vcpu_behind_lock(&self, cpu: usize) -> Option<Move> {
         match &self.state.vcpus[cpu].pending {
             Pending::Device { access, .. } => self.device_move(*access),
-            Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Store { .. } | Pending::Halted | Pending::Dead => None,
+            Pending::Run
+            | Pending::Announced(_)
+            | Pending::Spin { .. }
+            | Pending::Poll { .. }
+            | Pending::Store { .. }
+            | Pending::Halted
+            | Pending::Dead => None,
         }
     }
 
@@ -172,7 +189,7 @@ impl World {
     pub(super) fn vcpu_step(&mut self, cpu: usize) -> u64 {
         let pending = std::mem::replace(&mut self.state.vcpus[cpu].pending, Pending::Run);
         match pending {
-            Pending::Run | Pending::Spin { .. } => self.vcpu_run(cpu),
+            Pending::Run | Pending::Spin { .. } | Pending::Poll { .. } => self.vcpu_run(cpu),
             Pending::Announced(event) => {
                 self.emit(Actor::Vcpu(cpu as u8), event);
                 self.vcpu_run(cpu)
@@ -306,6 +323,7 @@ impl World {
             // A thread that finds a mutex held goes to sleep: its vCPU has other things to do.
             Tracepoint::Spin { lock, .. } if debug::lock::SLEEPING.contains(&u64::from(lock)) => Some(Pending::Run),
             Tracepoint::Spin { lock, address } => Some(Pending::Spin { lock, address }),
+            Tracepoint::Poll { address, value } => Some(Pending::Poll { address, value }),
             Tracepoint::Panic(message) | Tracepoint::Nonsense(message) => {
                 self.crash(cpu, message);
                 None

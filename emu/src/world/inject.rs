@@ -299,7 +299,8 @@ impl World {
                 let n = name(n);
                 (task::op::FILL, n, *pages, unique_value(value, 0x5a) << 32 | 0x5a)
             }
-            Operation::Release { name: n } => (task::op::RELEASE, name(n), 0, 0),
+            Operation::Release { name: n, every } => (task::op::RELEASE, name(n), *every, 0),
+            Operation::StartZone { zone } => (task::op::START_ZONE, 0, *zone, 0),
             Operation::Shrink { pages } => (task::op::SHRINK, 0, *pages, 0),
             Operation::Oom => (task::op::OOM, 0, 0, 0),
             Operation::Sleep { ns } => (task::op::SLEEP, 0, *ns, 0),

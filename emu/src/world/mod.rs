@@ -83,6 +83,8 @@ pub(crate) enum Readiness {
     Lock(LockId),
     /// Once a guest lock is free, and somebody else has to free it.
     GuestLock(u32),
+    /// Once the device has used a buffer that the guest polls for.
+    UsedBuffer,
     /// When another actor gives it something to do.
     Idle,
 }
@@ -275,7 +277,7 @@ impl World {
                     only_timers &= who == Who::Host(MAIN_LOOP);
                     consider(self.state.times_ns[slot].max(at_ns).max(self.state.now_ns), who);
                 }
-                Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::Idle => {
+                Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => {
                     // Who waits is not in the past when it goes on.
                     self.state.times_ns[slot] = self.state.times_ns[slot].max(self.state.now_ns);
                 }
@@ -306,7 +308,7 @@ impl World {
         match readiness {
             Readiness::Ready(what) => holds(what?),
             Readiness::Lock(_) => holds(Move::plain(EventKind::LockTake)).or_else(|| holds(self.behind_lock(slot)?)),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => None,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => None,
         }
     }
 
@@ -348,7 +350,7 @@ impl World {
         match readiness {
             Readiness::Ready(_) => true,
             Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::Idle => false,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => false,
         }
     }
 

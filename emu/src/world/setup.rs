@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
@@ -146,7 +146,14 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
             },
-            protocol: host::balloon::Protocol::of(scenario.guest.driver, scenario.guest.corrected),
+            protocol: host::balloon::Protocol::of(
+                scenario.guest.driver,
+                scenario.guest.corrected,
+                match host.walk {
+                    Walk::Naive => host::balloon::Walk::Naive,
+                    Walk::Corrected => host::balloon::Walk::Corrected,
+                },
+            ),
             numbering: match host.queue_numbering {
                 Numbering::Dense => host::balloon::Numbering::Dense,
                 Numbering::Spec => host::balloon::Numbering::Spec,

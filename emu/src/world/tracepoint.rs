@@ -16,6 +16,13 @@ pub enum Tracepoint {
         /// Address of the lock word: 0 when free.
         address: u64,
     },
+    /// The vCPU polls a word that the device changes, and would look again.
+    Poll {
+        /// Address of the 16-bit word.
+        address: u64,
+        /// What it found there.
+        value: u16,
+    },
     /// `panic!` with this message.
     Panic(String),
     /// The injected store's frame ended.
@@ -44,6 +51,10 @@ pub fn decode(code: u32, a: u64, b: u64, hints: u32, ram: &GuestRam) -> Tracepoi
         }
         debug::SPIN => return Tracepoint::Spin { lock: a as u32, address: b },
         debug::HINT => Event::GuestHint { range: block(), number: hints + 1 },
+        debug::BUSY_WAIT if a.checked_add(2).is_none_or(|end| end > ram.bytes()) => {
+            return Tracepoint::Nonsense(format!("tracepoint {code}: a word at {a:#x}"));
+        }
+        debug::BUSY_WAIT => return Tracepoint::Poll { address: a, value: b as u16 },
         debug::HINT_RECLAIM => Event::GuestReclaim { range: block() },
         debug::HINT_RETURN => Event::GuestReturn { range: block() },
         debug::CMD_ID_READ => Event::GuestCmdId { id: CmdId(a as u32) },
@@ -105,9 +116,14 @@ mod tests {
     #[test]
     fn memory_that_is_not_there_is_nonsense() {
         let ram = GuestRam::new(1 << 20);
-        for (code, a, b) in
-            [(debug::HINT, 256, 0), (debug::HINT, u64::MAX, 10), (debug::SPIN, 1, u64::MAX), (debug::INFLATE, 256, 0), (99, 0, 0)]
-        {
+        for (code, a, b) in [
+            (debug::HINT, 256, 0),
+            (debug::HINT, u64::MAX, 10),
+            (debug::SPIN, 1, u64::MAX),
+            (debug::BUSY_WAIT, 1 << 20, 0),
+            (debug::INFLATE, 256, 0),
+            (99, 0, 0),
+        ] {
             assert!(matches!(decode(code, a, b, 0, &ram), Tracepoint::Nonsense(_)), "{code} {a:#x} {b:#x}");
         }
     }

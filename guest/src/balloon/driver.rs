@@ -11,6 +11,7 @@ use wire::layout::KernelInfo;
 use wire::platform::PAGE_SIZE;
 use wire::virtio::feature as transport;
 
+use crate::balloon::dialect::request::Request;
 use crate::balloon::{dialect, hinting, inflate, oom, reporting, shrinker, stats};
 use crate::kernel::info::publish;
 use crate::kernel::list;
@@ -27,7 +28,7 @@ use crate::virtio::mmio::{self, VirtqueueInfo};
 use crate::virtio::ring::Virtqueue;
 
 /// Words that a kernel object takes in a record.
-const fn words(bytes: u64) -> usize {
+pub(super) const fn words(bytes: u64) -> usize {
     bytes.div_ceil(8) as usize
 }
 
@@ -92,6 +93,8 @@ record! {
         stats: [u8; stats::STATS_NR_MAX * stat::RECORD_BYTES],
         /// A block that the device has not given back, and that nobody waits for any more: address | order; 0 for none.
         unacked_block: u64,
+        /// What the request dialects keep.
+        request_state: [u64; words(Request::BYTES)],
     }
 }
 
@@ -228,7 +231,7 @@ fn init_vqs(vb: VirtioBalloon) -> Result<(), Errno> {
 }
 
 /// Sets up the fields that need more than zeros.
-fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
+pub(super) fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
     vb.vdev().set(vdev.addr());
     vdev.private().set(vb.addr());
     vb.stats_work().init(work::UPDATE_STATS, stats::update_balloon_stats_func, vb.addr());
@@ -306,7 +309,7 @@ fn unregister_features(vb: VirtioBalloon) {
 }
 
 /// Tells the observer where the driver keeps its pages, or that there is no driver.
-fn publish_balloon(vb: Option<VirtioBalloon>) {
+pub(super) fn publish_balloon(vb: Option<VirtioBalloon>) {
     publish(offset_of!(KernelInfo, free_page_list), vb.map_or(0, |vb| vb.free_page_list().addr()));
     publish(offset_of!(KernelInfo, num_free_page_blocks), vb.map_or(0, |vb| vb.num_free_page_blocks().addr()));
     publish(offset_of!(KernelInfo, balloon_pages), vb.map_or(0, |vb| vb.dev_info().pages()));

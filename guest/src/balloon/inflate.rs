@@ -4,6 +4,7 @@ use wire::balloon::{ARRAY_PFNS_MAX, config, feature};
 use wire::debug::{ACTUAL, DEFLATE, INFLATE};
 
 use crate::arch;
+use crate::balloon::dialect::ranges;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::panic::warn;
 use crate::kernel::timer::msleep;
@@ -16,7 +17,7 @@ use crate::virtio::mmio;
 use crate::virtio::ring::{Scatter, Virtqueue};
 
 /// How long an inflation that found no page sleeps, ms.
-const OUT_OF_PUFF_MS: u64 = 200;
+pub(super) const OUT_OF_PUFF_MS: u64 = 200;
 
 /// The device has used a buffer; in the interrupt. Linux: balloon_ack().
 pub fn balloon_ack(vq: u64) {
@@ -75,6 +76,9 @@ impl Pages {
 
 /// Inflates by at most `num` pages; returns by how many. Linux: fill_balloon().
 pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
+    if ranges::use_bmap(vb) {
+        return ranges::fill_balloon(vb, num);
+    }
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
     // Allocated before the lock is taken: an allocation may need the balloon to deflate.
@@ -105,6 +109,9 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
 
 /// Deflates by at most `num` pages; returns by how many. Linux: leak_balloon().
 pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
+    if ranges::use_bmap(vb) {
+        return ranges::leak_balloon(vb, num);
+    }
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
     vb.balloon_mutex().lock();

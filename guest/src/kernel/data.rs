@@ -77,6 +77,8 @@ layout! {@at KERNEL_DATA;
     PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
     /// Stands for the balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
+    /// u64 per vCPU: 1 while it does not check whether its context may sleep, see `sched::without_sleep_checks`.
+    NO_SLEEP_CHECKS: CPUS * 8,
 }
 
 const _: () = assert!(KERNEL_DATA_END <= DRIVER_DATA);

@@ -60,6 +60,13 @@ pub fn list_move_tail(node: u64, head: u64) {
     list_add_tail(node, head);
 }
 
+/// Makes `node` the first of its list by moving the head. Linux: list_rotate_to_front().
+pub fn list_rotate_to_front(node: u64, head: u64) {
+    if next(head) != node {
+        list_move_tail(head, node);
+    }
+}
+
 /// Whether the list has no nodes. Linux: list_empty().
 pub fn list_empty(head: u64) -> bool {
     next(head) == head

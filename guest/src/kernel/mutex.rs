@@ -37,7 +37,7 @@ impl Mutex {
     /// Takes the mutex, sleeping while another thread holds it. Linux: mutex_lock().
     pub fn lock(self) {
         let me = sched::current().addr();
-        assert!(arch::irqs_enabled(), "mutex taken with interrupts disabled");
+        sched::might_sleep("mutex taken");
         assert!(arch::read64(self.addr) != me, "thread takes a mutex that it holds");
         loop {
             arch::trace(debug::LOCK, self.id, self.addr);

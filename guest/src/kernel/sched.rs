@@ -262,6 +262,24 @@ pub fn schedule() {
     arch::irq_restore(flags);
 }
 
+/// Asserts that this context may sleep; `what` says who would. Linux: might_sleep(), with CONFIG_DEBUG_ATOMIC_SLEEP.
+pub fn might_sleep(what: &str) {
+    assert!(arch::irqs_enabled() || read64(sleep_checks_off()) != 0, "{what} with interrupts disabled");
+}
+
+/// Runs `body` as a kernel without CONFIG_DEBUG_ATOMIC_SLEEP runs all its code: what might sleep may be called anywhere, and only who does
+/// sleep in an interrupt is caught ([`crate::kernel::wait::wait_event`]). For handlers that were posted so.
+pub fn without_sleep_checks(body: impl FnOnce()) {
+    let before = read64(sleep_checks_off());
+    write64(sleep_checks_off(), 1);
+    body();
+    write64(sleep_checks_off(), before);
+}
+
+fn sleep_checks_off() -> u64 {
+    data::NO_SLEEP_CHECKS + cpu_id() * 8
+}
+
 /// Lets others run if there are any. Linux: cond_resched().
 pub fn cond_resched() {
     if !list::list_empty(current().rq().list()) {

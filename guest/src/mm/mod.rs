@@ -3,9 +3,10 @@
 //! * [`page`] the memory map, [`zone`] the free lists, [`page_alloc`] the buddy allocator, [`pcp`] the per-CPU lists before it
 //! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
 //! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of
-//! * [`free_page_list`], [`pfn_walk`]: how it was proposed that a driver might learn what is free
+//! * [`unused_pages`], [`free_page_list`], [`pfn_walk`]: how it was proposed that a driver might learn what is free
+//! * [`slab`]: memory by bytes
 //!
-//! Leaves out: nodes, kswapd, swap, the LRU, slab, huge pages, CMA.
+//! Leaves out: nodes, kswapd, swap, the LRU, slabs, huge pages, CMA.
 
 pub mod balloon_compaction;
 #[cfg(test)]
@@ -25,7 +26,9 @@ pub mod pcp;
 pub mod pfn_walk;
 pub mod reclaim;
 pub mod shrinker;
+pub mod slab;
 pub mod stats;
+pub mod unused_pages;
 pub mod watermark;
 pub mod zone;
 

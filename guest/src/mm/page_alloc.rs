@@ -7,7 +7,7 @@ use wire::layout::{MAX_PAGE_ORDER, PAGEBLOCK_ORDER, page::flag};
 use wire::platform::PAGE_SIZE;
 
 use crate::arch;
-use crate::kernel::panic;
+use crate::kernel::{panic, sched};
 use crate::mm::fallback;
 use crate::mm::gfp::{AllocFlags, Gfp, Migratetype};
 use crate::mm::page::{self, Page, Pfn};
@@ -34,7 +34,9 @@ pub(crate) enum FreeTo {
 /// every store to the block is its owner's.
 pub fn alloc_pages(gfp: Gfp, order: u32) -> Option<Pfn> {
     assert!(order <= MAX_PAGE_ORDER, "order {order}");
-    assert!(!gfp.contains(Gfp::DIRECT_RECLAIM) || arch::irqs_enabled(), "reclaiming allocation with interrupts disabled");
+    if gfp.contains(Gfp::DIRECT_RECLAIM) {
+        sched::might_sleep("reclaiming allocation");
+    }
     let page = get_page_from_freelist(gfp, order, AllocFlags::FAST).or_else(|| reclaim::alloc_slowpath(gfp, order));
     let Some(page) = page else {
         arch::trace(debug::ALLOC_FAIL, u64::from(order), 0);

@@ -185,7 +185,7 @@ fn cycle(zone: Zone, order: u32, migratetype: Migratetype, offset: &mut u64) -> 
             at = next;
             continue;
         }
-        rotate_to_front(at, head);
+        list::list_rotate_to_front(at, head);
         lock.unlock_irq();
         done = report(0);
         budget -= 1;
@@ -199,17 +199,10 @@ fn cycle(zone: Zone, order: u32, migratetype: Migratetype, offset: &mut u64) -> 
         }
     }
     if at != head {
-        rotate_to_front(at, head);
+        list::list_rotate_to_front(at, head);
     }
     lock.unlock_irq();
     done
-}
-
-/// Makes `node` the first of its list by moving the head. Linux: list_rotate_to_front().
-fn rotate_to_front(node: u64, head: u64) {
-    if list::next(head) != node {
-        list::list_move_tail(head, node);
-    }
 }
 
 /// Gives the batch's blocks back to the lists, marked when the device took note of them; under the lock. Linux: page_reporting_drain().

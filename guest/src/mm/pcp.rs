@@ -21,12 +21,13 @@ const P_LOCK: u64 = 8;
 const P_HIGH: u64 = 16;
 const P_BATCH: u64 = 24;
 const P_FREE_FACTOR: u64 = 32;
-const P_LISTS: u64 = 40;
+const P_LISTS: u64 = wire::layout::pcp::LISTS;
 /// Linux: PAGE_ALLOC_COSTLY_ORDER.
 pub(crate) const COSTLY_ORDER: u32 = 3;
 const TYPES: u64 = Migratetype::PCP.len() as u64;
 const NR_LISTS: u64 = (COSTLY_ORDER as u64 + 1) * TYPES;
 const _: () = assert!(P_LISTS + NR_LISTS * LIST_HEAD_BYTES <= PCP_BYTES);
+const _: () = assert!(TYPES == wire::layout::pcp::TYPES && NR_LISTS == wire::layout::pcp::NR_LISTS);
 const _: () = assert!(COSTLY_ORDER < PAGEBLOCK_ORDER);
 
 /// Address of a vCPU's lists.

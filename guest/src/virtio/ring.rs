@@ -7,13 +7,14 @@
 //! Differs: no EVENT_IDX. Linux accepts it where offered; with it, kicks and interrupts depend on an index that both sides race to
 //! update, and every order that matters to hints exists without it. No indirect tables either: the balloon driver refuses them.
 
-use wire::debug::{KICK, VQ_ADD, VQ_GET};
+use wire::debug::{BUSY_WAIT, KICK, VQ_ADD, VQ_GET};
 use wire::platform::PAGE_SIZE;
 use wire::vring;
 
 use crate::arch;
 use crate::kernel::panic::warn;
 use crate::mm::page::Pfn;
+use crate::mm::slab::get_order;
 use crate::mm::{self, Gfp};
 use crate::virtio::field::record;
 use crate::virtio::{Errno, mmio};
@@ -86,11 +87,6 @@ fn used_offset(num: u32) -> u64 {
     avail_end.next_multiple_of(PAGE_SIZE)
 }
 
-/// log2 of the pages that hold so many bytes. Linux: get_order().
-pub fn get_order(bytes: u64) -> u32 {
-    bytes.div_ceil(PAGE_SIZE).next_power_of_two().trailing_zeros()
-}
-
 impl Virtqueue {
     const STATE_BYTES_PER_DESC: u64 = 8 + 2;
 
@@ -149,6 +145,11 @@ impl Virtqueue {
     /// Exposes a buffer that the device reads. Linux: virtqueue_add_outbuf().
     pub fn add_outbuf(self, sg: Scatter, data: u64, announce: impl FnOnce(u16)) -> Result<(), Errno> {
         self.add(&[sg], 0, data, announce)
+    }
+
+    /// Exposes buffers that the device reads, as one chain. Linux: virtqueue_add_outbuf() with more than one entry.
+    pub fn add_outbufs(self, sgs: &[Scatter], data: u64, announce: impl FnOnce(u16)) -> Result<(), Errno> {
+        self.add(sgs, 0, data, announce)
     }
 
     /// Exposes buffers that the device may write, as one chain. Linux: virtqueue_add_inbuf().
@@ -304,6 +305,21 @@ impl Virtqueue {
 
     fn set_desc_next(self, index: u32, next: u16) {
         arch::write16(self.desc_next_addr(index), next);
+    }
+
+    /// Collects the next used buffer, and spins until there is one, or the queue is broken; `None` then. Linux: a loop around
+    /// virtqueue_get_buf(), virtqueue_is_broken() and cpu_relax(), as in virtio_net's control queue.
+    pub fn get_buf_busy(self) -> Option<Used> {
+        loop {
+            if let Some(used) = self.get_buf() {
+                return Some(used);
+            }
+            if self.broken().get() != 0 {
+                return None;
+            }
+            arch::trace(BUSY_WAIT, self.used().get() + vring::IDX, u64::from(self.last_used_idx().get()));
+            arch::pause();
+        }
     }
 
     /// Runs the callback when there is something to collect. Linux: vring_interrupt().

@@ -7,14 +7,13 @@ pub mod names;
 pub mod ops;
 
 use wire::debug::READY;
-use wire::dialect::Dialect;
 use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, vector};
 use wire::task::{HEADER_BYTES, MailboxHeader, OP_BYTES, SLOTS, TaskOp};
 
 use core::mem::offset_of;
 
 use crate::arch;
-use crate::balloon::driver::VIRTIO_BALLOON_DRIVER;
+use crate::balloon::dialect;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::wait::{WaitQueue, wait_event};
@@ -30,9 +29,7 @@ const _: () = assert!(WaitQueue::BYTES * MAX_VCPUS as u64 <= 0x100);
 /// Probes the driver and starts the tasks; the first thread of vCPU 0, once memory and all vCPUs are up.
 pub fn start() {
     let boot = boot_info();
-    let dialect = switch::dialect();
-    assert!(!matches!(dialect, Dialect::V6 | Dialect::V8 | Dialect::V10), "no balloon driver speaks {}", dialect.name());
-    match bus::device_attach(wire::balloon::DEVICE_ID, &VIRTIO_BALLOON_DRIVER, boot.features_refused) {
+    match bus::device_attach(wire::balloon::DEVICE_ID, dialect::driver(), boot.features_refused) {
         // A machine without a balloon is a machine all the same.
         Ok(()) | Err(Errno::NoDev) => {}
         Err(Errno::Inval | Errno::Io | Errno::NoEnt | Errno::NoMem | Errno::NoSpc | Errno::NxIo) => warn("virtio_balloon: probe failed"),

@@ -97,6 +97,11 @@ impl Name {
         locked(|| list::list_add_tail(Page::of(page).lru(), self.list()));
     }
 
+    /// Puts a page back before all that the name keeps.
+    pub fn push_first(self, page: Pfn) {
+        locked(|| list::list_add(Page::of(page).lru(), self.list()));
+    }
+
     /// Takes the page that the name has kept longest.
     pub fn pop(self) -> Option<Pfn> {
         locked(|| {

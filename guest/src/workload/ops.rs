@@ -5,7 +5,8 @@ use wire::layout::MAX_PAGE_ORDER;
 use wire::task::{TaskOp, op};
 
 use crate::arch;
-use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
+use crate::balloon::dialect;
+use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
@@ -30,7 +31,7 @@ fn dispatch(task: &TaskOp) -> bool {
         op::FREE => free(name),
         op::WRITE => write(name, a, b),
         op::FILL => fill(name, a, b),
-        op::RELEASE => release(name),
+        op::RELEASE => release(name, a),
         op::SHRINK => mm::shrinker::shrink_pages(a) > 0,
         op::OOM => mm::oom::out_of_memory() > 0,
         op::SLEEP => {
@@ -39,9 +40,10 @@ fn dispatch(task: &TaskOp) -> bool {
         }
         op::VERIFY => verify(name, a, b),
         op::CHURN => churn(a, b),
-        op::UNBIND => bus::unbind(&VIRTIO_BALLOON_DRIVER).is_ok(),
-        op::BIND => bus::bind(&VIRTIO_BALLOON_DRIVER, boot_info().features_refused).is_ok(),
+        op::UNBIND => bus::unbind(dialect::driver()).is_ok(),
+        op::BIND => bus::bind(dialect::driver(), boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
+        op::START_ZONE => start_zone(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -64,6 +66,16 @@ fn repeat_start(hints: u64) -> bool {
         return false;
     }
     VirtioBalloon::at(driver).repeat_start_after().set(hints);
+    true
+}
+
+/// Makes the driver pass a zone that may not be there, once.
+fn start_zone(zone: u64) -> bool {
+    let driver = VirtioDevice::the().private().get();
+    if driver == 0 {
+        return false;
+    }
+    VirtioBalloon::at(driver).request().start_zone().set(zone + 1);
     true
 }
 
@@ -113,11 +125,23 @@ fn fill(name: Name, pages: u64, value: u64) -> bool {
     true
 }
 
-fn release(name: Name) -> bool {
-    let mut any = false;
+/// Frees one page of `every`, all when that is 0 or 1; the others stay on the list, in their order.
+fn release(name: Name, every: u64) -> bool {
+    let (mut any, mut first_kept) = (false, None);
+    let mut at = 0;
     while let Some(page) = name.pop() {
-        mm::free_pages(page, 0);
-        any = true;
+        if Some(page) == first_kept {
+            name.push_first(page);
+            break;
+        }
+        if at % every.max(1) == 0 {
+            mm::free_pages(page, 0);
+            any = true;
+        } else {
+            first_kept = first_kept.or(Some(page));
+            name.push(page);
+        }
+        at += 1;
     }
     any
 }

@@ -95,6 +95,22 @@ fn fill_marks_its_pages_and_release_frees_them_in_order() {
 }
 
 #[test]
+fn releasing_a_part_leaves_the_rest_in_order() {
+    machine();
+    let free = free_pages_now();
+    ops::perform(&TaskOp { code: op::FILL, name: 1, a: 10, b: 0, id: 0 });
+    let of = |code| move |trace: &arch::Trace| (trace.0 == code).then_some(trace.1);
+    let allocated: Vec<u64> = arch::take_traces().iter().filter_map(of(debug::ALLOC)).collect();
+    assert!(perform(op::RELEASE, 1, 3, 0));
+    assert!(perform(op::RELEASE, 1, 0, 0));
+    assert!(!perform(op::RELEASE, 1, 2, 0), "nothing is left");
+    let freed: Vec<u64> = arch::take_traces().iter().filter_map(of(debug::FREE)).collect();
+    let expected = [0, 3, 6, 9, 1, 2, 4, 5, 7, 8].map(|at: usize| allocated[at]);
+    assert_eq!(freed, expected);
+    assert_eq!(free_pages_now(), free);
+}
+
+#[test]
 fn fill_keeps_what_it_got_when_memory_runs_out() {
     machine();
     let free = free_pages_now();

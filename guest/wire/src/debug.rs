@@ -80,6 +80,8 @@ codes! {
     INJECT_END = 30,
     /// A warning of the guest's (`WARN_ON`): `a` address and `b` length of the message.
     WARN = 31,
+    /// A vCPU polls, and would look again: `a` address of a u16 in memory, `b` the value that it found there.
+    BUSY_WAIT = 60,
 }
 
 /// Locks that guest code names in [`LOCK`].
@@ -146,6 +148,8 @@ pub mod work {
     pub const UPDATE_STATS: u64 = 3;
     /// `page_reporting_process`.
     pub const PAGE_REPORTING: u64 = 4;
+    /// The work that answers a request for unused pages.
+    pub const REQUEST: u64 = 5;
     /// Names in order of the numbers above, from 1.
-    pub const NAMES: &[&str] = &["report_free_page", "update_balloon_size", "update_balloon_stats", "page_reporting"];
+    pub const NAMES: &[&str] = &["report_free_page", "update_balloon_size", "update_balloon_stats", "page_reporting", "request"];
 }

@@ -44,6 +44,16 @@ pub mod page {
     }
 }
 
+/// Layout of a vCPU's page lists of a zone ([`ZoneInfo::pcp`]), behind its count.
+pub mod pcp {
+    /// Offset of the first list's head, bytes. The lists of an order stand side by side, the smallest order first.
+    pub const LISTS: u64 = 40;
+    /// Lists of an order, one for each type that stays here.
+    pub const TYPES: u64 = 3;
+    /// Number of lists: orders 0..=3.
+    pub const NR_LISTS: u64 = 4 * TYPES;
+}
+
 /// Orders of the buddy allocator: 0..=10.
 pub const MAX_PAGE_ORDER: u32 = 10;
 /// Number of orders.

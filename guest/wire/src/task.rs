@@ -56,7 +56,7 @@ pub mod op {
     pub const WRITE: u32 = 3;
     /// Allocates `a` single pages and stores 8 bytes (`b` plus the page's frame number shifted left by 8) at the start of each; keeps them on `name`'s list.
     pub const FILL: u32 = 4;
-    /// Frees the pages that [`FILL`] keeps on `name`'s list, in the order of allocation.
+    /// Frees the pages that [`FILL`] keeps on `name`'s list, in the order of allocation; with `a` above 1 each `a`th, from the first on.
     pub const RELEASE: u32 = 5;
     /// `drop_caches`: runs the registered shrinkers for `a` pages.
     pub const SHRINK: u32 = 6;
@@ -74,6 +74,8 @@ pub mod op {
     pub const BIND: u32 = 12;
     /// Makes the driver expose its start buffer once more, behind `a` hints from now: a driver that misbehaves.
     pub const REPEAT_START: u32 = 13;
+    /// Makes the driver's next answer to a request begin at zone number `a`, there or not (v6, v8).
+    pub const START_ZONE: u32 = 28;
     /// `panic()`.
     pub const PANIC: u32 = 32;
     /// Stores 8 bytes at address 0.

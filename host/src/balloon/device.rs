@@ -8,6 +8,7 @@ use super::main_loop::MainLoop;
 use super::protocol::{Numbering, Protocol};
 use super::request::Request;
 use super::stats::Stats;
+use super::walk::Walker;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
@@ -135,6 +136,8 @@ pub struct BalloonState {
     pub(super) hinting: Hinting,
     /// The host's requests for hints.
     pub(super) request: Request,
+    /// The host's own look for free pages.
+    pub(super) walker: Walker,
     /// The thread that serves the hint queue.
     pub(super) iothread: Iothread,
     /// The handlers of the other queues.
@@ -154,6 +157,7 @@ impl BalloonState {
             inhibited: false,
             hinting: Hinting::new(options.profile),
             request: Request::default(),
+            walker: Walker::default(),
             iothread: Iothread::new(),
             main_loop: MainLoop::new(),
             stats: Stats::default(),
@@ -183,8 +187,20 @@ impl BalloonDevice {
     pub(crate) fn fold(&self, now_ns: u64, fold: &mut Fold) {
         let Self { options: _, roles: _, transport, state } = self;
         transport.fold(fold);
-        let BalloonState { num_pages, actual, poison_val, config, vm_running, inhibited, hinting, request, iothread, main_loop, stats } =
-            state;
+        let BalloonState {
+            num_pages,
+            actual,
+            poison_val,
+            config,
+            vm_running,
+            inhibited,
+            hinting,
+            request,
+            walker,
+            iothread,
+            main_loop,
+            stats,
+        } = state;
         // The other bytes are filled in anew before anybody looks at them.
         let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
         fold.add(Tag::BalloonTarget, u64::from(*num_pages));
@@ -192,6 +208,7 @@ impl BalloonDevice {
         fold.add_each(Tag::BalloonTruths, [*vm_running, *inhibited]);
         hinting.fold(fold);
         request.fold(fold);
+        walker.fold(fold);
         iothread.fold(fold);
         main_loop.fold(fold);
         stats.fold(now_ns, fold);
@@ -280,13 +297,13 @@ impl BalloonDevice {
         }
     }
 
-    /// Returns whether the driver has taken the feature of the hint queue.
+    /// Returns whether the driver has taken the feature of the hint queue. A host that looks by itself asks nobody.
     pub(super) fn hints_negotiated(&self) -> bool {
-        self.transport.negotiated(self.options.hint_feature())
+        self.walk().is_some() || self.transport.negotiated(self.options.hint_feature())
     }
 
     fn reset_stops_hinting(&self) -> bool {
-        self.hints_negotiated() && self.hint_status() != HintStatus::Stop
+        self.walk().is_none() && self.hints_negotiated() && self.hint_status() != HintStatus::Stop
     }
 
     /// Reads a register as a vCPU does. Control registers take aligned 32-bit accesses alone (VIRTIO 1.2 §4.2.2.2), others read 0;
@@ -358,11 +375,11 @@ impl BalloonDevice {
     // ---- the configuration space
 
     /// Returns what the configuration shows as the command id. START reads as STOP: the field is simply not filled in then.
-    /// QEMU: virtio_balloon_get_config(). Firecracker shows the id until DONE. A device that sends requests has no such field.
+    /// QEMU: virtio_balloon_get_config(). Firecracker shows the id until DONE. A host that sends requests, or looks by itself, shows none.
     pub fn config_cmd_id(&self) -> CmdId {
         let hinting = &self.state.hinting;
         match (hinting.status(), self.options.profile) {
-            _ if self.request_format().is_some() => CmdId(balloon::CMD_ID_STOP),
+            _ if !self.options.protocol.has_cmd_id() => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Requested, _) | (HintStatus::Start, Profile::Firecracker) => hinting.cmd_id(),
             (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu) => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Done, _) => CmdId(balloon::CMD_ID_DONE),

@@ -4,6 +4,7 @@
 //! the hints is in [`super::iothread`].
 
 use super::device::{BalloonDevice, Profile};
+use super::protocol::Protocol;
 use crate::event::{CmdId, Event, HintStatus, LockId, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -94,21 +95,27 @@ impl BalloonDevice {
         self.state.hinting.complete = false;
         self.set_hint_status(HintStatus::Requested);
         ctx.emit(Event::HintRequest { id: self.state.hinting.cmd_id });
-        match self.request_format() {
-            Some(_) => self.ask_or_wait(ctx),
-            None => self.transport.notify_config(ctx),
+        match self.options.protocol {
+            Protocol::Merged | Protocol::Addresses => self.transport.notify_config(ctx),
+            Protocol::Requests(_) => self.ask_or_wait(ctx),
+            Protocol::Walk(_) => {
+                self.hint_start(ctx);
+                self.state.walker.restart();
+                self.state.iothread.schedule();
+            }
         }
     }
 
     /// Shows the driver that the configuration's id has changed, where there is one.
     fn show_cmd_id(&mut self, ctx: &mut Ctx<'_>) {
-        match self.request_format() {
-            Some(_) => self.state.request.cancel(),
-            None => self.transport.notify_config(ctx),
+        match self.options.protocol {
+            Protocol::Merged | Protocol::Addresses => self.transport.notify_config(ctx),
+            Protocol::Requests(_) => self.state.request.cancel(),
+            Protocol::Walk(_) => {}
         }
     }
 
-    /// Requested -> Start: the driver echoed our id. No interrupt: the driver knows. QEMU: get_free_page_hints().
+    /// Requested -> Start: the driver echoed our id, or the host looks by itself. No interrupt: the driver knows. QEMU: get_free_page_hints().
     pub(super) fn hint_start(&mut self, ctx: &mut Ctx<'_>) {
         let status = self.state.hinting.status;
         assert!(status == HintStatus::Requested || ctx.faults.on(Fault::HintRepeatedId), "START from {}", status.name());
@@ -116,7 +123,7 @@ impl BalloonDevice {
         ctx.emit(Event::HintStart { id: self.state.hinting.cmd_id });
     }
 
-    /// Start -> Stop: the driver sent another id, or the same again. No interrupt. QEMU: get_free_page_hints().
+    /// Start -> Stop: the driver sent another id, or the same again, or its last response; or the walk is over. No interrupt. QEMU: get_free_page_hints().
     /// Differs by profile firecracker: the request stands until DONE, so the status falls back to Requested.
     pub(super) fn hint_stop_by_driver(&mut self, ctx: &mut Ctx<'_>) {
         assert_eq!(self.state.hinting.status, HintStatus::Start, "only a started round is stopped by the driver");

@@ -23,6 +23,8 @@
 //! The request queue of the older interfaces ([`super::request`]) is served in the same way, but as a plain handler: it never asks the guest not to kick,
 //! and leaves when the queue is empty. So a response that comes behind the last look has its kick.
 //!
+//! A host that looks for free pages by itself ([`super::walk`]) does so in this thread: what it finds takes the place of an element.
+//!
 //! For a driver that waits for each buffer (HINT_WAIT_ON_ACK, a proposal of January 2026) the device does nothing but offer the bit. It returns
 //! every element, in whatever status, behind what the element does, and interrupts a driver that has not asked for peace; one that does not
 //! wait has. Firecracker: the fork that offers the bit says the same of its process_free_page_hinting_queue(), which interrupts once for all
@@ -32,6 +34,7 @@
 use super::device::{BalloonDevice, Profile, QueueRole};
 use super::hinting::IdEffect;
 use super::protocol::{Part, parts};
+use super::walk::Walk;
 use crate::event::{CmdId, Event, EventKind, HintElement, HintStatus, LockId, PageRange};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -153,6 +156,7 @@ impl BalloonDevice {
                 Err(_) => Next::Do(Move::plain(EventKind::DeviceBroken)),
             },
             Phase::Locked { found: false } if self.state.hinting.complete => Next::Do(Move::plain(EventKind::HintDone)),
+            Phase::Locked { found: false } if self.walk_is_over() => Next::Do(Move::plain(EventKind::HintStop)),
             Phase::Locked { found: false } => release,
             Phase::Announcing(chain) => {
                 Next::Do(Move::of(&Event::HintPop { head: chain.element.head, element: chain.parts[chain.next].element }))
@@ -222,6 +226,10 @@ impl BalloonDevice {
                 self.hint_done(ctx);
                 (Phase::Locked { found: false }, ctx.costs.state_ns)
             }
+            Phase::Locked { found: false } if self.walk_is_over() => {
+                self.hint_stop_by_driver(ctx);
+                (Phase::Locked { found: false }, ctx.costs.state_ns)
+            }
             Phase::Locked { found: false } => (self.unlock_element(Outcome { used: false, go_on: false }, ctx), lock_ns),
             Phase::Announcing(chain) => (self.announce(chain, ctx), ctx.costs.lock_ns),
             Phase::Working(chain) => self.work(chain, sink, ctx),
@@ -254,20 +262,36 @@ impl BalloonDevice {
         self.queue_of(QueueRole::FreePage).expect("the iothread runs for the hint queue")
     }
 
+    /// Returns whether there is an element, or more of the memory map to look at with something free in it.
     fn hint_available(&self, ram: &GuestRam) -> bool {
-        self.transport.has_available(self.hint_queue(), ram)
+        match self.walk() {
+            Some(walk) => self.hint_status() == HintStatus::Start && self.walk_finds(walk, ram).is_some(),
+            None => self.transport.has_available(self.hint_queue(), ram),
+        }
+    }
+
+    /// Returns whether the host looks by itself, and has looked at everything: asked when nothing more was found.
+    fn walk_is_over(&self) -> bool {
+        self.walk().is_some() && self.hint_status() == HintStatus::Start
+    }
+
+    /// Returns whether the thread spins on an empty queue: while a round is open whose hints come without kicks.
+    fn polls(&self) -> bool {
+        self.hint_status() == HintStatus::Start && self.options.protocol.has_cmd_id()
     }
 
     /// Returns whether a look at the queue would do anything: take an element, leave the loop, or park.
     fn looks_again(&self, ram: &GuestRam) -> bool {
-        let polls = self.hint_status() == HintStatus::Start && self.request_format().is_none();
-        self.state.hinting.block_iothread || !polls || self.hint_available(ram)
+        self.state.hinting.block_iothread || !self.polls() || self.hint_available(ram)
     }
 
     /// Returns the first part of the element that the next pop takes.
     fn peek_part(&self, ram: &GuestRam) -> Result<Option<HintElement>, QueueError> {
         if !self.hint_available(ram) {
             return Ok(None);
+        }
+        if let Some(walk) = self.walk() {
+            return Ok(self.walk_finds(walk, ram).map(HintElement::Found));
         }
         let element = self.transport.queue(self.hint_queue()).peek(ram)?;
         Ok(element.map(|element| parts(&element, &self.options, ram)[0].element))
@@ -286,11 +310,14 @@ impl BalloonDevice {
 
     /// QEMU: virtqueue_pop(), and what the element holds.
     fn pop_hint(&mut self, ctx: &mut Ctx<'_>) -> Phase {
-        let queue = self.hint_queue();
         // A driver may have reset the device since the lock was taken: with the status STOP a reset does not need it.
         if !self.hint_available(ctx.ram) {
             return self.unlock_element(Outcome { used: false, go_on: false }, ctx);
         }
+        if let Some(walk) = self.walk() {
+            return self.take_found(walk, ctx);
+        }
+        let queue = self.hint_queue();
         match self.transport.queue_mut(queue).pop(ctx.ram) {
             Ok(Some(element)) => {
                 let parts = parts(&element, &self.options, ctx.ram);
@@ -302,6 +329,14 @@ impl BalloonDevice {
                 Phase::Returned(Outcome { used: false, go_on: false })
             }
         }
+    }
+
+    /// What the host finds by itself goes the way of an element that holds it.
+    fn take_found(&mut self, walk: Walk, ctx: &mut Ctx<'_>) -> Phase {
+        let found = self.walk_finds(walk, ctx.ram).expect("there is more");
+        self.state.walker.pass(found);
+        let element = Element { head: 0, readable: Vec::new(), writable: Vec::new() };
+        self.announce(Chain { element, parts: vec![Part::told(HintElement::Found(found))], next: 0, accept: None, refused: false }, ctx)
     }
 
     fn announce(&mut self, mut chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
@@ -345,7 +380,7 @@ impl BalloonDevice {
                 HintElement::Request if self.state.request.is_due() => Action::Ask,
                 HintElement::Last | HintElement::Request | HintElement::OutOfRam(_) => continue,
                 HintElement::Malformed(_) => Action::Refuse,
-                HintElement::Pages(range) => match accept {
+                HintElement::Pages(range) | HintElement::Found(range) => match accept {
                     _ if range.count == 0 => continue,
                     Some(id) if self.options.profile == Profile::Firecracker && part.whole => Action::Discard(range, id),
                     Some(_) if self.options.profile == Profile::Firecracker => Action::Ignore(range),
@@ -406,6 +441,10 @@ impl BalloonDevice {
     fn push_hint(&mut self, chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
         let Chain { element, parts: _, next: _, accept: _, refused } = chain;
         let head = element.head;
+        if self.walk().is_some() {
+            ctx.emit(Event::HintPush { head, len: 0 });
+            return Phase::Returned(Outcome { used: false, go_on: true });
+        }
         let len = u32::from(ctx.faults.on(Fault::HintUsedLength));
         let queue = self.hint_queue();
         let used = self.transport.queue_mut(queue).push(element, len, ctx.ram);
@@ -416,9 +455,11 @@ impl BalloonDevice {
     /// Releases the lock; the interrupt comes behind it.
     fn unlock_element(&mut self, outcome: Outcome, ctx: &mut Ctx<'_>) -> Phase {
         ctx.unlock(LockId::FreePage);
-        let queue = self.hint_queue();
-        if outcome.used && self.transport.queue_mut(queue).should_notify(ctx.ram) {
-            return Phase::Raising(outcome);
+        if outcome.used {
+            let queue = self.hint_queue();
+            if self.transport.queue_mut(queue).should_notify(ctx.ram) {
+                return Phase::Raising(outcome);
+            }
         }
         self.continue_or_leave(outcome)
     }
@@ -426,16 +467,17 @@ impl BalloonDevice {
     /// Goes on while there may be elements, or the round is open. The status is read without the lock, and the queue is not looked at again
     /// once kicks are wanted, as in QEMU.
     fn continue_or_leave(&self, outcome: Outcome) -> Phase {
-        let polls = self.hint_status() == HintStatus::Start && self.request_format().is_none();
-        if outcome.go_on || polls { Phase::Polling } else { Phase::Leaving }
+        if outcome.go_on || self.polls() { Phase::Polling } else { Phase::Leaving }
     }
 
     /// Asks the guest to kick, or not to, and returns whether that is news. Firecracker: its balloon never turns on the suppression of notifications
     /// (`uses_notif_suppression` in devices/virtio/queue.rs), so it always wants kicks.
     fn want_kicks(&mut self, wanted: bool, ram: &GuestRam) -> bool {
-        let queue = self.hint_queue();
         match self.options.profile {
-            Profile::Qemu if self.request_format().is_none() => self.transport.queue_mut(queue).set_notification(wanted, ram),
+            Profile::Qemu if self.options.protocol.has_cmd_id() => {
+                let queue = self.hint_queue();
+                self.transport.queue_mut(queue).set_notification(wanted, ram)
+            }
             Profile::Qemu | Profile::Firecracker => false,
         }
     }
@@ -445,7 +487,7 @@ impl Chain {
     /// Returns the pages of the part at `next`.
     fn pages(&self) -> PageRange {
         match self.parts[self.next].element {
-            HintElement::Pages(range) => range,
+            HintElement::Pages(range) | HintElement::Found(range) => range,
             HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last | HintElement::Request => {
                 unreachable!("only pages are cleared")
             }

@@ -2,7 +2,7 @@
 //!
 //! Behaviour is QEMU's, hw/virtio/virtio-balloon.c, or Firecracker's, src/vmm/src/devices/virtio/balloon/device.rs, by [`Profile`].
 //! [`device`] is the device and its registers. [`hinting`] is the state of free page hinting and what migration does to it; [`iothread`]
-//! consumes the hint queue, whose elements [`protocol`] takes apart, with [`request`] for the interfaces in which the host asks for them. [`main_loop`] serves the other queues with [`inflate`], [`stats`] and [`reporting`].
+//! consumes the hint queue, whose elements [`protocol`] takes apart, with [`request`] for the interfaces in which the host asks for them; with [`walk`] it looks by itself. [`main_loop`] serves the other queues with [`inflate`], [`stats`] and [`reporting`].
 
 pub mod device;
 pub mod hinting;
@@ -13,6 +13,7 @@ pub mod protocol;
 pub mod reporting;
 pub mod request;
 pub mod stats;
+pub mod walk;
 
 #[cfg(test)]
 mod ring_tests;
@@ -22,3 +23,4 @@ mod testing;
 pub use device::{BalloonDevice, BalloonOptions, Profile};
 pub use protocol::{Numbering, Protocol};
 pub use request::{Format, Words};
+pub use walk::Walk;

@@ -179,7 +179,7 @@ impl BalloonDevice {
     pub(super) fn request_format(&self) -> Option<Format> {
         match self.options.protocol {
             Protocol::Requests(format) => Some(format),
-            Protocol::Merged | Protocol::Addresses => None,
+            Protocol::Merged | Protocol::Addresses | Protocol::Walk(_) => None,
         }
     }
 

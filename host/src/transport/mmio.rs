@@ -154,11 +154,11 @@ impl VirtioMmio {
     }
 
     fn selected(&self) -> Option<&VirtQueue> {
-        self.queues.get(usize::try_from(self.registers.queue_sel).ok()?)
+        self.queues.get(usize::try_from(self.registers.queue_sel).ok()?).filter(|queue| queue.size_max() > 0)
     }
 
     fn selected_mut(&mut self) -> Option<&mut VirtQueue> {
-        self.queues.get_mut(usize::try_from(self.registers.queue_sel).ok()?)
+        self.queues.get_mut(usize::try_from(self.registers.queue_sel).ok()?).filter(|queue| queue.size_max() > 0)
     }
 
     /// Returns a control register. Registers that cannot be read, and addresses without a register, read 0.

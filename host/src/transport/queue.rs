@@ -131,14 +131,15 @@ pub struct VirtQueue {
 }
 
 impl VirtQueue {
-    /// Returns a queue that is not set up.
+    /// Returns a queue that is not set up; with `size_max` 0, one that is not there and can never be.
     ///
     /// # Panics
-    /// When `size_max` is no power of two up to 32768.
+    /// When `size_max` is neither 0 nor a power of two up to 32768.
     pub fn new(size_max: u16) -> Self {
-        let queue = Queue::new(size_max).expect("queue size is a power of two up to 32768");
+        let queue = Queue::new(size_max.max(1)).expect("queue size is a power of two up to 32768");
+        let state = QueueState { max_size: size_max, ..queue.state() };
         let setup = QueueSetup { size: u32::from(size_max), ..QueueSetup::default() };
-        Self { state: queue.state(), setup, inuse: 0, notification: true, signalled_used: None }
+        Self { state, setup, inuse: 0, notification: true, signalled_used: None }
     }
 
     /// Back to the state after [`VirtQueue::new`]. QEMU: hw/virtio/virtio.c virtio_reset(), its loop over the queues.

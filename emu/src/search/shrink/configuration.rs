@@ -160,6 +160,7 @@ impl Shrinker<'_> {
         }
         self.change(|scenario| scenario.guest.queue_numbering = guest.queue_numbering);
         self.change(|scenario| scenario.host.queue_numbering = host.queue_numbering);
+        self.change(|scenario| scenario.host.walk = host.walk);
         self.change(|scenario| scenario.guest.features_refused = guest.features_refused);
         self.change(|scenario| scenario.guest.page_poison = guest.page_poison);
         self.change(|scenario| scenario.guest.init_on_alloc = guest.init_on_alloc);

@@ -49,6 +49,7 @@ impl World {
                     Pending::Run
                     | Pending::Announced(_)
                     | Pending::Spin { .. }
+                    | Pending::Poll { .. }
                     | Pending::Device { .. }
                     | Pending::Halted
                     | Pending::Dead => 0,

@@ -1,22 +1,50 @@
-//! Hints as they were posted before, or beside, the merged driver. [`send_free_pages`] is the part of a round between start and stop; where the blocks come
-//! from is in `mm::free_page_list` and `mm::pfn_walk`.
+//! The balloon driver's other interfaces: as they were posted before, or beside, the merged driver.
 //!
-//! Differs: the round itself, an id that opens it and one that closes it, is the merged driver's for all of them. As posted v13's device asked by returning a
-//! buffer that the driver had primed the queue with, v16's by a command in a control queue, v33's by a bit in the configuration; none of the three had an
+//! [`driver`] says which one drives the device.
+//!
+//! v6 and v8 answer the host's requests for unused pages: [`request`] has their state, the queue and the responses, [`setup`] probe and remove,
+//! [`ranges`] how they tell inflated pages.
+//!
+//! The others hint in rounds. [`send_free_pages`] is the part of a round between start and stop; where the blocks come from is in `mm::free_page_list`
+//! and `mm::pfn_walk`. Differs: the round itself, an id that opens it and one that closes it, is the merged driver's for all of them. As posted v13's device asked by
+//! returning a buffer that the driver had primed the queue with, v16's by a command in a control queue, v33's by a bit in the configuration; none of the three had an
 //! id, so that a late answer passed for a new one. What differs between them, and is modelled, is which blocks are told, how, and under which lock.
 
 mod alternatives;
 mod pfn_walk;
+pub mod ranges;
+pub mod request;
+mod setup;
 mod v13;
 mod v16;
 mod v33;
 
 use wire::dialect::Dialect;
 
-use crate::balloon::driver::VirtioBalloon;
+use crate::balloon::driver::{VIRTIO_BALLOON_DRIVER, VirtioBalloon};
 use crate::balloon::hinting;
 use crate::kernel::switch;
 use crate::virtio::Errno;
+use crate::virtio::device::VirtioDriver;
+
+/// The driver of the interface that this kernel speaks.
+pub fn driver() -> &'static VirtioDriver {
+    match switch::dialect() {
+        Dialect::V6 | Dialect::V8 => &setup::REQUEST_DRIVER,
+        Dialect::V10 => panic!("no balloon driver speaks v10"),
+        Dialect::Hint
+        | Dialect::V13
+        | Dialect::V16
+        | Dialect::V33
+        | Dialect::V33Thread
+        | Dialect::V33Pop
+        | Dialect::V33Alloc
+        | Dialect::PfnWalk
+        | Dialect::HostWalk
+        | Dialect::Report
+        | Dialect::Balloon2012 => &VIRTIO_BALLOON_DRIVER,
+    }
+}
 
 /// Tells the device what is free, as the dialect does, until there is no more or the device wants no more.
 pub(super) fn send_free_pages(vb: VirtioBalloon) -> Result<(), Errno> {
@@ -43,3 +71,6 @@ pub(super) fn waits_for_arrays() -> bool {
 pub(super) fn posted_before_v29() -> bool {
     matches!(switch::dialect(), Dialect::V13 | Dialect::V16)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! The request dialects against a device that answers at once.
