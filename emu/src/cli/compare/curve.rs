@@ -28,13 +28,13 @@ use crate::world::RunOptions;
 /// hints as the merged driver does; where the host looks by itself the guest does nothing.
 const SERIES: &[(Driver, u64)] = &[
     (Driver::V6, 0),
-    (Driver::V6, correct::IRQ_OFF_BOUND),
+    (Driver::V6, correct::REQUEST_CONTEXT | correct::IRQ_OFF_BOUND),
     (Driver::V8, 0),
     (Driver::V8, correct::RECORD_PRECHECK | correct::RECORD_GROWTH),
+    (Driver::V8, correct::RECORD_PRECHECK | correct::RECORD_GROWTH | correct::REQUEST_CONTEXT | correct::IRQ_OFF_BOUND),
     (Driver::V10, 0),
     (Driver::V13, 0),
     (Driver::V16, 0),
-    (Driver::V16, correct::STOP_INNER_LOOP),
     (Driver::V33, 0),
     (Driver::V33, correct::IRQ_OFF_BOUND),
     (Driver::V33Thread, 0),
@@ -47,10 +47,10 @@ const SERIES: &[(Driver, u64)] = &[
 ];
 
 /// Numbers of single free pages, as powers of two, and the pages that they lie among.
-const SINGLES: std::ops::RangeInclusive<u32> = 4..=12;
+const SINGLES: [u32; 5] = [4, 6, 8, 10, 12];
 const SINGLES_AMONG: u64 = 8192;
 /// Numbers of free blocks of the largest order, as powers of two.
-const LARGEST: std::ops::RangeInclusive<u32> = 2..=7;
+const LARGEST: [u32; 6] = [2, 3, 4, 5, 6, 7];
 /// Bytes of such a block.
 const BLOCK_BYTES: u64 = PAGE_SIZE << MAX_PAGE_ORDER;
 
@@ -85,7 +85,7 @@ struct Points {
 
 impl Shape {
     fn all() -> [Vec<Shape>; 2] {
-        [SINGLES.map(|k| Shape::Singles(1 << k)).collect(), LARGEST.map(|k| Shape::Largest(1 << k)).collect()]
+        [SINGLES.map(|k| Shape::Singles(1 << k)).to_vec(), LARGEST.map(|k| Shape::Largest(1 << k)).to_vec()]
     }
 
     fn blocks(self) -> u64 {

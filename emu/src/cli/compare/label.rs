@@ -11,7 +11,7 @@ use crate::scenario::Scenario;
 use crate::scenario::model::{Driver, Host, Numbering, PageSpec, Pattern, Profile};
 
 /// Corrections that are listed one by one; more are counted.
-const CORRECTIONS_MAX: usize = 3;
+const CORRECTIONS_MAX: usize = 4;
 
 /// Returns the driver's name, and what differs from its interface as posted.
 pub(super) fn interface(scenario: &Scenario) -> String {
