@@ -365,6 +365,16 @@ events! {
     GuestDeflate { pfn: Pfn } = "guest.deflate",
     #[doc = "The guest has written the number of pages it holds."]
     GuestActual { pages: u32 } = "guest.actual",
+    #[doc = "Compaction takes a page from its owner."]
+    GuestIsolate { pfn: Pfn } = "guest.isolate",
+    #[doc = "Compaction gives a page back that did not move."]
+    GuestPutback { pfn: Pfn } = "guest.putback",
+    #[doc = "A page's owner is asked to use another one instead."]
+    GuestMigratePage { pfn: Pfn, to: Pfn } = "guest.migrate_page",
+    #[doc = "A page's owner has answered: the page has moved, or not."]
+    GuestMigrateDone { pfn: Pfn, error: u32 } = "guest.migrate_done",
+    #[doc = "Under a fault: deflation looks at a page of a list that it walks without the list's lock."]
+    GuestDequeue { pfn: Pfn } = "guest.dequeue",
     #[doc = "A shrinker runs."]
     GuestShrink { pages: u64 } = "guest.shrink",
     #[doc = "The OOM notifiers run."]
@@ -523,6 +533,11 @@ impl Event {
             Event::GuestWrite { pfn, .. }
             | Event::GuestInflate { pfn }
             | Event::GuestDeflate { pfn }
+            | Event::GuestIsolate { pfn }
+            | Event::GuestDequeue { pfn }
+            | Event::GuestPutback { pfn }
+            | Event::GuestMigratePage { pfn, .. }
+            | Event::GuestMigrateDone { pfn, .. }
             | Event::BalloonInflate { pfn }
             | Event::BalloonDeflate { pfn }
             | Event::DirtyMark { pfn, .. }

@@ -116,9 +116,43 @@ faults! {
     /// DMA marks its first page only.
     DmaFirstPage { name: "dma-first-page", id: "Q07", source: "QEMU 6886867e98 and f874bf905f, fixed in 2.1 and 2.2",
         mechanism: "a device write that spans pages marks only the first of them", effect: Loss },
+    /// A request's buffer comes back half full.
+    RequestShort { name: "request-short", id: "S7", source: "a careless device for drivers v6 and v8, none of which was merged",
+        mechanism: "a request's buffer comes back with used length 8: the driver drops the request, and lends no buffer again", effect: OverSend },
+    /// Requests' ids are 65,536 apart.
+    RequestIdStride { name: "request-id-stride", id: "S8", source: "a device that counts requests in the upper bits, none of which was merged",
+        mechanism: "ids of requests differ by 65,536: the 16 bits that come back fit every request, and the answer to an old one counts", effect: Loss },
     /// A vCPU stores after its mark was consumed.
     StoreAfterMark { name: "store-after-mark", id: "K15", source: "QEMU 9458a9a1df, fixed in 4.2",
         mechanism: "the sync does not wait for vCPUs to leave their block: a mark is consumed and the page read before the store", effect: Loss },
+    /// A balloon page is told by a mapping that may be freed.
+    MappingDeref { name: "mapping-deref", id: "B2", source: "Linux d6d86c0a7f8d, fixed in 3.18",
+        mechanism: "compaction follows a page's mapping without a lock or a reference: a driver that is removed meanwhile has freed it",
+        effect: Crash, guest: wire::switch::fault::MAPPING_DEREF },
+    /// The balloon's list is walked without its lock.
+    DequeueNoLock { name: "dequeue-no-lock", id: "B4", source: "Linux 21ea9fb69e7c, fixed in 4.5",
+        mechanism: "deflation chooses its next page while compaction takes that page off the list, and goes on along compaction's list",
+        effect: Crash, guest: wire::switch::fault::DEQUEUE_NO_LOCK },
+    /// A page that changes zones leaves its count behind.
+    NoZoneFixup { name: "no-zone-fixup", id: "B13", source: "Linux 63341ab03706, fixed in 5.5",
+        mechanism: "a balloon page that moves to another zone takes no managed page along: deflating it adds one to the wrong zone",
+        effect: Rule, guest: wire::switch::fault::NO_ZONE_FIXUP },
+    /// An inflated page is taken off a list that it is not on.
+    DoubleListDel { name: "double-list-del", id: "B19", source: "Linux 418a3ab1e778, fixed by dd4229060957 in 5.3",
+        mechanism: "enqueueing a single page deletes it from the caller's list once more than the caller did",
+        effect: Crash, guest: wire::switch::fault::DOUBLE_LIST_DEL },
+    /// What a moved page is, is asked too late.
+    CheckAfterUnlock { name: "check-after-unlock", id: "B20", source: "Linux e0a352fabce6, fixed in 5.0; visible before 4.8",
+        mechanism: "whether a page that was moved to is a balloon's is asked behind its unlock: deflated by then, it goes to the LRU",
+        effect: Crash, guest: wire::switch::fault::CHECK_AFTER_UNLOCK },
+    /// An isolated page is taken off the balloon's list.
+    DequeueIsolated { name: "dequeue-isolated", id: "B27", source: "Linux 6.1.160, the split of balloon_page_delete()",
+        mechanism: "a page that moves is deleted from a list as if it were on the balloon's: it is on compaction's",
+        effect: Crash, guest: wire::switch::fault::DEQUEUE_ISOLATED },
+    /// A page that nothing moved to is not readied for freeing.
+    CompactFreeNoprep { name: "compact-free-noprep", id: "B37", source: "Linux 6.12.97 and 6.12.117",
+        mechanism: "compaction takes a page back that it did not use, without the checks and resets of a free: it keeps its reference",
+        effect: Crash, guest: wire::switch::fault::COMPACT_FREE_NOPREP },
 }
 
 /// Faults that are switched on.

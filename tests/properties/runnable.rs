@@ -60,6 +60,10 @@ const PLAIN: &[EventKind] = &[
     EventKind::GuestInflate,
     EventKind::GuestDeflate,
     EventKind::GuestActual,
+    EventKind::GuestIsolate,
+    EventKind::GuestPutback,
+    EventKind::GuestMigratePage,
+    EventKind::GuestMigrateDone,
     EventKind::GuestShrink,
     EventKind::GuestOom,
     EventKind::GuestTask,
@@ -296,6 +300,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             page_poison: page_poison && verifies,
             init_on_alloc,
             init_on_free,
+            late_probe: false,
             tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
         }
     })
@@ -329,6 +334,8 @@ fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = O
         Just(Operation::Release { name: release, every: 1 }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
+        (0..=10u8, 0..4u64).prop_map(|(order, busy)| Operation::Compact { order, busy }),
+        Just(Operation::Evacuate),
         prop_oneof![0..1_000_000u64, 0..50_000_000u64].prop_map(|ns| Operation::Sleep { ns }),
         (1..400u64, 0..1u64 << 40).prop_map(|(times, seed)| Operation::Churn { times, seed }),
     ]

@@ -156,6 +156,8 @@ pub(super) fn read_info(ram: &GuestRam) -> Option<KernelInfo> {
         balloon_num_pages: field(offset_of!(KernelInfo, balloon_num_pages))?,
         task_names: field(offset_of!(KernelInfo, task_names))?,
         inject_store: field(offset_of!(KernelInfo, inject_store))?,
+        balloon_isolated_pages: field(offset_of!(KernelInfo, balloon_isolated_pages))?,
+        balloon_pages_lock: field(offset_of!(KernelInfo, balloon_pages_lock))?,
     })
 }
 

@@ -328,6 +328,11 @@ impl Oracle {
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
             | Event::GuestActual { .. }
+            | Event::GuestIsolate { .. }
+            | Event::GuestPutback { .. }
+            | Event::GuestDequeue { .. }
+            | Event::GuestMigratePage { .. }
+            | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
             | Event::GuestTask { .. }

@@ -186,11 +186,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free) = flags;
+        let (page_poison, init_on_alloc, init_on_free, late_probe) = flags;
         let (driver, corrected, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -203,6 +203,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             page_poison,
             init_on_alloc,
             init_on_free,
+            late_probe,
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -225,6 +226,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         (0..=63u64).prop_map(|zone| Operation::StartZone { zone }),
         pages.prop_map(|pages| Operation::Shrink { pages }),
         Just(Operation::Oom),
+        (0..=10u8, 0..=INTEGER_MAX).prop_map(|(order, busy)| Operation::Compact { order, busy }),
+        Just(Operation::Evacuate),
         time_ns().prop_map(|ns| Operation::Sleep { ns }),
         (1..=1_000_000u64, 0..=INTEGER_MAX).prop_map(|(times, seed)| Operation::Churn { times, seed }),
         Just(Operation::Unbind),
@@ -370,8 +373,9 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
         0..3,
     );
     let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events)| Expect {
+    let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -379,6 +383,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             cmd_ids,
             destination_cmd_id,
             events,
+            irq_off_insns,
         },
     )
 }

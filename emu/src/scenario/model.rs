@@ -107,6 +107,8 @@ pub struct Guest {
     pub init_on_alloc: bool,
     /// `init_on_free=1`.
     pub init_on_free: bool,
+    /// The driver is a module, which a task's `bind` loads.
+    pub late_probe: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -227,6 +229,15 @@ pub enum Operation {
     },
     /// Runs the OOM notifiers.
     Oom,
+    /// Compacts memory.
+    Compact {
+        /// Until a block of this order is free; 0: all of it.
+        order: u8,
+        /// Which page that is to move is busy, and stays; 0: none.
+        busy: u64,
+    },
+    /// Moves what can be moved out of the lowest zone.
+    Evacuate,
     /// Sleeps.
     Sleep {
         /// Nanoseconds.
@@ -268,6 +279,8 @@ impl Operation {
             | Operation::StartZone { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
+            | Operation::Compact { .. }
+            | Operation::Evacuate
             | Operation::Sleep { .. }
             | Operation::Churn { .. }
             | Operation::Unbind
@@ -424,6 +437,7 @@ impl Default for Guest {
             page_poison: false,
             init_on_alloc: false,
             init_on_free: false,
+            late_probe: false,
             tasks: Vec::new(),
         }
     }
@@ -456,6 +470,7 @@ impl Default for Expect {
             cmd_ids: None,
             destination_cmd_id: None,
             events: BTreeMap::new(),
+            irq_off_insns: None,
         }
     }
 }
@@ -628,6 +643,8 @@ pub struct Expect {
     pub destination_cmd_id: Option<u32>,
     /// Events that must have happened this often.
     pub events: BTreeMap<String, CountExpect>,
+    /// Instructions of the longest stretch with interrupts disabled.
+    pub irq_off_insns: Option<CountExpect>,
 }
 
 /// What must be true of a page's sending.

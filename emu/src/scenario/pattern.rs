@@ -58,6 +58,11 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::GuestWrite
         | K::GuestInflate
         | K::GuestDeflate
+        | K::GuestIsolate
+        | K::GuestPutback
+        | K::GuestDequeue
+        | K::GuestMigratePage
+        | K::GuestMigrateDone
         | K::HintPop
         | K::HintApply
         | K::HintIgnore

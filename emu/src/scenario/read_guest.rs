@@ -29,6 +29,7 @@ impl<'d> Reader<'d> {
             page_poison: self.flag(&fields, "page_poison").unwrap_or(default.page_poison),
             init_on_alloc: self.flag(&fields, "init_on_alloc").unwrap_or(default.init_on_alloc),
             init_on_free: self.flag(&fields, "init_on_free").unwrap_or(default.init_on_free),
+            late_probe: self.flag(&fields, "late_probe").unwrap_or(default.late_probe),
             tasks: self.tasks(&fields),
         }
     }
@@ -182,6 +183,12 @@ impl<'d> Reader<'d> {
             }
             "start_zone" => Operation::StartZone { zone: self.integer(fields, verb)? },
             "shrink" => Operation::Shrink { pages: pages(self.size(fields, verb))? },
+            "compact" => {
+                self.only_true(fields, verb);
+                let order = byte(self.integer_or(fields, "order", 0));
+                let busy = self.integer_or(fields, "busy", 0);
+                Operation::Compact { order: order?, busy: busy? }
+            }
             "sleep" => Operation::Sleep { ns: self.time(fields, verb)? },
             "churn" => {
                 let times = self.integer(fields, verb);
@@ -189,7 +196,7 @@ impl<'d> Reader<'d> {
                 Operation::Churn { times: times?, seed }
             }
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
-            "oom" | "unbind" | "bind" | "panic" | "null_store" | "jump_to_data" => {
+            "oom" | "evacuate" | "unbind" | "bind" | "panic" | "null_store" | "jump_to_data" => {
                 self.only_true(fields, verb);
                 bare_operation(verb)
             }
@@ -300,6 +307,7 @@ impl<'d> Reader<'d> {
 fn bare_operation(verb: &str) -> Operation {
     match verb {
         "oom" => Operation::Oom,
+        "evacuate" => Operation::Evacuate,
         "unbind" => Operation::Unbind,
         "bind" => Operation::Bind,
         "panic" => Operation::Panic,

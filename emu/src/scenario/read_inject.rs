@@ -312,7 +312,14 @@ impl<'d> Reader<'d> {
             cmd_ids: self.cmd_ids(&fields),
             destination_cmd_id: self.integer(&fields, "destination_cmd_id").map(id),
             events: self.event_counts(&fields),
+            irq_off_insns: self.irq_off_insns(&fields),
         }
+    }
+
+    fn irq_off_insns(&mut self, fields: &Fields<'d>) -> Option<CountExpect> {
+        let entry = self.fields(table_of(fields, "irq_off_insns"), fields.get("irq_off_insns")?)?;
+        let (min, max) = self.min_max(&entry);
+        Some(CountExpect { min, max })
     }
 
     fn cmd_ids(&mut self, fields: &Fields<'d>) -> Option<Vec<u32>> {

@@ -221,6 +221,7 @@ static GUEST: Table = Table {
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
         key("init_on_free", "Freed pages are zeroed.", Kind::Flag).default("false"),
+        key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -295,6 +296,23 @@ pub(super) static OPERATIONS: &[Table] = &[
         keys: &[key("shrink", "Runs the shrinkers for this much.", Kind::Size(AMOUNT, PAGE_SIZE)).required()],
     },
     Table { title: "an `oom` operation", keys: &[key("oom", "Runs the OOM notifiers.", Kind::True).required()] },
+    Table {
+        title: "a `compact` operation",
+        keys: &[
+            key("compact", "Compacts memory: only the balloon's pages move.", Kind::True).required(),
+            key(
+                "order",
+                "Until a block of this order is to be had; 0: all of memory, as far as it goes.",
+                Kind::Integer(range(0, wire::layout::MAX_PAGE_ORDER as u64, "the buddy allocator has no larger blocks")),
+            )
+            .default("0"),
+            key("busy", "Which page that is to move does not, as if it were in use; 0: none.", Kind::Integer(ANY)).default("0"),
+        ],
+    },
+    Table {
+        title: "an `evacuate` operation",
+        keys: &[key("evacuate", "Moves what can be moved out of the lowest zone, as memory that goes offline.", Kind::True).required()],
+    },
     Table { title: "a `sleep` operation", keys: &[key("sleep", "Sleeps this long.", Kind::Time(TIME)).required()] },
     Table {
         title: "a `churn` operation",
@@ -471,6 +489,7 @@ static EXPECT: Table = Table {
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+        key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
 
@@ -485,6 +504,9 @@ static SENT: Table = Table {
 
 static TIMES: Table =
     Table { title: "`events`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static INSNS: Table =
+    Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
 
 static COSTS: Table = Table {
     title: "[costs]",

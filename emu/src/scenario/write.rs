@@ -171,8 +171,19 @@ fn patterns(patterns: &[Pattern]) -> String {
 
 fn write_guest(out: &mut Lines, guest: &Guest) {
     let default = Guest::default();
-    let Guest { ram_bytes, vcpus, driver, corrected, queue_numbering, features_refused, page_poison, init_on_alloc, init_on_free, tasks } =
-        guest;
+    let Guest {
+        ram_bytes,
+        vcpus,
+        driver,
+        corrected,
+        queue_numbering,
+        features_refused,
+        page_poison,
+        init_on_alloc,
+        init_on_free,
+        late_probe,
+        tasks,
+    } = guest;
     out.table("[guest]");
     out.unless(*ram_bytes == default.ram_bytes, "ram", || size(*ram_bytes));
     out.unless(*vcpus == default.vcpus, "vcpus", || vcpus);
@@ -184,6 +195,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*page_poison == default.page_poison, "page_poison", || page_poison);
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
+    out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -214,6 +226,10 @@ fn operation_table(operation: &Operation) -> String {
         Operation::StartZone { zone } => format!("start_zone = {zone}"),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
+        Operation::Compact { order, busy } => {
+            format!("compact = true{}{}", unless(*order == 0, "order", order), unless(*busy == 0, "busy", busy))
+        }
+        Operation::Evacuate => "evacuate = true".to_owned(),
         Operation::Sleep { ns } => format!("sleep = {}", time(*ns)),
         Operation::Churn { times, seed } => format!("churn = {times}{}", unless(*seed == 0, "seed", seed)),
         Operation::Unbind => "unbind = true".to_owned(),
@@ -375,7 +391,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -389,6 +405,9 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     }
     if let Some(id) = destination_cmd_id {
         out.key("destination_cmd_id", format!("{id:#x}"));
+    }
+    if let Some(count) = irq_off_insns {
+        out.key("irq_off_insns", braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))]));
     }
     if !sent.is_empty() {
         out.header("[expect.sent]");

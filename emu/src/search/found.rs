@@ -204,6 +204,11 @@ fn reading(kind: EventKind) -> Reading {
         | K::GuestReport
         | K::GuestInflate
         | K::GuestDeflate
+        | K::GuestIsolate
+        | K::GuestPutback
+        | K::GuestDequeue
+        | K::GuestMigratePage
+        | K::GuestMigrateDone
         | K::HintPop
         | K::HintApply
         | K::HintIgnore

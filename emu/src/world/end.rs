@@ -254,7 +254,7 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     for (name, sent) in &expect.sent {
         differs.extend(unexpected_sent(name, sent, &outcome.pages[name]));
     }
-    let Facts { rounds, cmd_ids, destination_cmd_id, .. } = &outcome.facts;
+    let Facts { rounds, cmd_ids, destination_cmd_id, irq_off_insns_max, .. } = &outcome.facts;
     if expect.rounds.is_some_and(|expected| expected != *rounds) {
         differs.push(format!("{}, expected {}", counted(*rounds, "sync"), expect.rounds.expect("checked")));
     }
@@ -269,6 +269,12 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     {
         let found = destination_cmd_id.map_or("unknown".to_owned(), |id| id.to_string());
         differs.push(format!("the destination's command id is {found}, expected {expected:x}"));
+    }
+    if let Some(count) = expect.irq_off_insns {
+        let what = "instructions with interrupts disabled";
+        let low = count.min.filter(|min| irq_off_insns_max < min).map(|min| format!("at least {min}"));
+        let bound = low.or_else(|| count.max.filter(|max| irq_off_insns_max > max).map(|max| format!("at most {max}")));
+        differs.extend(bound.map(|bound| format!("the longest stretch is of {irq_off_insns_max} {what}, expected {bound}")));
     }
     for (name, count) in &expect.events {
         differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));

@@ -303,6 +303,8 @@ impl World {
             Operation::StartZone { zone } => (task::op::START_ZONE, 0, *zone, 0),
             Operation::Shrink { pages } => (task::op::SHRINK, 0, *pages, 0),
             Operation::Oom => (task::op::OOM, 0, 0, 0),
+            Operation::Compact { order, busy } => (task::op::COMPACT, 0, u64::from(*order), *busy),
+            Operation::Evacuate => (task::op::EVACUATE, 0, 0, 0),
             Operation::Sleep { ns } => (task::op::SLEEP, 0, *ns, 0),
             Operation::Churn { times, seed } => (task::op::CHURN, 0, *times, *seed),
             Operation::Unbind => (task::op::UNBIND, 0, 0, 0),

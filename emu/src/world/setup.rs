@@ -99,6 +99,7 @@ impl World {
             flags: flag(guest.page_poison, boot_flag::PAGE_POISON)
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
+                | flag(guest.late_probe, boot_flag::LATE_PROBE)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.0.iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),

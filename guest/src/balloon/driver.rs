@@ -7,16 +7,18 @@ use core::mem::offset_of;
 
 use wire::balloon::{ARRAY_PFNS_MAX, CMD_ID_STOP, config, feature, stat};
 use wire::debug::{lock, work};
+use wire::dialect::Dialect;
 use wire::layout::KernelInfo;
 use wire::platform::PAGE_SIZE;
 use wire::virtio::feature as transport;
 
 use crate::balloon::dialect::request::Request;
-use crate::balloon::{dialect, hinting, inflate, oom, reporting, shrinker, stats};
+use crate::balloon::{balloon_2012, compaction, dialect, hinting, inflate, oom, reporting, shrinker, stats};
 use crate::kernel::info::publish;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::mutex::Mutex;
+use crate::kernel::switch::dialect;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::workqueue::{Work, Workqueue, cancel_work_sync, queue_work};
 use crate::mm::balloon_compaction::BalloonDevInfo;
@@ -93,6 +95,10 @@ record! {
         stats: [u8; stats::STATS_NR_MAX * stat::RECORD_BYTES],
         /// A block that the device has not given back, and that nobody waits for any more: address | order; 0 for none.
         unacked_block: u64,
+        /// Pages that a deflation has taken out of the balloon and not freed yet; under `balloon_lock`. Linux: a head on the stack.
+        deflated_pages: [u64; 2],
+        /// The mapping that this device's pages have, of which an older design has but one; else 0. See `balloon_2012`.
+        balloon_mapping: u64,
         /// What the request dialects keep.
         request_state: [u64; words(Request::BYTES)],
     }
@@ -242,7 +248,9 @@ pub(super) fn init_fields(vb: VirtioBalloon, vdev: VirtioDevice) {
     vb.balloon_mutex().init();
     vb.acked_queue().init();
     vb.dev_info().init();
+    vb.dev_info().set_migratepage(compaction::virtballoon_migratepage);
     list::init_list_head(vb.free_page_list().addr());
+    list::init_list_head(vb.deflated_pages().addr());
 }
 
 /// Sets the driver up. Linux: virtballoon_probe().
@@ -250,7 +258,8 @@ fn virtballoon_probe(vdev: VirtioDevice) -> Result<(), Errno> {
     let page = mm::alloc_pages(Gfp::KERNEL | Gfp::ZERO, 0).ok_or(Errno::NoMem)?;
     let vb = VirtioBalloon::at(page.addr());
     init_fields(vb, vdev);
-    let result = init_vqs(vb).and_then(|()| {
+    let mapped = if is_2012() { balloon_2012::probe(vb) } else { compaction::probe(vb) };
+    let result = mapped.and_then(|()| init_vqs(vb)).and_then(|()| {
         let result = probe_features(vb);
         if result.is_err() {
             unregister_features(vb);
@@ -260,6 +269,7 @@ fn virtballoon_probe(vdev: VirtioDevice) -> Result<(), Errno> {
     });
     if let Err(errno) = result {
         vdev.private().set(0);
+        compaction::remove(vb);
         mm::free_pages(page, 0);
         return Err(errno);
     }
@@ -308,12 +318,19 @@ fn unregister_features(vb: VirtioBalloon) {
     }
 }
 
+/// Whether balloon pages are kept and moved as posted in 2012.
+pub(super) fn is_2012() -> bool {
+    dialect() == Dialect::Balloon2012
+}
+
 /// Tells the observer where the driver keeps its pages, or that there is no driver.
 pub(super) fn publish_balloon(vb: Option<VirtioBalloon>) {
     publish(offset_of!(KernelInfo, free_page_list), vb.map_or(0, |vb| vb.free_page_list().addr()));
     publish(offset_of!(KernelInfo, num_free_page_blocks), vb.map_or(0, |vb| vb.num_free_page_blocks().addr()));
     publish(offset_of!(KernelInfo, balloon_pages), vb.map_or(0, |vb| vb.dev_info().pages()));
     publish(offset_of!(KernelInfo, balloon_num_pages), vb.map_or(0, |vb| vb.num_pages().addr()));
+    publish(offset_of!(KernelInfo, balloon_isolated_pages), vb.filter(|_| !is_2012()).map_or(0, |vb| vb.dev_info().isolated_pages_addr()));
+    publish(offset_of!(KernelInfo, balloon_pages_lock), vb.map_or(0, |vb| vb.dev_info().pages_lock().addr()));
 }
 
 /// The configuration has changed; in the interrupt. Linux: virtballoon_changed().
@@ -348,6 +365,7 @@ fn virtballoon_remove(vdev: VirtioDevice) {
         cancel_work_sync(Workqueue::Balloon, vb.report_work());
     }
     remove_common(vb);
+    compaction::remove(vb);
     publish_balloon(None);
     vdev.private().set(0);
     mm::free_pages(Pfn::of_addr(vb.addr()), 0);

@@ -4,15 +4,17 @@ use wire::balloon::{ARRAY_PFNS_MAX, config, feature};
 use wire::debug::{ACTUAL, DEFLATE, INFLATE};
 
 use crate::arch;
+use crate::balloon::balloon_2012;
 use crate::balloon::dialect::ranges;
-use crate::balloon::driver::VirtioBalloon;
+use crate::balloon::driver::{VirtioBalloon, is_2012};
+use crate::kernel::list;
 use crate::kernel::panic::warn;
 use crate::kernel::timer::msleep;
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
 use crate::mm::balloon_compaction::{balloon_page_alloc, balloon_page_dequeue, balloon_page_enqueue};
 use crate::mm::page_alloc::put_page;
-use crate::mm::{Pfn, adjust_managed_page_count};
+use crate::mm::{Page, Pfn, adjust_managed_page_count};
 use crate::virtio::mmio;
 use crate::virtio::ring::{Scatter, Virtqueue};
 
@@ -27,7 +29,7 @@ pub fn balloon_ack(vq: u64) {
 
 /// Exposes `pfns` and waits until the device has used it, whether or not MUST_TELL_HOST was negotiated. Linux: tell_host(); since
 /// 6.12.117 a full ring is a warning instead of a wait without end.
-fn tell_host(vb: VirtioBalloon, vq: u64, code: u32) {
+pub(super) fn tell_host(vb: VirtioBalloon, vq: u64, code: u32) {
     let vq = Virtqueue::at(vq);
     let num_pfns = vb.num_pfns().get();
     let sg = Scatter { addr: vb.pfns().addr(), len_bytes: 4 * num_pfns };
@@ -45,7 +47,7 @@ fn tell_host(vb: VirtioBalloon, vq: u64, code: u32) {
 }
 
 /// Appends a page to `pfns`. Linux: set_page_pfns().
-fn set_page_pfns(vb: VirtioBalloon, page: Pfn) {
+pub(super) fn set_page_pfns(vb: VirtioBalloon, page: Pfn) {
     let num_pfns = vb.num_pfns().get();
     let pfn = u32::try_from(page.0).expect("a page frame number of 32 bits");
     vb.pfns().element(num_pfns as usize).set(pfn);
@@ -78,6 +80,9 @@ impl Pages {
 pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
     if ranges::use_bmap(vb) {
         return ranges::fill_balloon(vb, num);
+    }
+    if is_2012() {
+        return balloon_2012::fill_balloon(vb, num);
     }
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
@@ -112,33 +117,38 @@ pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
     if ranges::use_bmap(vb) {
         return ranges::leak_balloon(vb, num);
     }
+    if is_2012() {
+        return balloon_2012::leak_balloon(vb, num);
+    }
     let num = num.min(ARRAY_PFNS_MAX);
-    let mut pages = Pages::new();
     vb.balloon_mutex().lock();
     let num = num.min(vb.num_pages().get() as usize);
     vb.num_pfns().set(0);
-    while pages.len < num {
+    for _ in 0..num {
+        // None when compaction has them.
         let Some(page) = balloon_page_dequeue(vb.dev_info()) else { break };
         set_page_pfns(vb, page);
+        list::list_add(Page::of(page).lru(), vb.deflated_pages().addr());
         vb.num_pages().set(vb.num_pages().get() - 1);
-        pages.push(page);
     }
-    let num_freed_pages = pages.len;
+    let num_freed_pages = vb.num_pfns().get() as usize;
     // The host is told before the pages are freed, and they are freed only when it has answered.
     if num_freed_pages != 0 {
         tell_host(vb, vb.deflate_vq().get(), DEFLATE);
     }
-    release_pages_balloon(vb, pages);
+    release_pages_balloon(vb);
     vb.balloon_mutex().unlock();
     num_freed_pages
 }
 
 /// Frees pages that the balloon no longer owns. Linux: release_pages_balloon().
-fn release_pages_balloon(vb: VirtioBalloon, mut pages: Pages) {
-    while let Some(page) = pages.pop() {
+fn release_pages_balloon(vb: VirtioBalloon) {
+    for node in list::iter(vb.deflated_pages().addr()) {
+        let page = Page::of_lru(node).pfn();
         if !vb.has_feature(feature::DEFLATE_ON_OOM) {
             adjust_managed_page_count(page, 1);
         }
+        list::list_del(node);
         put_page(page);
     }
 }

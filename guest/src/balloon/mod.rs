@@ -3,6 +3,8 @@
 //! [`driver`] has `struct virtio_balloon`, probe and remove; the other modules have one feature each. Two works may run at the same time
 //! on two vCPUs, the one that resizes ([`inflate`]) and the one that hints ([`hinting`]), and share no lock.
 
+pub mod balloon_2012;
+pub mod compaction;
 pub mod dialect;
 pub mod driver;
 pub mod hinting;

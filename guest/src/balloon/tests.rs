@@ -1,6 +1,7 @@
 //! The driver against a device that answers at once.
 
 mod ack;
+mod compaction;
 
 use std::cell::RefCell;
 use std::rc::Rc;

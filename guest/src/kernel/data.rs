@@ -75,8 +75,18 @@ layout! {@at KERNEL_DATA;
     OOM_NOTIFIERS: 64 + 4 * 32,
     /// The reporting device and its batch, see `mm::page_reporting`.
     PAGE_REPORTING: 192 + 16 * wire::balloon::queue_size::REPORTING as u64,
-    /// Stands for the balloon's `movable_operations`: `mapping` of a balloon page holds this address.
+    /// The balloon's `movable_operations`: `mapping` of a balloon page holds this address.
     BALLOON_MOPS: 64,
+    /// The LRU's lock and list, see `mm::swap`.
+    LRU: 64,
+    /// The globals of the 2012 balloon compaction, see `mm::balloon_2012`.
+    BALLOON_2012: 64,
+    /// The operations of its mapping.
+    BALLOON_AOPS: 64,
+    /// Whether compaction found nothing in a pageblock, a byte each.
+    PAGEBLOCK_SKIP: wire::platform::RAM_BYTES_MAX >> (wire::platform::PAGE_SHIFT + wire::layout::PAGEBLOCK_ORDER),
+    /// List heads of a compaction, `compaction::LISTS_BYTES` per vCPU.
+    COMPACT_LISTS: CPUS * crate::mm::compaction::LISTS_BYTES,
     /// u64 per vCPU: 1 while it does not check whether its context may sleep, see `sched::without_sleep_checks`.
     NO_SLEEP_CHECKS: CPUS * 8,
 }

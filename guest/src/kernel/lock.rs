@@ -25,6 +25,11 @@ impl SpinLock {
         SpinLock { addr, id }
     }
 
+    /// Address of the word.
+    pub const fn addr(self) -> u64 {
+        self.addr
+    }
+
     /// Makes the lock free. Linux: spin_lock_init().
     pub fn init(self) {
         arch::write32(self.addr, 0);

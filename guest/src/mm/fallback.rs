@@ -21,6 +21,12 @@ fn find_suitable_fallback(zone: Zone, order: u32, migratetype: Migratetype) -> O
     migratetype.fallbacks().iter().copied().find(|&other| !list::list_empty(zone.free_list(order, other)))
 }
 
+/// Whether an allocation would find a block of exactly this order, its own type's or one that it may steal. Linux: compact_finished().
+pub(crate) fn has_block_for(zone: Zone, order: u32, migratetype: Migratetype) -> bool {
+    let own = !list::list_empty(zone.free_list(order, migratetype));
+    own || can_steal(order, migratetype) && find_suitable_fallback(zone, order, migratetype).is_some()
+}
+
 /// Takes a block of another type: the largest there is, so that types mix seldom; under the lock. Linux: __rmqueue_fallback().
 pub(crate) fn rmqueue_fallback(zone: Zone, order: u32, migratetype: Migratetype) -> Option<Page> {
     let find = |current| Some((current, find_suitable_fallback(zone, current, migratetype)?));

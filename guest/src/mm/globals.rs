@@ -11,6 +11,7 @@ const NR_ZONES: u64 = MM + 16;
 const BOOT_FLAGS: u64 = MM + 24;
 const TOTALRAM: u64 = MM + 32;
 const TOTALRESERVE: u64 = MM + 40;
+const FAIL_MIGRATION: u64 = MM + 48;
 
 /// Frames of memory.
 pub fn max_pfn() -> u64 {
@@ -61,4 +62,15 @@ pub fn want_init_on_free() -> bool {
 /// Whether allocated pages are zeroed; poisoning takes precedence. Linux: want_init_on_alloc().
 pub(crate) fn want_init_on_alloc() -> bool {
     read64(BOOT_FLAGS) & (boot_flag::INIT_ON_ALLOC | boot_flag::PAGE_POISON) == boot_flag::INIT_ON_ALLOC
+}
+/// Asks that the `nth` page from now that is to move stays where it is, its owner unasked; 0: none. Linux: CONFIG_FAULT_INJECTION; in life,
+/// a page that is busy, or a group out of memory.
+pub fn fail_migration(nth: u64) {
+    write64(FAIL_MIGRATION, nth);
+}
+/// Whether this is the page that was meant.
+pub(crate) fn should_fail_migration() -> bool {
+    let left = read64(FAIL_MIGRATION);
+    write64(FAIL_MIGRATION, left.saturating_sub(1));
+    left == 1
 }

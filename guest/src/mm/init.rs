@@ -10,7 +10,7 @@ use crate::kernel::info;
 use crate::mm::gfp::Migratetype;
 use crate::mm::page::{Page, Pfn};
 use crate::mm::zone::{self, DMA_END_PFN, PAGEBLOCK_PAGES, Zone};
-use crate::mm::{globals, oom, page_alloc, pcp, shrinker, watermark};
+use crate::mm::{balloon_compaction, compaction, globals, oom, page_alloc, pcp, shrinker, swap, watermark};
 
 /// Sets up all of the memory manager over zeroed memory: the memory map behind the image, everything up to its end reserved, the
 /// rest on the free lists. Linux: mm_core_init().
@@ -38,6 +38,9 @@ pub(crate) fn init(boot: &BootInfo) {
     free_all(first_free, Pfn(max_pfn));
     watermark::setup_per_zone_wmarks();
     pcp::init();
+    compaction::init();
+    balloon_compaction::init();
+    swap::init();
     info::publish(offset_of!(KernelInfo, mem_map), mem_map);
     info::publish(offset_of!(KernelInfo, max_pfn), max_pfn);
     info::publish(offset_of!(KernelInfo, nr_zones), globals::nr_zones() as u64);

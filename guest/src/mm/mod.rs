@@ -2,20 +2,24 @@
 //!
 //! * [`page`] the memory map, [`zone`] the free lists, [`page_alloc`] the buddy allocator, [`pcp`] the per-CPU lists before it
 //! * [`watermark`], [`reclaim`], [`shrinker`], [`oom`]: what happens when memory is short
-//! * [`balloon_compaction`]: pages that a balloon owns; [`page_reporting`]: free blocks that a device is told of
+//! * [`balloon_compaction`]: pages that a balloon owns; [`compaction`] and [`migrate`]: how they move; [`page_reporting`]: free blocks that a
+//!   device is told of
 //! * [`unused_pages`], [`free_page_list`], [`pfn_walk`]: how it was proposed that a driver might learn what is free
 //! * [`slab`]: memory by bytes
 //!
 //! Leaves out: nodes, kswapd, swap, the LRU, slabs, huge pages, CMA.
 
+pub mod balloon_2012;
 pub mod balloon_compaction;
 #[cfg(test)]
 mod behaviour_tests;
+pub mod compaction;
 pub(crate) mod fallback;
 pub mod free_page_list;
 pub mod gfp;
 pub mod globals;
 mod init;
+pub mod migrate;
 #[cfg(test)]
 mod model_tests;
 pub mod oom;
@@ -28,6 +32,7 @@ pub mod reclaim;
 pub mod shrinker;
 pub mod slab;
 pub mod stats;
+pub(crate) mod swap;
 pub mod unused_pages;
 pub mod watermark;
 pub mod zone;

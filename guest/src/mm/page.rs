@@ -5,6 +5,7 @@ use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 
 use crate::arch::{self, read32, read64, write32, write64};
 use crate::mm::globals;
+use crate::mm::migrate::MovableOperations;
 
 /// A page frame number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,6 +152,20 @@ impl Page {
     pub fn is_movable(self) -> bool {
         self.mapping() & 3 == MAPPING_MOVABLE
     }
+    /// The owner's operations, if it has one that can move the page. Linux: page_movable_ops(), PageMovable().
+    pub(crate) fn movable_ops(self) -> Option<MovableOperations> {
+        let ops = self.mapping() & !3;
+        (self.is_movable() && ops != 0).then_some(MovableOperations::at(ops))
+    }
+    /// Linux: SetPageIsolated().
+    pub(crate) fn set_isolated(self) {
+        assert!(!self.is_isolated(), "page {:#x} is isolated twice", self.pfn().0);
+        self.set_flags(flag::ISOLATED);
+    }
+    /// Linux: ClearPageIsolated().
+    pub(crate) fn clear_isolated(self) {
+        self.clear_flags(flag::ISOLATED);
+    }
     /// Whether compaction holds the page. Linux: PageIsolated().
     pub fn is_isolated(self) -> bool {
         self.has_flags(flag::ISOLATED)
@@ -180,6 +195,18 @@ impl Page {
     pub fn get(self) {
         let old = arch::fetch_add32(self.0 + layout::REFCOUNT, 1);
         assert!(old != 0, "reference to free page {:#x}", self.pfn().0);
+    }
+    /// Takes a reference unless the page is free. Linux: get_page_unless_zero().
+    pub(crate) fn get_unless_zero(self) -> bool {
+        let mut count = self.refcount();
+        while count != 0 {
+            let found = arch::cmpxchg32(self.0 + layout::REFCOUNT, count, count + 1);
+            if found == count {
+                return true;
+            }
+            count = found;
+        }
+        false
     }
     /// Drops a reference; whether it was the last. Linux: put_page_testzero().
     pub(crate) fn put_testzero(self) -> bool {

@@ -1,6 +1,7 @@
 //! The buddy allocator. Linux: mm/page_alloc.c (6.12).
 //!
-//! Differs: no `NOFRAGMENT` (only zone NORMAL has it), no capture by compaction, no compaction, no compound pages.
+//! Differs: no `NOFRAGMENT` (only zone NORMAL has it), no capture by compaction, no compaction on behalf of an allocation, no compound
+//! pages.
 
 use wire::debug;
 use wire::layout::{MAX_PAGE_ORDER, PAGEBLOCK_ORDER, page::flag};
@@ -145,6 +146,20 @@ pub(crate) fn prep_new_page(page: Page, order: u32, gfp: Gfp) {
     for at in 0..1 << order {
         check_new_page(Page::of(pfn.plus(at)));
     }
+    post_alloc_hook(page, order, gfp);
+}
+
+/// Readies an isolated free block as if it had been allocated, with the tracepoint. Linux: compaction_alloc(), release_free_list().
+pub(crate) fn post_alloc(pfn: Pfn, order: u32, gfp: Gfp) {
+    let page = Page::of(pfn);
+    arch::trace(debug::ALLOC, pfn.0, u64::from(order));
+    assert!(page.refcount() == 0, "free page {:#x} has {} references", pfn.0, page.refcount());
+    post_alloc_hook(page, order, gfp);
+}
+
+/// Checks the poison, zeroes, and gives the first reference. Linux: post_alloc_hook(), set_page_refcounted().
+fn post_alloc_hook(page: Page, order: u32, gfp: Gfp) {
+    let pfn = page.pfn();
     if globals::page_poisoning_enabled() {
         check_poison(pfn, order);
     }
@@ -173,7 +188,7 @@ fn check_poison(pfn: Pfn, order: u32) {
 }
 
 /// Readies a block for the free lists: checks, poison, zeroes. The FREE tracepoint follows the stores. Linux: free_pages_prepare().
-fn free_pages_prepare(pfn: Pfn, order: u32) {
+pub(crate) fn free_pages_prepare(pfn: Pfn, order: u32) {
     for at in 0..1 << order {
         let page = Page::of(pfn.plus(at));
         if page.mapping() & 3 != 0 {
@@ -183,8 +198,8 @@ fn free_pages_prepare(pfn: Pfn, order: u32) {
         let bad = page.refcount() != 0 || page.mapping() != 0 || page.page_type() != wire::layout::page::TYPE_NONE;
         assert!(!bad, "bad page state of page {:#x} at free", page.pfn().0);
         assert!(
-            !page.has_flags(flag::LOCKED) && !page.has_flags(flag::RESERVED),
-            "page {:#x} freed while locked or reserved",
+            page.flags() & (flag::LOCKED | flag::RESERVED | flag::LRU) == 0,
+            "page {:#x} freed while locked, reserved or on the LRU",
             page.pfn().0
         );
         if page.flags() != 0 {

@@ -177,16 +177,26 @@ pub(crate) fn free(pfn: Pfn, order: u32) -> bool {
     true
 }
 
+/// Gives all blocks of this vCPU's lists of a zone back. Linux: drain_local_pages(), for one zone.
+pub(crate) fn drain_local_pages(zone: Zone) {
+    drain(zone, sched::cpu_id());
+}
+
+/// Linux: drain_pages_zone().
+fn drain(zone: Zone, cpu: u64) {
+    let pcp = Pcp::of(zone, cpu);
+    pcp.lock().lock();
+    if pcp.count() > 0 {
+        pcp.free_bulk(zone, pcp.count(), 0);
+    }
+    pcp.lock().unlock();
+}
+
 /// Gives all blocks of every vCPU's lists back. Linux: drain_all_pages().
 pub fn drain_all_pages() {
     for zone in Zone::all() {
         for cpu in 0..sched::nr_cpus() {
-            let pcp = Pcp::of(zone, cpu);
-            pcp.lock().lock();
-            if pcp.count() > 0 {
-                pcp.free_bulk(zone, pcp.count(), 0);
-            }
-            pcp.lock().unlock();
+            drain(zone, cpu);
         }
     }
 }

@@ -25,7 +25,10 @@ const Z_WATERMARK: u64 = Z_NR_FREE + 32;
 const Z_LOWMEM_RESERVE: u64 = Z_NR_FREE + 56;
 const Z_HIGHATOMIC: u64 = Z_NR_FREE + 80;
 const _: () = assert!(Z_FREE_AREA + NR_PAGE_ORDERS as u64 * FREE_AREA_BYTES <= Z_NR_FREE);
-const _: () = assert!(Z_HIGHATOMIC + 8 <= ZONE_BYTES);
+const Z_CACHED_FREE: u64 = Z_NR_FREE + 88;
+const Z_CACHED_MIGRATE: u64 = Z_NR_FREE + 96;
+const Z_BLOCKSKIP_FLUSH: u64 = Z_NR_FREE + 104;
+const _: () = assert!(Z_BLOCKSKIP_FLUSH + 8 <= ZONE_BYTES);
 
 /// Pages of a pageblock.
 pub(crate) const PAGEBLOCK_PAGES: u64 = 1 << PAGEBLOCK_ORDER;
@@ -84,7 +87,8 @@ impl Zone {
         read64(self.addr() + Z_MANAGED)
     }
     pub(crate) fn add_managed_pages(self, delta: i64) {
-        arch::fetch_add64(self.addr() + Z_MANAGED, delta as u64);
+        let managed = arch::fetch_add64(self.addr() + Z_MANAGED, delta as u64).wrapping_add(delta as u64);
+        assert!(managed <= self.end_pfn().0 - self.start_pfn().0, "zone {} manages {managed} pages, more than it has", self.0);
     }
     /// First frame.
     pub fn start_pfn(self) -> Pfn {
@@ -119,6 +123,41 @@ impl Zone {
     }
     pub(crate) fn set_nr_reserved_highatomic(self, pages: u64) {
         write64(self.addr() + Z_HIGHATOMIC, pages);
+    }
+
+    /// Where the free scanner goes on. Linux: compact_cached_free_pfn.
+    pub(crate) fn compact_cached_free_pfn(self) -> Pfn {
+        Pfn(read64(self.addr() + Z_CACHED_FREE))
+    }
+    pub(crate) fn set_compact_cached_free_pfn(self, pfn: Pfn) {
+        write64(self.addr() + Z_CACHED_FREE, pfn.0);
+    }
+    /// Where the migrate scanner goes on. Linux: compact_cached_migrate_pfn. Differs: one, since nothing compacts asynchronously.
+    pub(crate) fn compact_cached_migrate_pfn(self) -> Pfn {
+        Pfn(read64(self.addr() + Z_CACHED_MIGRATE))
+    }
+    pub(crate) fn set_compact_cached_migrate_pfn(self, pfn: Pfn) {
+        write64(self.addr() + Z_CACHED_MIGRATE, pfn.0);
+    }
+    /// Whether the scanners met: which pageblocks were in vain is to be forgotten. Linux: compact_blockskip_flush.
+    pub(crate) fn compact_blockskip_flush(self) -> bool {
+        read64(self.addr() + Z_BLOCKSKIP_FLUSH) != 0
+    }
+    pub(crate) fn set_compact_blockskip_flush(self, flush: bool) {
+        write64(self.addr() + Z_BLOCKSKIP_FLUSH, u64::from(flush));
+    }
+    /// The scanners start at the zone's ends again. Linux: reset_cached_positions().
+    pub(crate) fn reset_cached_positions(self) {
+        self.set_compact_cached_migrate_pfn(self.start_pfn());
+        self.set_compact_cached_free_pfn(Pfn((self.end_pfn().0 - 1) & !(PAGEBLOCK_PAGES - 1)));
+    }
+    /// Forgets which pageblocks were scanned in vain. Linux: __reset_isolation_suitable(), by kswapd; here by the next compaction.
+    pub(crate) fn reset_isolation_suitable(self) {
+        self.set_compact_blockskip_flush(false);
+        for pfn in (self.start_pfn().0..self.end_pfn().0).step_by(PAGEBLOCK_PAGES as usize) {
+            set_pageblock_skip(Pfn(pfn), false);
+        }
+        self.reset_cached_positions();
     }
 
     /// Sets up an empty zone. Linux: free_area_init_core(), zone_init_free_lists().
@@ -220,4 +259,18 @@ pub fn pageblock_type(pfn: Pfn) -> Migratetype {
 /// Linux: set_pageblock_migratetype().
 pub(crate) fn set_pageblock_type(pfn: Pfn, migratetype: Migratetype) {
     write8(pageblock_type_addr(pfn), migratetype as u8);
+}
+
+fn pageblock_skip_addr(pfn: Pfn) -> u64 {
+    data::PAGEBLOCK_SKIP + (pfn.0 >> PAGEBLOCK_ORDER)
+}
+
+/// Whether compaction found nothing in a frame's pageblock. Linux: get_pageblock_skip().
+pub(crate) fn pageblock_skip(pfn: Pfn) -> bool {
+    read8(pageblock_skip_addr(pfn)) != 0
+}
+
+/// Linux: set_pageblock_skip(), clear_pageblock_skip().
+pub(crate) fn set_pageblock_skip(pfn: Pfn, skip: bool) {
+    write8(pageblock_skip_addr(pfn), u8::from(skip));
 }

@@ -20,10 +20,16 @@ const BOUND: u64 = 3;
 
 /// Looks for the device and probes its driver. Linux: platform_driver_probe() of virtio_mmio, then the virtio bus's match.
 pub fn device_attach(device_id: u32, driver: &VirtioDriver, refused: u64) -> Result<(), Errno> {
+    device_found(device_id)?;
+    bind(driver, refused)
+}
+
+/// Registers the device alone; a driver may be bound to it later.
+pub fn device_found(device_id: u32) -> Result<(), Errno> {
     assert!(arch::read64(STATE) == ABSENT, "the device was found before");
     mmio::virtio_mmio_probe(device_id)?;
     arch::xchg64(STATE, UNBOUND);
-    bind(driver, refused)
+    Ok(())
 }
 
 /// Probes the driver of an unbound device. Linux: bind_store().

@@ -44,6 +44,8 @@ pub(crate) struct Device {
     pub(crate) writes: Vec<(u64, u32)>,
     /// Queues whose buffers the device keeps instead of using them.
     pub(crate) lazy: Vec<u32>,
+    /// Queues whose buffers that the device writes it keeps.
+    pub(crate) kept: Vec<u32>,
     /// Every chain taken.
     pub(crate) taken: Vec<Chain>,
     /// The machine's clock.
@@ -57,7 +59,12 @@ pub(crate) struct Device {
 
 /// A machine with a balloon device that offers what QEMU could, and `extra`.
 pub(crate) fn machine(ram_bytes: u64, features: u64, flags: u64) -> Rc<RefCell<Device>> {
-    boot::init_for_test_with(&BootInfo { flags, ..boot::test_boot_info(ram_bytes, 1) });
+    machine_with(&BootInfo { flags, ..boot::test_boot_info(ram_bytes, 1) }, features)
+}
+
+/// The same with the given boot information. Bits 3 to 5 are each a queue's, or none, whatever the dialect calls them.
+pub(crate) fn machine_with(boot: &BootInfo, features: u64) -> Rc<RefCell<Device>> {
+    boot::init_for_test_with(boot);
     let mut sizes = vec![queue_size::DEFAULT; 2];
     let optional = [
         (feature::STATS_VQ, queue_size::DEFAULT),
@@ -72,6 +79,7 @@ pub(crate) fn machine(ram_bytes: u64, features: u64, flags: u64) -> Rc<RefCell<D
         isr: 0,
         writes: Vec::new(),
         lazy: Vec::new(),
+        kept: Vec::new(),
         taken: Vec::new(),
         now_ns: 0,
         selected: 0,
@@ -167,8 +175,9 @@ impl Device {
     pub(crate) fn serve(&mut self, index: u32) {
         while let Some(chain) = self.take(index) {
             let head = chain.head;
+            let kept = self.kept.contains(&index) && chain.bytes.is_empty();
             self.taken.push(chain);
-            if !self.lazy.contains(&index) {
+            if !self.lazy.contains(&index) && !kept {
                 self.push_used(index, head);
             }
         }
@@ -200,13 +209,18 @@ impl Device {
 
     /// Uses a chain and asks for an interrupt, unless the driver does not want one.
     pub(crate) fn push_used(&mut self, index: u32, head: u16) {
+        self.push_used_len(index, head, 0);
+    }
+
+    /// The same, with so many bytes written.
+    pub(crate) fn push_used_len(&mut self, index: u32, head: u16, len: u32) {
         let queue = self.queues.get_mut(&index).expect("the queue was set up");
         let num = queue.registers[&reg::QUEUE_SIZE] as u16;
         let used = u64::from(queue.registers[&reg::QUEUE_DEVICE_LOW]);
         let avail = u64::from(queue.registers[&reg::QUEUE_DRIVER_LOW]);
         let element = used + vring::USED_RING + u64::from(queue.used % num) * vring::USED_ELEM_BYTES;
         arch::write32(element, head.into());
-        arch::write32(element + 4, 0);
+        arch::write32(element + 4, len);
         queue.used = queue.used.wrapping_add(1);
         arch::write16(used + vring::IDX, queue.used);
         if arch::read16(avail) & vring::AVAIL_F_NO_INTERRUPT == 0 {

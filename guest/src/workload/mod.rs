@@ -7,7 +7,7 @@ pub mod names;
 pub mod ops;
 
 use wire::debug::READY;
-use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, vector};
+use wire::platform::{MAILBOX, MAX_VCPUS, PAGE_SIZE, boot_flag, vector};
 use wire::task::{HEADER_BYTES, MailboxHeader, OP_BYTES, SLOTS, TaskOp};
 
 use core::mem::offset_of;
@@ -17,7 +17,7 @@ use crate::balloon::dialect;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::wait::{WaitQueue, wait_event};
-use crate::kernel::{irq, panic::warn, sched, switch};
+use crate::kernel::{irq, panic::warn, sched};
 use crate::virtio::{Errno, bus};
 
 /// Where each vCPU's task waits for its mailbox.
@@ -29,7 +29,10 @@ const _: () = assert!(WaitQueue::BYTES * MAX_VCPUS as u64 <= 0x100);
 /// Probes the driver and starts the tasks; the first thread of vCPU 0, once memory and all vCPUs are up.
 pub fn start() {
     let boot = boot_info();
-    match bus::device_attach(wire::balloon::DEVICE_ID, dialect::driver(), boot.features_refused) {
+    let late = boot.flags & boot_flag::LATE_PROBE != 0;
+    let device = wire::balloon::DEVICE_ID;
+    let probed = if late { bus::device_found(device) } else { bus::device_attach(device, dialect::driver(), boot.features_refused) };
+    match probed {
         // A machine without a balloon is a machine all the same.
         Ok(()) | Err(Errno::NoDev) => {}
         Err(Errno::Inval | Errno::Io | Errno::NoEnt | Errno::NoMem | Errno::NoSpc | Errno::NxIo) => warn("virtio_balloon: probe failed"),

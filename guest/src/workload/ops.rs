@@ -44,6 +44,8 @@ fn dispatch(task: &TaskOp) -> bool {
         op::BIND => bus::bind(dialect::driver(), boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
         op::START_ZONE => start_zone(a),
+        op::COMPACT => compact(a, b),
+        op::EVACUATE => mm::compaction::evacuate_lowest_zone(),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -76,6 +78,19 @@ fn start_zone(zone: u64) -> bool {
         return false;
     }
     VirtioBalloon::at(driver).request().start_zone().set(zone + 1);
+    true
+}
+
+/// For an order, done when a block of it is to be had.
+fn compact(order: u64, busy: u64) -> bool {
+    mm::globals::fail_migration(busy);
+    if order > u64::from(MAX_PAGE_ORDER) {
+        return false;
+    }
+    if order > 0 {
+        return mm::compaction::try_to_compact_pages(order as u32);
+    }
+    mm::compaction::compact_nodes();
     true
 }
 

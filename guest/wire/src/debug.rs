@@ -80,6 +80,16 @@ codes! {
     INJECT_END = 30,
     /// A warning of the guest's (`WARN_ON`): `a` address and `b` length of the message.
     WARN = 31,
+    /// Compaction is about to take a page from its owner: `a` frame.
+    ISOLATE = 40,
+    /// Compaction is about to give a page back that did not move: `a` frame.
+    PUTBACK = 41,
+    /// A page's owner is about to be asked to use another one instead: `a` frame, `b` the other's.
+    MIGRATE_PAGE = 42,
+    /// A page's owner has answered, and both pages are unlocked; after. `a` frame, `b` 0 when it moved, else an error number.
+    MIGRATE_DONE = 43,
+    /// Under a fault: the balloon's list is walked without its lock, and stands at frame `a` with the next one chosen.
+    DEQUEUE = 44,
     /// A vCPU polls, and would look again: `a` address of a u16 in memory, `b` the value that it found there.
     BUSY_WAIT = 60,
 }
@@ -116,6 +126,8 @@ pub mod lock {
     pub const OOM: u64 = 14;
     /// A vCPU's timers.
     pub const TIMER: u64 = 15;
+    /// The LRU.
+    pub const LRU: u64 = 16;
     /// Mutexes: who finds one of these held sleeps, and its vCPU goes on.
     pub const SLEEPING: &[u64] = &[BALLOON, SHRINKER, OOM];
     /// Names in order of the numbers above, from 1.
@@ -135,6 +147,7 @@ pub mod lock {
         "shrinker_mutex",
         "oom_lock",
         "timer_lock",
+        "lru_lock",
     ];
 }
 

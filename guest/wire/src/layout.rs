@@ -37,6 +37,8 @@ pub mod page {
         pub const LOCKED: u64 = 1 << 0;
         /// While in the buddy lists: reported (alias of `uptodate`).
         pub const REPORTED: u64 = 1 << 2;
+        /// On the LRU.
+        pub const LRU: u64 = 1 << 4;
         /// Not managed by the allocator.
         pub const RESERVED: u64 = 1 << 12;
         /// Movable page: isolated (alias of `reclaim`).
@@ -118,6 +120,10 @@ pub struct KernelInfo {
     pub task_names: u64,
     /// Entry of the stub that runs an injected store: stores RSI at \[RDI\], then says INJECT_END.
     pub inject_store: u64,
+    /// Address of the u64 count of the balloon's pages that compaction holds; 0 before probe, and where the driver does not count them.
+    pub balloon_isolated_pages: u64,
+    /// Address of the u32 lock word of the balloon's list and of that count; 0 when free.
+    pub balloon_pages_lock: u64,
 }
 
 impl KernelInfo {
@@ -126,4 +132,4 @@ impl KernelInfo {
 }
 
 const _: () = assert!(size_of::<ZoneInfo>() == 72);
-const _: () = assert!(size_of::<KernelInfo>() == 32 + 144 + 48);
+const _: () = assert!(size_of::<KernelInfo>() == 32 + 144 + 64);

@@ -100,4 +100,6 @@ pub mod boot_flag {
     pub const INIT_ON_FREE: u64 = 1 << 2;
     /// The driver numbers its queues as the specification does, gaps and all.
     pub const SPEC_QUEUES: u64 = 1 << 3;
+    /// The driver is a module that a task loads later, by `wire::task::op::BIND`.
+    pub const LATE_PROBE: u64 = 1 << 4;
 }

@@ -46,6 +46,10 @@ pub mod mmio {
     pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
     /// Device area, high word.
     pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    /// Reads the length of a region of shared memory, low word; all ones if there is no such region.
+    pub const SHM_LEN_LOW: u64 = 0x0b0;
+    /// The same, high word.
+    pub const SHM_LEN_HIGH: u64 = 0x0b4;
     /// Changes whenever the configuration space may have.
     pub const CONFIG_GENERATION: u64 = 0x0fc;
     /// The device's own configuration space starts here.

@@ -73,12 +73,12 @@ impl Hinting {
     }
 
     /// QEMU: virtio_balloon_free_page_start(); Firecracker: start_hinting().
-    fn next_cmd_id(&mut self, profile: Profile) {
+    fn next_cmd_id(&mut self, profile: Profile, stride: u32) {
         let first = match profile {
             Profile::Qemu => CMD_ID_MIN,
             Profile::Firecracker => CMD_ID_DONE + 1,
         };
-        self.cmd_id = CmdId(self.cmd_id.0.checked_add(1).unwrap_or(first));
+        self.cmd_id = CmdId(self.cmd_id.0.checked_add(stride).unwrap_or(first));
         assert!(self.cmd_id.0 > CMD_ID_DONE, "id {} is reserved", self.cmd_id);
     }
 }
@@ -91,7 +91,8 @@ impl BalloonDevice {
 
     /// Any -> Requested: a new id stands in the configuration. QEMU: virtio_balloon_free_page_start().
     fn hint_request(&mut self, ctx: &mut Ctx<'_>) {
-        self.state.hinting.next_cmd_id(self.options.profile);
+        let stride = if ctx.faults.on(Fault::RequestIdStride) { 1 << 16 } else { 1 };
+        self.state.hinting.next_cmd_id(self.options.profile, stride);
         self.state.hinting.complete = false;
         self.set_hint_status(HintStatus::Requested);
         ctx.emit(Event::HintRequest { id: self.state.hinting.cmd_id });

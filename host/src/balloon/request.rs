@@ -15,6 +15,7 @@
 use super::device::BalloonDevice;
 use super::protocol::Protocol;
 use crate::event::{CmdId, Event, HintElement, PageRange, Pfn};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
 use crate::step::Ctx;
@@ -205,6 +206,7 @@ impl BalloonDevice {
         bytes[..2].copy_from_slice(&request::GET_UNUSED_PAGES.to_le_bytes());
         bytes[8..].copy_from_slice(&u64::from(id.0).to_le_bytes());
         let written = element.write(ctx.ram, &bytes);
+        let written = if ctx.faults.on(Fault::RequestShort) { written / 2 } else { written };
         let queue = self.hint_queue();
         self.transport.queue_mut(queue).push(element, written, ctx.ram).is_some()
     }

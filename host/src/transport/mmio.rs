@@ -161,7 +161,7 @@ impl VirtioMmio {
         self.queues.get_mut(usize::try_from(self.registers.queue_sel).ok()?).filter(|queue| queue.size_max() > 0)
     }
 
-    /// Returns a control register. Registers that cannot be read, and addresses without a register, read 0.
+    /// Returns a control register. Registers that cannot be read, and addresses without a register, read 0; there is no shared memory.
     /// QEMU: virtio_mmio_read(). Differs: QueueSizeMax is the queue's own size, as through PCI; QEMU's mmio says 1024 for every queue.
     pub fn read(&self, offset: u64) -> u32 {
         let registers = &self.registers;
@@ -175,6 +175,7 @@ impl VirtioMmio {
             mmio::QUEUE_READY => self.selected().map_or(0, |queue| u32::from(queue.ready())),
             mmio::INTERRUPT_STATUS => registers.isr,
             mmio::STATUS => registers.status,
+            mmio::SHM_LEN_LOW | mmio::SHM_LEN_HIGH => u32::MAX,
             mmio::CONFIG_GENERATION => self.generation,
             _ => 0,
         }

@@ -165,6 +165,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.guest.page_poison = guest.page_poison);
         self.change(|scenario| scenario.guest.init_on_alloc = guest.init_on_alloc);
         self.change(|scenario| scenario.guest.init_on_free = guest.init_on_free);
+        self.change(|scenario| scenario.guest.late_probe = guest.late_probe);
         let start = self.scenario.migration.start.clone();
         self.change(|scenario| scenario.migration = Migration { start, ..migration.clone() });
         self.change(|scenario| scenario.migration.start = migration.start.clone());

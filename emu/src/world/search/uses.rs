@@ -252,6 +252,11 @@ impl Used {
             | Event::GuestLock { .. }
             | Event::GuestUnlock { .. }
             | Event::GuestActual { .. }
+            | Event::GuestIsolate { .. }
+            | Event::GuestPutback { .. }
+            | Event::GuestDequeue { .. }
+            | Event::GuestMigratePage { .. }
+            | Event::GuestMigrateDone { .. }
             | Event::GuestShrink { .. }
             | Event::GuestOom
             | Event::GuestTask { .. }

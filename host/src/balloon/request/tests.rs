@@ -148,6 +148,16 @@ fn a_short_buffer_gets_what_fits() {
 }
 
 #[test]
+fn fault_request_short_says_that_half_was_written() {
+    let mut rig = Rig::requests(V6);
+    rig.faults.0.insert(Fault::RequestShort);
+    rig.lend();
+    rig.notify(PrecopyReason::AfterBitmapSync, true);
+    assert_eq!(rig.used(HINT), [(0, 8)]);
+    assert_eq!(rig.request_words(), [0, u64::from(ID.0)], "all of it stands there");
+}
+
+#[test]
 fn nobody_is_told_of_a_change_of_the_configuration() {
     let mut rig = Rig::asked(V6);
     for (reason, event) in [
@@ -191,9 +201,8 @@ fn a_response_of_another_id_neither_starts_nor_stops_a_round() {
 fn a_stale_response_counts_when_sixteen_bits_of_its_id_are_current() {
     let stale = |format: Format, send: &dyn Fn(&mut Rig)| {
         let mut rig = Rig::asked(format);
-        for _ in 0..0x1_0000 {
-            rig.notify(PrecopyReason::AfterBitmapSync, true);
-        }
+        rig.faults.0.insert(Fault::RequestIdStride);
+        rig.notify(PrecopyReason::AfterBitmapSync, true);
         rig.take_events();
         send(&mut rig);
         rig.sink.applied
