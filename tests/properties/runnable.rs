@@ -294,6 +294,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             vcpus,
             driver: Driver::Hint,
             corrected: 0,
+            hint_array: 512,
             queue_numbering: Numbering::Dense,
             features_refused,
             // A wild store into a poisoned free page is found by the guest, which then panics.

@@ -2,6 +2,8 @@
 //!
 //! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_free_page_start(), _stop(), _done(), get_free_page_hints().
 
+use std::collections::VecDeque;
+
 use host::event::{CmdId, HintElement, PageRange};
 use host::fold::Fold;
 
@@ -36,18 +38,28 @@ pub(crate) struct Device {
     forgotten: Vec<u16>,
     /// Another log user merged K since the round was opened.
     merged_since: bool,
+    /// Ids that the driver has exposed and the device has not taken, in order.
+    told: VecDeque<CmdId>,
 }
 
 impl Device {
     /// Returns a device without a round.
     pub(crate) fn new() -> Self {
-        Self { round: Round::Stop, popped: Vec::new(), found: None, lent: Vec::new(), forgotten: Vec::new(), merged_since: false }
+        Self {
+            round: Round::Stop,
+            popped: Vec::new(),
+            found: None,
+            lent: Vec::new(),
+            forgotten: Vec::new(),
+            merged_since: false,
+            told: VecDeque::new(),
+        }
     }
 
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
-        let Self { round, popped, found, lent, forgotten, merged_since } = self;
-        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since));
+        let Self { round, popped, found, lent, forgotten, merged_since, told } = self;
+        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since, told));
     }
 
     /// A new id stands in the configuration.
@@ -123,6 +135,16 @@ impl Device {
         self.merged_since
     }
 
+    /// The driver exposes an id.
+    pub(crate) fn tell(&mut self, id: CmdId) {
+        self.told.push_back(id);
+    }
+
+    /// The device takes an id. Returns what the driver had told, if that was something else.
+    pub(crate) fn hear(&mut self, id: CmdId) -> Option<CmdId> {
+        self.told.pop_front().filter(|told| *told != id)
+    }
+
     /// The device took an element (or, for a head that it holds, a further part of it).
     pub(crate) fn pop(&mut self, head: u16, element: &HintElement) {
         let range = match element {
@@ -173,6 +195,7 @@ impl Device {
     pub(crate) fn reset_queue(&mut self) {
         let lent = self.lent.drain(..);
         self.forgotten = self.popped.drain(..).map(|(head, _)| head).chain(lent).collect();
+        self.told.clear();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What events do to the oracle: one function for each that needs more than a line, in the order of the vocabulary's layers.
 
-use host::event::{CmdId, MigrationStatus, PageRange, Pfn};
+use host::event::{CmdId, HintElement, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
 use super::free::free_in;
@@ -137,6 +137,11 @@ impl Oracle {
         }
     }
 
+    /// Whether a hint makes no page's contents meaningless: the guest left the page free, and will look at it.
+    fn hints_excuse_nothing(&self) -> bool {
+        self.options.hints_stay_free && self.options.free_pages_are_read
+    }
+
     /// Why a write is lost that came behind the announcement of its page.
     fn reuse(&self) -> Cause {
         if self.options.hints_stay_free { Cause::HintOfThePast } else { Cause::EarlyReuse }
@@ -165,6 +170,16 @@ impl Oracle {
         if !self.device.start(id) {
             self.break_rule(rules::HINT_START_WAS_REQUESTED, Some(index), Blame::Host, || {
                 format!("the device started round {id} without having requested it")
+            });
+        }
+    }
+
+    pub(super) fn hint_pop(&mut self, index: usize, head: u16, element: &HintElement) {
+        self.device.pop(head, element);
+        let HintElement::Id(id) = *element else { return };
+        if let Some(told) = self.device.hear(id) {
+            self.break_rule(rules::EXPOSED_ID_IS_NOT_ALTERED, Some(index), Blame::Guest, || {
+                format!("the device read {id} where the driver had told {told}: the buffer was altered while it was exposed")
             });
         }
     }
@@ -219,6 +234,7 @@ impl Oracle {
             });
         }
         let mut beyond = None;
+        let excuses = !self.hints_excuse_nothing();
         for (at, bits) in self.pages.words(range) {
             let held = self.device.holds(at) & bits;
             beyond = beyond.or_else(|| pages_of(at, bits & !held).next());
@@ -230,8 +246,10 @@ impl Oracle {
             let merged_since = self.device.merged_since();
             self.pages.edit(at, |marks| {
                 let given_up = held & marks.hint_exposed;
-                marks.sending.hinted |= given_up;
-                if !merged_since {
+                if excuses {
+                    marks.sending.hinted |= given_up;
+                }
+                if excuses && !merged_since {
                     marks.sending.need_not_send |= given_up & !marks.sending.since_request & !in_hand;
                 }
             });
@@ -248,7 +266,7 @@ impl Oracle {
     }
 
     pub(super) fn look_after_hint(&mut self, index: usize, range: PageRange, in_round: bool, world: &dyn Observed) {
-        let (device, reuse) = (&self.device, self.reuse());
+        let (device, reuse, read) = (&self.device, self.reuse(), self.hints_excuse_nothing());
         let cause = |pfn: Pfn, marks: &Marks| {
             let (at, bit) = place(pfn);
             if !in_round {
@@ -259,6 +277,8 @@ impl Oracle {
                 if marks.ever_hinted & bit != 0 { Cause::WalkOvertaken } else { Cause::MistakenForFree }
             } else if marks.hinted_in_use & bit != 0 {
                 Cause::HintedInUse
+            } else if read && marks.hint_exposed & bit != 0 {
+                Cause::FreePageRead
             } else if marks.ever_hinted & bit != 0 {
                 reuse
             } else {

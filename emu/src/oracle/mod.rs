@@ -78,6 +78,8 @@ pub struct OracleOptions {
     ///
     /// [`Dialect::hints_stay_free`]: wire::dialect::Dialect::hints_stay_free
     pub hints_stay_free: bool,
+    /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
+    pub free_pages_are_read: bool,
 }
 
 /// How the run ended.
@@ -299,11 +301,13 @@ impl Oracle {
                 self.device.done();
             }
             Event::HintPop { head, element } => {
-                self.device.pop(*head, element);
+                self.hint_pop(index, *head, element);
                 if let HintElement::Found(range) = element {
                     self.host_found(*range, world);
                 }
             }
+            Event::GuestStart { id } => self.device.tell(*id),
+            Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
@@ -321,8 +325,6 @@ impl Oracle {
             | Event::GuestReclaim { .. }
             | Event::GuestReturn { .. }
             | Event::GuestCmdId { .. }
-            | Event::GuestStart { .. }
-            | Event::GuestStop
             | Event::GuestKick { .. }
             | Event::GuestIrq { .. }
             | Event::GuestLock { .. }

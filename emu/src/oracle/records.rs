@@ -19,6 +19,8 @@ pub(crate) enum Cause {
     HintOfThePast,
     /// The guest hinted a page that was in use.
     HintedInUse,
+    /// The guest hinted a page that stays free, and looks at it when it allocates it.
+    FreePageRead,
     /// A hint was applied outside its round.
     HintOutsideRound,
     /// A hint cleared a page that its element does not hold.
@@ -54,7 +56,7 @@ impl Cause {
     pub(crate) fn blame(self) -> Blame {
         match self {
             Cause::EarlyReuse | Cause::HintedInUse => Blame::Guest,
-            Cause::HintOfThePast | Cause::HintUnannounced => Blame::Gap,
+            Cause::HintOfThePast | Cause::FreePageRead | Cause::HintUnannounced => Blame::Gap,
             Cause::HintOutsideRound
             | Cause::HintBeyondElement
             | Cause::WalkOvertaken
@@ -77,6 +79,7 @@ impl Cause {
             Cause::EarlyReuse => "early-reuse",
             Cause::HintOfThePast => "hint-of-the-past",
             Cause::HintedInUse => "hinted-in-use",
+            Cause::FreePageRead => "free-page-read",
             Cause::HintOutsideRound => "hint-outside-round",
             Cause::HintBeyondElement => "hint-beyond-element",
             Cause::WalkOvertaken => "walk-overtaken",
@@ -102,6 +105,7 @@ impl Cause {
                 "the guest wrote it after telling that it was free, which promised nothing, before the device applied the hint"
             }
             Cause::HintedInUse => "the guest hinted it while it was in use",
+            Cause::FreePageRead => "the guest hinted it and left it free, and will look whether its poison is still there",
             Cause::HintOutsideRound => "a hint was applied outside its round",
             Cause::HintBeyondElement => "a hint cleared more than its element holds",
             Cause::WalkOvertaken => "it was written after the host had found it free, before the host left it out",

@@ -188,16 +188,17 @@ fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
-    let driver = (select(Driver::ALL), corrected, select(Numbering::ALL));
+    let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
         let (page_poison, init_on_alloc, init_on_free, late_probe) = flags;
-        let (driver, corrected, queue_numbering) = driver;
+        let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
             ram_bytes,
             vcpus,
             driver,
             corrected,
+            hint_array,
             queue_numbering,
             features_refused,
             page_poison,

@@ -97,6 +97,8 @@ pub struct Guest {
     pub driver: Driver,
     /// Flaws of the driver's interface that are corrected: bits of `wire::switch::correct`.
     pub corrected: u64,
+    /// Addresses that an array of hints holds.
+    pub hint_array: u16,
     /// How the driver numbers its queues.
     pub queue_numbering: Numbering,
     /// Feature bits that the driver refuses though offered.
@@ -432,6 +434,7 @@ impl Default for Guest {
             vcpus: 2,
             driver: Driver::Hint,
             corrected: 0,
+            hint_array: 512,
             queue_numbering: Numbering::Dense,
             features_refused: 0,
             page_poison: false,

@@ -24,6 +24,9 @@ impl<'d> Reader<'d> {
             vcpus: self.vcpus,
             driver: self.word(&fields, "driver", Driver::ALL).unwrap_or(default.driver),
             corrected: self.corrections(&fields).unwrap_or(default.corrected),
+            hint_array: self
+                .integer(&fields, "hint_array")
+                .map_or(default.hint_array, |entries| u16::try_from(entries).expect("a page's worth")),
             queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
             features_refused: self.feature_bits(&fields, "refuse").unwrap_or(default.features_refused),
             page_poison: self.flag(&fields, "page_poison").unwrap_or(default.page_poison),

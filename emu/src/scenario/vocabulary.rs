@@ -159,6 +159,7 @@ const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pag
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
 const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
+const ARRAY: Range = range(1, 512, "an array is a page");
 const QUEUE: Range = range(1, 1024, "QEMU's queues end at 1024");
 const AMOUNT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "at least a page, and no memory is larger");
 
@@ -217,6 +218,7 @@ static GUEST: Table = Table {
             Kind::Words("correction", corrections),
         )
         .default("[]"),
+        key("hint_array", "Addresses that an array of hints holds, in drivers that send arrays.", Kind::Integer(ARRAY)).default("512"),
         key("queue_numbering", "How the driver numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
         key("page_poison", "Freed pages are filled with 0xaa and checked on allocation.", Kind::Flag).default("false"),
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),

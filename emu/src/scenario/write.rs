@@ -11,8 +11,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order, Pattern,
-    Scenario, Search, Task, Trigger, Vary,
+    Action, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order,
+    Pattern, Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -176,6 +176,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
         vcpus,
         driver,
         corrected,
+        hint_array,
         queue_numbering,
         features_refused,
         page_poison,
@@ -191,6 +192,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*corrected == default.corrected, "corrected", || {
         list(correct::ALL.iter().filter(|(bit, _, _)| corrected & bit != 0).map(|(_, name, _)| quoted(name)))
     });
+    out.unless(*hint_array == default.hint_array, "hint_array", || hint_array);
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*page_poison == default.page_poison, "page_poison", || page_poison);
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
@@ -407,7 +409,7 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
         out.key("destination_cmd_id", format!("{id:#x}"));
     }
     if let Some(count) = irq_off_insns {
-        out.key("irq_off_insns", braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))]));
+        out.key("irq_off_insns", count_table(*count));
     }
     if !sent.is_empty() {
         out.header("[expect.sent]");
@@ -419,9 +421,13 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     if !events.is_empty() {
         out.header("[expect.events]");
         for (event, count) in events {
-            out.key(&quoted(event), braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))]));
+            out.key(&quoted(event), count_table(*count));
         }
     }
+}
+
+fn count_table(count: CountExpect) -> String {
+    braces(&[count.min.map(|min| format!("min = {min}")), count.max.map(|max| format!("max = {max}"))])
 }
 
 fn braces(parts: &[Option<String>]) -> String {

@@ -39,6 +39,7 @@ impl World {
             vcpus: scenario.guest.vcpus,
             ram_bytes: ram.bytes(),
             hints_stay_free: scenario.guest.driver.hints_stay_free(),
+            free_pages_are_read: scenario.guest.page_poison,
         });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
@@ -103,8 +104,9 @@ impl World {
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.0.iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
+            hint_array: u64::from(guest.hint_array),
         };
-        let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags, corrected, faults } = info;
+        let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags, corrected, faults, hint_array } = info;
         let mut bytes = Vec::with_capacity(size_of::<BootInfo>());
         bytes.extend(magic.to_le_bytes());
         bytes.extend(ram_bytes.to_le_bytes());
@@ -114,6 +116,7 @@ impl World {
         bytes.extend(flags.to_le_bytes());
         bytes.extend(corrected.to_le_bytes());
         bytes.extend(faults.to_le_bytes());
+        bytes.extend(hint_array.to_le_bytes());
         assert_eq!(bytes.len(), size_of::<BootInfo>());
         self.ram.write_unlogged(BOOT_INFO, &bytes);
     }

@@ -18,6 +18,7 @@ pub fn boot_info() -> BootInfo {
         flags: arch::read64(BOOT_INFO + offset_of!(BootInfo, flags) as u64),
         corrected: arch::read64(BOOT_INFO + offset_of!(BootInfo, corrected) as u64),
         faults: arch::read64(BOOT_INFO + offset_of!(BootInfo, faults) as u64),
+        hint_array: arch::read64(BOOT_INFO + offset_of!(BootInfo, hint_array) as u64),
     }
 }
 
@@ -67,7 +68,17 @@ pub fn init_for_test(ram_bytes: u64, vcpus: u32) {
 /// Boot information without flags, switches and refusals, for the merged driver.
 #[cfg(not(image))]
 pub fn test_boot_info(ram_bytes: u64, vcpus: u32) -> BootInfo {
-    BootInfo { magic: BootInfo::MAGIC, ram_bytes, vcpus, dialect: 0, features_refused: 0, flags: 0, corrected: 0, faults: 0 }
+    BootInfo {
+        magic: BootInfo::MAGIC,
+        ram_bytes,
+        vcpus,
+        dialect: 0,
+        features_refused: 0,
+        flags: 0,
+        corrected: 0,
+        faults: 0,
+        hint_array: 512,
+    }
 }
 
 /// Boots a unit test's memory with the given boot information.
@@ -82,6 +93,7 @@ pub fn init_for_test_with(boot: &BootInfo) {
     arch::write64(BOOT_INFO + offset_of!(BootInfo, flags) as u64, boot.flags);
     arch::write64(BOOT_INFO + offset_of!(BootInfo, corrected) as u64, boot.corrected);
     arch::write64(BOOT_INFO + offset_of!(BootInfo, faults) as u64, boot.faults);
+    arch::write64(BOOT_INFO + offset_of!(BootInfo, hint_array) as u64, boot.hint_array);
     for cpu in (0..u64::from(boot.vcpus)).rev() {
         arch::set_cpu(cpu);
         sched::init_cpu(cpu);

@@ -99,11 +99,12 @@ pub fn get_from_free_page_list(order: u32, buf: u64, size: u32, from: &mut Place
                 write64(buf + u64::from(index) * ENTRY_BYTES, page.pfn().addr());
                 index += 1;
                 from.page = Some(page);
+                node = list::next(node);
                 if bounded && index.is_multiple_of(LOCKED_BLOCKS) {
                     lock.unlock_irqrestore(flags);
                     flags = lock.lock_irqsave();
+                    node = node_behind(zone, order, migratetype, from.page);
                 }
-                node = node_behind(zone, order, migratetype, from.page);
             }
             from.page = None;
             from.migratetype += 1;

@@ -81,6 +81,8 @@ pub struct BootInfo {
     pub corrected: u64,
     /// Bugs that are switched on, bits of [`crate::switch::fault`].
     pub faults: u64,
+    /// Addresses that an array of hints holds (drivers that send arrays).
+    pub hint_array: u64,
 }
 
 impl BootInfo {
@@ -88,7 +90,7 @@ impl BootInfo {
     pub const MAGIC: u64 = u64::from_le_bytes(*b"lostpage");
 }
 
-const _: () = assert!(size_of::<BootInfo>() == 56);
+const _: () = assert!(size_of::<BootInfo>() == 64);
 
 /// Bits of [`BootInfo::flags`].
 pub mod boot_flag {

@@ -65,6 +65,8 @@ pub mod correct {
         ORDER_UNCHECKED = 25, "order-check",
         /// Frames are free when the allocator's lists say so, not when nobody refers to them (pfn-walk).
         REFCOUNT_TRUSTED = 26, "pfn-walk",
+        /// A guest that checks what it left in its free pages hints none of them (interfaces whose hints stay free).
+        POISON_HINTED = 27, "n9",
     }
 }
 

@@ -20,6 +20,7 @@ use wire::switch::correct;
 
 use crate::arch;
 use crate::balloon::dialect::ranges::{BALLOON_BMAP_COUNT, free_extended_page_bitmap};
+use crate::balloon::dialect::v10;
 use crate::balloon::driver::{VirtioBalloon, words};
 use crate::kernel::panic::warn;
 use crate::kernel::sched::without_sleep_checks;
@@ -91,9 +92,14 @@ impl Request {
     }
 }
 
-/// Whether this kernel speaks v8; else v6.
+/// Whether this kernel's responses are v8's, which v10's are as well; else v6's.
 pub(super) fn is_v8() -> bool {
-    switch::dialect() == Dialect::V8
+    matches!(switch::dialect(), Dialect::V8 | Dialect::V10)
+}
+
+/// Whether this kernel speaks v10.
+fn is_v10() -> bool {
+    switch::dialect() == Dialect::V10
 }
 
 /// Bytes of a response's header on the request queue. With S8 corrected the whole id stands behind what was posted.
@@ -113,7 +119,9 @@ pub(super) fn post_request(vb: VirtioBalloon) -> Result<(), Errno> {
 pub fn misc_request(vq: u64) {
     let vdev = VirtioDevice::at(Virtqueue::at(vq).device().get());
     let vb = VirtioBalloon::at(vdev.private().get());
-    if !corrected(correct::REQUEST_CONTEXT) {
+    if is_v10() {
+        queue_request_work(vb);
+    } else if !corrected(correct::REQUEST_CONTEXT) {
         without_sleep_checks(|| misc_handle_rq(vb));
     } else if corrected(correct::RESPONSE_STOLEN) {
         queue_request_work(vb);
@@ -136,7 +144,7 @@ fn queue_request_work(vb: VirtioBalloon) {
 /// The work that serves a request, once S6 is corrected.
 pub fn request_func(vb: u64) {
     let vb = VirtioBalloon::at(vb);
-    if corrected(correct::RESPONSE_STOLEN) {
+    if is_v10() || corrected(correct::RESPONSE_STOLEN) {
         return misc_handle_rq(vb);
     }
     let hdr = vb.request().collected().get();
@@ -166,7 +174,10 @@ fn misc_handle_rq(vb: VirtioBalloon) {
 /// Does what the request at an address asks for.
 fn handle(vb: VirtioBalloon, hdr: u64) {
     let (cmd, param) = (arch::read16(hdr), arch::read64(hdr + 8));
-    if cmd == GET_UNUSED_PAGES {
+    if cmd == GET_UNUSED_PAGES && is_v10() {
+        v10::miscq_report_unused_pages(vb, param);
+        repost(vb);
+    } else if cmd == GET_UNUSED_PAGES {
         send_unused_pages(vb, param);
     } else {
         if is_v8() {
@@ -178,7 +189,7 @@ fn handle(vb: VirtioBalloon, hdr: u64) {
 
 /// A request that nobody answers: as posted its buffer is not seen again (S7).
 fn refuse(vb: VirtioBalloon) {
-    if corrected(correct::REQUEST_REPOST) {
+    if is_v10() || corrected(correct::REQUEST_REPOST) {
         repost(vb);
     }
 }
@@ -257,6 +268,11 @@ fn grow_resp_data(rq: Request) -> bool {
     }
     rq.resp_buf_size().set(bytes);
     true
+}
+
+/// Sends what v10 has noted, as v8 does.
+pub(super) fn send_chunks(vb: VirtioBalloon, req_id: u64, pos: u64, done: bool) {
+    __send_unused_pages(vb, req_id, pos, done);
 }
 
 /// Sends what is recorded. v6 and v8: __send_unused_pages().

@@ -9,14 +9,17 @@ use wire::switch::correct;
 
 use crate::balloon::driver::VirtioBalloon;
 use crate::balloon::hinting::{still_wanted, wait_for_buffer};
+use crate::kernel::boot::boot_info;
 use crate::kernel::switch::corrected;
 use crate::mm::free_page_list::{ENTRY_BYTES, Place, get_from_free_page_list};
 use crate::mm::{self, Gfp, Pfn};
 use crate::virtio::Errno;
 use crate::virtio::ring::{Scatter, Virtqueue};
 
-/// Addresses that an array holds.
-const ARRAY_ENTRIES: u32 = (PAGE_SIZE / ENTRY_BYTES) as u32;
+/// Addresses that an array holds: as many as a page does, or fewer where the VMM says so, for no guest here has more blocks than a page holds addresses.
+fn array_entries() -> u32 {
+    boot_info().hint_array.clamp(1, PAGE_SIZE / ENTRY_BYTES) as u32
+}
 
 /// Sends an array of free blocks of the largest order; where that is corrected, array after array until there are no more. As posted a full array is the last,
 /// and nobody knows whether it was all.
@@ -24,7 +27,7 @@ pub(super) fn report_free_page_func(vb: VirtioBalloon) -> Result<(), Errno> {
     let mut from = Place::START;
     loop {
         let page = mm::alloc_pages(Gfp::KERNEL | Gfp::NOWARN, 0).ok_or(Errno::NoMem)?;
-        let added_entries = get_from_free_page_list(HINT_BLOCK_ORDER, page.addr(), ARRAY_ENTRIES, &mut from);
+        let added_entries = get_from_free_page_list(HINT_BLOCK_ORDER, page.addr(), array_entries(), &mut from);
         send_array(vb, page, 0, added_entries)?;
         if from.is_end() || !corrected(correct::NO_CURSOR) || !still_wanted(vb) {
             return Ok(());
