@@ -41,7 +41,9 @@ fn copy_of_ram_ms(bytes: u64) -> f64 {
 fn dialects(suite: &[(PathBuf, Scenario)]) -> f64 {
     let compared: Vec<_> = suite.iter().filter(|(path, _)| path.starts_with("scenarios/dialects")).collect();
     let (even, odd): (Vec<_>, Vec<_>) = compared.iter().enumerate().partition(|(index, _)| index % 2 == 0);
-    let all = |part: &[(usize, &&(PathBuf, Scenario))]| part.iter().for_each(|(_, (path, scenario))| assert!(world_to_report(path, scenario) > 0));
+    let all = |part: &[(usize, &&(PathBuf, Scenario))]| {
+        part.iter().for_each(|(_, (path, scenario))| assert!(world_to_report(path, scenario) > 0))
+    };
     time(|| {
         std::thread::scope(|scope| {
             scope.spawn(|| all(&even));
