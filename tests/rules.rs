@@ -10,6 +10,7 @@ use emu::image::Image;
 use emu::oracle::{guest_mm, rules};
 use emu::outcome::Verdict;
 use emu::world::{RunOptions, run};
+use host::event::Event;
 use host::fault::Fault;
 use lostpage_tests::{files, scenario, scenario_file};
 use wire::layout::{KernelInfo, ZoneInfo, page};
@@ -87,6 +88,31 @@ fn rules_of_the_guests_memory_fire_when_what_it_published_is_overwritten() {
         let fired = fired_by_stray_write(address, 0, count);
         assert!(fired.contains(&rule), "{rule} is not among {fired:?}");
     }
+}
+
+/// A rule that breaks while the run lasts is told with the moment, and with `check_mm = 0` it is found when the run ends.
+#[test]
+fn a_broken_rule_of_the_guests_memory_is_found_with_the_step_that_broke_it() {
+    let doom = |check_mm: u64| {
+        let text = format!(
+            "about = \"a stray write\"\n[migration]\nstart = \"never\"\n[pages]\nT = \"pfn {:#x}\"\n[limits]\ncheck_mm = {check_mm}\n\
+             [[guest.task]]\non = \"vcpu1\"\ndo = [{{ sleep = \"600 ms\" }}, {{ alloc = \"A\", order = 4 }}]\n\
+             [[inject]]\nwrite = {{ page = \"T\", byte = 0, offset = {} }}\nby = \"dma\"\nat = \"500 ms\"\n",
+            zone_field(offset_of!(ZoneInfo, nr_free_pages)) / PAGE_SIZE,
+            zone_field(offset_of!(ZoneInfo, nr_free_pages)) % PAGE_SIZE,
+        );
+        let outcome = run(&scenario(&text), &RunOptions::default());
+        let write = outcome.trace.iter().position(|stamped| matches!(stamped.event, Event::DmaWrite { .. })).expect("it is written");
+        let broken = outcome.violations.iter().find(|violation| violation.rule == guest_mm::FREE_PAGES_ARE_COUNTED);
+        let at_ns = |index: usize| outcome.trace[index].at_ns;
+        (broken.expect("the count is somewhere else").doom.map(at_ns), at_ns(write))
+    };
+    let (found, write) = doom(1);
+    assert_eq!(found, Some(write));
+    // The task's allocation is the first to change anything behind it.
+    let (later, write) = doom(2);
+    assert!(later.is_none_or(|later| later >= write), "{later:?}");
+    assert_eq!(doom(0).0, None);
 }
 
 /// The largest free block's entry in the memory map, which lies behind the image.

@@ -2,7 +2,7 @@
 
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
 use object::{Endianness, Object as _, ObjectSymbol as _, SymbolKind, elf};
-use wire::platform::PAGE_SIZE;
+use wire::platform::{IMAGE_END, IMAGE_FILL, PAGE_SIZE};
 
 /// The guest, as built with this emulator.
 static GUEST: &[u8] = include_bytes!(env!("LOSTPAGE_GUEST"));
@@ -58,7 +58,17 @@ pub struct Image {
 impl Image {
     /// Returns the guest that this emulator was built with.
     pub fn guest() -> Image {
-        Image::parse(GUEST).unwrap_or_else(|error| panic!("failed to load the built-in guest: {error}"))
+        let mut image = Image::parse(GUEST).unwrap_or_else(|error| panic!("failed to load the built-in guest: {error}"));
+        image.fill();
+        image
+    }
+
+    /// Fills the image's place up to its end, so that a larger image changes nothing of what lies behind it, nor how many pages hold data.
+    fn fill(&mut self) {
+        let address = self.end();
+        let mem_bytes = IMAGE_END.checked_sub(address).expect("the image fits into its place");
+        let bytes = vec![IMAGE_FILL; usize::try_from(mem_bytes).expect("less than a MiB")];
+        self.segments.push(Segment { address, bytes, mem_bytes, execute: false, write: false });
     }
 
     /// Returns the loops that the vCPU's tests and benches run; see `emu/src/vcpu/testguest`.

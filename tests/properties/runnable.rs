@@ -214,7 +214,7 @@ pub(crate) fn mischievous() -> impl Strategy<Value = Scenario> {
             scenario.host.hint_queue_size = hint_queue_size;
             scenario.guest.features_refused = features_refused;
             // What it comes to is seen early; a driver that goes in a circle would take long to watch.
-            scenario.limits = Limits { time_ns: 1_000_000_000, steps: 20_000, step_insns: 5_000_000 };
+            scenario.limits = Limits { time_ns: 1_000_000_000, steps: 20_000, step_insns: 5_000_000, ..Limits::default() };
             scenario
         })
     })

@@ -2,15 +2,59 @@
 //!
 //! Linux: mm/page_alloc.c, mm/balloon_compaction.c, drivers/virtio/virtio_balloon.c. The walk trusts nothing: a bad pointer becomes a
 //! violation, and no list is followed further than its zone is long. A zone whose lock is held is left out, since its lists may be half
-//! changed; the driver's lists have no published lock, so they are looked at only when the caller knows that the guest is at rest.
+//! changed; the driver's lists have no published lock, so they are looked at only when the caller knows that nobody is at them: at rest, or
+//! after a step ([`steps`]) by what the tracepoints say of locks. A run checks after each step that changed something (`[limits] check_mm`),
+//! a search may check the zones in a part of its states (`[search] check_mm`), and both when a run ends.
+//!
+//! Where each invariant of the memory manager and its balloon is looked at:
+//!
+//! | | rule |
+//! |---|---|
+//! | I1 `nr_free` is the length of the lists | [`NR_FREE_EQUALS_LISTS`] |
+//! | I2 a free block is on one list, of its order, aligned | [`FREE_BLOCK_IS_ALONE`], [`LIST_IS_SOUND`] |
+//! | I3 free buddies are merged | [`BUDDIES_ARE_MERGED`] |
+//! | I4 free pages are counted | [`FREE_PAGES_ARE_COUNTED`] |
+//! | I5 free pages are clean | [`FREE_PAGE_IS_CLEAN`] |
+//! | I6 a list's type is its pageblocks' | [`LIST_FITS_PAGEBLOCK`] |
+//! | I7 reported blocks are free | [`REPORTED_IS_FREE`]; that nobody wrote them is `destination-equals-source`, their poison I19 |
+//! | I8 managed pages add up | [`MANAGED_PAGES_ADD_UP`]; the guest does not count allocated pages, so that "free + lists + allocated" is true by definition: a page that is neither shows as a leak of the block that it came from (`hinted-pages-come-home`), or not at all |
+//! | I9 the balloon's number of pages | [`BALLOON_IS_COUNTED`] |
+//! | I10 isolated pages are counted | [`ISOLATED_IS_COUNTED`] |
+//! | I11 Offline pages are the balloon's | [`OFFLINE_IS_IN_BALLOON`] |
+//! | I12 a hinted block has an owner | [`HINTED_IS_TAKEN`]; "not written since" is an excuse that ends with a write in `destination-equals-source` |
+//! | I13 hinted blocks are counted | [`HINTS_ARE_COUNTED`] |
+//! | I14 what a device works on is not freed | [`EXPOSED_IS_NOT_FREE`]; of hinted blocks the driver may free any, by VIRTIO 1.2 §5.5.6.5 |
+//! | I15 exposed memory does not change | [`guest_calls::EXPOSED_IS_UNCHANGED`] for hints; of page lists the pages that arrive are judged by I17, I18 and the device's own events |
+//! | I16 contexts and orders of locks | [`guest_calls::NO_MUTEX_IN_ATOMIC`], [`guest_calls::INTERRUPTS_STAY_OFF`], [`guest_calls::LOCK_ORDER`], [`guest_calls::NO_ALLOCATION_UNDER_BALLOON_LOCK`]; the page lock is a bit without a tracepoint, and guest code asserts it where it matters |
+//! | I17 pages are told once | [`guest_calls::TOLD_ONCE`] |
+//! | I18 pages that are told are the balloon's | [`guest_calls::TOLD_IS_OWNED`] |
+//! | I19 free pages are poisoned | [`FREE_IS_POISONED`] when they come free; the guest checks them when it takes them |
+//! | I20 nothing moves after a reset | [`guest_calls::NO_QUEUE_AFTER_RESET`]; callbacks that outlive their driver jump into freed memory, which is a crash |
+//! | I21 all memory is back once the balloon is empty | [`MANAGED_PAGES_ADD_UP`] |
+//! | I22 the destination equals the source | [`super::rules::DESTINATION_EQUALS_SOURCE`] |
+//!
+//! [`guest_calls::EXPOSED_IS_UNCHANGED`]: super::guest_calls::EXPOSED_IS_UNCHANGED
+//! [`guest_calls::NO_MUTEX_IN_ATOMIC`]: super::guest_calls::NO_MUTEX_IN_ATOMIC
+//! [`guest_calls::INTERRUPTS_STAY_OFF`]: super::guest_calls::INTERRUPTS_STAY_OFF
+//! [`guest_calls::LOCK_ORDER`]: super::guest_calls::LOCK_ORDER
+//! [`guest_calls::NO_ALLOCATION_UNDER_BALLOON_LOCK`]: super::guest_calls::NO_ALLOCATION_UNDER_BALLOON_LOCK
+//! [`guest_calls::TOLD_ONCE`]: super::guest_calls::TOLD_ONCE
+//! [`guest_calls::TOLD_IS_OWNED`]: super::guest_calls::TOLD_IS_OWNED
+//! [`guest_calls::NO_QUEUE_AFTER_RESET`]: super::guest_calls::NO_QUEUE_AFTER_RESET
+
+pub(crate) mod steps;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::fmt::Display;
 use std::mem::offset_of;
 
 use fixedbitset::FixedBitSet;
 use host::memory::GuestRam;
-use wire::layout::{FREE_AREA_BYTES, KernelInfo, MAX_ZONES, MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, ZoneInfo, page};
-use wire::platform::{KERNEL_INFO, PAGE_SHIFT};
+use wire::layout::{
+    FREE_AREA_BYTES, KernelInfo, MAX_PAGE_ORDER, MAX_ZONES, MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, ZoneInfo, page,
+};
+use wire::platform::{KERNEL_INFO, PAGE_SHIFT, PAGE_SIZE};
 
 use super::rules::Violations;
 use crate::outcome::{Blame, Verdict, Violation};
@@ -30,11 +74,34 @@ pub const FREE_PAGES_ARE_COUNTED: &str = "guest-free-pages-are-counted";
 pub const FREE_PAGE_IS_CLEAN: &str = "guest-free-page-is-clean";
 /// I6: a block is on the list of its pageblock's type. HIGHATOMIC is left out: Linux changes it behind its pages' back.
 pub const LIST_FITS_PAGEBLOCK: &str = "guest-list-fits-pageblock";
-/// I9: the balloon's number of pages is that of its list and of its isolated pages. At rest only.
+/// I7: a page that is marked as reported heads a free block of at least a pageblock. Its contents are I19's, and the main rule's.
+/// Source: Linux: mm/page_reporting.c page_reporting_drain(). After steps only.
+pub const REPORTED_IS_FREE: &str = "guest-reported-is-free";
+/// I8, I21: what a zone manages is what it managed when the driver came up, less what the balloon has where that is taken off; so all of it
+/// is back once the balloon is empty. Source: Linux: adjust_managed_page_count(), drivers/virtio/virtio_balloon.c. After steps, and while nobody holds
+/// `balloon_lock`. Whether the balloon's pages are taken off shows with its first ones. Misses: pages that are neither free nor the balloon's, since
+/// the guest does not count allocated ones.
+pub const MANAGED_PAGES_ADD_UP: &str = "guest-managed-pages-add-up";
+/// I10: as many pages are isolated as the balloon counts. Source: Linux: mm/balloon_compaction.c. After steps, and while nobody holds
+/// `pages_lock` or the lock of one of the pages.
+pub const ISOLATED_IS_COUNTED: &str = "guest-isolated-is-counted";
+/// I12: a block on `free_page_list` has an owner: references, and none of its pages is on a free list. That it was not written is the
+/// main rule's. After steps, and while nobody holds `free_page_list_lock`.
+pub const HINTED_IS_TAKEN: &str = "guest-hinted-block-is-taken";
+/// I14: a page is not free while a device may still work on it: from its being told as inflated or reported until the device has taken it.
+/// Source: Linux: tell_host() waits. Forgotten at a reset. Misses: pages on per-CPU lists that were freed without the FREE tracepoint.
+pub const EXPOSED_IS_NOT_FREE: &str = "guest-exposed-is-not-free";
+/// I19: with page poisoning, a page that comes free holds poison. Source: Linux: mm/page_poison.c. After steps. Misses: what is
+/// written to a page that is free already; the guest itself checks that when it allocates.
+pub const FREE_IS_POISONED: &str = "guest-free-is-poisoned";
+/// I9: the balloon's number of pages is that of its list and of its isolated pages. At rest by the list; after
+/// steps by the pages that are Offline.
 pub const BALLOON_IS_COUNTED: &str = "guest-balloon-is-counted";
-/// I11: a page is Offline if and only if the balloon has it. At rest only.
+/// I11: a page is Offline if and only if the balloon has it. At rest by the list; after steps a page that became Offline
+/// is linked somewhere, unless it is isolated or locked.
 pub const OFFLINE_IS_IN_BALLOON: &str = "guest-offline-is-in-balloon";
-/// I13: the number of hinted blocks is the length of their list. At rest only.
+/// I13: the number of hinted blocks is the length of their list. At rest, and after steps while nobody holds
+/// `free_page_list_lock`.
 pub const HINTS_ARE_COUNTED: &str = "guest-hints-are-counted";
 
 /// Migratetypes from here on merge with their own only (Linux: migratetype_is_mergeable()).
@@ -89,7 +156,7 @@ pub struct FreeCounts {
 impl FreeCounts {
     /// Returns where they are; `None` before the guest has published zones that lie in RAM.
     pub fn of(ram: &GuestRam) -> Option<Self> {
-        const MAX_NR_FREE: u64 = wire::layout::MAX_PAGE_ORDER as u64 * FREE_AREA_BYTES + MIGRATE_TYPES as u64 * 16;
+        const MAX_NR_FREE: u64 = MAX_PAGE_ORDER as u64 * FREE_AREA_BYTES + MIGRATE_TYPES as u64 * 16;
         let info = read_info(ram)?;
         let zones = info.zones.get(..usize::try_from(info.nr_zones).ok()?)?;
         let zones: Option<Vec<_>> = zones.iter().map(|zone| Some([zone.nr_free_pages, zone.free_area.checked_add(MAX_NR_FREE)?])).collect();
@@ -100,7 +167,7 @@ impl FreeCounts {
     /// Returns the number of free pages now: in all blocks, and in those of the largest order.
     pub fn read(&self, ram: &GuestRam) -> [u64; 2] {
         let sum = |index: usize| self.zones.iter().fold(0_u64, |sum, zone| sum.wrapping_add(ram.read_u64(zone[index])));
-        [sum(0), sum(1) << wire::layout::MAX_PAGE_ORDER]
+        [sum(0), sum(1) << MAX_PAGE_ORDER]
     }
 }
 
@@ -183,12 +250,36 @@ struct List {
     kind: usize,
 }
 
-/// What a zone's lists hold.
+/// What the zones' lists hold.
+#[derive(Debug, Clone)]
 struct FreeLists {
     /// Pages in free blocks.
     pages: FixedBitSet,
     /// First pages of free blocks, by order.
     heads: Vec<FixedBitSet>,
+    /// Blocks of each zone, as listed: first page, order.
+    blocks: [Vec<(usize, u32)>; MAX_ZONES],
+}
+
+impl FreeLists {
+    fn new(pages: u64) -> Self {
+        let set = FixedBitSet::with_capacity(usize::try_from(pages).expect("checked against RAM"));
+        Self { heads: vec![set.clone(); NR_PAGE_ORDERS], pages: set, blocks: Default::default() }
+    }
+
+    fn insert(&mut self, zone: usize, pfn: usize, order: u32) {
+        self.pages.insert_range(pfn..pfn + (1 << order));
+        self.heads[order as usize].insert(pfn);
+        self.blocks[zone].push((pfn, order));
+    }
+
+    /// Forgets a zone's blocks.
+    fn clear(&mut self, zone: usize) {
+        for (pfn, order) in self.blocks[zone].drain(..) {
+            self.pages.remove_range(pfn..pfn + (1 << order));
+            self.heads[order as usize].remove(pfn);
+        }
+    }
 }
 
 /// A known map, and whether a page of RAM may have been written since.
@@ -320,23 +411,20 @@ impl Walk<'_> {
     }
 
     fn zones(&mut self, info: &KernelInfo) {
+        let mut free = FreeLists::new(info.max_pfn);
         for (index, zone) in info.zones.iter().take(info.nr_zones as usize).enumerate() {
             let Some(lock) = read_u32(self.ram, zone.lock) else {
                 self.broken(LIST_IS_SOUND, None, || format!("lock of zone {index} is published at {:#x}, outside RAM", zone.lock));
                 continue;
             };
             if lock == 0 {
-                self.zone(info, index, zone);
+                self.zone(info, index, zone, &mut free);
             }
         }
     }
 
-    fn zone(&mut self, info: &KernelInfo, index: usize, zone: &ZoneInfo) {
-        let pages = usize::try_from(info.max_pfn).expect("checked against RAM");
-        let mut free = FreeLists {
-            pages: FixedBitSet::with_capacity(pages),
-            heads: (0..NR_PAGE_ORDERS).map(|_| FixedBitSet::with_capacity(pages)).collect(),
-        };
+    /// Checks a zone's lists, and puts what they hold into `free`, which holds nothing of that zone.
+    fn zone(&mut self, info: &KernelInfo, index: usize, zone: &ZoneInfo, free: &mut FreeLists) {
         let mut counted = 0;
         for order in 0..NR_PAGE_ORDERS as u32 {
             let Some(area) = zone.free_area.checked_add(u64::from(order) * FREE_AREA_BYTES) else {
@@ -353,7 +441,7 @@ impl Walk<'_> {
                     counted += (frames.len() as u64) << order;
                 }
                 for pfn in frames {
-                    self.free_block(info, zone, list, pfn, &mut free);
+                    self.free_block(info, index, list, pfn, free);
                 }
             }
             let Some(nr_free) = self.word(&"nr_free", area.saturating_add(MIGRATE_TYPES as u64 * 16)) else { return };
@@ -368,12 +456,13 @@ impl Walk<'_> {
         {
             self.broken(FREE_PAGES_ARE_COUNTED, None, || format!("zone {index}: {total} free pages are counted, the lists hold {counted}"));
         }
-        self.buddies(zone, &free);
+        self.buddies(index, zone, free);
     }
 
     /// Checks a block on a free list: I2, I5, I6.
-    fn free_block(&mut self, info: &KernelInfo, zone: &ZoneInfo, list: List, pfn: u64, free: &mut FreeLists) {
+    fn free_block(&mut self, info: &KernelInfo, index: usize, list: List, pfn: u64, free: &mut FreeLists) {
         let List { order, kind } = list;
+        let zone = &info.zones[index];
         let count = 1_u64 << order;
         let end = zone.start_pfn.saturating_add(zone.spanned_pages).min(info.max_pfn);
         if pfn < zone.start_pfn || pfn + count > end || !pfn.is_multiple_of(count) {
@@ -384,8 +473,7 @@ impl Walk<'_> {
         if free.pages.contains_any_in_range(span.clone()) {
             self.broken(FREE_BLOCK_IS_ALONE, Some(pfn), || format!("free block {pfn:#x} of order {order} overlaps another"));
         }
-        free.pages.insert_range(span);
-        free.heads[order as usize].insert(pfn as usize);
+        free.insert(index, span.start, order);
 
         let private = self.entry_u64(info, pfn, page::PRIVATE);
         if private != u64::from(order) {
@@ -420,19 +508,16 @@ impl Walk<'_> {
     }
 
     /// Checks that no two free buddies should be one block: I3.
-    fn buddies(&mut self, zone: &ZoneInfo, free: &FreeLists) {
-        for (order, heads) in free.heads.iter().enumerate().take(NR_PAGE_ORDERS - 1) {
-            for left in heads.ones().filter(|pfn| pfn >> order & 1 == 0) {
-                let right = left | 1 << order;
-                if !heads.contains(right) {
-                    continue;
-                }
-                let (a, b) = (self.pageblock_type(zone, left as u64), self.pageblock_type(zone, right as u64));
+    fn buddies(&mut self, index: usize, zone: &ZoneInfo, free: &FreeLists) {
+        for (left, order) in &free.blocks[index] {
+            let right = left | 1 << order;
+            if *order < MAX_PAGE_ORDER && *left != right && free.heads[*order as usize].contains(right) {
+                let (a, b) = (self.pageblock_type(zone, *left as u64), self.pageblock_type(zone, right as u64));
                 let stays_apart = |kind: Option<u8>| kind.is_some_and(|kind| usize::from(kind) >= HIGHATOMIC);
-                if order as u32 >= PAGEBLOCK_ORDER && a != b && (stays_apart(a) || stays_apart(b)) {
+                if *order >= PAGEBLOCK_ORDER && a != b && (stays_apart(a) || stays_apart(b)) {
                     continue;
                 }
-                self.broken(BUDDIES_ARE_MERGED, Some(left as u64), || format!("free buddies {left:#x} and {right:#x} of order {order}"));
+                self.broken(BUDDIES_ARE_MERGED, Some(*left as u64), || format!("free buddies {left:#x} and {right:#x} of order {order}"));
             }
         }
     }
@@ -475,265 +560,18 @@ impl Walk<'_> {
         }
     }
 
-    /// Checks the hinted blocks: I13.
-    fn hints(&mut self, info: &KernelInfo) {
+    /// Checks the hinted blocks (I13), and returns them.
+    fn hints(&mut self, info: &KernelInfo) -> Vec<u64> {
         if info.free_page_list == 0 || info.num_free_page_blocks == 0 {
-            return;
+            return Vec::new();
         }
-        let blocks = self.list(info, &"free_page_list", info.free_page_list, info.max_pfn).len() as u64;
+        let blocks = self.list(info, &"free_page_list", info.free_page_list, info.max_pfn);
+        let held = blocks.len() as u64;
         if let Some(counted) = self.word(&"num_free_page_blocks", info.num_free_page_blocks)
-            && counted != blocks
+            && counted != held
         {
-            self.broken(HINTS_ARE_COUNTED, None, || format!("num_free_page_blocks is {counted}, the list holds {blocks}"));
+            self.broken(HINTS_ARE_COUNTED, None, || format!("num_free_page_blocks is {counted}, the list holds {held}"));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use wire::platform::PAGE_SIZE;
-
-    const ZONE: u64 = 0x1_0000;
-    const LOCK: u64 = ZONE;
-    const NR_FREE_PAGES: u64 = ZONE + 8;
-    const FREE_AREA: u64 = ZONE + 0x100;
-    const TYPES: u64 = ZONE + 0xf00;
-    const BALLOON: u64 = ZONE + 0x1000;
-    const HINTS: u64 = ZONE + 0x1100;
-    const MEM_MAP: u64 = 0x2_0000;
-    const PAGES: u64 = 2048;
-
-    struct Kernel(GuestRam);
-
-    impl Kernel {
-        /// A zone of 2048 pages: order 10 free at 0, order 9 at 1024 in a movable pageblock, order 0 at 1536 (its buddy is in the balloon),
-        /// and a hinted page.
-        fn new() -> Self {
-            let kernel = Kernel(GuestRam::new(PAGES * PAGE_SIZE));
-            let zone = |field: usize| KERNEL_INFO + (offset_of!(KernelInfo, zones) + field) as u64;
-            let info = |field: usize| KERNEL_INFO + field as u64;
-            for (at, value) in [
-                (info(offset_of!(KernelInfo, magic)), KernelInfo::MAGIC),
-                (info(offset_of!(KernelInfo, mem_map)), MEM_MAP),
-                (info(offset_of!(KernelInfo, max_pfn)), PAGES),
-                (info(offset_of!(KernelInfo, nr_zones)), 1),
-                (zone(offset_of!(ZoneInfo, spanned_pages)), PAGES),
-                (zone(offset_of!(ZoneInfo, lock)), LOCK),
-                (zone(offset_of!(ZoneInfo, free_area)), FREE_AREA),
-                (zone(offset_of!(ZoneInfo, nr_free_pages)), NR_FREE_PAGES),
-                (zone(offset_of!(ZoneInfo, pageblock_types)), TYPES),
-                (info(offset_of!(KernelInfo, balloon_pages)), BALLOON),
-                (info(offset_of!(KernelInfo, balloon_num_pages)), BALLOON + 16),
-                (info(offset_of!(KernelInfo, free_page_list)), HINTS),
-                (info(offset_of!(KernelInfo, num_free_page_blocks)), HINTS + 16),
-            ] {
-                kernel.set(at, value);
-            }
-            for pfn in 0..PAGES {
-                kernel.set(entry(pfn) + page::PAGE_TYPE, u64::from(page::TYPE_NONE));
-            }
-            for order in 0..NR_PAGE_ORDERS as u32 {
-                for kind in 0..MIGRATE_TYPES as u64 {
-                    kernel.empty_list(list_head(order, kind));
-                }
-            }
-            kernel.empty_list(BALLOON);
-            kernel.empty_list(HINTS);
-            kernel.0.write_unlogged(TYPES, &[0, 0, 1, 0]);
-            kernel.free(0, 10, 0);
-            kernel.free(1024, 9, 1);
-            kernel.free(1536, 0, 0);
-            kernel.inflate(1537);
-            kernel.link(1540, HINTS);
-            kernel.set(HINTS + 16, 1);
-            kernel
-        }
-
-        fn set(&self, at: u64, value: u64) {
-            self.0.write_unlogged(at, &value.to_le_bytes());
-        }
-
-        fn add(&self, at: u64, value: u64) {
-            self.set(at, self.0.read_u64(at) + value);
-        }
-
-        fn set_type(&self, pfn: u64, bit: u32) {
-            self.0.write_unlogged(entry(pfn) + page::PAGE_TYPE, &(page::TYPE_NONE & !bit).to_le_bytes());
-        }
-
-        fn empty_list(&self, head: u64) {
-            self.set(head, head);
-            self.set(head + 8, head);
-        }
-
-        fn link(&self, pfn: u64, head: u64) {
-            let node = entry(pfn) + page::LRU;
-            let next = self.0.read_u64(head);
-            self.set(node, next);
-            self.set(node + 8, head);
-            self.set(next + 8, node);
-            self.set(head, node);
-        }
-
-        fn free(&self, pfn: u64, order: u32, kind: u64) {
-            self.link(pfn, list_head(order, kind));
-            self.set(entry(pfn) + page::PRIVATE, u64::from(order));
-            self.set_type(pfn, page::TYPE_BUDDY);
-            self.add(list_head(order, MIGRATE_TYPES as u64), 1);
-            self.add(NR_FREE_PAGES, 1 << order);
-        }
-
-        fn inflate(&self, pfn: u64) {
-            self.link(pfn, BALLOON);
-            self.set_type(pfn, page::TYPE_OFFLINE);
-            self.add(BALLOON + 16, 1);
-        }
-
-        fn broken(&self) -> Vec<&'static str> {
-            check(&self.0).iter().map(|violation| violation.rule).collect()
-        }
-    }
-
-    fn entry(pfn: u64) -> u64 {
-        MEM_MAP + pfn * page::BYTES
-    }
-
-    fn list_head(order: u32, kind: u64) -> u64 {
-        FREE_AREA + u64::from(order) * FREE_AREA_BYTES + kind * 16
-    }
-
-    #[test]
-    fn a_sound_kernel_and_one_that_has_not_booted_are_silent() {
-        assert_eq!(Kernel::new().broken(), [""; 0]);
-        let unborn = GuestRam::new(PAGES * PAGE_SIZE);
-        assert_eq!(check(&unborn), []);
-        assert_eq!(held_blocks(&unborn), None);
-        assert_eq!(held_blocks(&Kernel::new().0), Some(1));
-    }
-
-    #[test]
-    fn free_pages_are_read_where_the_guest_counts_them() {
-        let kernel = Kernel::new();
-        let counts = FreeCounts::of(&kernel.0).expect("it has zones");
-        assert_eq!(counts.read(&kernel.0), [1024 + 512 + 1, 1024]);
-        let published = KERNEL_INFO + (offset_of!(KernelInfo, zones) + offset_of!(ZoneInfo, nr_free_pages)) as u64;
-        kernel.set(published, u64::MAX - 3);
-        assert_eq!(FreeCounts::of(&kernel.0), None);
-        assert_eq!(FreeCounts::of(&GuestRam::new(PAGES * PAGE_SIZE)), None);
-    }
-
-    #[test]
-    fn each_broken_rule_is_named() {
-        type Breaking = (&'static str, fn(&Kernel));
-        let cases: &[Breaking] = &[
-            (NR_FREE_EQUALS_LISTS, |k| k.add(list_head(10, MIGRATE_TYPES as u64), 1)),
-            (FREE_PAGES_ARE_COUNTED, |k| k.add(NR_FREE_PAGES, 1)),
-            (FREE_BLOCK_IS_ALONE, |k| k.set(entry(1024) + page::PRIVATE, 8)),
-            (FREE_BLOCK_IS_ALONE, |k| k.free(512, 9, 0)),
-            (FREE_BLOCK_IS_ALONE, |k| k.free(1601, 1, 0)),
-            (BUDDIES_ARE_MERGED, |k| {
-                k.free(1600, 3, 0);
-                k.free(1608, 3, 0);
-            }),
-            (FREE_PAGE_IS_CLEAN, |k| k.set_type(1536, page::TYPE_OFFLINE)),
-            (FREE_PAGE_IS_CLEAN, |k| k.add(entry(0) + page::PAGE_TYPE, 1 << 32)),
-            (FREE_PAGE_IS_CLEAN, |k| k.set(entry(0) + page::MAPPING, 2)),
-            (FREE_PAGE_IS_CLEAN, |k| k.set(entry(0) + page::FLAGS, page::flag::ISOLATED)),
-            (LIST_FITS_PAGEBLOCK, |k| k.free(1700, 0, 1)),
-            (BALLOON_IS_COUNTED, |k| k.add(BALLOON + 16, 1)),
-            (OFFLINE_IS_IN_BALLOON, |k| k.set_type(1800, page::TYPE_OFFLINE)),
-            (OFFLINE_IS_IN_BALLOON, |k| k.set_type(1537, 0)),
-            (HINTS_ARE_COUNTED, |k| k.add(HINTS + 16, 1)),
-            (LIST_IS_SOUND, |k| k.set(HINTS, u64::MAX - 3)),
-            (LIST_IS_SOUND, |k| k.set(HINTS + 8, 0)),
-            (LIST_IS_SOUND, |k| k.set(KERNEL_INFO + offset_of!(KernelInfo, mem_map) as u64, u64::MAX)),
-            (LIST_IS_SOUND, |k| k.set(KERNEL_INFO + offset_of!(KernelInfo, nr_zones) as u64, 3)),
-        ];
-        for (index, (rule, breaking)) in cases.iter().enumerate() {
-            let kernel = Kernel::new();
-            breaking(&kernel);
-            let broken = kernel.broken();
-            assert!(broken.contains(rule), "case {index}: {rule} is not in {broken:?}");
-        }
-    }
-
-    #[test]
-    fn what_may_be_is_silent() {
-        // HIGHATOMIC on either side; pageblocks of types that stay apart; ISOLATE uncounted; an isolated balloon page off its list.
-        let kernel = Kernel::new();
-        kernel.0.write_unlogged(TYPES, &[0, 0, 1, 3]);
-        assert_eq!(kernel.broken(), [""; 0]);
-
-        let kernel = Kernel::new();
-        kernel.0.write_unlogged(TYPES + 3, &[4]);
-        kernel.link(1700, list_head(2, 4));
-        kernel.set(entry(1700) + page::PRIVATE, 2);
-        kernel.set_type(1700, page::TYPE_BUDDY);
-        kernel.add(list_head(2, MIGRATE_TYPES as u64), 1);
-        let only_old = kernel.broken();
-        assert!(only_old.iter().all(|rule| *rule == LIST_FITS_PAGEBLOCK), "{only_old:?}");
-
-        let kernel = Kernel::new();
-        kernel.set_type(1900, page::TYPE_OFFLINE);
-        kernel.set(entry(1900) + page::FLAGS, page::flag::ISOLATED);
-        kernel.add(BALLOON + 16, 1);
-        assert_eq!(kernel.broken(), [""; 0]);
-    }
-
-    #[test]
-    fn a_zone_whose_lock_is_held_and_lists_without_a_lock_wait() {
-        let kernel = Kernel::new();
-        kernel.add(NR_FREE_PAGES, 1);
-        kernel.set(LOCK, 1);
-        assert_eq!(kernel.broken(), [""; 0]);
-        kernel.set(LOCK, 0);
-        kernel.add(HINTS + 16, 1);
-        let rules: Vec<_> = check_zones(&kernel.0).iter().map(|violation| violation.rule).collect();
-        assert_eq!(rules, [FREE_PAGES_ARE_COUNTED]);
-    }
-
-    #[test]
-    fn entries_that_nobody_wrote_are_as_they_were_known() {
-        let kernel = Kernel::new();
-        let known = KnownMap::of(&kernel.0).expect("it is sound");
-        assert_eq!(check_since(&kernel.0, &known, &|_| false), []);
-        kernel.set_type(1800, page::TYPE_OFFLINE);
-        kernel.inflate(1801);
-        let written = Pfn(entry(1800) >> PAGE_SHIFT);
-        assert_eq!(check_since(&kernel.0, &known, &|pfn| pfn == written), check(&kernel.0));
-        assert_eq!(kernel.broken(), [OFFLINE_IS_IN_BALLOON]);
-        let silent = check_since(&kernel.0, &known, &|_| false);
-        assert!(silent.iter().all(|violation| violation.page != Some(Pfn(1800))), "it was told that nobody wrote there: {silent:?}");
-    }
-
-    #[test]
-    fn a_list_with_a_loop_ends() {
-        let kernel = Kernel::new();
-        let (first, second) = (entry(1600) + page::LRU, entry(1601) + page::LRU);
-        kernel.set(HINTS, first);
-        kernel.set(first, second);
-        kernel.set(first + 8, HINTS);
-        kernel.set(second, second);
-        kernel.set(second + 8, second);
-        assert_eq!(kernel.broken(), [LIST_IS_SOUND], "the second node does not point back to the first");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// Whatever stands in guest memory, the walk comes to an end and reports instead of failing.
-        #[test]
-        fn garbage_is_reported_not_followed(
-            words in prop::collection::vec((prop_oneof![KERNEL_INFO / 8..KERNEL_INFO / 8 + 28, ZONE / 8..(ZONE + 0x1200) / 8, MEM_MAP / 8..(MEM_MAP + PAGES * 64) / 8], prop_oneof![any::<u64>(), 0..PAGES * PAGE_SIZE, Just(MEM_MAP + 8)]), 1..40)
-        ) {
-            let kernel = Kernel::new();
-            for (word, value) in &words {
-                kernel.set(word * 8, *value);
-            }
-            kernel.set(KERNEL_INFO, KernelInfo::MAGIC);
-            prop_assert!(check(&kernel.0).len() < 200);
-        }
+        blocks
     }
 }

@@ -174,8 +174,12 @@ impl Oracle {
         }
     }
 
-    pub(super) fn hint_pop(&mut self, index: usize, head: u16, element: &HintElement) {
+    /// The device has an element in hand: an id must be the one that was told, and pages that the host found by itself count as hinted now.
+    pub(super) fn hint_pop(&mut self, index: usize, head: u16, element: &HintElement, world: &dyn Observed) {
         self.device.pop(head, element);
+        if let HintElement::Found(range) = element {
+            self.host_found(*range, world);
+        }
         let HintElement::Id(id) = *element else { return };
         if let Some(told) = self.device.hear(id) {
             self.break_rule(rules::EXPOSED_ID_IS_NOT_ALTERED, Some(index), Blame::Guest, || {

@@ -8,6 +8,7 @@
 //! event after which one does not is the step that doomed the page. When the destination starts, bytes are compared, and what
 //! differs without excuse is lost. Hints are judged by the device's own announcements (`hinting`).
 
+pub mod guest_calls;
 pub mod guest_mm;
 pub mod rules;
 
@@ -26,7 +27,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use host::event::{Actor, CmdId, Event, HintElement, Level, MigrationStatus, Pfn, Stamped};
+use host::event::{Actor, CmdId, Event, Level, MigrationStatus, Pfn, Stamped};
 use host::fold::Fold;
 use host::memory::GuestRam;
 use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
@@ -197,6 +198,11 @@ impl Oracle {
         fold.sum()
     }
 
+    /// A rule of the guest's is broken as of the last event.
+    pub(crate) fn guest_broke(&mut self, violation: Violation, index: usize) {
+        self.violations.add(violation.rule, || Violation { doom: index.checked_sub(1), ..violation });
+    }
+
     /// Returns whether a rule is broken so far.
     pub fn is_content(&self) -> bool {
         self.violations.is_empty()
@@ -300,12 +306,7 @@ impl Oracle {
                 self.counter.cmd_id(CmdId(wire::balloon::CMD_ID_DONE));
                 self.device.done();
             }
-            Event::HintPop { head, element } => {
-                self.hint_pop(index, *head, element);
-                if let HintElement::Found(range) = element {
-                    self.host_found(*range, world);
-                }
-            }
+            Event::HintPop { head, element } => self.hint_pop(index, *head, element, world),
             Event::GuestStart { id } => self.device.tell(*id),
             Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),

@@ -131,11 +131,13 @@ fn make_variants_consistent(scenario: &mut Scenario) {
 
 /// From an event on, until a later one in the order of patterns.
 fn search(pages: Vec<PageName>) -> impl Strategy<Value = Search> {
-    (option::of(pattern(pages.clone())), option::of(pattern(pages)), select(Grain::ALL)).prop_map(|(from, until, grain)| {
-        let search = Search { from, until: None, grain };
-        let start = search.start();
-        Search { until: until.filter(|until| *until > start), ..search }
-    })
+    (option::of(pattern(pages.clone())), option::of(pattern(pages)), select(Grain::ALL), 0..=INTEGER_MAX).prop_map(
+        |(from, until, grain, check_mm)| {
+            let search = Search { from, until: None, grain, check_mm };
+            let start = search.start();
+            Search { until: until.filter(|until| *until > start), ..search }
+        },
+    )
 }
 
 fn vary() -> impl Strategy<Value = Vary> {
@@ -418,9 +420,6 @@ fn costs() -> impl Strategy<Value = Costs> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (1..=86_400_000_000_000u64, 1..=INTEGER_MAX, 1..=INTEGER_MAX).prop_map(|(time_ns, steps, step_insns)| Limits {
-        time_ns,
-        steps,
-        step_insns,
-    })
+    (1..=86_400_000_000_000u64, 1..=INTEGER_MAX, 1..=INTEGER_MAX, 0..=INTEGER_MAX)
+        .prop_map(|(time_ns, steps, step_insns, check_mm)| Limits { time_ns, steps, step_insns, check_mm })
 }

@@ -679,10 +679,12 @@ pub struct Limits {
     pub steps: u64,
     /// Guest instructions between two of a vCPU's events.
     pub step_insns: u64,
+    /// The memory manager's rules are checked after every so many steps that change what they are about; 0: at the end alone.
+    pub check_mm: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { time_ns: 60_000_000_000, steps: 20_000_000, step_insns: 50_000_000 }
+        Self { time_ns: 60_000_000_000, steps: 20_000_000, step_insns: 50_000_000, check_mm: 1 }
     }
 }

@@ -134,6 +134,7 @@ impl<'d> Reader<'d> {
             time_ns: self.time(&fields, "time").unwrap_or(default.time_ns),
             steps: self.integer(&fields, "steps").unwrap_or(default.steps),
             step_insns: self.integer(&fields, "step_insns").unwrap_or(default.step_insns),
+            check_mm: self.integer(&fields, "check_mm").unwrap_or(default.check_mm),
         }
     }
 }

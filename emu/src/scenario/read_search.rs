@@ -43,7 +43,8 @@ impl<'d> Reader<'d> {
         let from = fields.get("from").and_then(|value| self.pattern(value));
         let until = fields.get("until").and_then(|value| self.pattern(value));
         let grain = self.word(&fields, "grain", Grain::ALL).unwrap_or_default();
-        let search = Search { from, until, grain };
+        let check_mm = self.integer(&fields, "check_mm").unwrap_or_default();
+        let search = Search { from, until, grain, check_mm };
         let Some(until) = &search.until else { return search };
         let start = search.start();
         let span = fields.span_of("until");

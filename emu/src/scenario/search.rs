@@ -16,6 +16,8 @@ pub struct Search {
     pub until: Option<Pattern>,
     /// What a scheduling point is between the two.
     pub grain: Grain,
+    /// The rules of the guest's free lists are checked in one of so many states behind a vCPU's move; 0: at the end of schedules alone.
+    pub check_mm: u64,
 }
 
 impl Search {

@@ -454,6 +454,12 @@ static SEARCH: Table = Table {
         key("from", "From this event on the search chooses; default: guest.ready.", Kind::Pattern),
         key("until", "Behind this event the default schedule goes on; default: none, the search chooses to the end.", Kind::Pattern),
         key("grain", "What a scheduling point is.", Kind::Word("grain", grains)).default("\"event\""),
+        key(
+            "check_mm",
+            "The rules of the guest's free lists are looked at in one of so many states behind a guest's move, drawn by the state; 0: at the end of schedules alone.",
+            Kind::Integer(ANY),
+        )
+        .default("0"),
     ],
 };
 
@@ -534,6 +540,12 @@ static LIMITS: Table = Table {
         key("time", "Virtual time.", Kind::Time(range(1, TIME.max, TIME.why))).default("\"60 s\""),
         key("steps", "Steps of all actors.", Kind::Integer(COUNT)).default("20000000"),
         key("step_insns", "Guest instructions between two of a vCPU's events.", Kind::Integer(COUNT)).default("50000000"),
+        key(
+            "check_mm",
+            "The rules of the guest's memory manager are looked at after every so many steps that change it; 0: at the end alone.",
+            Kind::Integer(ANY),
+        )
+        .default("1"),
     ],
 };
 

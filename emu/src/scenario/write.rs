@@ -325,7 +325,7 @@ fn write_injection(out: &mut Lines, header: &'static str, injection: &Injection)
 }
 
 fn write_search(out: &mut Lines, search: &Search) {
-    let Search { from, until, grain } = search;
+    let Search { from, until, grain, check_mm } = search;
     out.table("[search]");
     for (key, pattern) in [("from", from), ("until", until)] {
         if let Some(pattern) = pattern {
@@ -333,6 +333,7 @@ fn write_search(out: &mut Lines, search: &Search) {
         }
     }
     out.unless(*grain == Grain::default(), "grain", || quoted(grain.name()));
+    out.unless(*check_mm == 0, "check_mm", || check_mm);
 }
 
 fn write_vary(out: &mut Lines, vary: &Vary) {
@@ -467,12 +468,13 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
 }
 
 fn write_limits(out: &mut Lines, limits: &Limits) {
-    let Limits { time_ns, steps, step_insns } = limits;
+    let Limits { time_ns, steps, step_insns, check_mm } = limits;
     let default = Limits::default();
     out.table("[limits]");
     out.unless(*time_ns == default.time_ns, "time", || time(*time_ns));
     out.unless(*steps == default.steps, "steps", || steps);
     out.unless(*step_insns == default.step_insns, "step_insns", || step_insns);
+    out.unless(*check_mm == default.check_mm, "check_mm", || check_mm);
 }
 
 #[cfg(test)]

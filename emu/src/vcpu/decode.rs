@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
+use super::irq::Change;
 use super::regs::Regs;
 
 /// Longest instruction, bytes.
@@ -46,8 +47,8 @@ pub(super) struct BlockSwitch {
     pub(super) insn: u32,
     /// Its address.
     pub(super) address: u64,
-    /// Whether it enables them.
-    pub(super) on: bool,
+    /// What it does.
+    pub(super) change: Change,
 }
 
 /// The image's text, and what is known of blocks by the offset at which they start.
@@ -89,7 +90,7 @@ impl Text {
             decoder.decode_out(&mut last);
             insns += 1;
             tracepoints += u32::from(last.mnemonic() == Mnemonic::Out);
-            switches.extend(self.switches_irq(last.ip()).map(|on| BlockSwitch { insn: insns, address: last.ip(), on }));
+            switches.extend(self.switches_irq(last.ip()).map(|change| BlockSwitch { insn: insns, address: last.ip(), change }));
         }
         let function_end = last_but_one.mnemonic() == Mnemonic::Out && last.code() == Code::Retnq;
         if tracepoints > u32::from(function_end) || switches.len() > 1 {
@@ -113,12 +114,12 @@ impl Text {
     /// Returns whether the instruction at an address in text enables or disables interrupts, if it does either: `cli`, `sti`, `iretq`
     /// (Intel SDM vol. 2), each without prefixes, as compilers write them.
     #[inline]
-    pub(super) fn switches_irq(&self, address: u64) -> Option<bool> {
+    pub(super) fn switches_irq(&self, address: u64) -> Option<Change> {
         let at = (address - self.first) as usize;
         match self.bytes[at] {
-            0xfa => Some(false),
-            0xfb => Some(true),
-            0x48 if self.bytes.get(at + 1) == Some(&0xcf) => Some(true),
+            0xfa => Some(Change::Off),
+            0xfb => Some(Change::On),
+            0x48 if self.bytes.get(at + 1) == Some(&0xcf) => Some(Change::Return),
             _ => None,
         }
     }
@@ -277,13 +278,13 @@ mod tests {
         let block = once.learn(0x10_0000, 4).expect("one switch");
         assert!(block.is_switching(4) && !block.is_plain(4));
         assert_eq!((block.bytes(), block.insns), (4, 3));
-        assert_eq!(once.block_switch(0x10_0000), BlockSwitch { insn: 2, address: 0x10_0002, on: false });
+        assert_eq!(once.block_switch(0x10_0000), BlockSwitch { insn: 2, address: 0x10_0002, change: Change::Off });
         let plain = once.learn(0x10_0000, 2).expect("none");
         assert!(plain.is_plain(2) && !plain.is_switching(2));
         assert_eq!(text(&[0xfa, 0xfb]).learn(0x10_0000, 2), Err(2));
         let mut ret = text(&[0x48, 0x83, 0xc4, 0x08, 0x48, 0xcf]);
         assert!(ret.learn(0x10_0000, 6).expect("one switch").is_switching(6));
-        assert!(ret.block_switch(0x10_0000).on);
+        assert_eq!(ret.block_switch(0x10_0000).change, Change::Return);
         assert_eq!(ret.switches_irq(0x10_0000), None);
     }
 

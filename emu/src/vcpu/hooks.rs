@@ -159,7 +159,7 @@ impl Hooks {
             self.settle(self.insns);
             let switch = self.text.block_switch(address);
             let at_insns = self.insns_before + self.insns + u64::from(switch.insn);
-            self.switch = Some(Switch { at_insns, from: switch.address, on: switch.on });
+            self.switch = Some(Switch { at_insns, from: switch.address, change: switch.change });
         }
         (self.insns, self.last_pc) = (insns, address);
         None
@@ -177,8 +177,8 @@ impl Hooks {
                 }
                 self.insns += 1;
                 self.last_pc = address;
-                if let Some(on) = self.text.switches_irq(address) {
-                    self.irq.switch(Switch { at_insns: self.insns_before + self.insns, from: address, on });
+                if let Some(change) = self.text.switches_irq(address) {
+                    self.irq.switch(Switch { at_insns: self.insns_before + self.insns, from: address, change });
                 }
                 return true;
             }

@@ -13,7 +13,7 @@ use wire::platform::{self, PAGE_SHIFT, PAGE_SIZE};
 
 use super::decode::{self, MemoryUse};
 use super::hooks::{Refused, Returned, Stop, Tracepoint};
-use super::irq::{IrqOff, IrqState, Switch};
+use super::irq::{Change, IrqOff, IrqState, Switch};
 use super::pages::{self, Access, PagesState, Refusal};
 use super::pool::Lease;
 use super::regs::{GENERAL, RFLAGS_CLEARED_BY_INTERRUPT, RFLAGS_IF, Reg, RegHash, Regs, SPECIAL, WideReg, wide_registers};
@@ -186,6 +186,37 @@ impl Machine {
     /// Forgets how long interrupts were disabled so far, on every vCPU.
     pub fn forget_irq_off(&mut self) {
         self.contexts.iter_mut().for_each(|context| context.irq.forget(context.insns));
+    }
+
+    /// Returns whether a vCPU is in an interrupt's handler.
+    pub fn in_handler(&self, cpu: usize) -> bool {
+        self.contexts[cpu].irq.in_handler()
+    }
+
+    /// Returns whether a vCPU's interrupts are enabled.
+    pub fn irqs_enabled(&self, cpu: usize) -> bool {
+        self.contexts[cpu].irq.is_on()
+    }
+
+    /// Returns the address of an `sti` that a vCPU executed in an interrupt's handler since the last call.
+    pub fn take_enabled_in_handler(&mut self, cpu: usize) -> Option<u64> {
+        self.contexts[cpu].irq.take_enabled_in_handler()
+    }
+
+    /// Returns a vCPU's stack pointer.
+    pub fn stack_pointer(&self, cpu: usize) -> u64 {
+        self.read(cpu, Reg::Rsp)
+    }
+
+    /// From here on the first store of guest code to each of these pages is listed once: [`Machine::take_followed`]. Beside the log, and not
+    /// together with a [`super::RamSnapshot`], which follows stores in the same way.
+    pub fn follow(&mut self, pages: &[Pfn]) {
+        self.pages().retrack(pages);
+    }
+
+    /// Puts the followed pages behind `into` that were stored to since they were followed; they are not followed any more.
+    pub fn take_followed(&mut self, into: &mut Vec<Pfn>) {
+        into.extend(self.pages().touched());
     }
 
     /// Executes up to `insns_max` instructions.
@@ -464,7 +495,7 @@ impl Machine {
         self.engines.write(engine, Reg::Rsp, frame);
         self.engines.write(engine, Reg::Rip, handler);
         self.engines.write(engine, Reg::Rflags, regs.rflags & !RFLAGS_CLEARED_BY_INTERRUPT);
-        self.note_irq_flag(cpu, handler, false);
+        self.note_irq_flag(cpu, handler, Change::Enter);
         Ok(())
     }
 
@@ -496,13 +527,13 @@ impl Machine {
         for (reg, value) in GENERAL.into_iter().zip(regs.values()) {
             self.engines.write(engine, reg, value);
         }
-        self.note_irq_flag(cpu, regs.rip, regs.rflags & RFLAGS_IF != 0);
+        self.note_irq_flag(cpu, regs.rip, if regs.rflags & RFLAGS_IF != 0 { Change::On } else { Change::Off });
     }
 
     /// The interrupt flag was set or cleared from outside, in front of the instruction at an address.
-    fn note_irq_flag(&mut self, cpu: usize, from: u64, on: bool) {
+    fn note_irq_flag(&mut self, cpu: usize, from: u64, change: Change) {
         let context = &mut self.contexts[cpu];
-        context.irq.switch(Switch { at_insns: context.insns, from, on });
+        context.irq.switch(Switch { at_insns: context.insns, from, change });
     }
 
     /// Returns a vCPU's state.

@@ -38,7 +38,9 @@ impl World {
         });
         let pages: BTreeMap<String, PageFacts> = pages.collect();
         let (mut violations, facts) = (findings.violations, findings.facts);
-        violations.extend(broken_in_guest);
+        // What is still broken was broken while the run lasted, mostly.
+        let told: Vec<_> = violations.iter().map(|violation| (violation.rule, violation.page)).collect();
+        violations.extend(broken_in_guest.into_iter().filter(|violation| !told.contains(&(violation.rule, violation.page))));
         let verdict = violations.iter().map(|violation| violation.verdict).chain([ended]).min().expect("at least one");
         let waits = if cycle.is_empty() { waits.into_iter().map(|open| open.wait).collect() } else { cycle };
         let mut outcome = Outcome {

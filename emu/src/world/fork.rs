@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::scenario::model::Scenario;
 use crate::vcpu::CpuSnapshot;
+use crate::world::rules::GuestRules;
 use crate::world::{RunOptions, State, World};
 
 type Bytes = [u8; PAGE_SIZE as usize];
@@ -29,6 +30,7 @@ pub(super) struct Fork {
     /// Pages that hold something, in order; found by looking at all of them.
     pub(super) pages: Vec<(Pfn, Box<Bytes>)>,
     pub(super) marks: RamMarks,
+    pub(super) rules: Option<Box<GuestRules>>,
     pub(super) trace: Vec<Stamped>,
     pub(super) digest: Xxh3,
 }
@@ -50,6 +52,7 @@ impl World {
             allocations: _,
             may,
             lean,
+            rules,
             trace,
             digest,
             used: _,
@@ -73,6 +76,7 @@ impl World {
             cpus: machine.save(),
             pages,
             marks: ram.marks(),
+            rules: rules.clone(),
             trace: trace.clone(),
             digest: digest.clone(),
         }
@@ -82,7 +86,7 @@ impl World {
 impl Fork {
     /// Returns a world of its own that goes on from here.
     pub(super) fn resume(&self) -> World {
-        let Fork { scenario, options, state, cpus, pages, marks, trace, digest } = self;
+        let Fork { scenario, options, state, cpus, pages, marks, rules, trace, digest } = self;
         let mut world = World::new(scenario, options, false);
         let mut there = pages.iter().peekable();
         let mut bytes = ZEROS;
@@ -97,6 +101,8 @@ impl Fork {
         world.ram.set_marks(marks);
         world.machine.restore(cpus);
         world.state.clone_from(state);
+        world.rules.clone_from(rules);
+        world.rules.iter_mut().for_each(|rules| rules.resume());
         world.trace.clone_from(trace);
         world.digest.clone_from(digest);
         world

@@ -254,6 +254,7 @@ impl World {
     fn vcpu_exit(&mut self, cpu: usize, exit: Exit, cost: &mut u64) -> bool {
         let pending = match exit {
             Exit::Trace { code, a, b } => {
+                self.guest_said(cpu, code, a, b);
                 let said = tracepoint::decode(code, a, b, self.state.hints, &self.ram);
                 match self.vcpu_said(cpu, said, cost) {
                     Some(pending) => pending,

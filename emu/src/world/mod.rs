@@ -14,6 +14,7 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod rules;
 pub mod search;
 mod setup;
 pub mod tracepoint;
@@ -41,6 +42,7 @@ use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::observe::Observation;
 use crate::world::pages::NamedPages;
+use crate::world::rules::GuestRules;
 use crate::world::search::counts::Counts;
 
 /// How to run a scenario.
@@ -129,6 +131,8 @@ pub(crate) struct World {
     /// For a search that asks for no reports: no digest is kept, every store of guest code is logged whether somebody looked or not, and of
     /// pages that are sent with many others only the first is told.
     lean: bool,
+    /// The guest's rules while the run lasts; not in a search.
+    rules: Option<Box<GuestRules>>,
     /// All events so far; in a search, those of the last move.
     trace: Vec<Stamped>,
     digest: Xxh3,
@@ -242,6 +246,7 @@ impl World {
                 }
             }
         }
+        self.check_guest();
     }
 
     /// Picks who moves: the smallest time, then the fixed order.
@@ -468,6 +473,7 @@ impl World {
         if matches!(stamped.event, Event::MigrationState { from: MigrationStatus::None, .. }) {
             self.machine.forget_irq_off();
         }
+        self.rules.iter_mut().for_each(|rules| rules.happened(&stamped.event));
         if let (Event::GuestTaskDone { .. }, Actor::Vcpu(cpu)) = (&stamped.event, stamped.actor) {
             self.feed_mailbox(usize::from(cpu));
         }
@@ -510,6 +516,7 @@ impl World {
 
     fn wrote_range(&mut self, range: PageRange, by: Actor) {
         let index = self.trace.len().checked_sub(1);
+        self.rules.iter_mut().for_each(|rules| rules.wrote(range));
         for pfn in range.pages() {
             self.wrote(pfn, by, index);
         }

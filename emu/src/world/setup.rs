@@ -24,6 +24,7 @@ use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
+use crate::world::rules::GuestRules;
 use crate::world::{HOST_ORDER, RunOptions, State, Window, World};
 
 impl World {
@@ -73,6 +74,7 @@ impl World {
             allocations: scenario.allocation_names().into_iter().map(str::to_owned).collect(),
             may: searched,
             lean: false,
+            rules: (!searched).then(|| Box::new(GuestRules::new(scenario, scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT))),
             trace: Vec::new(),
             digest: Xxh3::new(),
             used: Objects::default(),

@@ -18,7 +18,7 @@ use crate::kernel::info::publish;
 use crate::kernel::list;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::mutex::Mutex;
-use crate::kernel::switch::dialect;
+use crate::kernel::switch;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::workqueue::{Work, Workqueue, cancel_work_sync, queue_work};
 use crate::mm::balloon_compaction::BalloonDevInfo;
@@ -320,7 +320,7 @@ fn unregister_features(vb: VirtioBalloon) {
 
 /// Whether balloon pages are kept and moved as posted in 2012.
 pub(super) fn is_2012() -> bool {
-    dialect() == Dialect::Balloon2012
+    switch::dialect() == Dialect::Balloon2012
 }
 
 /// Tells the observer where the driver keeps its pages, or that there is no driver.

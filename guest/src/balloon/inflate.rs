@@ -78,11 +78,11 @@ impl Pages {
 
 /// Inflates by at most `num` pages; returns by how many. Linux: fill_balloon().
 pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
-    if ranges::use_bmap(vb) {
-        return ranges::fill_balloon(vb, num);
-    }
     if is_2012() {
         return balloon_2012::fill_balloon(vb, num);
+    }
+    if ranges::use_bmap(vb) {
+        return ranges::fill_balloon(vb, num);
     }
     let num = num.min(ARRAY_PFNS_MAX);
     let mut pages = Pages::new();
@@ -114,11 +114,11 @@ pub fn fill_balloon(vb: VirtioBalloon, num: usize) -> usize {
 
 /// Deflates by at most `num` pages; returns by how many. Linux: leak_balloon().
 pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
-    if ranges::use_bmap(vb) {
-        return ranges::leak_balloon(vb, num);
-    }
     if is_2012() {
         return balloon_2012::leak_balloon(vb, num);
+    }
+    if ranges::use_bmap(vb) {
+        return ranges::leak_balloon(vb, num);
     }
     let num = num.min(ARRAY_PFNS_MAX);
     vb.balloon_mutex().lock();

@@ -3,7 +3,7 @@
 use core::mem::offset_of;
 
 use wire::layout::{KernelInfo, MAX_PAGE_ORDER, page::flag};
-use wire::platform::{BootInfo, IMAGE, IMAGE_END_MAX, PAGE_SHIFT, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
+use wire::platform::{BootInfo, IMAGE, IMAGE_END, PAGE_SHIFT, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use crate::arch;
 use crate::kernel::info;
@@ -18,9 +18,8 @@ pub(crate) fn init(boot: &BootInfo) {
     assert!((RAM_BYTES_MIN..=RAM_BYTES_MAX).contains(&boot.ram_bytes), "{} bytes of memory", boot.ram_bytes);
     assert!(boot.ram_bytes.is_multiple_of(PAGE_SIZE), "{} bytes of memory", boot.ram_bytes);
     let max_pfn = boot.ram_bytes >> PAGE_SHIFT;
-    let image_end = arch::image_end();
-    assert!((IMAGE..=IMAGE_END_MAX).contains(&image_end), "image ends at {image_end:#x}");
-    let mem_map = image_end.next_multiple_of(PAGE_SIZE);
+    assert!((IMAGE..=IMAGE_END).contains(&arch::image_end()), "image ends at {:#x}", arch::image_end());
+    let mem_map = IMAGE_END;
     let mem_map_end = mem_map + max_pfn * wire::layout::page::BYTES;
     let first_free = Pfn(mem_map_end.div_ceil(PAGE_SIZE));
     assert!(first_free.0 < max_pfn, "no memory behind the memory map");

@@ -43,9 +43,9 @@ fn dispatch(task: &TaskOp) -> bool {
         op::UNBIND => bus::unbind(dialect::driver()).is_ok(),
         op::BIND => bus::bind(dialect::driver(), boot_info().features_refused).is_ok(),
         op::REPEAT_START => repeat_start(a),
-        op::START_ZONE => start_zone(a),
         op::COMPACT => compact(a, b),
         op::EVACUATE => mm::compaction::evacuate_lowest_zone(),
+        op::START_ZONE => start_zone(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -71,16 +71,6 @@ fn repeat_start(hints: u64) -> bool {
     true
 }
 
-/// Makes the driver pass a zone that may not be there, once.
-fn start_zone(zone: u64) -> bool {
-    let driver = VirtioDevice::the().private().get();
-    if driver == 0 {
-        return false;
-    }
-    VirtioBalloon::at(driver).request().start_zone().set(zone + 1);
-    true
-}
-
 /// For an order, done when a block of it is to be had.
 fn compact(order: u64, busy: u64) -> bool {
     mm::globals::fail_migration(busy);
@@ -91,6 +81,16 @@ fn compact(order: u64, busy: u64) -> bool {
         return mm::compaction::try_to_compact_pages(order as u32);
     }
     mm::compaction::compact_nodes();
+    true
+}
+
+/// Makes the driver pass a zone that may not be there, once.
+fn start_zone(zone: u64) -> bool {
+    let driver = VirtioDevice::the().private().get();
+    if driver == 0 {
+        return false;
+    }
+    VirtioBalloon::at(driver).request().start_zone().set(zone + 1);
     true
 }
 

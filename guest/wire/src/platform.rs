@@ -18,7 +18,11 @@ pub const MAILBOX: u64 = 0x2000;
 pub const KERNEL_INFO: u64 = 0xa000;
 /// Where the image is loaded.
 pub const IMAGE: u64 = 0x10_0000;
-/// First page frame that the image does not use is found from its ELF headers; never above this.
+/// Where the image's place ends, whatever the image takes of it: what follows is where it was when the kernel grows. The VMM fills the rest with [`IMAGE_FILL`].
+pub const IMAGE_END: u64 = 0x14_0000;
+/// What stands behind the image up to [`IMAGE_END`]: `int3`.
+pub const IMAGE_FILL: u8 = 0xcc;
+/// Behind the image and the memory map of any but a huge machine.
 pub const IMAGE_END_MAX: u64 = 0x40_0000;
 /// Smallest memory that the guest boots in: the image, its memory map, and one free block of the largest order.
 pub const RAM_BYTES_MIN: u64 = 8 << 20;

@@ -74,13 +74,13 @@ pub mod op {
     pub const BIND: u32 = 12;
     /// Makes the driver expose its start buffer once more, behind `a` hints from now: a driver that misbehaves.
     pub const REPEAT_START: u32 = 13;
-    /// Makes the driver's next answer to a request begin at zone number `a`, there or not (v6, v8).
-    pub const START_ZONE: u32 = 28;
     /// Compacts memory: for a block of order `a`, or all of it when `a` is 0 (/proc/sys/vm/compact_memory). The `b`th page that is to move
     /// from now does not, as if it were busy; 0: none.
     pub const COMPACT: u32 = 14;
     /// Moves what can be moved out of the lowest zone, as on the way to taking memory offline.
     pub const EVACUATE: u32 = 15;
+    /// Makes the driver's next answer to a request begin at zone number `a`, there or not (v6, v8).
+    pub const START_ZONE: u32 = 28;
     /// `panic()`.
     pub const PANIC: u32 = 32;
     /// Stores 8 bytes at address 0.

@@ -504,3 +504,81 @@ fn a_hint_outside_a_round_breaks_a_rule_though_nothing_is_lost() {
     bench.complete();
     assert_eq!(broken(bench), [rules::HINT_APPLIED_UNDER_ITS_ID]);
 }
+
+/// A host that looks by itself finds a block, lets something happen, and leaves it out.
+fn host_finds(bench: &mut Bench, before_apply: impl FnOnce(&mut Bench)) -> usize {
+    bench.emit(Actor::Iothread, Event::HintPop { head: 0, element: HintElement::Found(block(16)) });
+    before_apply(bench);
+    let apply = bench.apply(block(16), block(16));
+    bench.emit(Actor::Iothread, Event::HintPush { head: 0, len: 0 });
+    apply
+}
+
+#[test]
+fn what_a_host_finds_and_the_guest_has_given_up_is_excused() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.emit(CPU, Event::GuestReport { range: block(16) });
+    bench.migrate();
+    bench.guest_start();
+    bench.pop();
+    host_finds(&mut bench, |_| ());
+    bench.send_all();
+    bench.complete();
+    let findings = bench.finish();
+    assert_eq!((findings.violations, findings.excused.len()), (vec![], 8));
+}
+
+#[test]
+fn a_page_in_use_that_a_host_takes_for_free_is_the_hosts_loss() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.write(p(18), CPU);
+    bench.migrate();
+    bench.guest_start();
+    bench.pop();
+    let apply = host_finds(&mut bench, |_| ());
+    bench.send_all();
+    bench.complete();
+    let findings = bench.finish();
+    assert!(findings.lost.contains(&p(18)), "{:?}", findings.lost);
+    let first = &findings.violations[0];
+    assert_eq!((first.blame, first.doom, first.cause), (Blame::Host, Some(apply), Some("mistaken-for-free")));
+}
+
+#[test]
+fn a_write_that_overtakes_the_hosts_own_look_is_the_hosts_loss() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.emit(CPU, Event::GuestReport { range: block(16) });
+    bench.migrate();
+    bench.guest_start();
+    bench.pop();
+    let apply = host_finds(&mut bench, |bench| {
+        bench.store(p(18), Actor::Dma);
+        bench.emit(Actor::Dma, Event::DmaWrite { range: PageRange::page(p(18)) });
+    });
+    bench.complete();
+    let loss = loss(bench);
+    assert_eq!((loss.blame, loss.doom, loss.cause), (Blame::Host, Some(apply), Some("walk-overtaken")));
+}
+
+#[test]
+fn a_buffer_for_requests_is_kept_and_goes_back_once() {
+    let lend = |bench: &mut Bench| bench.emit(Actor::Iothread, Event::HintPop { head: 5, element: HintElement::Request });
+    let ask = |bench: &mut Bench| bench.emit(Actor::Migration, Event::HintAsk { head: 5, id: CmdId(9) });
+    let mut bench = Bench::new(Log::ManualClear);
+    lend(&mut bench);
+    bench.migrate();
+    bench.send_all();
+    bench.complete();
+    silent(bench);
+    let mut bench = Bench::new(Log::ManualClear);
+    lend(&mut bench);
+    ask(&mut bench);
+    lend(&mut bench);
+    bench.emit(Actor::Iothread, Event::HintPush { head: 5, len: 0 });
+    silent(bench);
+    let mut bench = Bench::new(Log::ManualClear);
+    lend(&mut bench);
+    ask(&mut bench);
+    ask(&mut bench);
+    assert_eq!(broken(bench), [rules::POPPED_HEAD_IS_RETURNED_ONCE]);
+}

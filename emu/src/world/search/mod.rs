@@ -24,6 +24,7 @@ use std::sync::Arc;
 use host::event::Stamped;
 use host::step::{Costs, Move};
 
+use crate::oracle::guest_mm;
 use crate::scenario::model::Scenario;
 use crate::search::found::pattern;
 use crate::search::system::{Choice, Edge, Ending, Key, Objects, Step, System};
@@ -305,6 +306,7 @@ impl System for SearchWorld {
                 self.world.used.changed = u64::MAX;
             }
         }
+        self.check_mm(who);
         self.end_of_move(wakes);
     }
 
@@ -367,6 +369,23 @@ impl System for SearchWorld {
 }
 
 impl SearchWorld {
+    /// Checks the guest's free lists behind a vCPU's move, in as many states as the scenario asks for. The state itself says whether it is one
+    /// of them: so whoever comes to it, by whatever way, finds the same.
+    fn check_mm(&mut self, who: Who) {
+        let (Who::Vcpu(cpu), every) = (who, self.world.scenario.search.check_mm) else { return };
+        if every == 0 || !self.world.state.ready || self.world.state.crash.is_some() || !self.hash_of_cpu(cpu).is_multiple_of(every) {
+            return;
+        }
+        let broken = guest_mm::check_zones(&self.world.ram);
+        if !broken.is_empty() {
+            // What others do next to a broken guest is not worth being swapped.
+            self.world.used.changed = u64::MAX;
+        }
+        for violation in broken {
+            self.world.state.oracle.guest_broke(violation, self.world.trace.len());
+        }
+    }
+
     /// Returns why the run is over, though somebody could move. The number of moves is the search's to limit.
     fn over(&self) -> Option<End> {
         match self.world.end() {

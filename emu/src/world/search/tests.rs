@@ -103,6 +103,32 @@ fn again<'a>(made: impl Iterator<Item = &'a Made>) -> impl FnMut(&[Choice]) -> C
     }
 }
 
+/// A device's stray write: the guest's free pages are counted elsewhere from then on. The guest itself sees nothing of it.
+fn stray(check_mm: u64) -> Arc<Scenario> {
+    use wire::layout::{KernelInfo, ZoneInfo};
+    let published = std::mem::offset_of!(KernelInfo, zones) + std::mem::offset_of!(ZoneInfo, nr_free_pages);
+    let address = wire::platform::KERNEL_INFO + published as u64;
+    let (pfn, offset) = (address / wire::platform::PAGE_SIZE, address % wire::platform::PAGE_SIZE);
+    parsed(&format!(
+        "about = \"a stray write\"\npages = {{ T = \"pfn {pfn:#x}\" }}\n[[may]]\nwrite = {{ page = \"T\", byte = 0, offset = {offset} }}\n\
+         by = \"dma\"\nafter = \"guest.hint\"\n[search]\nfrom = \"guest.hint\"\nuntil = \"hint.stop\"\ncheck_mm = {check_mm}\n"
+    ))
+}
+
+#[test]
+fn the_guests_free_lists_are_checked_in_as_many_states_as_the_scenario_asks_for() {
+    let broken_at = |check_mm: u64| {
+        let mut system = system(&stray(check_mm));
+        let mut pick = drawn(3);
+        (0..400).find(|_| walk(&mut system, 1, &mut pick).is_empty() || !system.world.state.oracle.is_content())
+    };
+    let (every, some) = (broken_at(1).expect("it is seen"), broken_at(5).expect("it is seen"));
+    assert!(every <= some, "{every} {some}");
+    let mut unseen = system(&stray(0));
+    walk(&mut unseen, some + 1, drawn(3));
+    assert!(unseen.world.state.oracle.is_content(), "until the end of the schedule");
+}
+
 /// A world that is forked at any point, on another thread, goes on as the one it was forked from, event by event.
 #[test]
 fn a_fork_at_every_point_goes_on_alike() {
