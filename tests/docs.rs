@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use emu::scenario::model::Driver;
 use host::event::EventKind;
 use host::fault::Fault;
 use lostpage_tests::{files, root, scenario_file};
+use wire::switch::correct;
 
 const PAGES: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "STYLE.md"];
 
@@ -228,6 +230,34 @@ fn the_table_of_guest_bugs_is_current() {
         writeln!(text, "| {id} | {source} | {what} | {} |", here.join("; ")).expect("memory");
     }
     assert_current("docs/guest-bugs.md", &text);
+}
+
+/// Scenarios of the posted interfaces, but for those that `lostpage compare` puts side by side.
+#[test]
+fn the_table_of_dialects_scenarios_is_current() {
+    let mut rows: BTreeMap<Driver, String> = BTreeMap::new();
+    for path in files("scenarios", "toml").into_iter().filter(|path| !path.starts_with("scenarios/dialects")) {
+        let scenario = scenario_file(&path);
+        let words = correct::ALL.iter().filter(|(bit, ..)| scenario.guest.corrected & bit != 0).map(|(_, word, _)| *word);
+        let corrected = words.collect::<Vec<_>>().join(", ");
+        let (verdict, about) = (scenario.expect.verdict.name(), scenario.about.replace('|', "\\|"));
+        let row = format!("| [{0}](../{0}) | {verdict} | {corrected} | {about} |\n", path.display());
+        // Nobody names the merged driver to show something of it as an interface.
+        if scenario.guest.driver != Driver::Hint {
+            rows.entry(scenario.guest.driver).or_default().push_str(&row);
+        }
+    }
+    let mut text = String::from(
+        "# Scenarios of the interfaces that were posted\nWhat each interface does as posted, and with which of its flaws corrected. Made from the files under `scenarios/`; \
+         what they are is in [dialects.md](dialects.md).\n",
+    );
+    for driver in Driver::ALL {
+        let Some(rows) = rows.get(driver) else { continue };
+        let about = driver.about().trim();
+        write!(text, "\n## {}\n{about}\n\n| scenario | verdict | corrected | what |\n|---|---|---|---|\n{rows}", driver.name())
+            .expect("memory");
+    }
+    assert_current("docs/dialect-scenarios.md", &text);
 }
 
 #[test]

@@ -178,12 +178,13 @@ pub struct Facts {
     pub pages_wrongly_resent: u64,
     /// Pages that were sent after a hint of them was applied, written since.
     pub pages_resent_hinted: u64,
-    /// The longest run of guest instructions on a vCPU with interrupts disabled, from the driver's being up on. Injected stores do not count.
+    /// The longest run of guest instructions on a vCPU with interrupts disabled, from the first migration's start on, or from the driver's being up
+    /// when there is none. Injected stores do not count.
     pub irq_off_insns_max: u64,
     /// The guest's function in which interrupts were disabled for that; for an interrupt's handler its entry.
     pub irq_off_in: Option<String>,
-    /// The smallest number of pages in the buddy allocator's lists (NR_FREE_PAGES, all zones) since the driver is up, seen wherever a zone's lock is
-    /// released; `None` when it never was up.
+    /// The smallest number of pages in the buddy allocator's lists (NR_FREE_PAGES, all zones) since then, seen wherever a zone's lock is
+    /// released; `None` when the driver never was up.
     pub free_pages_min: Option<u64>,
     /// The smallest number of pages in free blocks of the largest order, likewise.
     pub free_pages_max_order_min: Option<u64>,

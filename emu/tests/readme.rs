@@ -1,8 +1,8 @@
-//! README.md against the tool: each command in it runs as written, and what it quotes is what comes out, byte by byte.
+//! README.md and docs/dialects.md against the tool: each command runs as written, and what is quoted is what comes out, byte by byte.
 //!
 //! A fence of language `console` holds commands behind `$ ` and their output; fences of language `text` go on with the output of the last
 //! command above them. A command whose output is quoted is quoted whole. `# exits N` behind a command is its exit status, 0 if there is none.
-//! `LOSTPAGE_DOCS=write` writes the outputs into README.md instead of comparing them.
+//! `LOSTPAGE_DOCS=write` writes the outputs into the page instead of comparing them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,9 +26,17 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("emu/ lies in the root").to_owned()
 }
 
-fn readme() -> Vec<String> {
-    let text = fs::read_to_string(root().join("README.md")).expect("README.md");
+fn page(name: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(name)).expect("a page of the repository");
     text.lines().map(str::to_owned).collect()
+}
+
+fn readme() -> Vec<String> {
+    page("README.md")
+}
+
+fn writes() -> bool {
+    std::env::var_os("LOSTPAGE_DOCS").is_some_and(|value| value == "write")
 }
 
 fn fences(lines: &[String]) -> Vec<Fence> {
@@ -45,7 +53,7 @@ fn fences(lines: &[String]) -> Vec<Fence> {
             None => {}
         }
     }
-    assert!(!open, "README.md ends inside a fence");
+    assert!(!open, "the page ends inside a fence");
     found
 }
 
@@ -112,24 +120,28 @@ fn cut(command: &str, pieces: &[(usize, Vec<String>)], output: &[String]) -> Vec
     starts.windows(2).map(|ends| output[ends[0]..ends[1]].to_vec()).collect()
 }
 
-#[test]
-fn commands_run_and_quotations_are_what_they_print() {
-    let mut lines = readme();
-    let all = quoted(&lines);
+/// A copy of what commands work on; what they write stays there.
+fn work_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for name in ["scenarios", "snapshots"] {
         if root().join(name).is_dir() {
             copy(&root().join(name), &folder.path().join(name));
         }
     }
-    let write = std::env::var_os("LOSTPAGE_DOCS").is_some_and(|value| value == "write");
+    folder
+}
+
+/// Runs a page's commands in a folder, and compares or writes its quotations. Returns how many there were.
+fn run_commands(name: &str, folder: &Path) -> usize {
+    let mut lines = page(name);
+    let all = quoted(&lines);
     let mut changes: Vec<(usize, usize, Vec<String>)> = Vec::new();
     let mut ran = 0;
     for Quoted { command, pieces } in &all {
         let Some((words, status)) = words(command) else { continue };
         let output = Command::new(env!("CARGO_BIN_EXE_lostpage"))
             .args(words)
-            .current_dir(folder.path())
+            .current_dir(folder)
             .env_remove("CI")
             .env_remove("CLICOLOR_FORCE")
             .env_remove("RUST_BACKTRACE")
@@ -143,7 +155,7 @@ fn commands_run_and_quotations_are_what_they_print() {
         }
         let printed: Vec<String> = out.lines().map(str::to_owned).collect();
         let told: Vec<String> = pieces.iter().flat_map(|(_, lines)| lines.clone()).collect();
-        if write {
+        if writes() {
             let new = cut(command, pieces, &printed);
             changes.extend(pieces.iter().zip(new).map(|((first, old), new)| (*first, old.len(), new)));
         } else {
@@ -151,17 +163,36 @@ fn commands_run_and_quotations_are_what_they_print() {
             assert_eq!(
                 differs.map(|index| (index, told.get(index), printed.get(index))),
                 None,
-                "`{command}`: (line, README.md, output); LOSTPAGE_DOCS=write cargo test -p lostpage-emu --test readme takes the output in"
+                "`{command}`: (line, {name}, output); LOSTPAGE_DOCS=write cargo test -p lostpage-emu --test readme takes the output in"
             );
         }
     }
-    assert!(ran >= 8, "README.md shows {ran} commands only");
     for (first, count, new) in changes.into_iter().rev() {
         lines.splice(first..first + count, new);
     }
-    if write {
-        fs::write(root().join("README.md"), lines.join("\n") + "\n").expect("README.md");
+    if writes() {
+        fs::write(root().join(name), lines.join("\n") + "\n").expect("a page of the repository");
     }
+    ran
+}
+
+#[test]
+fn commands_run_and_quotations_are_what_they_print() {
+    let ran = run_commands("README.md", work_folder().path());
+    assert!(ran >= 8, "README.md shows {ran} commands only");
+}
+
+#[test]
+fn the_page_of_dialects_quotes_what_is_printed_and_shows_what_is_drawn() {
+    const DRAWN: &str = "docs/irq-off.svg";
+    let folder = work_folder();
+    let ran = run_commands("docs/dialects.md", folder.path());
+    assert!(ran >= 2, "docs/dialects.md shows {ran} commands only");
+    let drawn = fs::read(folder.path().join(DRAWN)).expect("the page's commands draw it");
+    if writes() {
+        fs::write(root().join(DRAWN), &drawn).expect("writable");
+    }
+    assert!(fs::read(root().join(DRAWN)).is_ok_and(|kept| kept == drawn), "{DRAWN} is not what is drawn");
 }
 
 #[test]

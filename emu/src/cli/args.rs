@@ -67,6 +67,8 @@ pub(super) enum Command {
     Why(WhyArguments),
     /// Run each scenario with each fault, and search for each loss from a neutral scenario: which fault does nothing catch?
     Museum(MuseumArguments),
+    /// Run the same guest under each interface, and tell side by side what hints cost it, what they save, and how it ended.
+    Compare(CompareArguments),
     /// Put result folders of one search together. In any order they give the same bytes.
     Merge {
         /// The folder to make: a new or an empty one.
@@ -282,6 +284,26 @@ pub(super) struct MuseumArguments {
     pub(super) jobs: Option<u16>,
 }
 
+/// `lostpage compare`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(super) struct CompareArguments {
+    /// Scenario files, or folders of them. Files of the same name are put side by side.
+    #[arg(default_value = super::compare::DIALECTS)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Look at files of this name only, such as `saving`. May be repeated.
+    #[arg(long = "case", value_name = "NAME")]
+    pub(super) cases: Vec<String>,
+    /// Measure guests of more and more free blocks instead, and draw how long interrupts are off: an SVG.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["paths", "cases", "format"])]
+    pub(super) curve: Option<PathBuf>,
+    /// How to print results.
+    #[arg(long, value_enum, default_value = "human")]
+    pub(super) format: Format,
+    /// Do this much at a time [default: one per processor]. Changes no result.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
+}
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -306,6 +328,8 @@ pub(super) enum SchemaOf {
     Doctor,
     /// A line of `museum --format json`.
     Museum,
+    /// A line of `compare --format json`.
+    Compare,
 }
 
 fn grain_parser() -> impl TypedValueParser<Value = Grain> {

@@ -72,6 +72,9 @@ pub(super) fn schema(of: SchemaOf, engine: Engine, screen: &mut Screen<'_>) -> S
         SchemaOf::Museum => {
             serde_json::to_string_pretty(&schemars::schema_for!(super::museum::Line)).expect("a schema always becomes JSON")
         }
+        SchemaOf::Compare => {
+            serde_json::to_string_pretty(&schemars::schema_for!(super::compare::Line)).expect("a schema always becomes JSON")
+        }
         SchemaOf::Run => serde_json::to_string_pretty(&schemars::schema_for!(Line)).expect("a schema always becomes JSON"),
     };
     screen.out(&format!("{}\n", text.trim_end()));

@@ -1,9 +1,11 @@
-//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `doctor`, `lint`, `new`, `schema`, `diff`, `museum`, `merge`, `faults`, `events`.
+//! The command line: `lostpage run`, `explore`, `replay`, `prove`, `why`, `doctor`, `lint`, `new`, `schema`, `diff`, `museum`, `compare`, `merge`,
+//! `faults`, `events`.
 //!
 //! [`main`] takes words and an [`Environment`] and returns a [`Status`]; the binary adds the process around it. What the command line needs
 //! from the rest of the crate stands in one place, [`Engine`], so that tests may put another in its stead.
 
 mod args;
+mod compare;
 mod diff;
 mod doctor;
 mod explore;
@@ -189,6 +191,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>, environment: &mut Environ
         Command::Schema { of } => lists::schema(*of, environment.engine, screen),
         Command::Diff { a, b } => diff::diff(a, b, environment.engine, screen),
         Command::Museum(arguments) => museum::museum(&Worlds, arguments, environment, screen),
+        Command::Compare(arguments) => compare::compare(arguments, environment, screen),
         Command::Merge { out, folders } => merge::merge(out, folders, screen),
         Command::Faults => lists::faults(screen),
         Command::Events => lists::events(screen),

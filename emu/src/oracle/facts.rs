@@ -54,9 +54,11 @@ impl Counter {
         if to == MigrationStatus::Setup {
             let Facts { cmd_ids, destination_cmd_id, migrations, free_pages_min, free_pages_max_order_min, .. } =
                 std::mem::take(&mut self.facts);
-            let of_the_run =
-                Facts { cmd_ids, destination_cmd_id, migrations, free_pages_min, free_pages_max_order_min, ..Facts::default() };
-            self.facts = of_the_run;
+            let first = migrations.is_empty();
+            self.facts = Facts { cmd_ids, destination_cmd_id, migrations, ..Facts::default() };
+            if !first {
+                (self.facts.free_pages_min, self.facts.free_pages_max_order_min) = (free_pages_min, free_pages_max_order_min);
+            }
             self.facts.migrations.push(to);
             self.pages_sent_once = 0;
             self.hinted.fill(Hinted::default());

@@ -81,6 +81,7 @@ impl Oracle {
 
     pub(super) fn migration_state(&mut self, index: usize, to: MigrationStatus, world: &dyn Observed) {
         self.counter.migration_state(to);
+        self.counter.free_pages(world.ram());
         match to {
             MigrationStatus::Setup => self.records.start_migration(&mut self.pages),
             MigrationStatus::Cancelling

@@ -6,6 +6,7 @@
 
 pub mod diff;
 pub mod github;
+pub mod plot;
 pub mod record;
 pub mod snapshot;
 pub mod text;

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Subject, words};
-use crate::outcome::{Outcome, name_of};
+use crate::outcome::{Facts, Outcome, name_of};
 
 /// Version of the format. It grows with every change that a reader could trip over.
 pub const VERSION: u32 = 2;
@@ -199,7 +199,7 @@ impl Record {
                 backtrace: crash.backtrace.clone(),
             }),
             pages: pages(outcome),
-            facts: facts(outcome),
+            facts: facts(&outcome.facts),
             events: outcome.trace.len() as u64,
             digest: format!("{:032x}", outcome.digest),
             trace: with_trace.then(|| events(outcome)),
@@ -269,8 +269,8 @@ fn pages(outcome: &Outcome) -> BTreeMap<String, PageRecord> {
 }
 
 /// Takes the facts apart field by field, so that a new one asks for a place in the format.
-fn facts(outcome: &Outcome) -> FactsRecord {
-    let crate::outcome::Facts {
+pub fn facts(facts: &Facts) -> FactsRecord {
+    let Facts {
         time_ns,
         insns,
         steps,
@@ -293,7 +293,7 @@ fn facts(outcome: &Outcome) -> FactsRecord {
         irq_off_in,
         free_pages_min,
         free_pages_max_order_min,
-    } = &outcome.facts;
+    } = facts;
     FactsRecord {
         time_ns: *time_ns,
         insns: insns.clone(),

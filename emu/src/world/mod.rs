@@ -22,7 +22,7 @@ pub mod tracepoint;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use host::event::{Actor, Event, EventKind, LockId, PageRange, Pfn, Stamped};
+use host::event::{Actor, Event, EventKind, LockId, MigrationStatus, PageRange, Pfn, Stamped};
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
@@ -472,6 +472,9 @@ impl World {
         self.state.gates.happened(&stamped.event, &self.state.pages.frames);
         self.count(&stamped.event);
         self.state.ready |= stamped.event == Event::GuestReady;
+        if matches!(stamped.event, Event::MigrationState { from: MigrationStatus::None, .. }) {
+            self.machine.forget_irq_off();
+        }
         self.rules.iter_mut().for_each(|rules| rules.happened(&stamped.event));
         match stamped.event {
             Event::GuestWork { .. } => self.state.works += 1,

@@ -18,6 +18,9 @@ const ROUNDS: usize = 9;
 /// Promised for the median scenario, milliseconds.
 const MS_MAX: f64 = 5.0;
 
+/// Promised for the interfaces that are compared, seconds.
+const DIALECTS_S_MAX: f64 = 10.0;
+
 /// From the scenario to the bytes of its report.
 fn world_to_report(path: &std::path::Path, scenario: &Scenario) -> usize {
     let outcome = run(scenario, &RunOptions::default());
@@ -32,6 +35,22 @@ fn copy_of_ram_ms(bytes: u64) -> f64 {
     let mut times: Vec<f64> = (0..ROUNDS).map(|_| time(|| ram.read(0, &mut to)).as_secs_f64() * 1e3).collect();
     assert_eq!(std::hint::black_box(&to).last(), Some(&1));
     percentile(&mut times, 50)
+}
+
+/// All scenarios that `lostpage compare` puts side by side, on two threads, seconds.
+fn dialects(suite: &[(PathBuf, Scenario)]) -> f64 {
+    let compared: Vec<_> = suite.iter().filter(|(path, _)| path.starts_with("scenarios/dialects")).collect();
+    let (even, odd): (Vec<_>, Vec<_>) = compared.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+    let all = |part: &[(usize, &&(PathBuf, Scenario))]| {
+        part.iter().for_each(|(_, (path, scenario))| assert!(world_to_report(path, scenario) > 0))
+    };
+    time(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| all(&even));
+            all(&odd);
+        });
+    })
+    .as_secs_f64()
 }
 
 pub(crate) fn figures() -> Vec<Figure> {
@@ -57,7 +76,9 @@ pub(crate) fn figures() -> Vec<Figure> {
     let copy = copy_of_ram_ms(ram_bytes);
     println!("the median scenario takes as long as {:.1} copies of {} MiB of RAM ({copy:.2} ms)", median / copy, ram_bytes >> 20);
     let ms = |value: f64| format!("{value:.2} ms");
+    let seconds = |value: f64| format!("{value:.2} s");
     vec![
+        Figure::at_most("all interfaces, each case, on two threads", dialects(&suite), DIALECTS_S_MAX, seconds),
         Figure::at_most("a scenario, from its world to its report: median of the suite", median, MS_MAX, ms),
         Figure::plain("  90 of 100 take at most", ms(percentile(&mut medians, 90))),
         Figure::plain("  the slowest", ms(percentile(&mut medians, 100))),
