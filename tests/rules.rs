@@ -36,6 +36,7 @@ fn every_rule_of_hinting_and_migration_fires_in_some_scenario() {
         rules::HINT_APPLIED_UNDER_ITS_ID,
         rules::HINTED_PAGE_IS_NOT_SENT,
         rules::HINTED_PAGES_COME_HOME,
+        rules::STATISTICS_ARE_TOLD,
     ];
     for rule in expected {
         assert!(fired.contains(rule), "{rule} never fires: {fired:?}");

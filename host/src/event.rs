@@ -511,6 +511,8 @@ events! {
     HintAsk { head: u16, id: CmdId } = "hint.ask",
     #[doc = "A task finds less memory than it noted before."]
     GuestMissing { free: u64, total: u64 } = "guest.missing",
+    #[doc = "Of the statistics that the host just read, some have a tag that there is not, or that came before."]
+    BalloonOddStats { odd: u32 } = "balloon.odd_stats",
 }
 
 impl Event {
@@ -589,6 +591,7 @@ impl Event {
             | Event::HintQuiet
             | Event::HintSleep
             | Event::BalloonStats { .. }
+            | Event::BalloonOddStats { .. }
             | Event::LogStart
             | Event::LogStop
             | Event::DirtyGet { .. }

@@ -219,6 +219,18 @@ faults! {
     CompactFreeNoprep { name: "compact-free-noprep", id: "B37", source: "Linux 6.12.97 and 6.12.117",
         mechanism: "compaction takes a page back that it did not use, without the checks and resets of a free: it keeps its reference",
         effect: Crash, guest: wire::switch::fault::COMPACT_FREE_NOPREP },
+    /// An absent queue is set up.
+    NullVqName { name: "null-vq-name", id: "B8", source: "Linux 4.20-rc on virtio-mmio and virtio-ccw, fixed in 5.0",
+        mechanism: "find_vqs() sets up a queue without a name like the others: the one that should be the next queue, which then has none; probing fails", effect: Hang, guest: fault::NULL_VQ_NAME },
+    /// The first statistics are whatever memory held.
+    StatsUninit { name: "stats-uninit", id: "B28", source: "Linux, fixed in 4.11 by fc8653228c85 and 8424af5336f7",
+        mechanism: "init_vqs() exposes the whole statistics buffer before anything was written to it", effect: Rule, guest: fault::STATS_UNINIT },
+    /// A drain leaves pages behind.
+    PcpDrainRace { name: "pcp-drain-race", id: "B32", source: "Linux, fixed in 6.11 by 66eca1021a42",
+        mechanism: "drain_pages_zone() reads a list's count before it has the list's lock: what another vCPU frees while it waits stays on the list", effect: Crash, guest: fault::PCP_DRAIN_RACE },
+    /// Pages of the reserve come back to another type's list.
+    PcpWrongMt { name: "pcp-wrong-mt", id: "B33", source: "Linux since 4b23a68f9536, fixed in 6.5 by 7b086755fb8c",
+        mechanism: "free_unref_page() has changed HIGHATOMIC to MOVABLE for the per-CPU list already when that list's lock is taken, and frees the page as MOVABLE", effect: Rule, guest: fault::PCP_WRONG_MT },
 }
 
 /// Faults that are switched on.

@@ -63,6 +63,7 @@ impl Guest {
         word(offset_of!(BootInfo, features_refused), options.refused);
         word(offset_of!(BootInfo, flags), options.boot_flags);
         word(offset_of!(BootInfo, faults), options.faults);
+        word(offset_of!(BootInfo, corrected), options.corrected);
         Guest {
             machine,
             ram,

@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) boot_flags: u64,
     /// Old bugs that are switched on.
     pub(crate) faults: u64,
+    /// Flaws that are corrected.
+    pub(crate) corrected: u64,
     /// Features that the driver is told to refuse.
     pub(crate) refused: u64,
     pub(crate) magic: u32,
@@ -58,6 +60,7 @@ impl Default for Options {
             ram_bytes: 32 << 20,
             boot_flags: 0,
             faults: 0,
+            corrected: 0,
             refused: 0,
             magic: mmio::MAGIC,
             version: mmio::VERSION_2,

@@ -105,7 +105,11 @@ fn operations(turns: &[Turn]) -> Vec<Operation> {
     let operation = |turn: &Turn| {
         let name = format!("B{}", turn.name);
         held[turn.name] ^= true;
-        if held[turn.name] { Operation::Alloc { name, order: turn.order as u8 } } else { Operation::Free { name, in_interrupt: false } }
+        if held[turn.name] {
+            Operation::Alloc { name, order: turn.order as u8, atomic: false }
+        } else {
+            Operation::Free { name, in_interrupt: false }
+        }
     };
     turns.iter().map(operation).collect()
 }

@@ -268,7 +268,7 @@ fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
         let vcpu: u8 = name[1..].parse().expect("a name ends in its vCPU");
         let operation = match name.starts_with('L') {
             true => Operation::Fill { name, pages: 16 },
-            false => Operation::Alloc { order: orders[order_of(&name)], name },
+            false => Operation::Alloc { order: orders[order_of(&name)], name, atomic: false },
         };
         match scenario.guest.tasks.iter_mut().find(|task| task.vcpu == vcpu) {
             Some(task) => task.operations.insert(0, operation),
@@ -329,7 +329,7 @@ fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = O
     let list = own("L", vcpu);
     let (fill, release) = (list.clone(), list);
     prop_oneof![
-        block(vcpu, orders).prop_map(|(name, order)| Operation::Alloc { name, order }),
+        block(vcpu, orders).prop_map(|(name, order)| Operation::Alloc { name, order, atomic: false }),
         block(vcpu, orders).prop_map(|(name, _)| Operation::Free { name, in_interrupt: false }),
         pages.clone().prop_map(move |pages| Operation::Fill { name: fill.clone(), pages }),
         Just(Operation::Release { name: release, every: 1 }),

@@ -72,7 +72,7 @@ pub const BUDDIES_ARE_MERGED: &str = "guest-buddies-are-merged";
 pub const FREE_PAGES_ARE_COUNTED: &str = "guest-free-pages-are-counted";
 /// I5: the head of a free block has type Buddy, no references, no mapping, and is neither isolated nor reserved.
 pub const FREE_PAGE_IS_CLEAN: &str = "guest-free-page-is-clean";
-/// I6: a block is on the list of its pageblock's type. HIGHATOMIC is left out: Linux changes it behind its pages' back.
+/// I6: a block is on the list of its pageblock's type.
 pub const LIST_FITS_PAGEBLOCK: &str = "guest-list-fits-pageblock";
 /// I7: a page that is marked as reported heads a free block of at least a pageblock. Its contents are I19's, and the main rule's.
 /// Source: Linux: mm/page_reporting.c page_reporting_drain(). After steps only.
@@ -500,8 +500,6 @@ impl Walk<'_> {
         let block = self.pageblock_type(zone, pfn);
         if let Some(block) = block
             && usize::from(block) != kind
-            && usize::from(block) != HIGHATOMIC
-            && kind != HIGHATOMIC
         {
             self.broken(LIST_FITS_PAGEBLOCK, Some(pfn), || {
                 format!("free block {pfn:#x} is on a list of type {kind} in a pageblock of type {block}")

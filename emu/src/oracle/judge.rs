@@ -214,6 +214,12 @@ impl Oracle {
         }
     }
 
+    pub(super) fn odd_stats(&mut self, index: usize, odd: u32) {
+        self.break_rule(rules::STATISTICS_ARE_TOLD, Some(index), Blame::Guest, || {
+            format!("{odd} statistics have a tag that there is not, or that came before in their buffer")
+        });
+    }
+
     pub(super) fn guest_missing(&mut self, index: usize, free: u64, total: u64) {
         let rule = rules::MEMORY_COMES_BACK;
         self.violations.add(rule, || Violation {

@@ -334,6 +334,7 @@ impl Oracle {
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
+            Event::BalloonOddStats { odd } => self.odd_stats(index, *odd),
             Event::GuestReady => self.counter.ready(world.ram()),
             // The counts of free pages change under a zone's lock, and only down or only up under each.
             Event::GuestUnlock { lock } if u64::from(*lock) == wire::debug::lock::ZONE => self.counter.free_pages(world.ram()),

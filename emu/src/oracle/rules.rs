@@ -109,6 +109,12 @@ pub const ROUND_HAS_THE_ID_READ: &str = "guest-round-has-the-id-read";
 /// notifiers run, or a work or a task's operation ends. Misses: a deflation behind those. Cannot alarm falsely as long as the target falls outside of that.
 pub const BALLOON_IS_NO_CACHE: &str = "guest-balloon-is-no-cache";
 
+/// A buffer of statistics has each statistic once, under a tag that there is.
+///
+/// Source: VIRTIO 1.2 §5.5.6.3 (C22: the first buffer has a record already), Linux fc8653228c85. Misses: wrong values, and a buffer without any. Cannot alarm falsely
+/// while the driver knows no tags beyond those of [`wire::balloon::stat`].
+pub const STATISTICS_ARE_TOLD: &str = "guest-statistics-are-told";
+
 /// Violations of one rule that are listed.
 const LISTED_MAX: usize = 16;
 

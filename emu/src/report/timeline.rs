@@ -54,7 +54,7 @@ fn show(event: &Event) -> Show {
         }
         K::GuestWarn | K::GuestCrash | K::DeviceStatus | K::DeviceBroken => Show::Always,
         K::HintRequest | K::HintAsk | K::HintStart | K::HintStop | K::HintDone | K::HintPop | K::HintApply | K::HintIgnore => Show::Always,
-        K::BalloonStats | K::VhostMerge | K::BitmapSync => Show::Always,
+        K::BalloonStats | K::BalloonOddStats | K::VhostMerge | K::BitmapSync => Show::Always,
         K::MigrationState | K::DstDevice | K::DstStart | K::VmStop | K::VmStart | K::LinkDown => Show::Always,
         K::Monitor | K::DmaWrite | K::VhostWrite | K::Inject => Show::Always,
         K::GuestInflate | K::GuestDeflate | K::GuestReport | K::BalloonInflate | K::BalloonDeflate => Show::NamedOrRun,

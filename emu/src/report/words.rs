@@ -54,6 +54,7 @@ pub fn particulars(event: &Event) -> String {
         E::HintAsk { head, id } => format!("id {id}, head {head}"),
         E::HintPush { head, len } => format!("head {head}, length {len}"),
         E::BalloonStats { records } => format!("{records} records"),
+        E::BalloonOddStats { odd } => format!("{odd} records"),
         E::DirtyMark { pfn, level } => format!("{pfn}, in {}", level_name(*level)),
         E::DirtyGet { pages } => format!("K to S, {pages} pages"),
         E::DirtyMerge { pages } => format!("S to D, {pages} pages"),

@@ -80,7 +80,7 @@ fn in_order(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
 
 /// Brings names and sizes that were drawn apart into agreement. Whatever is mentioned exists, and all orders follow the order of patterns.
 fn make_consistent(scenario: &mut Scenario) {
-    let allocations = BLOCKS.map(|(name, order)| Operation::Alloc { name: name.to_owned(), order });
+    let allocations = BLOCKS.map(|(name, order)| Operation::Alloc { name: name.to_owned(), order, atomic: false });
     let fill = Operation::Fill { name: LIST.to_owned(), pages: 16 };
     let mut first = vec![fill];
     first.extend(allocations);
@@ -220,7 +220,8 @@ fn place() -> impl Strategy<Value = (String, u64, u8)> {
 fn operation() -> impl Strategy<Value = Operation> {
     let pages = 1..=RAM_BYTES_MIN / PAGE_SIZE;
     prop_oneof![
-        select(&BLOCKS[..]).prop_map(|(name, order)| Operation::Alloc { name: name.to_owned(), order }),
+        (select(&BLOCKS[..]), any::<bool>()).prop_map(|((name, order), atomic)| Operation::Alloc { name: name.to_owned(), order, atomic }),
+        (0..=63u64).prop_map(|order| Operation::ListFree { order }),
         (place(), any::<bool>()).prop_map(|((name, _, _), in_interrupt)| Operation::Free { name, in_interrupt }),
         place().prop_map(|(name, page, byte)| Operation::Write { name, page, byte }),
         place().prop_map(|(name, page, byte)| Operation::Verify { name, page, byte }),

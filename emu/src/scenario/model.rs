@@ -181,6 +181,8 @@ pub enum Operation {
         name: String,
         /// log2 of its pages.
         order: u8,
+        /// Without sleeping, and from the reserves if need be.
+        atomic: bool,
     },
     /// Frees it.
     Free {
@@ -225,6 +227,11 @@ pub enum Operation {
     StartZone {
         /// Its number.
         zone: u64,
+    },
+    /// Asks for the addresses of the free blocks of an order.
+    ListFree {
+        /// log2 of their pages.
+        order: u64,
     },
     /// Runs the shrinkers.
     Shrink {
@@ -306,6 +313,7 @@ impl Operation {
             | Operation::Verify { .. }
             | Operation::Release { .. }
             | Operation::StartZone { .. }
+            | Operation::ListFree { .. }
             | Operation::Shrink { .. }
             | Operation::Oom
             | Operation::Compact { .. }

@@ -115,6 +115,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::HintQuiet
         | K::HintSleep
         | K::BalloonStats
+        | K::BalloonOddStats
         | K::LogStart
         | K::LogStop
         | K::DirtyGet

@@ -163,7 +163,8 @@ impl<'d> Reader<'d> {
             "alloc" => {
                 let name = self.new_allocation(fields, verb);
                 let order = byte(self.integer_or(fields, "order", 0))?;
-                Operation::Alloc { name: name?, order }
+                let atomic = self.flag(fields, "atomic").unwrap_or(false);
+                Operation::Alloc { name: name?, order, atomic }
             }
             "free" => {
                 let in_interrupt = self.flag(fields, "in_interrupt").unwrap_or(false);
@@ -188,6 +189,7 @@ impl<'d> Reader<'d> {
                 Operation::Release { name: name?, every }
             }
             "start_zone" => Operation::StartZone { zone: self.integer(fields, verb)? },
+            "list_free" => Operation::ListFree { order: self.integer(fields, verb)? },
             "shrink" => Operation::Shrink { pages: pages(self.size(fields, verb))? },
             "compact" => {
                 self.only_true(fields, verb);

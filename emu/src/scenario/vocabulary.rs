@@ -246,6 +246,8 @@ pub(super) static OPERATIONS: &[Table] = &[
                 Kind::Integer(range(0, wire::layout::MAX_PAGE_ORDER as u64, "the buddy allocator has no larger blocks")),
             )
             .default("0"),
+            key("atomic", "As an interrupt would: without reclaim, and from the reserves if need be (GFP_ATOMIC).", Kind::Flag)
+                .default("false"),
         ],
     },
     Table {
@@ -296,6 +298,15 @@ pub(super) static OPERATIONS: &[Table] = &[
             "start_zone",
             "The driver's next answer begins at the zone of this number, there or not (drivers v6, v8).",
             Kind::Integer(ZONE),
+        )
+        .required()],
+    },
+    Table {
+        title: "a `list_free` operation",
+        keys: &[key(
+            "list_free",
+            "Asks for the addresses of the free blocks of this order, as any module may of v33.",
+            Kind::Integer(range(0, 63, "an order is a number of bits")),
         )
         .required()],
     },

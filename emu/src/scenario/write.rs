@@ -219,13 +219,16 @@ fn unless(default: bool, key: &str, value: impl Display) -> String {
 fn operation_table(operation: &Operation) -> String {
     let of_page = |page: u64| unless(page == 0, "page", page);
     let body = match operation {
-        Operation::Alloc { name, order } => format!("alloc = {}{}", quoted(name), unless(*order == 0, "order", order)),
+        Operation::Alloc { name, order, atomic } => {
+            format!("alloc = {}{}{}", quoted(name), unless(*order == 0, "order", order), unless(!atomic, "atomic", true))
+        }
         Operation::Free { name, in_interrupt } => format!("free = {}{}", quoted(name), unless(!in_interrupt, "in_interrupt", true)),
         Operation::Write { name, page, byte } => format!("write = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Verify { name, page, byte } => format!("verify = {}, byte = {byte:#04x}{}", quoted(name), of_page(*page)),
         Operation::Fill { name, pages } => format!("fill = {}, size = {}", quoted(name), size(pages * PAGE_SIZE)),
         Operation::Release { name, every } => format!("release = {}{}", quoted(name), unless(*every == 1, "every", every)),
         Operation::StartZone { zone } => format!("start_zone = {zone}"),
+        Operation::ListFree { order } => format!("list_free = {order}"),
         Operation::Shrink { pages } => format!("shrink = {}", size(pages * PAGE_SIZE)),
         Operation::Oom => "oom = true".to_owned(),
         Operation::Compact { order, busy } => {

@@ -259,6 +259,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::HintQuiet
         | K::HintSleep
         | K::BalloonStats
+        | K::BalloonOddStats
         | K::LogStart
         | K::LogStop
         | K::DirtyMark

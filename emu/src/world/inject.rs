@@ -294,7 +294,7 @@ impl World {
     pub(super) fn task_op(&self, operation: &Operation, value: u64, id: u64) -> task::TaskOp {
         let name = |name: &String| self.allocations.iter().position(|known| known == name).expect("checked by the parser") as u32;
         let (code, name, a, b) = match operation {
-            Operation::Alloc { name: n, order } => (task::op::ALLOC, name(n), u64::from(*order), 0),
+            Operation::Alloc { name: n, order, atomic } => (task::op::ALLOC, name(n), u64::from(*order), u64::from(*atomic)),
             Operation::Free { name: n, in_interrupt } => (task::op::FREE, name(n), u64::from(*in_interrupt), 0),
             Operation::Write { name: n, page, byte } => {
                 let n = name(n);
@@ -307,6 +307,7 @@ impl World {
             }
             Operation::Release { name: n, every } => (task::op::RELEASE, name(n), *every, 0),
             Operation::StartZone { zone } => (task::op::START_ZONE, 0, *zone, 0),
+            Operation::ListFree { order } => (task::op::LIST_FREE, 0, *order, 0),
             Operation::Shrink { pages } => (task::op::SHRINK, 0, *pages, 0),
             Operation::Oom => (task::op::OOM, 0, 0, 0),
             Operation::Compact { order, busy } => (task::op::COMPACT, 0, u64::from(*order), *busy),

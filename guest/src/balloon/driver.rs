@@ -286,6 +286,7 @@ fn virtballoon_probe(vdev: VirtioDevice) -> Result<(), Errno> {
     }
     publish_balloon(Some(vb));
     virtio_device_ready();
+    stats::prime_late(vb);
     if inflate::towards_target(vb) != 0 {
         virtballoon_changed(vdev.addr());
     }
@@ -418,6 +419,7 @@ fn virtballoon_restore(vdev: VirtioDevice) -> Result<(), Errno> {
     let vb = balloon_of(vdev.addr());
     init_vqs(vb)?;
     virtio_device_ready();
+    stats::prime_late(vb);
     if inflate::towards_target(vb) != 0 {
         virtballoon_changed(vdev.addr());
     }

@@ -6,6 +6,7 @@ use wire::platform::PAGE_SHIFT;
 use crate::arch;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::panic::warn;
+use crate::kernel::switch::{correct, corrected, fault, faulty};
 use crate::kernel::workqueue::{Workqueue, queue_work};
 use crate::mm::stats::{Event, event, si_mem_available, si_meminfo};
 use crate::virtio::Errno;
@@ -57,6 +58,11 @@ fn update_balloon_stats(vb: VirtioBalloon) -> usize {
 /// Exposes fresh statistics.
 fn send_stats(vb: VirtioBalloon) -> Result<(), Errno> {
     let num_stats = update_balloon_stats(vb);
+    expose_stats(vb, num_stats)
+}
+
+/// Exposes what the buffer holds.
+fn expose_stats(vb: VirtioBalloon, num_stats: usize) -> Result<(), Errno> {
     let vq = Virtqueue::at(vb.stats_vq().get());
     let sg = Scatter { addr: vb.stats().addr(), len_bytes: (num_stats * stat::RECORD_BYTES) as u32 };
     vq.add_outbuf(sg, vb.addr(), |_head| {})?;
@@ -64,9 +70,30 @@ fn send_stats(vb: VirtioBalloon) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Gives the device its first buffer. It is kicked before DRIVER_OK, which the specification forbids and Linux 6.12 does. Linux: init_vqs().
+/// Gives the device its first buffer, while the queues are set up. It is kicked before DRIVER_OK, which the specification forbids and Linux 6.12 does.
+/// Linux: init_vqs().
 pub fn prime(vb: VirtioBalloon) -> Result<(), Errno> {
-    let sent = send_stats(vb);
+    if corrected(correct::STATS_PRIMED_EARLY) {
+        return Ok(());
+    }
+    send_first(vb)
+}
+
+/// Gives the device its first buffer once it may be told of it: as the driver does that is mended (2026).
+pub fn prime_late(vb: VirtioBalloon) {
+    if corrected(correct::STATS_PRIMED_EARLY) && vb.stats_vq().get() != 0 {
+        // The device is up, with or without statistics: a failure is warned of, and no more.
+        let _ = send_first(vb);
+    }
+}
+
+fn send_first(vb: VirtioBalloon) -> Result<(), Errno> {
+    let sent = if faulty(fault::STATS_UNINIT) {
+        // A buffer of full size, for the sign alone, with whatever the allocation held. Differs: here that is zeros, or what was told before sleep.
+        expose_stats(vb, STATS_NR_MAX)
+    } else {
+        send_stats(vb)
+    };
     if sent.is_err() {
         warn("init_vqs: failed to add the statistics buffer");
     }

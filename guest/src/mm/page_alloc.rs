@@ -254,6 +254,14 @@ pub(crate) fn free_one_page(pfn: Pfn, order: u32, to: FreeTo) {
     lock.unlock_irqrestore(irq);
 }
 
+/// Puts a block of one pageblock on the lists of a type that its caller knows, or believes to. Linux: free_one_page() of 6.1.
+pub(crate) fn free_one_page_as(zone: Zone, pfn: Pfn, order: u32, migratetype: Migratetype) {
+    let lock = zone.lock();
+    let irq = lock.lock_irqsave();
+    free_one_locked(zone, pfn, order, migratetype, FreeTo::Auto);
+    lock.unlock_irqrestore(irq);
+}
+
 /// Merges a block with its free buddies and puts it on a list; under the lock. Linux: __free_one_page().
 pub(crate) fn free_one_locked(zone: Zone, pfn: Pfn, order: u32, migratetype: Migratetype, to: FreeTo) {
     assert!(pfn.0.is_multiple_of(1 << order), "crooked block {:#x} of order {order}", pfn.0);

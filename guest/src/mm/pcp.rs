@@ -12,7 +12,7 @@ use crate::kernel::switch::{fault, faulty};
 use crate::kernel::{data, sched};
 use crate::mm::gfp::{Migratetype, Watermark};
 use crate::mm::page::{Page, Pfn};
-use crate::mm::page_alloc::{FreeTo, free_one_locked, rmqueue_locked};
+use crate::mm::page_alloc::{FreeTo, free_one_locked, free_one_page_as, rmqueue_locked};
 use crate::mm::zone::{Zone, pageblock_type};
 
 /// Bytes of one vCPU's lists of one zone.
@@ -171,13 +171,19 @@ pub(crate) fn alloc(zone: Zone, order: u32, migratetype: Migratetype) -> Option<
 /// Puts a block on this vCPU's lists; `false` when it must go to the buddy lists. Linux: free_unref_page().
 pub(crate) fn free(pfn: Pfn, order: u32) -> bool {
     let zone = Zone::of(pfn);
-    let migratetype = match pageblock_type(pfn) {
+    let own = pageblock_type(pfn);
+    let migratetype = match own {
         Migratetype::Isolate => return false,
         Migratetype::HighAtomic => Migratetype::Movable,
-        own @ (Migratetype::Unmovable | Migratetype::Movable | Migratetype::Reclaimable) => own,
+        Migratetype::Unmovable | Migratetype::Movable | Migratetype::Reclaimable => own,
     };
     let pcp = Pcp::of(zone, sched::cpu_id());
     if !pcp.try_lock() {
+        if faulty(fault::PCP_WRONG_MT) && migratetype != own {
+            // The type under which it would have lain here, not the one that it has.
+            free_one_page_as(zone, pfn, order, migratetype);
+            return true;
+        }
         return false;
     }
     let page = Page::of(pfn);
@@ -199,10 +205,17 @@ pub(crate) fn drain_local_pages(zone: Zone) {
 /// Linux: drain_pages_zone().
 fn drain(zone: Zone, cpu: u64) {
     let pcp = Pcp::of(zone, cpu);
-    pcp.lock().lock();
-    if pcp.count() > 0 {
-        pcp.free_bulk(zone, pcp.count(), 0);
+    // Read before the lock is held, it is the count of a moment before: what is freed while this one waits stays.
+    let early = faulty(fault::PCP_DRAIN_RACE).then(|| pcp.count());
+    if early == Some(0) {
+        return;
     }
+    pcp.lock().lock();
+    let count = early.unwrap_or_else(|| pcp.count());
+    if count > 0 {
+        pcp.free_bulk(zone, count, 0);
+    }
+    assert!(pcp.count() == 0, "a drain leaves {} pages on the lists of vCPU {cpu}", pcp.count());
     pcp.lock().unlock();
 }
 

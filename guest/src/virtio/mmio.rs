@@ -11,7 +11,7 @@ use crate::arch;
 use crate::kernel::irq;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::panic::warn_on;
-use crate::kernel::switch;
+use crate::kernel::switch::{self, fault, faulty};
 use crate::virtio::Errno;
 use crate::virtio::device::{self, VQS_MAX, VirtioDevice};
 use crate::virtio::ring::Virtqueue;
@@ -162,13 +162,18 @@ pub fn vm_find_vqs<const N: usize>(vdev: VirtioDevice, infos: &[Option<Virtqueue
     irq::register_handler(vector::VIRTIO, vm_interrupt);
     let mut vqs = [None; N];
     let mut queue_idx = 0;
-    for (vq, info) in vqs.iter_mut().zip(infos) {
-        let Some(info) = info else {
+    let nameless = VirtqueueInfo { callback: None };
+    // Differs: an absent queue behind the last one is none, for the driver of that time had none that another did not follow.
+    let nvqs = if faulty(fault::NULL_VQ_NAME) { infos.iter().rposition(Option::is_some).map_or(0, |last| last + 1) } else { 0 };
+    for (i, (vq, info)) in vqs.iter_mut().zip(infos).enumerate() {
+        let is_absent = info.is_none();
+        let Some(info) = info.as_ref().or((i < nvqs).then_some(&nameless)) else {
             queue_idx += u32::from(switch::spec_queues());
             continue;
         };
         match vm_setup_vq(vdev, queue_idx, info) {
-            Ok(found) => *vq = Some(found),
+            // One without a name was nobody's, and took an index all the same.
+            Ok(found) => *vq = (!is_absent).then_some(found),
             Err(errno) => {
                 vm_del_vqs(vdev);
                 return Err(errno);

@@ -2,6 +2,7 @@
 
 use wire::debug::{MISSING, TASK_BEGIN, TASK_END};
 use wire::layout::MAX_PAGE_ORDER;
+use wire::platform::PAGE_SIZE;
 use wire::task::{TaskOp, op};
 
 use crate::arch;
@@ -10,6 +11,7 @@ use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
 use crate::kernel::timer::sleep_ns;
+use crate::mm::free_page_list::{ENTRY_BYTES, Place, get_from_free_page_list};
 use crate::mm::page::{Page, Pfn};
 use crate::mm::page_alloc::put_page;
 use crate::mm::stats::{SysInfo, si_meminfo};
@@ -37,7 +39,7 @@ fn dispatch(task: &TaskOp) -> bool {
     let Some(name) = Name::new(name) else { return false };
     match code {
         op::NOP => true,
-        op::ALLOC => alloc(name, a),
+        op::ALLOC => alloc(name, a, if b == 1 { Gfp::ATOMIC } else { Gfp::HIGHUSER_MOVABLE }),
         op::FREE => free(name),
         op::WRITE => write(name, a, b),
         op::FILL => fill(name, a, b),
@@ -65,6 +67,7 @@ fn dispatch(task: &TaskOp) -> bool {
         op::COMPACT => compact(a, b),
         op::EVACUATE => mm::compaction::evacuate_lowest_zone(),
         op::START_ZONE => start_zone(a),
+        op::LIST_FREE => list_free(a),
         op::PANIC => panic!("a task asked for a panic"),
         op::NULL_STORE => {
             arch::wild_store64(0, b);
@@ -145,13 +148,21 @@ fn start_zone(zone: u64) -> bool {
     true
 }
 
-/// The name gets a block as user memory would: direct reclaim runs the shrinkers, then the OOM notifiers.
-fn alloc(name: Name, order: u64) -> bool {
+/// Asks for a page of addresses of free blocks, as a module that is no balloon might of the function that v33 exports.
+fn list_free(order: u64) -> bool {
+    let Some(page) = mm::alloc_pages(Gfp::KERNEL, 0) else { return false };
+    let found = get_from_free_page_list(order as u32, page.addr(), (PAGE_SIZE / ENTRY_BYTES) as u32, &mut Place::START.clone());
+    put_page(page);
+    found > 0
+}
+
+/// The name gets a block as user memory would, of which direct reclaim runs the shrinkers, then the OOM notifiers; or as an interrupt would.
+fn alloc(name: Name, order: u64, gfp: Gfp) -> bool {
     if order > u64::from(MAX_PAGE_ORDER) || name.block().is_some() {
         return false;
     }
     let order = order as u32;
-    let Some(pfn) = mm::alloc_pages(Gfp::HIGHUSER_MOVABLE, order) else { return false };
+    let Some(pfn) = mm::alloc_pages(gfp, order) else { return false };
     let set = name.set(Block { pfn, order });
     if !set {
         // Another vCPU's task was faster.

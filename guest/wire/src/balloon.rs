@@ -134,6 +134,8 @@ pub mod stat {
     pub const ASYNC_RECLAIM: u16 = 14;
     /// Pages reclaimed by those who allocate.
     pub const DIRECT_RECLAIM: u16 = 15;
+    /// A bit for each tag that there is (8 and 9 count huge pages, which the guest here has none of).
+    pub const KNOWN: u32 = 0xffff;
     /// Size of a record, bytes.
     pub const RECORD_BYTES: usize = 10;
 }

@@ -67,6 +67,8 @@ pub mod correct {
         REFCOUNT_TRUSTED = 26, "pfn-walk",
         /// A guest that checks what it left in its free pages hints none of them (interfaces whose hints stay free).
         POISON_HINTED = 27, "n9",
+        /// The first statistics are told behind DRIVER_OK, as the driver of 2026 does.
+        STATS_PRIMED_EARLY = 28, "b26",
     }
 }
 
@@ -125,8 +127,6 @@ pub mod fault {
         TELL_HOST_IGNORE_ERR = 23,
         /// Works go on when the device is shut down.
         SHUTDOWN_NO_QUIESCE = 24,
-        /// The statistics buffer is told behind DRIVER_OK: what the mended driver does.
-        STATS_PRIME_LATE = 25,
         /// Isolated pages count as pages on the list.
         DEQUEUE_ISOLATED = 26,
         /// The first statistics buffer holds whatever was there.

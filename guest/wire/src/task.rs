@@ -48,7 +48,8 @@ pub const NAMES: usize = 64;
 pub mod op {
     /// Nothing.
     pub const NOP: u32 = 0;
-    /// `name` := a block of order `a`, from `alloc_pages(GFP_HIGHUSER_MOVABLE)`, with direct reclaim: shrinkers, then the OOM notifiers.
+    /// `name` := a block of order `a`, from `alloc_pages(GFP_HIGHUSER_MOVABLE)`, with direct reclaim: shrinkers, then the OOM notifiers;
+    /// with `b` = 1 from `alloc_pages(GFP_ATOMIC)`.
     pub const ALLOC: u32 = 1;
     /// Frees `name`; with `a` = 1 from the interrupt that tells of the operation, not from the task.
     pub const FREE: u32 = 2;
@@ -94,6 +95,8 @@ pub mod op {
     pub const EVACUATE: u32 = 15;
     /// Makes the driver's next answer to a request begin at zone number `a`, there or not (v6, v8).
     pub const START_ZONE: u32 = 28;
+    /// Asks for the addresses of the free blocks of order `a`, as any module may (v33).
+    pub const LIST_FREE: u32 = 29;
     /// `panic()`.
     pub const PANIC: u32 = 32;
     /// Stores 8 bytes at address 0.

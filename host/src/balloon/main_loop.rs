@@ -74,8 +74,8 @@ pub(super) enum Item {
     Deflate(PageRange),
     /// Take a report; drop the contents, too, unless the range is no number of whole pages.
     Report { range: PageRange, whole: bool },
-    /// Read this many statistics.
-    Stats { records: u32 },
+    /// Read this many statistics, of which so many say nothing.
+    Stats { records: u32, odd: u32 },
 }
 
 impl Item {
@@ -205,7 +205,9 @@ impl BalloonDevice {
         match role {
             QueueRole::Inflate => self.told_pages(element, ram).into_iter().map(Item::Inflate).collect(),
             QueueRole::Deflate => self.told_pages(element, ram).into_iter().map(Item::Deflate).collect(),
-            QueueRole::Stats => vec![Item::Stats { records: super::stats::records(element, ram) }],
+            QueueRole::Stats => {
+                vec![Item::Stats { records: super::stats::records(element, ram), odd: super::stats::odd_records(element, ram) }]
+            }
             QueueRole::Reporting => super::reporting::ranges(element, self.options.profile),
             QueueRole::FreePage => unreachable!("the iothread serves the hint queue"),
             QueueRole::Absent => unreachable!("a queue that is not there takes no element"),
@@ -232,7 +234,12 @@ impl BalloonDevice {
             Item::Inflate(page) => self.inflate_page(page.first, ctx),
             Item::Deflate(page) => ctx.emit(Event::BalloonDeflate { pfn: page.first }),
             Item::Report { range, whole } => self.take_report(range, whole, ctx),
-            Item::Stats { records } => ctx.emit(Event::BalloonStats { records }),
+            Item::Stats { records, odd } => {
+                ctx.emit(Event::BalloonStats { records });
+                if odd > 0 {
+                    ctx.emit(Event::BalloonOddStats { odd });
+                }
+            }
         }
     }
 
@@ -355,7 +362,10 @@ mod tests {
     #[test]
     fn the_statistics_buffer_is_held_until_the_next_poll() {
         let mut rig = Rig::up(Profile::Qemu, &[]);
-        assert_eq!(send(&mut rig, STATS, &[Buf::Read(0x30_0000, 25)]), [Event::BalloonStats { records: 2 }]);
+        assert_eq!(
+            send(&mut rig, STATS, &[Buf::Read(0x30_0000, 25)]),
+            [Event::BalloonStats { records: 2 }, Event::BalloonOddStats { odd: 1 }]
+        );
         assert_eq!(rig.used(STATS), []);
         assert_eq!(rig.with(crate::event::Actor::MainLoop, |device, _, ctx| device.main_loop_next(ctx)), Next::Sleep(1_000_000));
         rig.now_ns = 1_000_000;

@@ -48,6 +48,24 @@ pub(super) fn records(element: &Element, ram: &GuestRam) -> u32 {
     u32::try_from(records).unwrap_or(u32::MAX)
 }
 
+/// Returns how many of them tell nothing: with a tag that there is not, or that came before in the buffer. QEMU's numbers are then of the last of them.
+pub(super) fn odd_records(element: &Element, ram: &GuestRam) -> u32 {
+    let mut seen = 0_u32;
+    let odd = |at: &u32| {
+        let mut tag = [0; 2];
+        let read = element.read(ram, u64::from(*at) * stat::RECORD_BYTES as u64, &mut tag);
+        assert_eq!(read, tag.len(), "the record is whole");
+        let bit = 1_u32.checked_shl(u32::from(u16::from_le_bytes(tag))).filter(|bit| bit & stat::KNOWN != 0);
+        let told = bit.is_some_and(|bit| seen & bit == 0);
+        seen |= bit.unwrap_or(0);
+        !told
+    };
+    // There are no more tags than that: what is behind them can only be odd.
+    let records = records(element, ram);
+    let looked_at = records.min(u32::BITS);
+    u32::try_from((0..looked_at).filter(odd).count()).expect("few") + (records - looked_at)
+}
+
 impl BalloonDevice {
     /// Keeps a buffer. One that is held already goes back: a driver that keeps to the rules never lets that happen.
     pub(super) fn hold_stats(&mut self, queue: u16, element: Element, ctx: &mut Ctx<'_>) {

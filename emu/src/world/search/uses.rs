@@ -215,7 +215,7 @@ impl Used {
             | Event::HintWake
             | Event::HintQuiet
             | Event::HintSleep => DEVICE,
-            Event::HintIgnore { .. } | Event::BalloonStats { .. } | Event::DeviceBroken { .. } => DEVICE,
+            Event::HintIgnore { .. } | Event::BalloonStats { .. } | Event::BalloonOddStats { .. } | Event::DeviceBroken { .. } => DEVICE,
             // What the oracle knows of all pages' hints starts anew.
             Event::HintRequest { .. } | Event::HintStart { .. } => DEVICE | HINTS | STORES,
             Event::HintPop { .. } | Event::HintPush { .. } | Event::HintAsk { .. } | Event::DeviceStatus { .. } => DEVICE | HEADS,

@@ -138,6 +138,7 @@ fn probe(vdev: VirtioDevice) -> Result<(), Errno> {
     }
     publish_balloon(Some(vb));
     virtio_device_ready();
+    stats::prime_late(vb);
     if inflate::towards_target(vb) != 0 {
         changed(vdev.addr());
     }
