@@ -23,17 +23,17 @@ const NAMES: usize = 12;
 
 /// An operation on a name: allocate if it has no block, else free.
 #[derive(Debug, Clone)]
-struct Turn {
+pub(crate) struct Turn {
     name: usize,
     order: u32,
 }
 
-fn turns() -> impl Strategy<Value = Vec<Turn>> {
+pub(crate) fn turns() -> impl Strategy<Value = Vec<Turn>> {
     let order = prop_oneof![5 => 0..=3u32, 2 => 4..=9u32, 1 => Just(MAX_PAGE_ORDER)];
     prop::collection::vec((0..NAMES, order).prop_map(|(name, order)| Turn { name, order }), 1..90)
 }
 
-fn guest_of(ram_bytes: u64, flags: [bool; 2], operations: Vec<Operation>) -> Scenario {
+pub(crate) fn guest_of(ram_bytes: u64, flags: [bool; 2], operations: Vec<Operation>) -> Scenario {
     let mut scenario = parse("allocator.toml", "about = \"the allocator alone\"").unwrap_or_else(|problems| panic!("{problems}"));
     let tasks = if operations.is_empty() { Vec::new() } else { vec![Task { vcpu: 0, operations }] };
     let [page_poison, init_on_alloc] = flags;
@@ -58,7 +58,7 @@ fn done(outcome: &Outcome) -> Vec<(bool, Option<PageRange>)> {
 }
 
 /// The same natively. An allocation may fail; then there is nothing to free.
-fn play(turns: &[Turn]) -> Vec<(bool, Option<PageRange>)> {
+pub(crate) fn play(turns: &[Turn]) -> Vec<(bool, Option<PageRange>)> {
     let mut blocks: [Option<(mm::Pfn, u32)>; NAMES] = [None; NAMES];
     let mut held = [false; NAMES];
     let turn = |turn: &Turn| {

@@ -4,6 +4,8 @@
 //! it came to stands as a scenario under `scenarios/found/`.
 
 mod allocator;
+mod encodings;
+mod hints;
 mod runnable;
 
 use emu::outcome::{Blame, Outcome, Verdict};

@@ -20,7 +20,7 @@ use wire::platform::{IMAGE_END_MAX, PAGE_SIZE};
 /// Names of pages.
 const PAGES: [&str; 3] = ["P", "Q", "R"];
 /// Blocks that a task holds by name.
-const BLOCKS: [&str; 2] = ["A", "B"];
+pub(crate) const BLOCKS: [&str; 2] = ["A", "B"];
 /// What the kernel has for itself once it is up, stacks and rings among it: pages behind the end of the image, and behind the end of the first
 /// zone in a memory that has two. A stray store there kills the guest, and rightly so.
 const KERNEL: [std::ops::Range<u64>; 2] = [0..IMAGE_END_MAX / PAGE_SIZE + 0x40, 0x1000..0x1040];
@@ -249,7 +249,7 @@ fn order_of(name: &str) -> usize {
 }
 
 /// Sees to it that every allocation that is spoken of is made by somebody. `orders`: of each vCPU's blocks.
-fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
+pub(crate) fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
     let made: BTreeSet<String> = scenario.allocation_names().into_iter().map(str::to_owned).collect();
     let injected = scenario.injections.iter().filter_map(|injection| match &injection.action {
         Action::Task(operation) => Some(operation),
@@ -308,7 +308,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
 }
 
 /// One operation, or two that belong together.
-fn operations(vcpu: u8, ram_bytes: u64, orders: Vec<u8>, verifies: bool) -> impl Strategy<Value = Vec<Operation>> {
+pub(crate) fn operations(vcpu: u8, ram_bytes: u64, orders: Vec<u8>, verifies: bool) -> impl Strategy<Value = Vec<Operation>> {
     let place = block(vcpu, &orders).prop_flat_map(|(name, order)| (Just(name), 0..1u64 << order, any::<u8>()));
     let write = place.prop_map(move |(name, page, byte)| {
         let write = Operation::Write { name: name.clone(), page, byte };
@@ -324,7 +324,7 @@ fn block(vcpu: u8, orders: &[u8]) -> impl Strategy<Value = (String, u8)> + use<>
     select(blocks)
 }
 
-fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = Operation> + use<> {
+pub(crate) fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strategy<Value = Operation> + use<> {
     let pages = prop_oneof![15 => 1..=ram_bytes / PAGE_SIZE / 16, 1 => 1..=ram_bytes / PAGE_SIZE];
     let list = own("L", vcpu);
     let (fill, release) = (list.clone(), list);

@@ -324,7 +324,12 @@ impl Oracle {
             } else if device.holds(at) & bit == 0 {
                 Cause::HintBeyondElement
             } else if device.found(at) & bit != 0 {
-                if marks.ever_hinted & bit != 0 { Cause::WalkOvertaken } else { Cause::MistakenForFree }
+                match () {
+                    () if marks.ever_hinted & bit == 0 => Cause::MistakenForFree,
+                    // It still counts as given up: nobody has written it since.
+                    () if read && marks.hint_exposed & bit != 0 => Cause::FoundPageRead,
+                    () => Cause::WalkOvertaken,
+                }
             } else if marks.hinted_in_use & bit != 0 {
                 Cause::HintedInUse
             } else if read && marks.hint_exposed & bit != 0 {

@@ -27,6 +27,8 @@ pub(crate) enum Cause {
     HintBeyondElement,
     /// The host found the page free by itself, and it was written before the host left it out.
     WalkOvertaken,
+    /// The host found the page free by itself and left it out, and the guest looks at it when it allocates it.
+    FoundPageRead,
     /// The host took a page for free that was in use.
     MistakenForFree,
     /// The device applied what it popped in its round, but the guest never announced the page.
@@ -60,6 +62,7 @@ impl Cause {
             Cause::HintOutsideRound
             | Cause::HintBeyondElement
             | Cause::WalkOvertaken
+            | Cause::FoundPageRead
             | Cause::MistakenForFree
             | Cause::ClearedUnmerged
             | Cause::SyncDropped
@@ -83,6 +86,7 @@ impl Cause {
             Cause::HintOutsideRound => "hint-outside-round",
             Cause::HintBeyondElement => "hint-beyond-element",
             Cause::WalkOvertaken => "walk-overtaken",
+            Cause::FoundPageRead => "found-page-read",
             Cause::MistakenForFree => "mistaken-for-free",
             Cause::HintUnannounced => "hint-unannounced",
             Cause::ClearedUnmerged => "cleared-unmerged",
@@ -109,6 +113,7 @@ impl Cause {
             Cause::HintOutsideRound => "a hint was applied outside its round",
             Cause::HintBeyondElement => "a hint cleared more than its element holds",
             Cause::WalkOvertaken => "it was written after the host had found it free, before the host left it out",
+            Cause::FoundPageRead => "the host found it free and left it out, and the guest will look whether its poison is still there",
             Cause::MistakenForFree => "the host took it for free while it was in use",
             Cause::HintUnannounced => "the device applied a hint that the guest had not announced",
             Cause::ClearedUnmerged => "its mark was cleared before it was merged",

@@ -128,7 +128,7 @@ pub(super) fn parts(element: &Element, options: &BalloonOptions, ram: &GuestRam)
     let parts = match (options.protocol, options.profile) {
         (Protocol::Requests(_), _) if element.readable.is_empty() => vec![Part::REQUEST],
         (Protocol::Requests(format), _) => format.response(element, ram).into_iter().map(Part::told).collect(),
-        (Protocol::Addresses, _) if element.readable_bytes() != 4 => addresses(element, ram),
+        (Protocol::Addresses, _) if element.readable_bytes() != 4 => addresses(element, ram).into_iter().map(Part::told).collect(),
         (Protocol::Addresses | Protocol::Merged, Profile::Qemu) => merged(element, ram),
         (Protocol::Addresses | Protocol::Merged, Profile::Firecracker) => segments(element, ram),
         (Protocol::Walk(_), _) => unreachable!("a host that looks by itself has no hint queue"),
@@ -165,20 +165,20 @@ fn segments(element: &Element, ram: &GuestRam) -> Vec<Part> {
     element.readable.iter().chain(&element.writable).map(part).collect()
 }
 
-/// An array of addresses of blocks of the largest order. Bytes behind the last whole address are malformed.
-fn addresses(element: &Element, ram: &GuestRam) -> Vec<Part> {
+/// Takes an array of addresses of blocks of the largest order out of an element's readable bytes. Bytes behind the last whole address are malformed.
+pub fn addresses(element: &Element, ram: &GuestRam) -> Vec<HintElement> {
     let bytes = element.readable_bytes();
     let mut parts = Vec::new();
     for at in (0..bytes).step_by(8) {
         let mut word = [0; 8];
         let read = element.read(ram, at, &mut word);
-        parts.push(Part::told(match read == word.len() {
+        parts.push(match read == word.len() {
             true => in_ram(u64::from_le_bytes(word) >> PAGE_SHIFT, 1 << HINT_BLOCK_ORDER, ram),
             false => HintElement::Malformed(read as u64),
-        }));
+        });
     }
     if parts.is_empty() {
-        parts.push(Part::told(HintElement::Malformed(0)));
+        parts.push(HintElement::Malformed(0));
     }
     parts
 }

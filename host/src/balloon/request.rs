@@ -106,7 +106,7 @@ impl Format {
 
 impl Words {
     /// Takes ranges out of an element's readable bytes, and returns how many bytes at the end make none.
-    pub(super) fn ranges(self, element: &Element, from: u64, len: u64, ram: &GuestRam, put: &mut dyn FnMut(HintElement)) -> u64 {
+    pub fn ranges(self, element: &Element, from: u64, len: u64, ram: &GuestRam, put: &mut dyn FnMut(HintElement)) -> u64 {
         let word = |at: u64| {
             let mut bytes = [0; 8];
             let whole = at + 8 <= len && element.read(ram, from + at, &mut bytes) == bytes.len();

@@ -89,7 +89,7 @@ fn clear_page_bitmap(rq: Request) {
 
 /// Appends a run of pages to the response: v6: do_set_resp_bitmap(), one word where the length fits its 12 bits, or is said to; v8:
 /// add_one_chunk(), two words.
-fn do_set_resp_bitmap(rq: Request, base_pfn: u64, pages: u64) {
+pub fn do_set_resp_bitmap(rq: Request, base_pfn: u64, pages: u64) {
     let range = rq.resp_data().get() + 8 * rq.resp_pos().get();
     let fits = if corrected(correct::RANGE_LENGTH) { pages < 1 << PACKED_LEN_BITS } else { pages <= 1 << PACKED_LEN_BITS };
     let words = if is_v8() {
@@ -122,7 +122,7 @@ fn find_next(bitmap: u64, end: u64, from: u64, set: bool) -> u64 {
 }
 
 /// Turns a bitmap's runs into ranges, and sends the response whenever it is full. Linux: posted, set_bulk_pages().
-fn set_bulk_pages(vb: VirtioBalloon, vq: Virtqueue, start_pfn: u64, bitmap: u64, len: u64, code: u32) {
+pub fn set_bulk_pages(vb: VirtioBalloon, vq: Virtqueue, start_pfn: u64, bitmap: u64, len: u64, code: u32) {
     let rq = vb.request();
     let (mut pos, end) = (0, len * 8);
     while pos < end {
