@@ -21,7 +21,7 @@ use super::pool::{self, End};
 use super::run::progress;
 use super::screen::Screen;
 use super::{Engine, Environment, Problem, Status, load, refuse};
-use crate::museum::{BLOCK_LEN, Hunt, Hunted, Matrix, Neutral, Row, STRATEGIES};
+use crate::museum::{BLOCK_LEN, Hunt, Hunted, Matrix, Neutral, Row, STRATEGIES, is_of_merged_host, is_shown};
 use crate::scenario::Scenario;
 use crate::search::Subject;
 use crate::search::strategy::Strategy;
@@ -161,7 +161,11 @@ fn read(arguments: &MuseumArguments, engine: Engine) -> Result<Read, Vec<Problem
     let scenarios = all(&arguments.paths);
     let neutrals = if arguments.no_search { Vec::new() } else { all(&arguments.neutrals) };
     let faults = faults(arguments);
-    let exhibit = |(name, scenario)| Exhibit { name, scenario, faults: faults.clone(), engine };
+    let exhibit = |(name, scenario): (String, _)| {
+        let shown = |fault: &Fault| arguments.faults.contains(fault) || is_shown(&scenario, *fault);
+        let faults = faults.iter().copied().filter(shown).collect();
+        Exhibit { name, scenario, faults, engine }
+    };
     if problems.is_empty() { Ok((scenarios.into_iter().map(exhibit).collect(), neutrals)) } else { Err(problems) }
 }
 
@@ -219,7 +223,8 @@ impl<S: Subject + Copy + Send + 'static> Curator<'_, S> {
         for first in baseline.iter().filter_map(|(_, hunted)| hunted.as_ref().ok()).flat_map(|hunted| &hunted.found) {
             neutrals[first.neutral].known.insert(first.signature.clone());
         }
-        let faults: Vec<Fault> = self.faults().into_iter().filter(|fault| fault.effect() == Effect::Loss).collect();
+        let faults: Vec<Fault> =
+            self.faults().into_iter().filter(|fault| fault.effect() == Effect::Loss && is_of_merged_host(*fault)).collect();
         let found = self.hunt(&neutrals, &faults.iter().copied().map(Some).collect::<Vec<_>>())?;
         let schedules = self.arguments.schedules.next_multiple_of(BLOCK_LEN.into());
         Some(Searches { neutrals: names, schedules, baseline, faults: faults.into_iter().zip(found).collect() })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use host::fault::Fault;
+use host::fault::{Effect, Fault};
 
 use super::verdict_of;
 use crate::outcome::{Blame, Outcome, Verdict, Violation};
@@ -18,24 +18,28 @@ pub struct Shown {
     pub unexpected: Vec<String>,
     /// Rules that were broken.
     pub violations: Vec<Violation>,
+    /// Pages that were never sent.
+    pub pages_skipped: u64,
 }
 
 impl Shown {
-    /// Returns whether the run shows a fault as such: by the verdict of its effect, with the blame on the side that has the fault. A guest that
+    /// Returns whether the run shows a fault as such: by what its effect is called, with the blame on the side that has the fault. A guest that
     /// dies or waits for ever breaks no rule of the oracle's: its end says all.
     pub fn shows(&self, fault: Fault) -> bool {
         let verdict = verdict_of(fault.effect());
         let of_guest = fault.guest_bit().is_some();
         let ends_all = of_guest && matches!(verdict, Verdict::GuestCrash | Verdict::Stall);
-        let blamed = |blame: Blame| (blame == Blame::Host) != of_guest;
+        // What the posted interfaces let through is a gap of theirs.
+        let posted = fault.id().starts_with('S');
+        let blamed = |blame: Blame| (blame == Blame::Host) != of_guest || posted && blame == Blame::Gap;
         let by_its_side = |violation: &Violation| violation.verdict == verdict && blamed(violation.blame);
-        self.verdict == verdict && (ends_all || self.violations.iter().any(by_its_side))
+        ends_all && self.verdict == verdict || self.violations.iter().any(by_its_side)
     }
 }
 
 impl From<Outcome> for Shown {
-    fn from(Outcome { verdict, unexpected, violations, .. }: Outcome) -> Self {
-        Self { verdict, unexpected, violations }
+    fn from(Outcome { verdict, unexpected, violations, facts, .. }: Outcome) -> Self {
+        Self { verdict, unexpected, violations, pages_skipped: facts.pages_skipped }
     }
 }
 
@@ -88,9 +92,13 @@ impl Row {
         self.cells.iter().filter(|cell| self.notices(cell))
     }
 
-    /// Returns the cells that show their fault's effect as such.
+    /// Returns the cells that show their fault's effect as such. More is sent than needed, too, when hints do not come about any more.
     pub fn as_such(&self) -> impl Iterator<Item = &Cell> {
-        self.noticed().filter(|cell| cell.result.as_ref().is_ok_and(|shown| shown.shows(cell.fault)))
+        let skipped = self.alone.as_ref().map_or(0, |alone| alone.pages_skipped);
+        self.noticed().filter(move |cell| {
+            let more_is_sent = |shown: &Shown| cell.fault.effect() == Effect::OverSend && shown.pages_skipped < skipped;
+            cell.result.as_ref().is_ok_and(|shown| shown.shows(cell.fault) || more_is_sent(shown))
+        })
     }
 
     /// Returns what our panics said, and with which fault.

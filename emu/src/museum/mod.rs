@@ -9,9 +9,23 @@ mod matrix;
 pub use hunt::{BLOCK_LEN, First, Hunt, Hunted, MOVES_MAX, Neutral, STRATEGIES};
 pub use matrix::{Cell, Matrix, Row, Shown};
 
-use host::fault::Effect;
+use host::fault::{Effect, Fault};
 
 use crate::outcome::Verdict;
+use crate::scenario::Scenario;
+use crate::scenario::model::Driver;
+
+/// Returns whether a fault is one of a host that speaks the merged interface, and not of a guest or of an interface that was never merged.
+pub fn is_of_merged_host(fault: Fault) -> bool {
+    fault.guest_bit().is_none() && !fault.id().starts_with('S')
+}
+
+/// Returns whether a scenario is run with a fault that nobody asked for by name: a host's with all that have the merged driver, any other where a
+/// scenario speaks of it.
+pub fn is_shown(scenario: &Scenario, fault: Fault) -> bool {
+    let merged = is_of_merged_host(fault) && scenario.guest.driver == Driver::Hint;
+    merged || scenario.witness.contains(&fault) || scenario.faults.contains(&fault)
+}
 
 /// Returns the verdict by which a run shows a fault's effect as such, and not merely something on the way to it.
 pub fn verdict_of(effect: Effect) -> Verdict {

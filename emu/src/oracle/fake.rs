@@ -395,6 +395,7 @@ impl Bench {
 
     /// The guest answers the device's id.
     pub(crate) fn guest_start(&mut self) {
+        self.emit(Actor::Vcpu(0), Event::GuestCmdId { id: self.id });
         self.emit(Actor::Vcpu(0), Event::GuestStart { id: self.id });
         self.expose(HintElement::Id(self.id));
     }

@@ -658,6 +658,7 @@ mod tests {
             "`clear_log`" => ("[[inject]]\nclear_log = {", "}"),
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
+            "`irq_off_insns`" => ("[expect]\nirq_off_insns = {", "}"),
             "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),
             operation if operation.ends_with("operation") => ("[[guest.task]]\non = \"vcpu0\"\ndo = [{", "}]"),
             header => return format!("{header}\n{}", lines.join("\n")),

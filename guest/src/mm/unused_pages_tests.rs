@@ -1,3 +1,5 @@
+//! What v6 and v8 record of the free lists, read back word by word: each return code, resuming, and what does not fit.
+
 use std::collections::BTreeSet;
 use std::vec::Vec;
 

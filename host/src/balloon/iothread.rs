@@ -376,7 +376,8 @@ impl BalloonDevice {
                         continue;
                     }
                 },
-                HintElement::Last if accept.is_some() => Action::Stop,
+                // The round may have been ended by the host meanwhile, where that does not ask for the lock.
+                HintElement::Last if accept.is_some() && self.hint_status() == HintStatus::Start => Action::Stop,
                 HintElement::Request if self.state.request.is_due() => Action::Ask,
                 HintElement::Last | HintElement::Request | HintElement::OutOfRam(_) => continue,
                 HintElement::Malformed(_) => Action::Refuse,

@@ -69,14 +69,17 @@ fn matrix(museum: &Museum) -> String {
     let mut said = "Scenarios: the verdict of each, and what it is with each fault, by number, if that changes anything.\n".to_owned();
     said += &format!("{}\n", wrap(&letters.join(", "), WIDTH).join("\n"));
     said += "! the same verdict, but not all that the file expects; x a defect of lostpage itself; . no change\n";
+    said += "Blank: not run, for the fault is of a guest or of another interface, and the file does not speak of it.\n";
     said += "Of a fault that a file switches on itself: what is without it.\n";
     let numbers: Vec<usize> = (1..=museum.faults.len()).collect();
     for part in numbers.chunks(columns) {
         said += &head(part, name_width + verdict_width + 4);
         for (name, (_, row)) in names.iter().zip(&museum.matrix.rows) {
             let verdict = row.alone.as_ref().map_or("defect", |shown| shown.verdict.name());
-            let cells: String = part.iter().map(|number| cell(row, number - 1)).collect();
-            said += &format!("{name:<name_width$}  {verdict:<verdict_width$}  {cells}\n");
+            let cells: String = part.iter().map(|number| cell(row, museum.faults[number - 1])).collect();
+            if !cells.trim().is_empty() {
+                said += &format!("{name:<name_width$}  {verdict:<verdict_width$}  {}\n", cells.trim_end());
+            }
         }
     }
     said
@@ -101,8 +104,8 @@ fn short(name: &str) -> String {
     if more == 0 { name.to_owned() } else { std::iter::once('…').chain(name.chars().skip(more + 1)).collect() }
 }
 
-fn cell(row: &Row, index: usize) -> char {
-    let cell = &row.cells[index];
+fn cell(row: &Row, fault: Fault) -> char {
+    let Some(cell) = row.cells.iter().find(|cell| cell.fault == fault) else { return ' ' };
     match (&row.alone, &cell.result) {
         (Err(_), _) | (_, Err(_)) => 'x',
         (Ok(_), Ok(_)) if !row.notices(cell) => '.',

@@ -106,6 +106,7 @@ fn an_id_that_is_altered_while_it_is_exposed_is_noticed() {
     let mut bench = Bench::new(Log::ManualClear);
     bench.migrate();
     let id = bench.id;
+    bench.emit(CPU, Event::GuestCmdId { id });
     bench.emit(CPU, Event::GuestStart { id });
     bench.emit(CPU, Event::GuestStop);
     bench.emit(Actor::Iothread, Event::HintPop { head: 1, element: HintElement::Id(CmdId(0)) });
