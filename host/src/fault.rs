@@ -202,7 +202,7 @@ faults! {
     /// A page that changes zones leaves its count behind.
     NoZoneFixup { name: "no-zone-fixup", id: "B13", source: "Linux 63341ab03706, fixed in 5.5",
         mechanism: "a balloon page that moves to another zone takes no managed page along: deflating it adds one to the wrong zone",
-        effect: Crash, guest: wire::switch::fault::NO_ZONE_FIXUP },
+        effect: Rule, guest: wire::switch::fault::NO_ZONE_FIXUP },
     /// An inflated page is taken off a list that it is not on.
     DoubleListDel { name: "double-list-del", id: "B19", source: "Linux 418a3ab1e778, fixed by dd4229060957 in 5.3",
         mechanism: "enqueueing a single page deletes it from the caller's list once more than the caller did",

@@ -18,10 +18,12 @@ use super::guest_mm::steps::Held;
 use super::guest_mm::{is_type, read_info};
 use crate::outcome::{Blame, Verdict, Violation};
 
-/// I15: what the device takes under a head of the hint queue lies in the block that the driver announced when it exposed that head.
+/// I15: what the device takes under a head of the hint queue lies in the block that the driver announced when it exposed that head; and a buffer of the
+/// queues for inflation, deflation and reports is, when the device takes it, what it was when the driver exposed it: its descriptors and what it may read.
 ///
-/// Source: VIRTIO 1.2 §2.7.13, S19. Looked at where a buffer holds one announced block. Misses: other queues, and the ids, whose buffers Linux
-/// writes over while a device may still read them (docs/findings tell of that); pages of a buffer are [`super::rules`]'.
+/// Source: VIRTIO 1.2 §2.7.13, S19. In the hint queue looked at where a buffer holds one announced block. Misses: statistics, and the ids, whose buffers Linux
+/// writes over while a device may still read them (docs/findings tell of that); what is altered behind the device's look, and what is restored before
+/// it. Cannot alarm falsely: a copy from behind the exposure is compared with the bytes at the step that took the buffer, and the device reads them then.
 pub const EXPOSED_IS_UNCHANGED: &str = "guest-exposed-element-is-unchanged";
 
 /// I16: no mutex is tried by an interrupt's handler, with interrupts disabled, or under a spin lock of the same vCPU: it may sleep.

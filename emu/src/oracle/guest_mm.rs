@@ -17,18 +17,19 @@
 //! | I5 free pages are clean | [`FREE_PAGE_IS_CLEAN`] |
 //! | I6 a list's type is its pageblocks' | [`LIST_FITS_PAGEBLOCK`] |
 //! | I7 reported blocks are free | [`REPORTED_IS_FREE`]; that nobody wrote them is `destination-equals-source`, their poison I19 |
-//! | I8 managed pages add up | [`MANAGED_PAGES_ADD_UP`]; the guest does not count allocated pages, so that "free + lists + allocated" is true by definition: a page that is neither shows as a leak of the block that it came from (`hinted-pages-come-home`), or not at all |
+//! | I8 managed pages add up | [`MANAGED_PAGES_ADD_UP`]; of "free + lists + allocated" the guest does not count the last, which is known from below: a page that is none of them shows as a leak of the block that it came from (`hinted-pages-come-home`), or not at all |
+//! | of I8: per-CPU lists | [`PCP_LISTS_ARE_SOUND`] |
 //! | I9 the balloon's number of pages | [`BALLOON_IS_COUNTED`] |
 //! | I10 isolated pages are counted | [`ISOLATED_IS_COUNTED`] |
 //! | I11 Offline pages are the balloon's | [`OFFLINE_IS_IN_BALLOON`] |
 //! | I12 a hinted block has an owner | [`HINTED_IS_TAKEN`]; "not written since" is an excuse that ends with a write in `destination-equals-source` |
 //! | I13 hinted blocks are counted | [`HINTS_ARE_COUNTED`] |
 //! | I14 what a device works on is not freed | [`EXPOSED_IS_NOT_FREE`]; of hinted blocks the driver may free any, by VIRTIO 1.2 §5.5.6.5 |
-//! | I15 exposed memory does not change | [`guest_calls::EXPOSED_IS_UNCHANGED`] for hints; of page lists the pages that arrive are judged by I17, I18 and the device's own events |
+//! | I15 exposed memory does not change | [`guest_calls::EXPOSED_IS_UNCHANGED`] |
 //! | I16 contexts and orders of locks | [`guest_calls::NO_MUTEX_IN_ATOMIC`], [`guest_calls::INTERRUPTS_STAY_OFF`], [`guest_calls::LOCK_ORDER`], [`guest_calls::NO_ALLOCATION_UNDER_BALLOON_LOCK`]; the page lock is a bit without a tracepoint, and guest code asserts it where it matters |
 //! | I17 pages are told once | [`guest_calls::TOLD_ONCE`] |
 //! | I18 pages that are told are the balloon's | [`guest_calls::TOLD_IS_OWNED`] |
-//! | I19 free pages are poisoned | [`FREE_IS_POISONED`] when they come free; the guest checks them when it takes them |
+//! | I19 free pages are poisoned | [`FREE_IS_POISONED`] when they come free, and when the run ends; the guest checks them when it takes them |
 //! | I20 nothing moves after a reset | [`guest_calls::NO_QUEUE_AFTER_RESET`]; callbacks that outlive their driver jump into freed memory, which is a crash |
 //! | I21 all memory is back once the balloon is empty | [`MANAGED_PAGES_ADD_UP`] |
 //! | I22 the destination equals the source | [`super::rules::DESTINATION_EQUALS_SOURCE`] |
@@ -42,6 +43,8 @@
 //! [`guest_calls::TOLD_IS_OWNED`]: super::guest_calls::TOLD_IS_OWNED
 //! [`guest_calls::NO_QUEUE_AFTER_RESET`]: super::guest_calls::NO_QUEUE_AFTER_RESET
 
+mod pcp;
+mod rest;
 pub(crate) mod steps;
 #[cfg(test)]
 pub(super) mod tests;
@@ -55,6 +58,10 @@ use wire::layout::{
     FREE_AREA_BYTES, KernelInfo, MAX_PAGE_ORDER, MAX_ZONES, MIGRATE_TYPES, NR_PAGE_ORDERS, PAGEBLOCK_ORDER, ZoneInfo, page,
 };
 use wire::platform::{KERNEL_INFO, PAGE_SHIFT, PAGE_SIZE};
+
+pub use pcp::PCP_LISTS_ARE_SOUND;
+pub use rest::check_poison;
+use rest::{Seen, bits_between, is_used};
 
 use super::rules::Violations;
 use crate::outcome::{Blame, Verdict, Violation};
@@ -78,12 +85,15 @@ pub const LIST_FITS_PAGEBLOCK: &str = "guest-list-fits-pageblock";
 /// Source: Linux: mm/page_reporting.c page_reporting_drain(). After steps only.
 pub const REPORTED_IS_FREE: &str = "guest-reported-is-free";
 /// I8, I21: what a zone manages is what it managed when the driver came up, less what the balloon has where that is taken off; so all of it
-/// is back once the balloon is empty. Source: Linux: adjust_managed_page_count(), drivers/virtio/virtio_balloon.c. After steps, and while nobody holds
-/// `balloon_lock`. Whether the balloon's pages are taken off shows with its first ones. Misses: pages that are neither free nor the balloon's, since
-/// the guest does not count allocated ones.
+/// is back once the balloon is empty. After steps, and while nobody holds `balloon_lock`; whether the balloon's pages are taken off shows with
+/// its first ones. When a run ends at rest, and after such steps: it is no more than the zone spans, and no less than its pages that are free, on per-CPU lists,
+/// or have references and are neither reserved nor the balloon's. Source: Linux: adjust_managed_page_count(), drivers/virtio/virtio_balloon.c. Cannot
+/// alarm falsely: a page that changes hands has no reference before it is counted as free, and is not counted before it gets one. Misses: pages behind the
+/// first of an allocated block, which have no references, since the guest does not count allocated ones.
 pub const MANAGED_PAGES_ADD_UP: &str = "guest-managed-pages-add-up";
-/// I10: as many pages are isolated as the balloon counts. Source: Linux: mm/balloon_compaction.c. After steps, and while nobody holds
-/// `pages_lock` or the lock of one of the pages.
+/// I10: as many pages are isolated as the balloon counts. Source: Linux: mm/balloon_compaction.c. At rest; and after steps while nobody holds
+/// `pages_lock` or the lock of one of the pages. The balloon of 2012 neither counts nor marks them: at rest it has none, and one that was forgotten breaks
+/// I11; after steps nothing tells of its books, which disagree whenever a page moves.
 pub const ISOLATED_IS_COUNTED: &str = "guest-isolated-is-counted";
 /// I12: a block on `free_page_list` has an owner: references, and none of its pages is on a free list. That it was not written is the
 /// main rule's. After steps, and while nobody holds `free_page_list_lock`.
@@ -91,8 +101,9 @@ pub const HINTED_IS_TAKEN: &str = "guest-hinted-block-is-taken";
 /// I14: a page is not free while a device may still work on it: from its being told as inflated or reported until the device has taken it.
 /// Source: Linux: tell_host() waits. Forgotten at a reset. Misses: pages on per-CPU lists that were freed without the FREE tracepoint.
 pub const EXPOSED_IS_NOT_FREE: &str = "guest-exposed-is-not-free";
-/// I19: with page poisoning, a page that comes free holds poison. Source: Linux: mm/page_poison.c. After steps. Misses: what is
-/// written to a page that is free already; the guest itself checks that when it allocates.
+/// I19: with page poisoning, a page that comes free holds poison, and so do all free pages when the run ends. Source: Linux: mm/page_poison.c. Blocks that are
+/// marked as reported are left out then: a device may have dropped them. Misses: what is written to a page while it is free, if it is taken
+/// before the end; the guest itself checks that when it allocates.
 pub const FREE_IS_POISONED: &str = "guest-free-is-poisoned";
 /// I9: the balloon's number of pages is that of its list and of its isolated pages. At rest by the list; after
 /// steps by the pages that are Offline.
@@ -124,7 +135,8 @@ pub fn check_since(ram: &GuestRam, then: &KnownMap, changed: &dyn Fn(Pfn) -> boo
 fn check_all(ram: &GuestRam, known: Option<Known<'_>>) -> Vec<Violation> {
     let mut walk = Walk { ram, known, violations: Violations::default() };
     if let Some(info) = walk.kernel_info() {
-        walk.zones(&info);
+        let seen = walk.zones(&info);
+        walk.books(&info, &seen);
         walk.balloon(&info);
         walk.hints(&info);
     }
@@ -280,6 +292,11 @@ impl FreeLists {
         self.blocks[zone].push((pfn, order));
     }
 
+    /// Returns how many pages a zone's blocks hold.
+    fn pages_of(&self, zone: usize) -> u64 {
+        self.blocks[zone].iter().map(|(_, order)| 1_u64 << order).sum()
+    }
+
     /// Forgets a zone's blocks.
     fn clear(&mut self, zone: usize) {
         for (pfn, order) in self.blocks[zone].drain(..) {
@@ -305,6 +322,8 @@ pub struct KnownMap {
 struct MapMarks {
     offline: u64,
     isolated: u64,
+    /// In use, and not the balloon's.
+    used: u64,
 }
 
 impl KnownMap {
@@ -328,11 +347,12 @@ impl MapMarks {
         let first = (index * ENTRIES) as u64;
         let part = &mut bytes[..((info.max_pfn - first).min(ENTRIES as u64) * page::BYTES) as usize];
         ram.read(info.mem_map + first * page::BYTES, part);
-        let mut marks = Self { offline: 0, isolated: 0 };
+        let mut marks = Self { offline: 0, isolated: 0, used: 0 };
         for (bit, entry) in part.chunks_exact(page::BYTES as usize).enumerate() {
             let isolated = u64::from(word(entry, page::FLAGS)) & page::flag::ISOLATED != 0;
             marks.offline |= u64::from(is_type(word(entry, page::PAGE_TYPE), page::TYPE_OFFLINE)) << bit;
             marks.isolated |= u64::from(isolated) << bit;
+            marks.used |= u64::from(is_used(entry)) << bit;
         }
         marks
     }
@@ -417,8 +437,10 @@ impl Walk<'_> {
         is_type(self.ram.read_u32(info.mem_map + pfn * page::BYTES + page::PAGE_TYPE), bit)
     }
 
-    fn zones(&mut self, info: &KernelInfo) {
+    /// Checks the zones that nobody is at, and returns what they hold.
+    fn zones(&mut self, info: &KernelInfo) -> Seen {
         let mut free = FreeLists::new(info.max_pfn);
+        let mut pcp = [const { None }; MAX_ZONES];
         for (index, zone) in info.zones.iter().take(info.nr_zones as usize).enumerate() {
             let Some(lock) = read_u32(self.ram, zone.lock) else {
                 self.broken(LIST_IS_SOUND, None, || format!("lock of zone {index} is published at {:#x}, outside RAM", zone.lock));
@@ -426,8 +448,10 @@ impl Walk<'_> {
             };
             if lock == 0 {
                 self.zone(info, index, zone, &mut free);
+                pcp[index] = self.pcps(info, index, &free.pages);
             }
         }
+        Seen { free, pcp }
     }
 
     /// Checks a zone's lists, and puts what they hold into `free`, which holds nothing of that zone.
@@ -539,7 +563,7 @@ impl Walk<'_> {
         let mut isolated = 0;
         for (index, first) in (0..).zip((0..info.max_pfn).step_by(ENTRIES)) {
             let listed = listed.as_slice().get(index).map_or(0, |bits| *bits as u64);
-            let MapMarks { offline, isolated: aside } = self.map_marks(info, index);
+            let MapMarks { offline, isolated: aside, used: _ } = self.map_marks(info, index);
             isolated += u64::from((offline & aside & !listed).count_ones());
             for bit in (0..ENTRIES as u64).filter(|bit| (offline ^ (listed | offline & aside)) >> bit & 1 == 1) {
                 let [offline, listed, aside] = [offline, listed, aside].map(|marks| marks >> bit & 1 == 1);
@@ -549,6 +573,7 @@ impl Walk<'_> {
                 });
             }
         }
+        self.isolated(info, isolated);
         let held = frames.len() as u64 + isolated;
         if counted != held {
             self.broken(BALLOON_IS_COUNTED, None, || format!("the balloon counts {counted} pages and holds {held}"));

@@ -115,7 +115,11 @@ impl World {
     /// Returns the guest's own rules that are broken.
     fn broken_in_guest(&self, at_rest: bool) -> Vec<Violation> {
         if at_rest && self.state.ready && self.state.crash.is_none() && self.state.vmm.vm.running {
-            guest_mm::check(&self.ram)
+            let mut broken = guest_mm::check(&self.ram);
+            if self.scenario.guest.page_poison {
+                broken.extend(guest_mm::check_poison(&self.ram));
+            }
+            broken
         } else if self.state.ready {
             guest_mm::check_zones(&self.ram)
         } else {

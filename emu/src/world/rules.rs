@@ -6,6 +6,7 @@ use host::event::{Event, PageRange};
 use wire::debug;
 use wire::switch::correct;
 
+use crate::oracle::exposed::Buffers;
 use crate::oracle::guest_calls::{Calls, Manners, Said};
 use crate::oracle::guest_mm::steps::Steps;
 use crate::scenario::model::{Driver, Scenario};
@@ -15,6 +16,7 @@ use crate::world::World;
 #[derive(Debug, Clone)]
 pub(super) struct GuestRules {
     calls: Calls,
+    buffers: Buffers,
     /// `None`: the memory manager's rules are looked at when the run ends.
     steps: Option<Steps>,
     started: bool,
@@ -25,7 +27,7 @@ impl GuestRules {
     pub(super) fn new(scenario: &Scenario, pages: u64) -> Self {
         let every = scenario.limits.check_mm;
         let steps = (every > 0).then(|| Steps::new(every, scenario.guest.page_poison));
-        Self { calls: Calls::new(pages, manners(scenario)), steps, started: false }
+        Self { calls: Calls::new(pages, manners(scenario)), buffers: Buffers::default(), steps, started: false }
     }
 
     /// The run goes on on another machine, which follows no stores yet.
@@ -36,6 +38,9 @@ impl GuestRules {
     /// Takes note of an event.
     pub(super) fn happened(&mut self, event: &Event) {
         self.calls.happened(event);
+        if matches!(event, Event::DeviceStatus { status: 0 }) {
+            self.buffers.forget();
+        }
     }
 
     /// Somebody beside guest code wrote.
@@ -68,6 +73,11 @@ impl World {
             in_handler: self.machine.in_handler(cpu),
         };
         rules.calls.said(&said, &self.ram);
+        if code == debug::VQ_ADD
+            && let Some(queue) = self.state.vmm.balloon.page_queue(a as u16)
+        {
+            rules.buffers.added(a as u16, queue, b as u16, &self.ram);
+        }
         if let Some(address) = self.machine.take_enabled_in_handler(cpu) {
             rules.calls.enabled_in_handler(&self.image.symbolise(address));
         }
@@ -78,6 +88,7 @@ impl World {
         let Some(rules) = &mut self.rules else { return };
         let index = self.trace.len();
         let mut broken: Vec<_> = rules.calls.take_broken().collect();
+        broken.extend(rules.buffers.taken(|queue| self.state.vmm.balloon.page_queue(queue), &self.ram));
         if let Some(steps) = rules.steps.as_mut().filter(|_| self.state.ready && self.state.crash.is_none()) {
             if !std::mem::replace(&mut rules.started, true) {
                 steps.start(&self.ram);

@@ -18,7 +18,7 @@ use crate::mm::zone::{Zone, pageblock_type};
 /// Bytes of one vCPU's lists of one zone.
 pub(crate) const PCP_BYTES: u64 = 256;
 const P_COUNT: u64 = 0;
-const P_LOCK: u64 = 8;
+const P_LOCK: u64 = wire::layout::pcp::LOCK;
 const P_HIGH: u64 = 16;
 const P_BATCH: u64 = 24;
 const P_FREE_FACTOR: u64 = 32;

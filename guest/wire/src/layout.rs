@@ -48,6 +48,8 @@ pub mod page {
 
 /// Layout of a vCPU's page lists of a zone ([`ZoneInfo::pcp`]), behind its count.
 pub mod pcp {
+    /// Offset of the u32 lock word; 0 when free.
+    pub const LOCK: u64 = 8;
     /// Offset of the first list's head, bytes. The lists of an order stand side by side, the smallest order first.
     pub const LISTS: u64 = 40;
     /// Lists of an order, one for each type that stays here.

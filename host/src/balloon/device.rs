@@ -12,7 +12,7 @@ use super::walk::Walker;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
-use crate::transport::{TransportOptions, VirtioMmio, Written};
+use crate::transport::{TransportOptions, VirtQueue, VirtioMmio, Written};
 use wire::balloon::{self, config, feature, queue_size};
 use wire::platform::PAGE_SIZE;
 use wire::virtio::{isr, mmio};
@@ -259,6 +259,16 @@ impl BalloonDevice {
 
     pub(super) fn role(&self, queue: u16) -> Option<QueueRole> {
         self.roles.get(usize::from(queue)).copied()
+    }
+
+    /// Returns a live queue through which the guest tells of pages by lists: for inflation, deflation, or reports.
+    pub fn page_queue(&self, queue: u16) -> Option<&VirtQueue> {
+        match self.role(queue)? {
+            QueueRole::Inflate | QueueRole::Deflate | QueueRole::Reporting => {
+                Some(self.transport.queue(queue)).filter(|queue| queue.ready())
+            }
+            QueueRole::Stats | QueueRole::FreePage | QueueRole::Absent => None,
+        }
     }
 
     pub(super) fn queue_of(&self, role: QueueRole) -> Option<u16> {

@@ -216,6 +216,24 @@ impl VirtQueue {
         read_u16(ram, self.state.avail_ring + vring::IDX)
     }
 
+    /// Returns how many buffers the driver has exposed so far, modulo 2^16.
+    pub fn exposed(&self, ram: &GuestRam) -> u16 {
+        self.avail_idx(ram)
+    }
+
+    /// Returns whether the buffer at a place in the order of exposure was taken.
+    pub fn has_taken(&self, place: u16) -> bool {
+        let ahead = place.wrapping_sub(self.state.next_avail);
+        ahead >= 1 << 15
+    }
+
+    /// Returns the element at a place in the order of exposure, taken or not, as it stands in memory now.
+    pub fn element_at(&self, place: u16, ram: &GuestRam) -> Result<Element, QueueError> {
+        let mut queue = self.queue();
+        queue.set_next_avail(place);
+        self.take(&mut queue, ram)
+    }
+
     /// Returns the element that the next [`VirtQueue::pop`] would take, without taking it.
     pub fn peek(&self, ram: &GuestRam) -> Result<Option<Element>, QueueError> {
         if !self.has_available(ram) {
@@ -422,6 +440,8 @@ mod tests {
         assert_eq!(element.read(&ram, 5, &mut bytes), 1);
         assert_eq!(element.writable, [Segment { address: 0x4000, len: 16 }]);
         assert_eq!((queue.inuse(), queue.pop(&ram)), (1, Ok(None)));
+        assert_eq!((queue.exposed(&ram), queue.has_taken(0), queue.has_taken(1)), (1, true, false));
+        assert_eq!(queue.element_at(0, &ram).as_ref(), Ok(&element), "taken, and still where it was");
         assert_eq!(queue.push(element, 16, &ram), Some(Used { head: 0, len: 16 }));
         assert_eq!(queue.inuse(), 0);
         assert_eq!(ram.read_u32(queue.state.used_ring) >> 16, 1, "used index");

@@ -9,8 +9,6 @@ use super::*;
 
 /// Bytes of a list head.
 const HEAD_BYTES: u64 = 16;
-/// What the allocator fills free pages with. Linux: PAGE_POISON.
-const PAGE_POISON: u8 = 0xaa;
 
 /// Locks of the guest that are held, or being tried, as far as the rules need them beside what memory says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +31,8 @@ struct Marks {
     reported: u64,
     /// More than one reference.
     shared: u64,
+    /// In use, and not the balloon's.
+    used: u64,
 }
 
 impl Marks {
@@ -52,6 +52,7 @@ impl Marks {
             (&mut self.locked, flags & page::flag::LOCKED != 0),
             (&mut self.reported, flags & page::flag::REPORTED != 0),
             (&mut self.shared, word(entry, page::REFCOUNT) as i32 > 1),
+            (&mut self.used, is_used(entry)),
         ] {
             *marks = *marks & !(1 << bit) | u64::from(on) << bit;
         }
@@ -63,6 +64,7 @@ impl Marks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Zone(usize),
+    Pcp(usize),
     Balloon,
     Hints,
 }
@@ -91,6 +93,10 @@ pub(crate) struct Steps {
     regions: Vec<Region>,
     free: Option<FreeLists>,
     zones: [bool; MAX_ZONES],
+    /// Per-CPU lists, by zone.
+    pcps: [bool; MAX_ZONES],
+    /// Pages that were on a zone's per-CPU lists.
+    on_pcp: [FixedBitSet; MAX_ZONES],
     balloon: bool,
     hints: bool,
     /// Entries of the balloon's pages that have changed.
@@ -119,6 +125,8 @@ impl Steps {
             regions: Vec::new(),
             free: None,
             zones: [false; MAX_ZONES],
+            pcps: [false; MAX_ZONES],
+            on_pcp: Default::default(),
             balloon: false,
             hints: false,
             balloon_entries: Vec::new(),
@@ -138,6 +146,7 @@ impl Steps {
         self.free = Some(FreeLists::new(info.max_pfn));
         self.regions = regions(&info, ram);
         self.zones = std::array::from_fn(|index| (index as u64) < info.nr_zones);
+        self.pcps = self.zones;
         (self.balloon, self.hints) = (true, true);
         let first = self.info.replace(info).is_none();
         if first {
@@ -186,7 +195,7 @@ impl Steps {
             seen.dedup();
         }
         seen.iter().for_each(|pfn| self.take_in(ram, *pfn));
-        if !self.balloon && !self.hints && self.zones == [false; MAX_ZONES] {
+        if !self.balloon && !self.hints && [self.zones, self.pcps] == [[false; MAX_ZONES]; 2] {
             return (Vec::new(), seen);
         }
         self.changes += 1;
@@ -199,6 +208,13 @@ impl Steps {
             if self.zones[index] && read_u32(ram, info.zones[index].lock) == Some(0) {
                 self.zones[index] = false;
                 self.check_zone(&mut walk, &info, index, exposed);
+            }
+            if self.pcps[index] && !self.zones[index] {
+                let free = self.free.as_ref().expect("started");
+                if let Some(on_pcp) = walk.pcps(&info, index, &free.pages) {
+                    self.on_pcp[index] = on_pcp;
+                    self.pcps[index] = false;
+                }
             }
         }
         let pages_lock = info.balloon_pages_lock != 0 && read_u32(ram, info.balloon_pages_lock) != Some(0);
@@ -230,6 +246,7 @@ impl Steps {
                     region.copy = now;
                     match region.part {
                         Part::Zone(index) => self.zones[index] = true,
+                        Part::Pcp(index) => self.pcps[index] = true,
                         Part::Balloon => self.balloon = true,
                         Part::Hints => self.hints = true,
                     }
@@ -258,6 +275,7 @@ impl Steps {
                 let holds = |zone: &ZoneInfo| pfn.checked_sub(zone.start_pfn).is_some_and(|offset| offset < zone.spanned_pages);
                 info.zones.iter().zip(&mut self.zones).filter(|(zone, _)| holds(zone)).for_each(|(_, changed)| *changed = true);
             }
+            self.on_pcp.iter().zip(&mut self.pcps).for_each(|(pages, changed)| *changed |= pages.contains(pfn as usize));
             self.hints |= self.hinted.contains(&pfn);
             if balloon {
                 self.balloon = true;
@@ -296,8 +314,10 @@ impl Steps {
         for pfn in exposed.intersection(&free.pages).map(|pfn| pfn as u64) {
             walk.broken(EXPOSED_IS_NOT_FREE, Some(pfn), || format!("page {pfn:#x} is free, and a device may still work on it"));
         }
+        self.pcps[index] |= self.on_pcp[index].intersection(&free.pages).next().is_some();
         if let Some(before) = before {
-            check_poison(walk, &free, index, Some(&before));
+            let blocks = free.blocks[index].iter().flat_map(|(head, order)| *head..*head + (1 << order));
+            blocks.filter(|pfn| !before.contains(*pfn)).for_each(|pfn| walk.page_poison(pfn as u64));
         }
         self.free = Some(free);
     }
@@ -352,6 +372,9 @@ impl Steps {
             if held > moving && self.adjusts.is_none() {
                 self.adjusts = Some(managed != all);
             }
+            if let Some(free) = self.free.as_ref().filter(|_| !self.zones[index] && !self.pcps[index]) {
+                walk.managed(index, zone, free.pages_of(index) + self.on_pcp[index].count_ones(..) as u64, sum(|marks| marks.used));
+            }
             let expected = if self.adjusts == Some(true) { all.saturating_sub(held) } else { all };
             if !(expected..=expected + moving).contains(&managed) {
                 walk.broken(MANAGED_PAGES_ADD_UP, None, || {
@@ -381,17 +404,6 @@ impl Steps {
     }
 }
 
-/// Checks that free pages hold nothing but poison (I19): those of a zone that were not free before, or all.
-fn check_poison(walk: &mut Walk<'_>, free: &FreeLists, zone: usize, before: Option<&FixedBitSet>) {
-    for (head, order) in &free.blocks[zone] {
-        for pfn in (*head..head + (1 << order)).filter(|pfn| !before.is_some_and(|before| before.contains(*pfn))) {
-            if walk.ram.page(Pfn(pfn as u64)).iter().any(|byte| *byte != PAGE_POISON) {
-                walk.broken(FREE_IS_POISONED, Some(pfn as u64), || format!("free page {pfn:#x} holds something else than poison"));
-            }
-        }
-    }
-}
-
 /// Returns the memory beside the map that rules are about, if all of it is RAM. The map is.
 fn regions(info: &KernelInfo, ram: &GuestRam) -> Vec<Region> {
     let mut wanted = Vec::new();
@@ -401,6 +413,7 @@ fn regions(info: &KernelInfo, ram: &GuestRam) -> Vec<Region> {
         wanted.push((Part::Zone(index), zone.nr_free_pages, 8));
         wanted.push((Part::Zone(index), zone.pageblock_types, pageblocks));
         wanted.push((Part::Balloon, zone.managed_pages, 8));
+        wanted.extend(pcp::places(zone).map(|(address, len)| (Part::Pcp(index), address, len)));
     }
     wanted.push((Part::Balloon, info.balloon_pages, HEAD_BYTES));
     wanted.push((Part::Balloon, info.balloon_num_pages, 8));
@@ -421,15 +434,6 @@ fn pages(address: u64, len: u64) -> impl Iterator<Item = Pfn> {
     (address >> PAGE_SHIFT..=(address + len - 1) >> PAGE_SHIFT).map(Pfn)
 }
 
-/// Returns the bits of 64 pages from `at` on that lie between two frames.
-fn bits_between(at: u64, first: u64, end: u64) -> u64 {
-    let below = |frame: u64| match frame.saturating_sub(at) {
-        64.. => u64::MAX,
-        bits => (1 << bits) - 1,
-    };
-    below(end) & !below(first)
-}
-
 fn block_word(set: &FixedBitSet, at: u64) -> u64 {
     set.as_slice().get((at / ENTRIES as u64) as usize).map_or(0, |word| *word as u64)
 }
@@ -440,7 +444,8 @@ fn ones(at: u64, bits: u64) -> impl Iterator<Item = u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{BALLOON, HINTS, ISOLATED, Kernel, LOCK, MANAGED, NR_FREE_PAGES, PAGES, PAGES_LOCK, entry, list_head};
+    use super::super::rest::PAGE_POISON;
+    use super::super::tests::{BALLOON, HINTS, ISOLATED, Kernel, LOCK, MANAGED, NR_FREE_PAGES, PAGES, PAGES_LOCK, PCP, entry, list_head};
     use super::*;
 
     const NOBODY: Held = Held { balloon: false, pages: false, free_page_list: false };
@@ -495,6 +500,14 @@ mod tests {
                 k.inflate(1801);
                 k.set(MANAGED, PAGES - 7);
             }),
+            (MANAGED_PAGES_ADD_UP, |k| {
+                k.refer(1537, 1);
+                k.add(BALLOON + 16, 0);
+                k.set(MANAGED, PAGES + 1);
+            }),
+            (PCP_LISTS_ARE_SOUND, |k| k.add(PCP, 1)),
+            (PCP_LISTS_ARE_SOUND, |k| k.refer(1552, 1)),
+            (PCP_LISTS_ARE_SOUND, |k| k.free(1554, 1, 0)),
             (BALLOON_IS_COUNTED, |k| k.add(BALLOON + 16, 1)),
             (BALLOON_IS_COUNTED, |k| {
                 k.refer(1537, 2);
