@@ -162,9 +162,9 @@ impl<'d> Reader<'d> {
         Some(match verb {
             "alloc" => {
                 let name = self.new_allocation(fields, verb);
-                let order = byte(self.integer_or(fields, "order", 0))?;
+                let order = byte(self.integer_or(fields, "order", 0));
                 let atomic = self.flag(fields, "atomic").unwrap_or(false);
-                Operation::Alloc { name: name?, order, atomic }
+                Operation::Alloc { name: name?, order: order?, atomic }
             }
             "free" => {
                 let in_interrupt = self.flag(fields, "in_interrupt").unwrap_or(false);
