@@ -190,7 +190,7 @@ faults! {
         mechanism: "a queue is put on the device list before its ring is allocated: the error path frees it, and the removal of the queues finds it there", effect: Crash, guest: fault::VQ_ERR_UAF },
     /// Reporting goes on while the system freezes.
     ReportNonfreezable { name: "report-nonfreezable", id: "B22", source: "Linux 5.7, CVE-2026-74481, fixed in 6.1.183 and 6.12.103 by 0b45f6927a14",
-        mechanism: "page_reporting_process runs on system_wq, which does not freeze: it adds to a queue that the driver has deleted", effect: Hang, guest: fault::REPORT_NONFREEZABLE },
+        mechanism: "page_reporting_process runs on system_wq, which does not freeze: it adds to a queue that the driver has deleted", effect: Rule, guest: fault::REPORT_NONFREEZABLE },
     /// A balloon page is told by a mapping that may be freed.
     MappingDeref { name: "mapping-deref", id: "B2", source: "Linux d6d86c0a7f8d, fixed in 3.18",
         mechanism: "compaction follows a page's mapping without a lock or a reference: a driver that is removed meanwhile has freed it",

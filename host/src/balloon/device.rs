@@ -234,9 +234,10 @@ impl BalloonDevice {
         self.state.num_pages
     }
 
-    /// Returns whether a driver that is up has not brought the balloon to its target; one that may deflate when memory is out need not.
+    /// Returns whether a driver that is up, or has given up, has not brought the balloon to its target; one that may deflate when memory is out need not.
     pub fn misses_target(&self) -> bool {
-        let bound = self.transport.driver_ok() && !self.transport.negotiated(wire::balloon::feature::DEFLATE_ON_OOM);
+        let bound =
+            (self.transport.driver_ok() || self.transport.given_up()) && !self.transport.negotiated(wire::balloon::feature::DEFLATE_ON_OOM);
         bound && self.state.num_pages != self.state.actual
     }
 

@@ -112,6 +112,11 @@ impl VirtioMmio {
         self.registers.status
     }
 
+    /// Returns whether the driver has given the device up (VIRTIO 1.2 §2.1).
+    pub fn given_up(&self) -> bool {
+        self.registers.status & status::FAILED != 0
+    }
+
     /// Returns whether the driver has said DRIVER_OK.
     pub fn driver_ok(&self) -> bool {
         self.registers.status & status::DRIVER_OK != 0
