@@ -8,7 +8,6 @@
 //! event after which one does not is the step that doomed the page. When the destination starts, bytes are compared, and what
 //! differs without excuse is lost. Hints are judged by the device's own announcements (`hinting`).
 
-pub(crate) mod exposed;
 pub mod guest_calls;
 pub mod guest_mm;
 pub mod rules;

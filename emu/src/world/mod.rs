@@ -7,6 +7,7 @@
 
 pub mod doctor;
 mod end;
+mod exposed;
 mod fork;
 pub mod gates;
 mod guest;

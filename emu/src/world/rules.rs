@@ -6,11 +6,11 @@ use host::event::{Event, PageRange};
 use wire::debug;
 use wire::switch::correct;
 
-use crate::oracle::exposed::Buffers;
 use crate::oracle::guest_calls::{Calls, Manners, Said};
 use crate::oracle::guest_mm::steps::Steps;
 use crate::scenario::model::{Driver, Scenario};
 use crate::world::World;
+use crate::world::exposed::Buffers;
 
 /// What a run knows of its guest's rules.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use host::memory::GuestRam;
 use host::transport::{Element, VirtQueue};
 use wire::platform::PAGE_SHIFT;
 
-use super::guest_calls::EXPOSED_IS_UNCHANGED;
+use crate::oracle::guest_calls::EXPOSED_IS_UNCHANGED;
 use crate::outcome::{Blame, Verdict, Violation};
 
 /// Most bytes of a buffer that are compared; Linux's arrays of frames have 1 KiB.
