@@ -176,7 +176,7 @@ const GUEST_BUGS: [(&str, &str, Option<&str>); 42] = [
         "2026",
         "the transport's list of queues is walked without its lock",
         Some(
-            "not built: the walk in the interrupt is a few instructions with interrupts off and no tracepoint among them, so no schedule here puts the removal there",
+            "not built: with two vCPUs a removal could fall into the interrupt's walk, but the queues here are an array of fixed slots, in which nothing goes stale",
         ),
     ),
     (

@@ -29,7 +29,7 @@ pub const EXPOSED_IS_UNCHANGED: &str = "guest-exposed-element-is-unchanged";
 /// I16: no mutex is tried by an interrupt's handler, with interrupts disabled, or under a spin lock of the same vCPU: it may sleep.
 ///
 /// Source: Linux: Documentation/locking/mutex-design.rst. Cannot alarm falsely: who holds a spin lock does not leave its vCPU. Not asked of a
-/// driver that answers requests in its interrupt, as posted ([`Manners`]): that is its flaw S6, and scenarios of that name show where it bites.
+/// driver that answers requests in its interrupt, as posted (`Manners`): that is its flaw S6, and scenarios of that name show where it bites.
 pub const NO_MUTEX_IN_ATOMIC: &str = "guest-no-mutex-in-atomic";
 
 /// I16: an interrupt's handler does not enable interrupts, as `spin_unlock_irq` in one would.
@@ -44,7 +44,7 @@ pub const LOCK_ORDER: &str = "guest-lock-order";
 /// I16: a thread that holds `balloon_lock` allocates no page where it may sleep: the allocation may need the balloon to deflate (B5).
 ///
 /// Source: Linux: fill_balloon() since c7cdff0e8647. Misses: allocations under a spin lock or in interrupts, which reclaim nothing. Not asked of
-/// drivers that were posted before that ([`Manners`]).
+/// drivers that were posted before that (`Manners`).
 pub const NO_ALLOCATION_UNDER_BALLOON_LOCK: &str = "guest-no-allocation-under-balloon-lock";
 
 /// I17: a page is told as inflated once until it is told as deflated, and the other way round; page 0 never is.

@@ -3,7 +3,7 @@
 //! Linux: mm/page_alloc.c, mm/balloon_compaction.c, drivers/virtio/virtio_balloon.c. The walk trusts nothing: a bad pointer becomes a
 //! violation, and no list is followed further than its zone is long. A zone whose lock is held is left out, since its lists may be half
 //! changed; the driver's lists have no published lock, so they are looked at only when the caller knows that nobody is at them: at rest, or
-//! after a step ([`steps`]) by what the tracepoints say of locks. A run checks after each step that changed something (`[limits] check_mm`),
+//! after a step (`steps`) by what the tracepoints say of locks. A run checks after each step that changed something (`[limits] check_mm`),
 //! a search may check the zones in a part of its states (`[search] check_mm`), and both when a run ends.
 //!
 //! Where each invariant of the memory manager and its balloon is looked at:

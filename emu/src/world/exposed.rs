@@ -1,7 +1,7 @@
 //! Buffers of page lists while they are the device's: what it reads is what the driver exposed. Main type: [`Buffers`].
 //!
 //! Looked at are the queues for inflation, deflation and reports; of an id in the hint queue the device's own events tell, and statistics are
-//! written when the buffer is exposed. Nothing here is part of a state's hash: searches do without, as without [`super::guest_calls`].
+//! written when the buffer is exposed. Nothing here is part of a state's hash: searches do without, as without [`crate::oracle::guest_calls`].
 
 use host::event::Pfn;
 use host::memory::GuestRam;

@@ -1,11 +1,11 @@
 //! The balloon driver's other interfaces: as they were posted before, or beside, the merged driver.
 //!
-//! [`driver`] says which one drives the device.
+//! `driver` says which one drives the device.
 //!
-//! v6, v8 and v10 answer the host's requests for unused pages: [`request`] has their state, the queue and the responses, [`setup`] probe and remove,
-//! [`ranges`] how they tell inflated pages, [`v10`] how v10 finds the unused ones.
+//! v6, v8 and v10 answer the host's requests for unused pages: `request` has their state, the queue and the responses, `setup` probe and remove,
+//! `ranges` how they tell inflated pages, `v10` how v10 finds the unused ones.
 //!
-//! The others hint in rounds. [`send_free_pages`] is the part of a round between start and stop; where the blocks come from is in `mm::free_page_list`
+//! The others hint in rounds. `send_free_pages` is the part of a round between start and stop; where the blocks come from is in `mm::free_page_list`
 //! and `mm::pfn_walk`. Differs: the round itself, an id that opens it and one that closes it, is the merged driver's for all of them. As posted v13's device asked by
 //! returning a buffer that the driver had primed the queue with, v16's by a command in a control queue, v33's by a bit in the configuration; none of the three had an
 //! id, so that a late answer passed for a new one. What differs between them, and is modelled, is which blocks are told, how, and under which lock.
