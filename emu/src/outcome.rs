@@ -7,6 +7,8 @@ use host::event::{CmdId, MigrationStatus, PageRange, Pfn, Stamped};
 /// How a run ended. The order is that of precedence: what stands first wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
+    /// The VMM died: an assertion of its own, or an access to what is not there.
+    HostCrash,
     /// The guest panicked, or touched what it must not.
     GuestCrash,
     /// A page's last write did not arrive.
@@ -30,6 +32,7 @@ pub enum Verdict {
 impl Verdict {
     /// Every verdict.
     pub const ALL: &'static [Verdict] = &[
+        Verdict::HostCrash,
         Verdict::GuestCrash,
         Verdict::LostPage,
         Verdict::BrokenRule,
@@ -44,6 +47,7 @@ impl Verdict {
     /// Returns the verdict's name in scenarios and reports.
     pub fn name(self) -> &'static str {
         match self {
+            Verdict::HostCrash => "host-crash",
             Verdict::GuestCrash => "guest-crash",
             Verdict::LostPage => "lost-page",
             Verdict::BrokenRule => "broken-rule",

@@ -513,6 +513,44 @@ events! {
     GuestMissing { free: u64, total: u64 } = "guest.missing",
     #[doc = "Of the statistics that the host just read, some have a tag that there is not, or that came before."]
     BalloonOddStats { odd: u32 } = "balloon.odd_stats",
+    #[doc = "The VMM is dead: an assertion failed, or it touched what it must not."]
+    HostCrash { message: String } = "host.crash",
+    #[doc = "A vCPU's dirty ring is full: the vCPU waits until it is reaped."]
+    RingFull { cpu: u8 } = "ring.full",
+    #[doc = "The entries of the dirty rings were taken into S."]
+    RingReap { pages: u64 } = "ring.reap",
+    #[doc = "The reaped entries were given back, and their pages protected again."]
+    RingReset { pages: u64 } = "ring.reset",
+    #[doc = "A memory slot is deleted, and its log with it."]
+    SlotDelete { range: PageRange } = "slot.delete",
+    #[doc = "A memory slot is created."]
+    SlotCreate { range: PageRange } = "slot.create",
+    #[doc = "A thread has loaded a word of a bitmap, to change it and store it back without a lock."]
+    BitmapLoad { range: PageRange } = "bitmap.load",
+    #[doc = "A thread stores the word back that it loaded."]
+    BitmapStore { range: PageRange } = "bitmap.store",
+    #[doc = "All channels have delivered what was sent before."]
+    ChannelSync { channels: u32 } = "channel.sync",
+    #[doc = "The destination runs while pages are still to come."]
+    PostcopyStart = "postcopy.start",
+    #[doc = "The destination drops pages that will be sent again."]
+    DstDiscard { range: PageRange } = "dst.discard",
+    #[doc = "A vCPU at the destination touches a page that has not arrived, and asks for it."]
+    DstFault { pfn: Pfn } = "dst.fault",
+    #[doc = "The source takes a request for a page."]
+    DstRequest { pfn: Pfn } = "dst.request",
+    #[doc = "A write to a page that is not saved yet: it waits."]
+    SnapshotFault { pfn: Pfn } = "snapshot.fault",
+    #[doc = "Saved pages may be written again."]
+    SnapshotUnprotect { range: PageRange } = "snapshot.unprotect",
+    #[doc = "The vCPUs are slowed down."]
+    Throttle { percent: u32 } = "migration.throttle",
+    #[doc = "A vhost backend starts to log its writes."]
+    VhostLogStart = "vhost.log_start",
+    #[doc = "The guest takes a mapping away from a device."]
+    IommuUnmap { range: PageRange } = "iommu.unmap",
+    #[doc = "A device has pages pinned: it writes to where they are now."]
+    Pin { range: PageRange } = "vfio.pin",
 }
 
 impl Event {
@@ -527,6 +565,14 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::Pin { range }
+            | Event::IommuUnmap { range }
+            | Event::SnapshotUnprotect { range }
+            | Event::DstDiscard { range }
+            | Event::BitmapStore { range }
+            | Event::BitmapLoad { range }
+            | Event::SlotCreate { range }
+            | Event::SlotDelete { range }
             | Event::HintIgnore { range, .. }
             | Event::HostDiscard { range }
             | Event::BalloonReport { range }
@@ -546,6 +592,9 @@ impl Event {
             | Event::BalloonDeflate { pfn }
             | Event::DirtyMark { pfn, .. }
             | Event::BitmapTake { pfn }
+            | Event::SnapshotFault { pfn }
+            | Event::DstRequest { pfn }
+            | Event::DstFault { pfn }
             | Event::RamRead { pfn, .. }
             | Event::RamSend { pfn, .. }
             | Event::DstPlace { pfn, .. }
@@ -613,6 +662,14 @@ impl Event {
             | Event::Monitor { .. }
             | Event::LockTake { .. }
             | Event::LockRelease { .. }
+            | Event::HostCrash { .. }
+            | Event::RingFull { .. }
+            | Event::RingReap { .. }
+            | Event::RingReset { .. }
+            | Event::ChannelSync { .. }
+            | Event::PostcopyStart
+            | Event::Throttle { .. }
+            | Event::VhostLogStart
             | Event::Inject { .. } => None,
         }
     }

@@ -18,11 +18,17 @@ pub enum Effect {
     /// The guest does not get memory back.
     Leak,
     /// The guest dies.
-    Crash,
+    GuestCrash,
+    /// The VMM dies.
+    HostCrash,
     /// A rule is broken that costs nobody a page.
     Rule,
     /// Somebody waits for ever.
-    Hang,
+    Stall,
+    /// Some wait for each other for ever.
+    Deadlock,
+    /// A number that a user or a policy goes by is wrong.
+    WrongStatistics,
 }
 
 impl Effect {
@@ -32,15 +38,19 @@ impl Effect {
             Effect::Loss => "loss",
             Effect::OverSend => "over-send",
             Effect::Leak => "leak",
-            Effect::Crash => "crash",
+            Effect::GuestCrash => "guest crash",
+            Effect::HostCrash => "host crash",
             Effect::Rule => "rule",
-            Effect::Hang => "hang",
+            Effect::Stall => "stall",
+            Effect::Deadlock => "deadlock",
+            Effect::WrongStatistics => "wrong statistics",
         }
     }
 }
 
 macro_rules! faults {
-    ($($(#[doc = $doc:literal])* $variant:ident { name: $name:literal, id: $id:literal, source: $source:literal, mechanism: $mechanism:literal, effect: $effect:ident $(, guest: $guest:expr)? },)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident { name: $name:literal, id: $id:literal, source: $source:literal, mechanism: $mechanism:literal, effect: $effect:ident
+        $(, steps: [$($step:literal),+ $(,)?], fix: $fix:literal)? $(, guest: $guest:expr)? },)*) => {
         /// A defect that can be switched on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Fault {
@@ -75,6 +85,16 @@ macro_rules! faults {
             pub fn guest_bit(self) -> Option<u64> {
                 let bits: &[u64] = match self { $(Fault::$variant => &[$($guest)?],)* };
                 bits.first().copied()
+            }
+
+            /// Returns the smallest interleaving that shows it, a line for each step.
+            pub fn steps(self) -> &'static [&'static str] {
+                match self { $(Fault::$variant => &[$($($step),+)?],)* }
+            }
+
+            /// Returns how it was mended.
+            pub fn fix(self) -> &'static str {
+                match self { $(Fault::$variant => concat!($($fix)?),)* }
             }
 
             /// Returns what a user sees.
@@ -148,25 +168,25 @@ faults! {
         mechanism: "the driver resets its device for hibernation with pages in the balloon, and restore starts with an empty one: nobody frees the old pages", effect: Leak, guest: fault::FREEZE_NO_DEFLATE },
     /// A configuration change at the wrong time is forgotten.
     ConfigPendingLost { name: "config-pending-lost", id: "B42", source: "a hazard of drivers/virtio/virtio.c, no commit",
-        mechanism: "a change that comes while changes are held back is not kept for later: the balloon never hears of its target", effect: Hang, guest: fault::CONFIG_PENDING_LOST },
+        mechanism: "a change that comes while changes are held back is not kept for later: the balloon never hears of its target", effect: Stall, guest: fault::CONFIG_PENDING_LOST },
     /// The device breaks under the works.
     ShutdownNoQuiesce { name: "shutdown-no-quiesce", id: "B25", source: "Linux 6.12 since CVE-2025-38064, fixed in 2026",
-        mechanism: "the queues are broken at shutdown while a work of the balloon waits for one of them", effect: Hang, guest: fault::SHUTDOWN_NO_QUIESCE },
+        mechanism: "the queues are broken at shutdown while a work of the balloon waits for one of them", effect: Stall, guest: fault::SHUTDOWN_NO_QUIESCE },
     /// tell_host waits for what it could not add.
     TellHostIgnoreErr { name: "tell-host-ignore-err", id: "B24", source: "Linux, fixed in 6.12.117",
-        mechanism: "tell_host() ignores that the queue took no buffer and waits for the device to use it", effect: Hang, guest: fault::TELL_HOST_IGNORE_ERR },
+        mechanism: "tell_host() ignores that the queue took no buffer and waits for the device to use it", effect: Stall, guest: fault::TELL_HOST_IGNORE_ERR },
     /// DONE is handled in the interrupt.
     DoneInIrq { name: "done-in-irq", id: "B7", source: "Linux 4.20, fixed in 5.0",
-        mechanism: "virtballoon_changed() reads the id and frees the hinted blocks itself: the release of free_page_list_lock enables interrupts inside an interrupt, and the next change takes config_lock again", effect: Crash, guest: fault::DONE_IN_IRQ },
+        mechanism: "virtballoon_changed() reads the id and frees the hinted blocks itself: the release of free_page_list_lock enables interrupts inside an interrupt, and the next change takes config_lock again", effect: GuestCrash, guest: fault::DONE_IN_IRQ },
     /// The command id is told in the wrong order of bytes.
     CmdIdBigEndian { name: "cmd-id-big-endian", id: "B16", source: "Linux 4.20 on big-endian machines, fixed in 5.8 by 168c358af2f8",
         mechanism: "the id that starts a round is exposed as the CPU holds it, not little-endian: the device never finds its own", effect: Rule, guest: fault::CMDID_BE },
     /// Poisoned pages are reported to a device that does not know of it.
     ReportWithPoison { name: "report-with-poison", id: "B17", source: "Linux 5.7, fixed in 5.8 by fb69c2c896fc",
-        mechanism: "PAGE_REPORTING is accepted without PAGE_POISON: a page that the host dropped comes back as zeros, and the check of the poison takes that for corruption", effect: Crash, guest: fault::REPORT_WITH_POISON },
+        mechanism: "PAGE_REPORTING is accepted without PAGE_POISON: a page that the host dropped comes back as zeros, and the check of the poison takes that for corruption", effect: GuestCrash, guest: fault::REPORT_WITH_POISON },
     /// A queue calls what lay on the stack.
     UninitCallback { name: "uninit-callback", id: "B10", source: "Linux 4.20, fixed in 5.6 by 5790b53390e1",
-        mechanism: "of the array of callbacks the place of the hint queue is not written: the queue asks for interrupts and calls whatever stood there", effect: Crash, guest: fault::UNINIT_CALLBACK },
+        mechanism: "of the array of callbacks the place of the hint queue is not written: the queue asks for interrupts and calls whatever stood there", effect: GuestCrash, guest: fault::UNINIT_CALLBACK },
     /// A probe that fails keeps its memory.
     ProbeLeak { name: "probe-leak", id: "B15", source: "Linux, fixed in 5.6 and 5.4.19 by 1ad6f58ea936",
         mechanism: "an error path of virtballoon_probe() does not free what was acquired before", effect: Leak, guest: fault::PROBE_LEAK },
@@ -178,27 +198,27 @@ faults! {
         mechanism: "shrink_balloon_pages() takes all that it has freed off what is left to free, batch after batch: the rest falls below 0, and the balloon is emptied", effect: Rule, guest: fault::SHRINK_SCAN },
     /// Inflation allocates under the lock that deflation needs.
     AllocUnderLock { name: "alloc-under-lock", id: "B5", source: "Linux, fixed in 4.15 by c7cdff0e8647",
-        mechanism: "fill_balloon() allocates under balloon_lock: when memory is out, the OOM notifier wants the same lock", effect: Crash, guest: fault::ALLOC_UNDER_LOCK },
+        mechanism: "fill_balloon() allocates under balloon_lock: when memory is out, the OOM notifier wants the same lock", effect: GuestCrash, guest: fault::ALLOC_UNDER_LOCK },
     /// A passing reference leaks a block.
     SpecRefLeak { name: "spec-ref-leak", id: "B30", source: "Linux, fixed in 5.10 by e320d3012d25",
         mechanism: "__free_pages() frees nothing when somebody else holds a reference to the head of a block that is not compound: whoever drops it later frees one page", effect: Leak, guest: fault::SPEC_REF_LEAK },
     /// An interrupt frees into a list that is being changed.
     PcpUpNoIrq { name: "pcp-up-no-irq", id: "B34", source: "Linux with SMP=n, CVE-2026-23025, fixed in 6.1.162",
-        mechanism: "with one CPU the trylock of the per-CPU lists always succeeds and leaves interrupts on: a free in an interrupt and the allocation below it change the same list", effect: Crash, guest: fault::PCP_UP_NOIRQ },
+        mechanism: "with one CPU the trylock of the per-CPU lists always succeeds and leaves interrupts on: a free in an interrupt and the allocation below it change the same list", effect: GuestCrash, guest: fault::PCP_UP_NOIRQ },
     /// A queue that could not be made is freed twice.
     VqErrUaf { name: "vq-err-uaf", id: "B40", source: "Linux, fixed in 5.10.4",
-        mechanism: "a queue is put on the device list before its ring is allocated: the error path frees it, and the removal of the queues finds it there", effect: Crash, guest: fault::VQ_ERR_UAF },
+        mechanism: "a queue is put on the device list before its ring is allocated: the error path frees it, and the removal of the queues finds it there", effect: GuestCrash, guest: fault::VQ_ERR_UAF },
     /// Reporting goes on while the system freezes.
     ReportNonfreezable { name: "report-nonfreezable", id: "B22", source: "Linux 5.7, CVE-2026-74481, fixed in 6.1.183 and 6.12.103 by 0b45f6927a14",
         mechanism: "page_reporting_process runs on system_wq, which does not freeze: it adds to a queue that the driver has deleted", effect: Rule, guest: fault::REPORT_NONFREEZABLE },
     /// A balloon page is told by a mapping that may be freed.
     MappingDeref { name: "mapping-deref", id: "B2", source: "Linux d6d86c0a7f8d, fixed in 3.18",
         mechanism: "compaction follows a page's mapping without a lock or a reference: a driver that is removed meanwhile has freed it",
-        effect: Crash, guest: wire::switch::fault::MAPPING_DEREF },
+        effect: GuestCrash, guest: wire::switch::fault::MAPPING_DEREF },
     /// The balloon's list is walked without its lock.
     DequeueNoLock { name: "dequeue-no-lock", id: "B4", source: "Linux 21ea9fb69e7c, fixed in 4.5",
         mechanism: "deflation chooses its next page while compaction takes that page off the list, and goes on along compaction's list",
-        effect: Crash, guest: wire::switch::fault::DEQUEUE_NO_LOCK },
+        effect: GuestCrash, guest: wire::switch::fault::DEQUEUE_NO_LOCK },
     /// A page that changes zones leaves its count behind.
     NoZoneFixup { name: "no-zone-fixup", id: "B13", source: "Linux 63341ab03706, fixed in 5.5",
         mechanism: "a balloon page that moves to another zone takes no managed page along: deflating it adds one to the wrong zone",
@@ -206,31 +226,51 @@ faults! {
     /// An inflated page is taken off a list that it is not on.
     DoubleListDel { name: "double-list-del", id: "B19", source: "Linux 418a3ab1e778, fixed by dd4229060957 in 5.3",
         mechanism: "enqueueing a single page deletes it from the caller's list once more than the caller did",
-        effect: Crash, guest: wire::switch::fault::DOUBLE_LIST_DEL },
+        effect: GuestCrash, guest: wire::switch::fault::DOUBLE_LIST_DEL },
     /// What a moved page is, is asked too late.
     CheckAfterUnlock { name: "check-after-unlock", id: "B20", source: "Linux e0a352fabce6, fixed in 5.0; visible before 4.8",
         mechanism: "whether a page that was moved to is a balloon's is asked behind its unlock: deflated by then, it goes to the LRU",
-        effect: Crash, guest: wire::switch::fault::CHECK_AFTER_UNLOCK },
+        effect: GuestCrash, guest: wire::switch::fault::CHECK_AFTER_UNLOCK },
     /// An isolated page is taken off the balloon's list.
     DequeueIsolated { name: "dequeue-isolated", id: "B27", source: "Linux 6.1.160, the split of balloon_page_delete()",
         mechanism: "a page that moves is deleted from a list as if it were on the balloon's: it is on compaction's",
-        effect: Crash, guest: wire::switch::fault::DEQUEUE_ISOLATED },
+        effect: GuestCrash, guest: wire::switch::fault::DEQUEUE_ISOLATED },
     /// A page that nothing moved to is not readied for freeing.
     CompactFreeNoprep { name: "compact-free-noprep", id: "B37", source: "Linux 6.12.97 and 6.12.117",
         mechanism: "compaction takes a page back that it did not use, without the checks and resets of a free: it keeps its reference",
-        effect: Crash, guest: wire::switch::fault::COMPACT_FREE_NOPREP },
+        effect: GuestCrash, guest: wire::switch::fault::COMPACT_FREE_NOPREP },
     /// An absent queue is set up.
     NullVqName { name: "null-vq-name", id: "B8", source: "Linux 4.20-rc on virtio-mmio and virtio-ccw, fixed in 5.0",
-        mechanism: "find_vqs() sets up a queue without a name like the others: the one that should be the next queue, which then has none; probing fails", effect: Hang, guest: fault::NULL_VQ_NAME },
+        mechanism: "find_vqs() sets up a queue without a name like the others: the one that should be the next queue, which then has none; probing fails", effect: Stall, guest: fault::NULL_VQ_NAME },
     /// The first statistics are whatever memory held.
     StatsUninit { name: "stats-uninit", id: "B28", source: "Linux, fixed in 4.11 by fc8653228c85 and 8424af5336f7",
         mechanism: "init_vqs() exposes the whole statistics buffer before anything was written to it", effect: Rule, guest: fault::STATS_UNINIT },
     /// A drain leaves pages behind.
     PcpDrainRace { name: "pcp-drain-race", id: "B32", source: "Linux, fixed in 6.11 by 66eca1021a42",
-        mechanism: "drain_pages_zone() reads a list's count before it has the list's lock: what another vCPU frees while it waits stays on the list", effect: Crash, guest: fault::PCP_DRAIN_RACE },
+        mechanism: "drain_pages_zone() reads a list's count before it has the list's lock: what another vCPU frees while it waits stays on the list", effect: GuestCrash, guest: fault::PCP_DRAIN_RACE },
     /// Pages of the reserve come back to another type's list.
     PcpWrongMt { name: "pcp-wrong-mt", id: "B33", source: "Linux since 4b23a68f9536, fixed in 6.5 by 7b086755fb8c",
         mechanism: "free_unref_page() has changed HIGHATOMIC to MOVABLE for the per-CPU list already when that list's lock is taken, and frees the page as MOVABLE", effect: Rule, guest: fault::PCP_WRONG_MT },
+
+    // ---- 3A: free page hinting
+
+    // ---- 3B: balloon discards
+
+    // ---- 3C: dirty tracking in the accelerator
+
+    // ---- 3D: bitmaps, scan, setup
+
+    // ---- 3E: page encoding and channels
+
+    // ---- 3F: postcopy
+
+    // ---- 3G: device writers
+
+    // ---- 3H: convergence, liveness
+
+    // ---- 3I: snapshots
+
+    // ---- 3J: other VMMs
 }
 
 /// Faults that are switched on.

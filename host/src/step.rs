@@ -138,6 +138,11 @@ impl Ctx<'_> {
         self.events.push(Stamped { at_ns: self.now_ns, actor: self.actor, event });
     }
 
+    /// The VMM dies here: nothing happens any more behind the moving actor's step.
+    pub fn crash(&mut self, message: impl Into<String>) {
+        self.emit(Event::HostCrash { message: message.into() });
+    }
+
     /// Takes a free lock, and says so.
     ///
     /// # Panics

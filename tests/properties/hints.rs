@@ -253,7 +253,7 @@ fn complaint(scenario: &Scenario, outcome: &Outcome) -> Option<String> {
     }
     match outcome.verdict {
         Verdict::GuestCrash if outcome.crash.as_ref().is_some_and(|crash| is_known_end(crash, scenario)) => None,
-        Verdict::GuestCrash | Verdict::Deadlock | Verdict::Stall => {
+        Verdict::HostCrash | Verdict::GuestCrash | Verdict::Deadlock | Verdict::Stall => {
             Some(format!("{}: {:?} {:?}", outcome.verdict.name(), outcome.crash, outcome.waits))
         }
         Verdict::LostPage | Verdict::BrokenRule | Verdict::Leak | Verdict::OverSend | Verdict::Unreachable | Verdict::Pass => None,

@@ -68,7 +68,7 @@ fn complaint(scenario: &Scenario, outcome: &Outcome) -> Option<String> {
         // A guest whose page was dropped under it may notice.
         Verdict::GuestCrash if reused_early(outcome) => None,
         Verdict::Stall if out_of_puff(outcome) => None,
-        Verdict::GuestCrash | Verdict::Deadlock | Verdict::Stall => {
+        Verdict::HostCrash | Verdict::GuestCrash | Verdict::Deadlock | Verdict::Stall => {
             Some(format!("{}: {:?} {:?}", outcome.verdict.name(), outcome.crash, outcome.waits))
         }
         Verdict::Unreachable if running && !may_hold(scenario) && !may_stay_stopped(scenario) && !out_of_puff(outcome) => {

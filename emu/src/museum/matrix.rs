@@ -23,12 +23,12 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Returns whether the run shows a fault as such: by what its effect is called, with the blame on the side that has the fault. A guest that
-    /// dies or waits for ever breaks no rule of the oracle's: its end says all.
+    /// Returns whether the run shows a fault as such: by what its effect is called, with the blame on the side that has the fault. A
+    /// side that dies or waits for ever breaks no rule of the oracle's: its end says all.
     pub fn shows(&self, fault: Fault) -> bool {
         let verdict = verdict_of(fault.effect());
         let of_guest = fault.guest_bit().is_some();
-        let ends_all = of_guest && matches!(verdict, Verdict::GuestCrash | Verdict::Stall);
+        let ends_all = matches!(verdict, Verdict::HostCrash | Verdict::GuestCrash | Verdict::Stall | Verdict::Deadlock);
         // What the posted interfaces let through is a gap of theirs.
         let posted = fault.id().starts_with('S');
         let blamed = |blame: Blame| (blame == Blame::Host) != of_guest || posted && blame == Blame::Gap;

@@ -33,8 +33,10 @@ pub fn verdict_of(effect: Effect) -> Verdict {
         Effect::Loss => Verdict::LostPage,
         Effect::OverSend => Verdict::OverSend,
         Effect::Leak => Verdict::Leak,
-        Effect::Crash => Verdict::GuestCrash,
-        Effect::Rule => Verdict::BrokenRule,
-        Effect::Hang => Verdict::Stall,
+        Effect::GuestCrash => Verdict::GuestCrash,
+        Effect::HostCrash => Verdict::HostCrash,
+        Effect::Rule | Effect::WrongStatistics => Verdict::BrokenRule,
+        Effect::Stall => Verdict::Stall,
+        Effect::Deadlock => Verdict::Deadlock,
     }
 }

@@ -384,6 +384,25 @@ impl Oracle {
             | Event::HintSleep
             | Event::LockTake { .. }
             | Event::LockRelease { .. }
+            | Event::HostCrash { .. }
+            | Event::RingFull { .. }
+            | Event::RingReap { .. }
+            | Event::RingReset { .. }
+            | Event::SlotDelete { .. }
+            | Event::SlotCreate { .. }
+            | Event::BitmapLoad { .. }
+            | Event::BitmapStore { .. }
+            | Event::ChannelSync { .. }
+            | Event::PostcopyStart
+            | Event::DstDiscard { .. }
+            | Event::DstFault { .. }
+            | Event::DstRequest { .. }
+            | Event::SnapshotFault { .. }
+            | Event::SnapshotUnprotect { .. }
+            | Event::Throttle { .. }
+            | Event::VhostLogStart
+            | Event::IommuUnmap { .. }
+            | Event::Pin { .. }
             | Event::Inject { .. } => {}
         }
     }

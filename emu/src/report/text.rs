@@ -4,6 +4,8 @@
 //! digest. A section without content is left out. Counts of guest instructions and of steps are not in it: they change with every compiler
 //! and refactoring while the meaning stays.
 
+use host::event::Event;
+
 use crate::outcome::{Outcome, PageFacts, Violation};
 
 use super::{Detail, Subject, WIDTH, counted, ids, micros, pages_sent, stable, timeline, wrap};
@@ -176,7 +178,13 @@ fn waits(outcome: &Outcome) -> Vec<String> {
 /// Returns the guest's end. Offsets in functions, line numbers and the compiler's own functions change without the guest's doing, so a
 /// summary leaves them out.
 fn crash(outcome: &Outcome, detail: Detail) -> Vec<String> {
-    let Some(crash) = &outcome.crash else { return Vec::new() };
+    let Some(crash) = &outcome.crash else {
+        let of_host = outcome.trace.iter().find_map(|stamped| match &stamped.event {
+            Event::HostCrash { message } => Some(format!("the VMM: {message}")),
+            _ => None,
+        });
+        return of_host.map_or_else(Vec::new, |message| labelled("crash", &message));
+    };
     let message = format!("vcpu{}: {}", crash.vcpu, crash.message);
     let compilers = |function: &&String| ["core::", "__rustc::"].iter().any(|path| function.starts_with(path));
     let (message, skipped) = match detail {

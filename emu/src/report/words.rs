@@ -11,7 +11,9 @@ use wire::virtio::isr;
 pub fn particulars(event: &Event) -> String {
     use Event as E;
     match event {
-        E::GuestReady | E::GuestStop | E::GuestOom | E::LogStart | E::LogStop | E::AfterSync => String::new(),
+        E::GuestReady | E::GuestStop | E::GuestOom | E::LogStart | E::LogStop | E::AfterSync | E::PostcopyStart | E::VhostLogStart => {
+            String::new()
+        }
         E::DstStart | E::VmStop | E::VmStart | E::LinkDown | E::HintWake | E::HintQuiet | E::HintSleep => String::new(),
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
@@ -73,6 +75,23 @@ pub fn particulars(event: &Event) -> String {
         }
         E::Monitor { command } => one_line(command),
         E::LockTake { lock } | E::LockRelease { lock } => lock.name().to_string(),
+        E::HostCrash { message } => one_line(message),
+        E::RingFull { cpu } => format!("vcpu{cpu}"),
+        E::RingReap { pages } => format!("ring to S, {pages} pages"),
+        E::RingReset { pages } => format!("{pages} pages"),
+        E::SlotDelete { range } => range.to_string(),
+        E::SlotCreate { range } => range.to_string(),
+        E::BitmapLoad { range } => range.to_string(),
+        E::BitmapStore { range } => range.to_string(),
+        E::ChannelSync { channels } => format!("{channels} channels"),
+        E::DstDiscard { range } => range.to_string(),
+        E::DstFault { pfn } => pfn.to_string(),
+        E::DstRequest { pfn } => pfn.to_string(),
+        E::SnapshotFault { pfn } => pfn.to_string(),
+        E::SnapshotUnprotect { range } => range.to_string(),
+        E::Throttle { percent } => format!("{percent} %"),
+        E::IommuUnmap { range } => range.to_string(),
+        E::Pin { range } => range.to_string(),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

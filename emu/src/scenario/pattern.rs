@@ -78,6 +78,17 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::RamPage
         | K::DstPlace
         | K::DmaWrite
+        | K::SlotDelete
+        | K::SlotCreate
+        | K::BitmapLoad
+        | K::BitmapStore
+        | K::DstDiscard
+        | K::DstFault
+        | K::DstRequest
+        | K::SnapshotFault
+        | K::SnapshotUnprotect
+        | K::IommuUnmap
+        | K::Pin
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail
@@ -137,6 +148,14 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::Monitor
         | K::LockTake
         | K::LockRelease
+        | K::HostCrash
+        | K::RingFull
+        | K::RingReap
+        | K::RingReset
+        | K::ChannelSync
+        | K::PostcopyStart
+        | K::Throttle
+        | K::VhostLogStart
         | K::Inject => false,
     }
 }

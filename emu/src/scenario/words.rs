@@ -99,6 +99,7 @@ pub(super) fn grains() -> Vec<Word> {
 
 pub(super) fn verdicts() -> Vec<Word> {
     let about = |verdict: &Verdict| match verdict {
+        Verdict::HostCrash => "The VMM died: an assertion of its own, or an access to what is not there.",
         Verdict::GuestCrash => "The guest panicked, or touched what it must not.",
         Verdict::LostPage => "A page's last write did not arrive.",
         Verdict::BrokenRule => "A rule was broken, though no page is lost.",

@@ -109,6 +109,7 @@ fn about(ending: &Ending, orders: &[Order], base: &Scenario, injections: &[Injec
     let what = match ending.verdict {
         Verdict::LostPage if pages.len() == 1 => format!("page {} is lost", pages.into_iter().collect::<String>()),
         Verdict::LostPage => "a page is lost".to_owned(),
+        Verdict::HostCrash => "the VMM crashes".to_owned(),
         Verdict::GuestCrash => "the guest crashes".to_owned(),
         Verdict::Leak => "guest memory does not come back".to_owned(),
         Verdict::OverSend => "a page is sent needlessly".to_owned(),
@@ -220,6 +221,15 @@ fn reading(kind: EventKind) -> Reading {
         | K::BitmapTake
         | K::RamRead
         | K::RamSend
+        | K::BitmapLoad
+        | K::BitmapStore
+        | K::DstDiscard
+        | K::DstFault
+        | K::DstRequest
+        | K::SnapshotFault
+        | K::SnapshotUnprotect
+        | K::IommuUnmap
+        | K::Pin
         | K::DstPlace => Reading::OfPage,
         K::GuestReady
         | K::GuestStart
@@ -241,6 +251,11 @@ fn reading(kind: EventKind) -> Reading {
         | K::VmStop
         | K::VmStart
         | K::LinkDown
+        | K::HostCrash
+        | K::SlotDelete
+        | K::SlotCreate
+        | K::ChannelSync
+        | K::PostcopyStart
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -268,6 +283,11 @@ fn reading(kind: EventKind) -> Reading {
         | K::Notify
         | K::IterateBegin
         | K::IterateEnd
+        | K::RingFull
+        | K::RingReap
+        | K::RingReset
+        | K::Throttle
+        | K::VhostLogStart
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

@@ -129,7 +129,13 @@ impl Ending {
     /// Returns whether the run shows a defect. An order that cannot be kept, or a schedule so unfair that nothing ends, does not.
     pub fn is_failure(&self) -> bool {
         match self.verdict {
-            Verdict::GuestCrash | Verdict::LostPage | Verdict::BrokenRule | Verdict::Leak | Verdict::OverSend | Verdict::Deadlock => true,
+            Verdict::HostCrash
+            | Verdict::GuestCrash
+            | Verdict::LostPage
+            | Verdict::BrokenRule
+            | Verdict::Leak
+            | Verdict::OverSend
+            | Verdict::Deadlock => true,
             Verdict::Unreachable | Verdict::Stall | Verdict::Pass => false,
         }
     }

@@ -80,7 +80,9 @@ impl World {
         let polls = (0..self.state.vcpus.len()).any(|cpu| self.vcpu_next(cpu) == Readiness::UsedBuffer);
         let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty() || polls;
         let gated = waits.iter().any(|wait| wait.gate);
-        let ended = if self.state.crash.is_some() {
+        let ended = if self.state.host_crashed {
+            Verdict::HostCrash
+        } else if self.state.crash.is_some() {
             Verdict::GuestCrash
         } else if !cycle.is_empty() {
             Verdict::Deadlock
@@ -114,7 +116,7 @@ impl World {
 
     /// Returns the guest's own rules that are broken.
     fn broken_in_guest(&self, at_rest: bool) -> Vec<Violation> {
-        if at_rest && self.state.ready && self.state.crash.is_none() && self.state.vmm.vm.running {
+        if at_rest && self.state.ready && self.state.crash.is_none() && !self.state.host_crashed && self.state.vmm.vm.running {
             let mut broken = guest_mm::check(&self.ram);
             if self.scenario.guest.page_poison {
                 broken.extend(guest_mm::check_poison(&self.ram));

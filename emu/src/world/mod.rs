@@ -97,7 +97,7 @@ pub(crate) enum Readiness {
 pub(crate) enum End {
     /// Nobody can move.
     Quiet,
-    /// The guest is dead.
+    /// The guest or the VMM is dead.
     Crash,
     /// A limit of the scenario was reached.
     Limit,
@@ -171,6 +171,8 @@ pub(crate) struct State {
     /// Task operations that did not fit into the mailboxes yet, by vCPU.
     backlog: Vec<VecDeque<TaskOp>>,
     crash: Option<GuestCrash>,
+    /// The VMM is dead.
+    host_crashed: bool,
     /// Who picks the next move.
     window: Window,
     /// How often each key has happened, for a search.
@@ -203,7 +205,7 @@ impl World {
 
     /// Returns why the run is over, though somebody could move.
     fn end(&self) -> Option<End> {
-        if self.state.crash.is_some() {
+        if self.state.crash.is_some() || self.state.host_crashed {
             Some(End::Crash)
         } else if self.state.gates.broken().is_some() {
             Some(End::BrokenOrder)
@@ -478,6 +480,7 @@ impl World {
         }
         self.rules.iter_mut().for_each(|rules| rules.happened(&stamped.event));
         match stamped.event {
+            Event::HostCrash { .. } => self.state.host_crashed = true,
             Event::GuestWork { .. } => self.state.works += 1,
             Event::GuestWorkDone { .. } => self.state.works -= 1,
             _ => {}

@@ -62,6 +62,7 @@ impl World {
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            host_crashed: false,
             window: Window::Ahead,
             counts: None,
         };

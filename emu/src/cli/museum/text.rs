@@ -35,11 +35,11 @@ pub(super) fn annotations(museum: &Museum) -> String {
 
 fn faults(museum: &Museum) -> String {
     let width = museum.faults.iter().map(|fault| fault.name().len()).max().unwrap_or(0);
-    let mut said = format!("  #  {:<width$}  effect     caught by  as what it is\n", "fault");
+    let mut said = format!("  #  {:<width$}  effect            caught by  as what it is\n", "fault");
     for (index, fault) in museum.faults.iter().enumerate() {
         let (by, such) = (museum.matrix.caught_by(*fault).len(), museum.matrix.caught_as_such_by(*fault).len());
         let (number, effect) = (index + 1, fault.effect().name());
-        said += &format!("{number:>3}  {:<width$}  {effect:<9}  {by:>9}  {such:>13}\n", fault.name());
+        said += &format!("{number:>3}  {:<width$}  {effect:<16}  {by:>9}  {such:>13}\n", fault.name());
     }
     said
 }
@@ -47,6 +47,7 @@ fn faults(museum: &Museum) -> String {
 /// Returns what stands for a verdict.
 fn letter(verdict: Verdict) -> char {
     match verdict {
+        Verdict::HostCrash => 'H',
         Verdict::GuestCrash => 'C',
         Verdict::LostPage => 'L',
         Verdict::BrokenRule => 'R',

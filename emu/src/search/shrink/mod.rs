@@ -390,9 +390,15 @@ fn held_back(run: &Run, edges: &[Edge]) -> Vec<Edge> {
             let happened = |wanted: Happening| run.happened.iter().any(|(happening, _)| *happening == wanted);
             edges.iter().copied().filter(|edge| !happened(edge.first)).collect()
         }
-        Some(Verdict::GuestCrash | Verdict::LostPage | Verdict::BrokenRule | Verdict::Leak | Verdict::OverSend | Verdict::Pass) => {
-            Vec::new()
-        }
+        Some(
+            Verdict::HostCrash
+            | Verdict::GuestCrash
+            | Verdict::LostPage
+            | Verdict::BrokenRule
+            | Verdict::Leak
+            | Verdict::OverSend
+            | Verdict::Pass,
+        ) => Vec::new(),
     }
 }
 

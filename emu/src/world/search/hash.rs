@@ -72,7 +72,7 @@ impl SearchWorld {
                 ops.iter().enumerate().for_each(|(index, op)| fold.part(tag::BACKLOG, cpu << 32 | index as u64, op));
             }
         }
-        fold.part(tag::TRUTHS, 0, &(state.ready, state.window, state.crash.is_some()));
+        fold.part(tag::TRUTHS, 0, &(state.ready, state.window, state.crash.is_some(), state.host_crashed));
         if state.window != Window::Open {
             for (slot, at_ns) in (0..).zip(&state.times_ns) {
                 fold.word(tag::TIMES, slot, at_ns.saturating_sub(state.now_ns));
