@@ -551,6 +551,10 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
+    #[doc = "The peer stops reading: what is sent fills the link, and then whoever sends waits."]
+    LinkStall = "link.stall",
+    #[doc = "The peer reads again."]
+    LinkResume = "link.resume",
 }
 
 impl Event {
@@ -670,6 +674,8 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::Inject { .. } => None,
         }
     }

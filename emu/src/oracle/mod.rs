@@ -403,6 +403,8 @@ impl Oracle {
             | Event::VhostLogStart
             | Event::IommuUnmap { .. }
             | Event::Pin { .. }
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::Inject { .. } => {}
         }
     }

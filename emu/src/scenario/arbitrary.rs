@@ -15,7 +15,7 @@ use wire::switch::correct;
 use super::model::*;
 use super::pattern::is_about_pages;
 use super::vocabulary::INTEGER_MAX;
-use super::words::{BLAMES, FEATURES};
+use super::words::{BLAMES, FEATURES, WAITERS, held_up_by};
 use crate::outcome::Verdict;
 
 /// Allocations of random scenarios with the order that each has.
@@ -332,7 +332,17 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
     let vcpu = (0..vcpus).prop_map(Actor::Vcpu).boxed();
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
     let command = prop_oneof![
-        select(vec![Command::Migrate, Command::Cancel, Command::Stop, Command::Cont, Command::ResetDevice, Command::BreakLink]),
+        select(vec![
+            Command::Migrate,
+            Command::Cancel,
+            Command::Stop,
+            Command::Cont,
+            Command::ResetDevice,
+            Command::BreakLink,
+            Command::StallLink,
+            Command::ResumeLink,
+            Command::Yank,
+        ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
     ];
     let without_page = prop_oneof![
@@ -386,8 +396,10 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
     );
     let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
     let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
+    let wait = (select(WAITERS), option::of(select(held_up_by())), counts());
+    let blocked = vec(wait.prop_map(|(who, on, (min, max))| BlockedExpect { who, on, ns: CountExpect { min, max } }), 0..3);
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, (insns, blocked)).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, (irq_off_insns, blocked))| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -396,6 +408,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             destination_cmd_id,
             events,
             irq_off_insns,
+            blocked,
         },
     )
 }

@@ -517,6 +517,7 @@ impl Default for Expect {
             destination_cmd_id: None,
             events: BTreeMap::new(),
             irq_off_insns: None,
+            blocked: Vec::new(),
         }
     }
 }
@@ -634,6 +635,12 @@ pub enum Command {
     ResetDevice,
     /// The link breaks.
     BreakLink,
+    /// The destination stops reading.
+    StallLink,
+    /// The destination reads again.
+    ResumeLink,
+    /// `yank`.
+    Yank,
 }
 
 /// When an injection fires: once all its parts hold.
@@ -691,6 +698,19 @@ pub struct Expect {
     pub events: BTreeMap<String, CountExpect>,
     /// Instructions of the longest stretch with interrupts disabled.
     pub irq_off_insns: Option<CountExpect>,
+    /// How long who was held up.
+    pub blocked: Vec<BlockedExpect>,
+}
+
+/// How long somebody must have been held up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedExpect {
+    /// Who.
+    pub who: &'static str,
+    /// By what; `None`: by all together.
+    pub on: Option<&'static str>,
+    /// Nanoseconds.
+    pub ns: CountExpect,
 }
 
 /// What must be true of a page's sending.

@@ -156,6 +156,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::PostcopyStart
         | K::Throttle
         | K::VhostLogStart
+        | K::LinkStall
+        | K::LinkResume
         | K::Inject => false,
     }
 }

@@ -5,7 +5,9 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts, walks};
+use super::words::{
+    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, verdicts, waiters, walks,
+};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -551,6 +553,7 @@ static EXPECT: Table = Table {
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+        key("blocked", "How long somebody was held up.", Kind::Tables(&BLOCKED)),
         key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
@@ -569,6 +572,16 @@ static TIMES: Table =
 
 static INSNS: Table =
     Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static BLOCKED: Table = Table {
+    title: "[[expect.blocked]]",
+    keys: &[
+        key("who", "Who was held up.", Kind::Word("actor", waiters)).required(),
+        key("on", "By what; default: all together.", Kind::Word("wait", holds)),
+        key("min", "At least.", Kind::Time(TIME)),
+        key("max", "At most.", Kind::Time(TIME)),
+    ],
+};
 
 static COSTS: Table = Table {
     title: "[costs]",

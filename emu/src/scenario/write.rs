@@ -11,8 +11,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order,
-    Pattern, Scenario, Search, Task, Trigger, Vary,
+    Action, BlockedExpect, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration,
+    Operation, Order, Pattern, Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -401,11 +401,14 @@ fn command_value(command: Command) -> String {
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
         Command::BreakLink => quoted("break-link"),
+        Command::StallLink => quoted("stall-link"),
+        Command::ResumeLink => quoted("resume-link"),
+        Command::Yank => quoted("yank"),
     }
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -422,6 +425,15 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     }
     if let Some(count) = irq_off_insns {
         out.key("irq_off_insns", count_table(*count));
+    }
+    for BlockedExpect { who, on, ns } in blocked {
+        out.header("[[expect.blocked]]");
+        out.key("who", quoted(who));
+        for (key, value) in [("on", on.map(quoted)), ("min", ns.min.map(time)), ("max", ns.max.map(time))] {
+            if let Some(value) = value {
+                out.key(key, value);
+            }
+        }
     }
     if !sent.is_empty() {
         out.header("[expect.sent]");

@@ -256,6 +256,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::SlotCreate
         | K::ChannelSync
         | K::PostcopyStart
+        | K::LinkStall
+        | K::LinkResume
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId

@@ -20,6 +20,7 @@ use crate::oracle::{Oracle, OracleOptions};
 use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
+use crate::world::blocked::Blocked;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
@@ -62,6 +63,7 @@ impl World {
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            blocked: Blocked::new(vcpus + HOST_ORDER.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
