@@ -22,9 +22,9 @@ impl Observed for Observation<'_> {
         match level {
             Level::K => self.vmm.accel.k_bits().word(at),
             Level::S => self.vmm.accel.s_bits().word(at),
-            Level::D => self.vmm.d.bits().word(at),
+            Level::D => self.vmm.d.word(at),
             Level::V => self.vmm.vhost.bits().word(at),
-            Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b().word(at)),
+            Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b_word(at)),
         }
     }
 
@@ -41,7 +41,7 @@ impl Observed for Observation<'_> {
     }
 
     fn bitmap_count(&self) -> u64 {
-        self.vmm.migration.ram().map_or(0, |ram| ram.b().count())
+        self.vmm.migration.ram().map_or(0, |ram| ram.popcount())
     }
 
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {
