@@ -29,6 +29,7 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            blocks: self.blocks(&fields),
         };
         if dirty_log != DirtyLog::ManualClear {
             self.only_with_manual_clear(&fields, dirty_log);

@@ -155,6 +155,7 @@ const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
+const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies between no two blocks");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
@@ -417,6 +418,16 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("blocks", "RAM blocks that guest memory consists of, one behind the other; none: it is one.", Kind::Tables(&BLOCK)),
+    ],
+};
+
+static BLOCK: Table = Table {
+    title: "[[host.blocks]]",
+    keys: &[
+        key("name", "Its name.", Kind::Text).required(),
+        key("pages", "Its length; without it the last block takes what is left.", Kind::Integer(PAGES)),
+        key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
     ],
 };
 

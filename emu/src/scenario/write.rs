@@ -12,7 +12,7 @@ use wire::switch::correct;
 
 use super::model::{
     Action, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order,
-    Pattern, Scenario, Search, Task, Trigger, Vary,
+    Pattern, RamBlock, Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -269,6 +269,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         queue_size,
         balloon_pages,
         stats_interval_ns,
+        blocks,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -283,6 +284,17 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    write_blocks(out, blocks);
+}
+
+fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
+    for (index, block) in blocks.iter().enumerate() {
+        let RamBlock { name, pages, offset } = block;
+        out.header("[[host.blocks]]");
+        out.key("name", quoted(name));
+        out.key("pages", pages);
+        out.unless(*offset == RamBlock::offset_behind(&blocks[..index]), "offset", || offset);
+    }
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {

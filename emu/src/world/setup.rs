@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use host::balloon::BalloonOptions;
 use host::dirty::accel::LogMode;
+use host::dirty::ram_list::BlockOptions;
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
@@ -17,7 +18,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
@@ -144,6 +145,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
+        blocks: host.blocks.iter().map(block_options).collect(),
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
@@ -183,6 +185,11 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             paced: !searched,
         },
     }
+}
+
+fn block_options(block: &RamBlock) -> BlockOptions {
+    let RamBlock { name, pages, offset } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
 }
 
 /// Returns the guest's image, parsed once.

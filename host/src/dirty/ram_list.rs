@@ -229,7 +229,8 @@ mod tests {
             d.set(list.addr(Pfn(pfn)));
         }
         let word = |at| list.guest_word(at, |index| Some((&d, list.places()[index].offset)));
-        let set: Vec<u64> = (0..4).flat_map(|at| (0..64).filter(move |bit| word(at) >> bit & 1 == 1).map(move |bit| at * 64 + bit)).collect();
+        let set: Vec<u64> =
+            (0..4).flat_map(|at| (0..64).filter(move |bit| word(at) >> bit & 1 == 1).map(move |bit| at * 64 + bit)).collect();
         assert_eq!(set, [0, 29, 30, 63, 64, 129, 130, 199]);
     }
 

@@ -40,12 +40,14 @@ impl Block {
     /// only the beginning is looked at, and a block that ends within a word takes its neighbours' bits along.
     pub(super) fn sync(&mut self, d: &mut DirtyMemory, faults: &Faults, mut cleaned: impl FnMut(u64, u64)) -> u64 {
         let Some(b) = &mut self.b else { return 0 };
-        let offset = if faults.on(Fault::SyncWithoutOffset) { 0 } else { self.place.offset };
-        let begins = offset.is_multiple_of(WORD_PAGES) || faults.on(Fault::AlignmentWithoutOffset);
-        let ends = self.place.pages.is_multiple_of(WORD_PAGES)
-            || faults.on(Fault::AlignmentWithoutOffset)
-            || faults.on(Fault::ShortBlockByWords);
-        if begins && ends {
+        let Place { pages, offset, .. } = self.place;
+        let offset = if offset != 0 && faults.on(Fault::SyncWithoutOffset) { 0 } else { offset };
+        let begins = offset.is_multiple_of(WORD_PAGES);
+        let by_words = match pages.is_multiple_of(WORD_PAGES) {
+            true => begins,
+            false => begins && faults.on(Fault::ShortBlockByWords),
+        };
+        if by_words || !self.place.aligned() && faults.on(Fault::AlignmentWithoutOffset) {
             d.exchange_words(offset, b, &mut self.behind, |at, bits| cleaned(at as u64 * WORD_PAGES, bits))
         } else {
             d.exchange_pages(offset, b, cleaned)

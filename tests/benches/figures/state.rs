@@ -36,7 +36,7 @@ pub(crate) fn options() -> VmmOptions {
         target_pages: 0,
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
-    VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, balloon, migration }
+    VmmOptions { pages: PAGES, blocks: Vec::new(), log: LogMode::ManualClear { initially_set: true }, balloon, migration }
 }
 
 /// Returns a host that has sent half of its pages.
