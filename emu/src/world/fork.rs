@@ -45,6 +45,7 @@ impl World {
         let World {
             scenario,
             faults: _,
+            hosts: _,
             image: _,
             ram,
             machine,
