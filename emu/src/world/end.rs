@@ -53,6 +53,7 @@ impl World {
             trace: self.trace,
             digest: self.digest.digest128(),
             unexpected: Vec::new(),
+            asked: self.faults.asked(),
         };
         outcome.unexpected = unexpected(&self.scenario, &outcome);
         outcome

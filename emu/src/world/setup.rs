@@ -8,7 +8,7 @@ use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
 use host::dirty::accel::LogMode;
 use host::event::Pfn;
-use host::fault::Faults;
+use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
 use host::migration::pace::MigrationOptions;
@@ -37,7 +37,8 @@ impl World {
         let vcpus = usize::from(scenario.guest.vcpus);
         let hosts = hosts_of(scenario);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
-        let faults = Faults(scenario.faults.iter().chain(&options.faults).copied().collect());
+        let mut faults: Faults = scenario.faults.iter().chain(&options.faults).copied().collect();
+        faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
         let oracle = Oracle::new(OracleOptions {
             pages: ram.pages(),
             vcpus: scenario.guest.vcpus,
@@ -111,7 +112,7 @@ impl World {
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
-            faults: self.faults.0.iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
+            faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
             hint_array: u64::from(guest.hint_array),
         };
         let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags, corrected, faults, hint_array } = info;

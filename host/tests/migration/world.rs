@@ -127,7 +127,7 @@ impl World {
     }
 
     pub(crate) fn with_faults(mut self, faults: &[Fault]) -> Self {
-        self.faults = Faults(faults.iter().copied().collect());
+        self.faults = faults.iter().copied().collect();
         self
     }
 
