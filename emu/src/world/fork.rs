@@ -46,9 +46,8 @@ impl World {
         // What a run does not change is made anew of scenario and options; `used`, `happened` and `lean` are a search's alone.
         let World {
             scenario,
-            faults: _,
-            hosts: _,
             faults,
+            hosts: _,
             image: _,
             ram,
             machine,
