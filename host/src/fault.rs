@@ -289,6 +289,16 @@ faults! {
     // ---- 3F: postcopy
 
     // ---- 3G: device writers
+    /// The last look at a backend's log finds nothing.
+    VhostFinalSyncSkipped { name: "vhost-final-sync-skipped", id: "V01", source: "QEMU 5c0ba1be37, fixed in 2.11",
+        mechanism: "when a vhost device stops, the size of its log is set to 0 before the log is merged for the last time", effect: Loss,
+        steps: ["a page is sent, and the round's sync merges the backend's log", "the backend writes the page: a bit in its log", "the VM stops, the backend with it, and the log is dropped unread"],
+        fix: "The log is merged first, and its size set to 0 behind that." },
+    /// Nobody waits until a backend logs.
+    VhostLogUnacknowledged { name: "vhost-log-unacknowledged", id: "V02", source: "QEMU 699f2e535d, fixed in 6.2",
+        mechanism: "the order to log is posted to a vhost-user backend, and the migration goes on before the backend has read it", effect: Loss,
+        steps: ["the migration thread posts the order to log, and sends the page", "the backend writes the page, and logs nothing yet", "the backend reads the order: from here on it logs"],
+        fix: "The order asks for an answer, and the migration begins behind it." },
 
     // ---- 3H: convergence, liveness
 

@@ -257,33 +257,38 @@ fn host() -> impl Strategy<Value = Host> {
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
     let host_page = (0..=9u32).prop_map(|shift| 1u16 << shift);
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, time_ns(), host_page).prop_map(
-        |(
-            profile,
-            (dirty_log, chunk_shift, initially_set),
-            (features, queue_numbering, walk),
-            (hint_queue_size, queue_size),
-            balloon_pages,
-            stats_interval_ns,
-            host_page,
-        )| {
-            let manual = dirty_log == DirtyLog::ManualClear;
-            Host {
+    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, (time_ns(), host_page, devices()))
+        .prop_map(
+            |(
                 profile,
-                dirty_log,
-                chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
-                initially_set: manual && initially_set,
-                features,
-                queue_numbering,
-                walk,
-                hint_queue_size,
-                queue_size,
+                (dirty_log, chunk_shift, initially_set),
+                (features, queue_numbering, walk),
+                (hint_queue_size, queue_size),
                 balloon_pages,
-                stats_interval_ns,
-                host_page,
-            }
-        },
-    )
+                (stats_interval_ns, host_page, devices),
+            )| {
+                let manual = dirty_log == DirtyLog::ManualClear;
+                Host {
+                    profile,
+                    dirty_log,
+                    chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
+                    initially_set: manual && initially_set,
+                    features,
+                    queue_numbering,
+                    walk,
+                    hint_queue_size,
+                    queue_size,
+                    balloon_pages,
+                    stats_interval_ns,
+                    host_page,
+                    devices,
+                }
+            },
+        )
+}
+
+fn devices() -> impl Strategy<Value = Devices> {
+    option::of(time_ns()).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {

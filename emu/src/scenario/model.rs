@@ -367,6 +367,15 @@ pub struct Host {
     pub stats_interval_ns: u64,
     /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
     pub host_page: u16,
+    /// Devices that write guest memory by themselves.
+    pub devices: Devices,
+}
+
+/// Devices that write guest memory by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Devices {
+    /// How long a vhost backend takes to answer the order to log, nanoseconds; `None`: it logs at once.
+    pub vhost_log_ack_ns: Option<u64>,
 }
 
 impl Host {
@@ -396,6 +405,7 @@ impl Host {
             balloon_pages: 0,
             stats_interval_ns: 0,
             host_page: 1,
+            devices: Devices::default(),
         }
     }
 

@@ -4,7 +4,7 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
+use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -30,6 +30,7 @@ impl<'d> Reader<'d> {
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),
+            devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
         };
         if dirty_log != DirtyLog::ManualClear {
             self.only_with_manual_clear(&fields, dirty_log);

@@ -11,8 +11,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order,
-    Pattern, Scenario, Search, Task, Trigger, Vary,
+    Action, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation,
+    Order, Pattern, Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -272,6 +272,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         balloon_pages,
         stats_interval_ns,
         host_page,
+        devices,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -287,6 +288,8 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
+    let Devices { vhost_log_ack_ns } = devices;
+    vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {

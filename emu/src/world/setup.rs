@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use host::balloon::BalloonOptions;
+use host::devices::DeviceOptions;
+use host::devices::vhost::VhostOptions;
 use host::dirty::accel::LogMode;
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
@@ -25,7 +27,7 @@ use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
-use crate::world::{HOST_ORDER, RunOptions, State, Window, World};
+use crate::world::{RunOptions, State, Window, World, hosts_of};
 
 impl World {
     /// Returns a world at its first instruction. For a search, what may happen can, and no rate is estimated or kept, for time stands still.
@@ -33,6 +35,7 @@ impl World {
         let image = guest_image();
         let ram = Arc::new(GuestRam::new(scenario.guest.ram_bytes));
         let vcpus = usize::from(scenario.guest.vcpus);
+        let hosts = hosts_of(scenario);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
         let mut faults: Faults = scenario.faults.iter().chain(&options.faults).copied().collect();
         faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
@@ -54,7 +57,7 @@ impl World {
             injections: vec![InjectionState::Waiting; injections],
             start: scenario.migration.start.as_ref().map(|_| InjectionState::Waiting),
             oracle,
-            times_ns: vec![0; vcpus + HOST_ORDER.len()],
+            times_ns: vec![0; vcpus + hosts.len()],
             now_ns: 0,
             steps: 0,
             ready: false,
@@ -71,6 +74,7 @@ impl World {
             scenario: Arc::clone(scenario),
             faults,
             image,
+            hosts,
             ram,
             machine,
             costs: scenario.costs.clone(),
@@ -150,6 +154,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             DirtyLog::GetClears => LogMode::GetClears,
             DirtyLog::Tcg => LogMode::Tcg,
         },
+        devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
