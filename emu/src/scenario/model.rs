@@ -111,6 +111,8 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
+    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -363,6 +365,10 @@ pub struct Host {
     pub balloon_pages: u32,
     /// The host asks for statistics this often, nanoseconds; 0: never.
     pub stats_interval_ns: u64,
+    /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
+    pub host_page: u16,
+    /// Devices that write guest memory by themselves.
+    pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
     pub blocks: Vec<RamBlock>,
 }
@@ -392,6 +398,13 @@ impl RamBlock {
     }
 }
 
+/// Devices that write guest memory by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Devices {
+    /// How long a vhost backend takes to answer the order to log, nanoseconds; `None`: it logs at once.
+    pub vhost_log_ack_ns: Option<u64>,
+}
+
 impl Host {
     /// Returns what a profile's users get without asking, when their guest's driver is this.
     ///
@@ -419,6 +432,8 @@ impl Host {
             balloon_pages: 0,
             stats_interval_ns: 0,
             blocks: Vec::new(),
+            host_page: 1,
+            devices: Devices::default(),
         }
     }
 
@@ -512,6 +527,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
+            deflate_silently: false,
             tasks: Vec::new(),
         }
     }
