@@ -281,6 +281,11 @@ faults! {
     // ---- 3I: snapshots
 
     // ---- 3J: other VMMs
+    /// What the VMM writes itself stands in no log.
+    VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
+        mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,
+        steps: ["the first round sends the page", "a device model in the VMM writes the page", "KVM's log does not have it, and nobody asks anybody else"],
+        fix: "The VMM's memory mappings keep an atomic bitmap of their own, which each round takes together with KVM's." },
 }
 
 /// Faults that are switched on, and which of all were asked for.

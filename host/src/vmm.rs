@@ -17,7 +17,7 @@ use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::PrecopyNotifier;
-use crate::migration::pace::MigrationOptions;
+use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
 /// Everything that a host is made from.
@@ -158,7 +158,10 @@ impl Vmm {
             devices: Devices::new(options.pages, options.devices.clone()),
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
-            destination: Destination::new(options.pages, GARBAGE_SEED),
+            destination: match options.migration.first_round {
+                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
+                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            },
             vm: VmState { running: true },
             monitor: Monitor::default(),
             options: options.migration.clone(),

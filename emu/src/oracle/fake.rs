@@ -79,6 +79,9 @@ impl Observed for Host {
         let same = |pfn: &u64| pages >> pfn & 1 == 1 && self.destination_equals(Pfn(word * 64 + pfn));
         (0..64).filter(same).fold(0, |equal, pfn| equal | 1 << pfn)
     }
+    fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
+        0
+    }
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }

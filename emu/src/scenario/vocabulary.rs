@@ -399,21 +399,25 @@ static HOST: Table = Table {
         key("profile", "Whose device and policy.", Kind::Word("profile", profiles)).default("\"qemu\""),
         key(
             "dirty_log",
-            "How guest writes are tracked; default: manual-clear for qemu, get-clears for firecracker.",
+            "How guest writes are tracked; default: manual-clear for qemu, get-clears for firecracker and cloud-hypervisor.",
             Kind::Word("dirty log", dirty_logs),
         ),
         key("chunk", "Memory per CLEAR (only with manual-clear).", Kind::SizePowerOfTwo(CHUNK)).default("\"1 GiB\""),
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",
-            "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker; and what the driver asks for.",
+            "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker; and what the driver asks for. For cloud-hypervisor, which has no others but deflate-on-oom: page-reporting.",
             Kind::Words("feature", features),
         ),
         key("queue_numbering", "How the device numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
         key("walk", "How the host looks for free pages in the guest's memory map (driver host-walk alone).", Kind::Word("walk", walks))
             .default("\"naive\""),
         key("hint_queue_size", "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.", Kind::PowerOfTwo(HINT_QUEUE)),
-        key("queue_size", "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.", Kind::PowerOfTwo(QUEUE)),
+        key(
+            "queue_size",
+            "Size of the other queues but reporting's; default: 128 for qemu and cloud-hypervisor, 256 for firecracker.",
+            Kind::PowerOfTwo(QUEUE),
+        ),
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),

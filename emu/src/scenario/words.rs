@@ -76,6 +76,7 @@ pub(super) fn profiles() -> Vec<Word> {
     let about = |profile: &Profile| match profile {
         Profile::Qemu => "A hint clears bits.",
         Profile::Firecracker => "A hint discards at once.",
+        Profile::CloudHypervisor => "Reports, no hints; the first round is sparse.",
     };
     Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
 }

@@ -56,6 +56,14 @@ impl Observed for Observation<'_> {
         self.vmm.destination.equals_at(word, pages, self.ram)
     }
 
+    fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64 {
+        if !self.vmm.destination.is_zeroed() {
+            return 0;
+        }
+        let zero = |bit: &u64| pages >> bit & 1 == 1 && self.ram.is_zero(Pfn(word * 64 + bit));
+        (0..64).filter(zero).fold(0, |zeros, bit| zeros | 1 << bit)
+    }
+
     fn migration_status(&self) -> MigrationStatus {
         self.vmm.migration.status()
     }

@@ -11,7 +11,7 @@ use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::migration::pace::MigrationOptions;
+use host::migration::pace::{FirstRound, MigrationOptions};
 use host::step::Watch;
 use host::vmm::{Vmm, VmmOptions};
 use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
@@ -159,6 +159,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             profile: match host.profile {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
+                Profile::CloudHypervisor => host::balloon::Profile::CloudHypervisor,
             },
             protocol: host::balloon::Protocol::of(
                 scenario.guest.driver,
@@ -185,6 +186,10 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            first_round: match host.profile {
+                Profile::Qemu | Profile::Firecracker => FirstRound::All,
+                Profile::CloudHypervisor => FirstRound::Populated,
+            },
             paced: !searched,
         },
     }

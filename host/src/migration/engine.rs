@@ -25,7 +25,7 @@ use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
 use crate::migration::notifier::PrecopyNotifier;
 use crate::migration::op::{self, Op, SyncMove};
-use crate::migration::pace::{MigrationOptions, Pace};
+use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::wire::{DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
@@ -675,6 +675,11 @@ impl Run {
     fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
+        if self.options.first_round == FirstRound::Populated {
+            // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
+            parts.d.reset();
+            self.ram_mut().leave_out_holes(ctx.ram);
+        }
         parts.d.set_tracking(true);
         parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);

@@ -99,6 +99,9 @@ impl Observed for Quiet<'_> {
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
         self.1.destination.equals_at(word, pages, self.0)
     }
+    fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
+        0
+    }
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
