@@ -343,7 +343,7 @@ pub(crate) fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strateg
 }
 
 fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
-    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), 4..=12u8);
     let features = flags([
         (10, feature::MUST_TELL_HOST),
         // QEMU always offers statistics. A driver without them would put its hint queue where QEMU's statistics queue is.
@@ -360,13 +360,20 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let balloon = prop_oneof![3 => Just(0), 1 => balloon_pages(ram_bytes)];
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
     (log, features, queues, balloon, stats).prop_map(
-        move |((dirty_log, chunk_shift, initially_set), features, (hint_queue_size, queue_size), balloon_pages, stats_interval_ns)| {
+        move |(
+            (dirty_log, chunk_shift, initially_set, ring_shift),
+            features,
+            (hint_queue_size, queue_size),
+            balloon_pages,
+            stats_interval_ns,
+        )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
                 profile,
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
+                tracking: Tracking { ring_size: 1 << ring_shift },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,

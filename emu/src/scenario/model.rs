@@ -349,6 +349,8 @@ pub struct Host {
     pub chunk_shift: u8,
     /// All pages count as dirty, and none is write-protected, when logging starts (KVM_DIRTY_LOG_INITIALLY_SET; manual clear only).
     pub initially_set: bool,
+    /// What else tracking needs.
+    pub tracking: Tracking,
     /// Offered feature bits of the balloon.
     pub features: u64,
     /// How the device numbers its queues.
@@ -384,6 +386,7 @@ impl Host {
             dirty_log,
             chunk_shift: Self::CHUNK_SHIFT,
             initially_set,
+            tracking: Tracking::default(),
             features: default_features(profile, driver),
             queue_numbering: Numbering::Dense,
             walk: Walk::Naive,
@@ -396,6 +399,19 @@ impl Host {
 
     /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
     pub const CHUNK_SHIFT: u8 = 18;
+}
+
+/// What tracking guest writes needs beside the log's kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracking {
+    /// Entries of a vCPU's dirty ring (log `ring` only).
+    pub ring_size: u32,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self { ring_size: host::dirty::ring::RING_SIZE }
+    }
 }
 
 /// Returns the feature bits that a device offers to a driver without being asked for more.
@@ -451,19 +467,22 @@ pub enum DirtyLog {
     ManualClear,
     /// KVM without it: GET copies, clears and write-protects.
     GetClears,
+    /// KVM with dirty rings: each vCPU lists what it writes.
+    Ring,
     /// TCG: stores mark D, nothing else.
     Tcg,
 }
 
 impl DirtyLog {
     /// Every way.
-    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Tcg];
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Tcg];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
             DirtyLog::ManualClear => "manual-clear",
             DirtyLog::GetClears => "get-clears",
+            DirtyLog::Ring => "ring",
             DirtyLog::Tcg => "tcg",
         }
     }

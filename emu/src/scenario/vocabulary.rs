@@ -157,6 +157,7 @@ const BYTE: Range = range(0, 255, "it is a byte");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
+const RING: Range = range(4, 1 << 16, "a vCPU has to get on between two exits, and KVM takes no more than 65536 entries");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
 const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
 const ARRAY: Range = range(1, 512, "an array is a page");
@@ -403,6 +404,7 @@ static HOST: Table = Table {
             Kind::Word("dirty log", dirty_logs),
         ),
         key("chunk", "Memory per CLEAR (only with manual-clear).", Kind::SizePowerOfTwo(CHUNK)).default("\"1 GiB\""),
+        key("ring_size", "Entries of a vCPU's dirty ring (the log `ring` has them).", Kind::PowerOfTwo(RING)).default("4096"),
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",

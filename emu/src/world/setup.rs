@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use host::balloon::BalloonOptions;
-use host::dirty::accel::LogMode;
+use host::dirty::accel::{LogMode, TrackingOptions};
 use host::event::Pfn;
 use host::fault::Faults;
 use host::lock::Locks;
@@ -146,8 +146,10 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
+            DirtyLog::Ring => LogMode::Ring,
             DirtyLog::Tcg => LogMode::Tcg,
         },
+        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
