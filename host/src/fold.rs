@@ -69,6 +69,8 @@ pub(crate) enum Tag {
     RingLag,
     RingHeld,
     RingCollected,
+    Partial,
+    VhostOrder,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -48,6 +48,8 @@ pub(crate) enum Op {
     SetDevice,
     /// Sends the devices' state and releases the BQL.
     SaveDevice,
+    /// Waits for the devices that have been ordered to log and have not answered.
+    WaitDevices,
     /// Waits for the destination's answer.
     WaitDestination,
     /// Device -> Completed.
@@ -75,8 +77,8 @@ pub(crate) enum SyncMove {
     Merge,
     /// GET of what KVM wrote outside of vCPUs, where these have rings.
     Backup,
-    /// V into D; no move when V is empty.
-    Vhost,
+    /// V into D, a move for each log that is not empty.
+    Devices,
     /// D into B.
     Bitmap,
     /// Waits for vCPUs that have marked but not yet stored.
@@ -102,7 +104,7 @@ pub(crate) fn sync(last: bool) -> impl Iterator<Item = Op> {
     let collect = [Op::Sync(SyncMove::Reap), Op::Sync(SyncMove::Reset), Op::Sync(SyncMove::Get), Op::Sync(SyncMove::Merge)];
     let backup = if last { [Op::Sync(SyncMove::Backup), Op::Sync(SyncMove::Merge)].as_slice() } else { &[] };
     let rest = [
-        Op::Sync(SyncMove::Vhost),
+        Op::Sync(SyncMove::Devices),
         Op::Lock(LockId::Bitmap),
         Op::Sync(SyncMove::Bitmap),
         Op::Unlock(LockId::Bitmap),
@@ -145,7 +147,7 @@ pub(crate) fn iterate() -> VecDeque<Op> {
 /// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
 /// in 11.1.50, or, as up to 11.0, behind it.
 pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Vhost), Op::SetDevice]);
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetDevice]);
     if complete_before_sync {
         ops.push_back(Op::Notify(PrecopyReason::Complete));
         ops.extend(sync(true));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use emu::oracle::{Observed, Oracle, OracleOptions};
 use host::balloon::{BalloonOptions, Profile};
+use host::devices::DeviceOptions;
 use host::dirty::accel::{LogMode, Store, TrackingOptions};
 use host::event::{Actor, Event, Level, MigrationStatus, Pfn, Stamped};
 use host::fault::Faults;
@@ -34,9 +35,17 @@ pub(crate) fn options() -> VmmOptions {
         hint_queue_size: 1024,
         stats_interval_ns: 0,
         target_pages: 0,
+        machine: host::balloon::Machine::default(),
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
-    VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, tracking: TrackingOptions::default(), balloon, migration }
+    VmmOptions {
+        pages: PAGES,
+        log: LogMode::ManualClear { initially_set: true },
+        tracking: TrackingOptions::default(),
+        devices: DeviceOptions::default(),
+        balloon,
+        migration,
+    }
 }
 
 /// Returns a host that has sent half of its pages.
