@@ -269,6 +269,14 @@ impl Oracle {
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
             }
+            Event::RingReap { pages: _ } => {
+                self.records.get();
+                // The reaper, or a vCPU whose ring is full, begins no sync.
+                if stamped.actor == Actor::Migration {
+                    self.records.begin_sync(&mut self.pages);
+                }
+                self.look_everywhere(index, Cause::SyncDropped, world);
+            }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
                 if stamped.actor == Actor::Display {
@@ -388,7 +396,6 @@ impl Oracle {
             | Event::LockRelease { .. }
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
-            | Event::RingReap { .. }
             | Event::RingReset { .. }
             | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }

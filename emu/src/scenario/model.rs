@@ -111,6 +111,8 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
+    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -349,6 +351,8 @@ pub struct Host {
     pub chunk_shift: u8,
     /// All pages count as dirty, and none is write-protected, when logging starts (KVM_DIRTY_LOG_INITIALLY_SET; manual clear only).
     pub initially_set: bool,
+    /// What else tracking needs.
+    pub tracking: Tracking,
     /// Offered feature bits of the balloon.
     pub features: u64,
     /// How the device numbers its queues.
@@ -363,6 +367,8 @@ pub struct Host {
     pub balloon_pages: u32,
     /// The host asks for statistics this often, nanoseconds; 0: never.
     pub stats_interval_ns: u64,
+    /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
+    pub host_page: u16,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
 }
@@ -394,6 +400,7 @@ impl Host {
             dirty_log,
             chunk_shift: Self::CHUNK_SHIFT,
             initially_set,
+            tracking: Tracking::default(),
             features: default_features(profile, driver),
             queue_numbering: Numbering::Dense,
             walk: Walk::Naive,
@@ -401,12 +408,26 @@ impl Host {
             queue_size,
             balloon_pages: 0,
             stats_interval_ns: 0,
+            host_page: 1,
             devices: Devices::default(),
         }
     }
 
     /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
     pub const CHUNK_SHIFT: u8 = 18;
+}
+
+/// What tracking guest writes needs beside the log's kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracking {
+    /// Entries of a vCPU's dirty ring (log `ring` only).
+    pub ring_size: u32,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self { ring_size: host::dirty::ring::RING_SIZE }
+    }
 }
 
 /// Returns the feature bits that a device offers to a driver without being asked for more.
@@ -467,19 +488,22 @@ pub enum DirtyLog {
     ManualClear,
     /// KVM without it: GET copies, clears and write-protects.
     GetClears,
+    /// KVM with dirty rings: each vCPU lists what it writes.
+    Ring,
     /// TCG: stores mark D, nothing else.
     Tcg,
 }
 
 impl DirtyLog {
     /// Every way.
-    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Tcg];
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Tcg];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
             DirtyLog::ManualClear => "manual-clear",
             DirtyLog::GetClears => "get-clears",
+            DirtyLog::Ring => "ring",
             DirtyLog::Tcg => "tcg",
         }
     }
@@ -500,6 +524,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
+            deflate_silently: false,
             tasks: Vec::new(),
         }
     }

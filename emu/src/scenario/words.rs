@@ -85,6 +85,7 @@ pub(super) fn dirty_logs() -> Vec<Word> {
     let about = |log: &DirtyLog| match log {
         DirtyLog::ManualClear => "KVM with manual clear: GET copies, CLEAR clears and write-protects.",
         DirtyLog::GetClears => "KVM without it: GET copies, clears and write-protects.",
+        DirtyLog::Ring => "KVM with dirty rings: each vCPU lists what it writes.",
         DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
     };
     DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()

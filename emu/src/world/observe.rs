@@ -21,6 +21,7 @@ impl Observed for Observation<'_> {
         let at = usize::try_from(word).expect("64-bit host");
         match level {
             Level::K => self.vmm.accel.k_bits().word(at),
+            Level::Ring => self.vmm.accel.ring_bits().word(at),
             Level::S => self.vmm.accel.s_bits().word(at),
             Level::D => self.vmm.d.bits().word(at),
             Level::V => self.vmm.devices.recorded(at),

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use host::balloon::BalloonOptions;
 use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
-use host::dirty::accel::LogMode;
+use host::dirty::accel::{LogMode, TrackingOptions};
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
@@ -110,6 +110,7 @@ impl World {
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
+                | flag(guest.deflate_silently, boot_flag::DEFLATE_SILENTLY)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -151,8 +152,10 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
+            DirtyLog::Ring => LogMode::Ring,
             DirtyLog::Tcg => LogMode::Tcg,
         },
+        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
         devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
         balloon: BalloonOptions {
             features: host.features,
@@ -177,6 +180,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
+            machine: host::balloon::Machine { host_page: u64::from(host.host_page) },
         },
         migration: MigrationOptions {
             bandwidth: scenario.migration.bandwidth,

@@ -547,7 +547,9 @@ impl Run {
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
-            Op::Sync(SyncMove::Get) => plain(EventKind::DirtyGet),
+            Op::Sync(SyncMove::Reap) => plain(EventKind::RingReap),
+            Op::Sync(SyncMove::Reset) => plain(EventKind::RingReset),
+            Op::Sync(SyncMove::Get | SyncMove::Backup) => plain(EventKind::DirtyGet),
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
             Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
@@ -646,7 +648,15 @@ impl Run {
     fn perform_sync(&mut self, part: SyncMove, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let words_ns = parts.d.bits().pages().div_ceil(WORD_PAGES) * ctx.costs.sync_word_ns;
         match part {
-            SyncMove::Get => {
+            SyncMove::Reap => {
+                let pages = parts.accel.reap(ctx);
+                ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
+            }
+            SyncMove::Reset => {
+                parts.accel.ring_reset(ctx);
+                ctx.costs.clear_ns
+            }
+            SyncMove::Get | SyncMove::Backup => {
                 parts.accel.get(ctx);
                 words_ns
             }

@@ -186,9 +186,10 @@ impl RamState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirty::accel::LogMode;
+    use crate::dirty::accel::{LogMode, Store};
     use crate::dirty::testing::Desk;
     use crate::event::EventKind;
+    use crate::fault::Faults;
 
     const ID: CmdId = CmdId(0x8000_0001);
 
@@ -239,7 +240,7 @@ mod tests {
         }
 
         fn write(&mut self, pfn: u64) {
-            self.accel.guest_store(Pfn(pfn), &mut self.d);
+            self.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.d, &Faults::default());
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use emu::oracle::{Observed, Oracle, OracleOptions};
 use host::balloon::{BalloonOptions, Profile};
 use host::devices::DeviceOptions;
-use host::dirty::accel::LogMode;
+use host::dirty::accel::{LogMode, Store, TrackingOptions};
 use host::event::{Actor, Event, Level, MigrationStatus, Pfn, Stamped};
 use host::fault::Faults;
 use host::lock::Locks;
@@ -35,9 +35,17 @@ pub(crate) fn options() -> VmmOptions {
         hint_queue_size: 1024,
         stats_interval_ns: 0,
         target_pages: 0,
+        machine: host::balloon::Machine::default(),
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
-    VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, devices: DeviceOptions::default(), balloon, migration }
+    VmmOptions {
+        pages: PAGES,
+        log: LogMode::ManualClear { initially_set: true },
+        tracking: TrackingOptions::default(),
+        devices: DeviceOptions::default(),
+        balloon,
+        migration,
+    }
 }
 
 /// Returns a host that has sent half of its pages.
@@ -118,7 +126,7 @@ fn of_the_host(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
     let mut saved: Vec<Vmm> = Vec::with_capacity(RUNS);
     let clone = median_ns(|| (), |()| saved.push(vmm.clone()));
     let dropped = median_ns(|| saved.pop(), Option::take);
-    let store = |vmm: &mut Vmm| vmm.accel.guest_store(Pfn(9), &mut vmm.d);
+    let store = |vmm: &mut Vmm| vmm.accel.guest_store(Store::plain(0, Pfn(9)), &mut vmm.d, &Faults::default());
     let place = |vmm: &mut Vmm| vmm.destination.place_from(Pfn(9), ram, true);
     let behind = |change: &dyn Fn(&mut Vmm)| {
         let mut clone = vmm.clone();
