@@ -65,6 +65,10 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
+    Ring,
+    RingLag,
+    RingHeld,
+    RingCollected,
     Partial,
     VhostOrder,
 }

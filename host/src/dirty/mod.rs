@@ -9,6 +9,7 @@ pub mod accel;
 pub mod bitmap;
 pub mod physmem;
 pub mod ram_list;
+pub mod ring;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vhost;

@@ -14,6 +14,7 @@ use crate::dirty::ram_list::RamList;
 use crate::event::{CmdId, Event, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::memory::GuestRam;
 use crate::step::Ctx;
 
 /// Smallest chunk shift (QEMU: include/system/ramblock.h CLEAR_BITMAP_SHIFT_MIN).
@@ -60,6 +61,15 @@ impl RamState {
         }
         let n = blocks.iter().map(Block::count).sum();
         Self { list, blocks, n, chunk_shift, cursor: Cursor::start(), syncs: 0, dirtied: 0 }
+    }
+
+    /// Leaves out what nobody ever populated.
+    pub(crate) fn leave_out_holes(&mut self, ram: &GuestRam) {
+        let holes: Vec<Pfn> = self.b.ones().filter(|pfn| ram.is_zero(*pfn)).collect();
+        for pfn in holes {
+            self.b.clear(pfn);
+        }
+        self.n = self.b.count();
     }
 
     /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `counted` their number is only reported.
@@ -230,9 +240,10 @@ impl RamState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirty::accel::LogMode;
+    use crate::dirty::accel::{LogMode, Store};
     use crate::dirty::testing::Desk;
     use crate::event::EventKind;
+    use crate::fault::Faults;
 
     const ID: CmdId = CmdId(0x8000_0001);
 
@@ -283,7 +294,7 @@ mod tests {
         }
 
         fn write(&mut self, pfn: u64) {
-            self.accel.guest_store(Pfn(pfn), &mut self.d);
+            self.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.d, &Faults::default());
         }
     }
 
