@@ -65,11 +65,12 @@ impl RamState {
 
     /// Leaves out what nobody ever populated.
     pub(crate) fn leave_out_holes(&mut self, ram: &GuestRam) {
-        let holes: Vec<Pfn> = self.b.ones().filter(|pfn| ram.is_zero(*pfn)).collect();
+        let holes: Vec<Pfn> = self.b().ones().filter(|pfn| ram.is_zero(*pfn)).collect();
         for pfn in holes {
-            self.b.clear(pfn);
+            let (_, block, page) = self.locate_mut(pfn);
+            block.b.as_mut().map(|b| b.clear(page));
         }
-        self.n = self.b.count();
+        self.n = self.popcount();
     }
 
     /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `counted` their number is only reported.
