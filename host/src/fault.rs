@@ -350,20 +350,84 @@ faults! {
     // ---- 3A: free page hinting
 
     // ---- 3B: balloon discards
+    /// A large host page goes with its first balloon page.
+    DiscardHostPage { name: "discard-host-page", id: "B04", source: "QEMU ed48c59875, fixed in 4.0",
+        mechanism: "a balloon page of 4 KiB is rounded to the page of the host that it lies in: the guest's data in the rest of that page goes with it",
+        effect: Loss,
+        steps: ["the host has pages of 64 KiB", "the guest writes P, and inflates Q in the same 64 KiB", "the device discards all 64 KiB: P is zero"],
+        fix: "The device notes which parts of a host page are in the balloon, and discards it once all are." },
+    /// What is deflated stays noted.
+    PartialIgnoresDeflate { name: "partial-ignores-deflate", id: "B05", source: "QEMU b27b323914, fixed in 4.0",
+        mechanism: "the parts of a host page that are in the balloon are noted when they come, and not when they go: a page that is back in use still counts",
+        effect: Loss,
+        steps: ["the guest inflates A, deflates A and writes it", "the guest inflates the other 15 parts of A's host page", "the device finds all 16 noted, and discards A, too"],
+        fix: "A deflation forgets what is noted for its host page." },
+    /// What is inflated stays noted for ever.
+    PartialOutlivesElement { name: "partial-outlives-element", id: "B06", source: "QEMU a8cd64d488 and 1b47b37c33, fixed in 4.1",
+        mechanism: "the note of a host page in parts is kept from one element to the next, and over a reset; but a driver that does not promise to tell may reuse a page without a word",
+        effect: Loss,
+        steps: ["the guest inflates 15 of 16 parts", "the driver takes them out without telling, and they are written", "the guest inflates the last part: the device discards all 16"],
+        fix: "The note lives as long as the element that it is made from." },
+    /// One bit is set with the function for many.
+    PartialManyBits { name: "partial-many-bits", id: "B07", source: "QEMU 483f13524b, fixed in 4.1",
+        mechanism: "for each part as many bits are set as a host page has parts, from the part's own on: the first part makes the host page full, another writes behind the bitmap's end",
+        effect: Loss,
+        steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
+        fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
     // ---- 3C: dirty tracking in the accelerator
+    /// Rings start with nothing protected.
+    RingInitiallySet { name: "ring-initially-set", id: "K03", source: "QEMU, fixed in 6.1 by a81a592698",
+        mechanism: "KVM_DIRTY_LOG_INITIALLY_SET is asked for together with the dirty ring: pages start unprotected, so that their first writes make no entries", effect: Loss,
+        steps: ["logging starts: no page is write-protected, all rings are empty", "the migration sends P, then vCPU 1 writes P: no fault, no entry", "the next sync reaps empty rings: P's last contents are sent by nobody"],
+        fix: "manual protection is not asked for where rings are used: logging starts by protecting all pages" },
+    /// A ring's entry is flagged before it is filled.
+    RingEntryLag { name: "ring-entry-lag", id: "K04", source: "QEMU and Linux since 6.1, fixed in 8.0 by 4802bf910e and 52281c6d11",
+        mechanism: "an entry's flag is set and read without release and acquire: where memory is weakly ordered, the reaper sees the flag and takes the page number that stood in the place before", effect: Loss,
+        steps: ["vCPU 1 faults on P: its entry's flag is visible, its page number is not yet", "the sync reaps the entry as page 0, and the reset protects page 0", "vCPU 1 stores to P, which is neither recorded nor protected"],
+        fix: "the flag is stored with release and loaded with acquire semantics, and resetting an entry, too, is a release" },
 
     // ---- 3D: bitmaps, scan, setup
+    /// The sync looks for a block's bits at ram_addr 0.
+    SyncWithoutOffset { name: "sync-without-offset", id: "Q01", source: "QEMU 084140bd49, fixed in 2.10",
+        mechanism: "the sync indexes D by the page of the block, without the block's offset: it merges the first block's bits into every block", effect: Loss,
+        steps: ["D has the bits of two RAM blocks, the second behind the first", "a vCPU writes page k of the second block, which sets the bit offset + k", "the sync of the second block moves bit k of D into its bitmap: the write is never found"],
+        fix: "The block's offset is added wherever D is indexed." },
+    /// A block that begins within a word is merged by words.
+    AlignmentWithoutOffset { name: "alignment-without-offset", id: "Q02", source: "QEMU f70d3451fe, fixed in 2.10",
+        mechanism: "whether whole words may be moved is asked of the place in the block, not of the ram_addr: bits of neighbours come along, some behind the block's end, where no scan finds them", effect: Stall,
+        steps: ["a block's first ram_addr lies within a word of D, which its neighbour shares", "the sync moves whole words, and counts bits that stand behind the end of the block's bitmap", "the scan finds nothing more to send, but the count of what is left never reaches 0"],
+        fix: "The test of alignment looks at the ram_addr." },
+    /// A block shorter than a word is merged by words.
+    ShortBlockByWords { name: "short-block-by-words", id: "Q03", source: "QEMU aa777e297c, fixed in 2.12",
+        mechanism: "whether whole words may be moved is asked of the block's beginning alone: a block that ends within a word of D takes the bits of its neighbour", effect: Loss,
+        steps: ["a block of 30 pages lies before another in one word of D", "a vCPU writes page 2 of the second, which sets bit 32", "the sync of the first block takes the whole word: the second block's bit is gone before its turn"],
+        fix: "The length is tested, too." },
 
     // ---- 3E: page encoding and channels
 
     // ---- 3F: postcopy
 
     // ---- 3G: device writers
+    /// The last look at a backend's log finds nothing.
+    VhostFinalSyncSkipped { name: "vhost-final-sync-skipped", id: "V01", source: "QEMU 5c0ba1be37, fixed in 2.11",
+        mechanism: "when a vhost device stops, the size of its log is set to 0 before the log is merged for the last time", effect: Loss,
+        steps: ["a page is sent, and the round's sync merges the backend's log", "the backend writes the page: a bit in its log", "the VM stops, the backend with it, and the log is dropped unread"],
+        fix: "The log is merged first, and its size set to 0 behind that." },
+    /// Nobody waits until a backend logs.
+    VhostLogUnacknowledged { name: "vhost-log-unacknowledged", id: "V02", source: "QEMU 699f2e535d, fixed in 6.2",
+        mechanism: "the order to log is posted to a vhost-user backend, and the migration goes on before the backend has read it", effect: Loss,
+        steps: ["the migration thread posts the order to log, and sends the page", "the backend writes the page, and logs nothing yet", "the backend reads the order: from here on it logs"],
+        fix: "The order asks for an answer, and the migration begins behind it." },
 
     // ---- 3H: convergence, liveness
 
     // ---- 3I: snapshots
 
     // ---- 3J: other VMMs
+    /// What the VMM writes itself stands in no log.
+    VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
+        mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,
+        steps: ["the first round sends the page", "a device model in the VMM writes the page", "KVM's log does not have it, and nobody asks anybody else"],
+        fix: "The VMM's memory mappings keep an atomic bitmap of their own, which each round takes together with KVM's." },
 }
