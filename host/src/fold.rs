@@ -65,6 +65,12 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
+    Ring,
+    RingLag,
+    RingHeld,
+    RingCollected,
+    Partial,
+    VhostOrder,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

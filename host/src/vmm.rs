@@ -6,18 +6,20 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
-use crate::dirty::accel::{Accelerator, LogMode};
+use crate::devices::{DeviceOptions, Devices};
+use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
-use crate::dirty::vhost::VhostLog;
+use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::event::{Actor, Event, EventKind, LockId, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::PrecopyNotifier;
-use crate::migration::pace::MigrationOptions;
+use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
 /// Everything that a host is made from.
@@ -25,8 +27,14 @@ use crate::step::{Ctx, Move, Next};
 pub struct VmmOptions {
     /// Guest memory, pages.
     pub pages: u64,
+    /// The RAM blocks that it consists of; none: it is one.
+    pub blocks: Vec<BlockOptions>,
     /// How guest writes are tracked.
     pub log: LogMode,
+    /// What else that needs.
+    pub tracking: TrackingOptions,
+    /// The devices that keep a log of their own.
+    pub devices: DeviceOptions,
     /// The balloon device.
     pub balloon: BalloonOptions,
     /// Migration parameters.
@@ -140,8 +148,8 @@ pub struct Vmm {
     pub accel: Accelerator,
     /// D.
     pub d: DirtyMemory,
-    /// V.
-    pub vhost: VhostLog,
+    /// V, and who keeps it.
+    pub devices: Devices,
     /// The balloon device and its transport.
     pub balloon: BalloonDevice,
     /// The migration engine.
@@ -160,14 +168,25 @@ const GARBAGE_SEED: u64 = 0x6c6f_7374_7061_6765;
 
 impl Vmm {
     /// Returns a host whose guest is about to start.
+    ///
+    /// # Panics
+    /// When the blocks are not all of guest memory.
     pub fn new(options: &VmmOptions) -> Self {
+        let ram = match options.blocks.as_slice() {
+            [] => RamList::one(options.pages),
+            blocks => Arc::new(RamList::new(blocks)),
+        };
+        assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
         Self {
-            accel: Accelerator::new(options.log, options.pages),
-            d: DirtyMemory::new(options.pages),
-            vhost: VhostLog::new(options.pages),
+            accel: Accelerator::with(options.log, &options.tracking, options.pages),
+            d: DirtyMemory::of(ram),
+            devices: Devices::new(options.pages, options.devices.clone()),
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
-            destination: Destination::new(options.pages, GARBAGE_SEED),
+            destination: match options.migration.first_round {
+                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
+                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            },
             vm: VmState { running: true },
             monitor: Monitor::default(),
             options: options.migration.clone(),
@@ -177,11 +196,11 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, options: _ } = self;
         let mut fold = Fold::default();
         accel.fold(&mut fold);
         d.fold(&mut fold);
-        vhost.fold(&mut fold);
+        devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
         migration.fold(&mut fold);
         destination.fold(&mut fold);
@@ -196,7 +215,8 @@ impl Vmm {
             Actor::Migration | Actor::Destination => self.migration.next(actor, &self.view(vcpus_in_store), ctx),
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vhost => self.devices.vhost.next(ctx),
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => Next::Idle,
         }
     }
 
@@ -226,7 +246,8 @@ impl Vmm {
                 balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
             Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => {
+            Actor::Vhost => self.devices.vhost.step(ctx),
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
@@ -256,17 +277,27 @@ impl Vmm {
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
 
+    /// Reaps all dirty rings, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
+    ///
+    /// # Panics
+    /// Without the BQL.
+    pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
+        let pages = self.accel.reap(ctx);
+        ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
+    }
+
     fn takes_hints(&self) -> bool {
         self.migration.status().is_running() && self.migration.ram().is_some()
     }
 
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
-        View { accel: &self.accel, vhost: &self.vhost, destination: &self.destination, vm: self.vm, vcpus_in_store }
+        View { accel: &self.accel, devices: &self.devices, destination: &self.destination, vm: self.vm, vcpus_in_store }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor: _, options: _ } = self;
-        (migration, Parts { accel, d, vhost, notifier: balloon, destination, vm, vcpus_in_store })
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, options: _ } = self;
+        (migration, Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store })
     }
 
     // ---- the main loop
@@ -356,6 +387,7 @@ impl Vmm {
             }
             Command::Stop if self.vm.running => {
                 self.vm.running = false;
+                self.devices.vm_stopped(ctx);
                 ctx.emit(Event::VmStop);
                 self.balloon.vm_state_change(false, ctx);
                 ctx.costs.vm_stop_ns
@@ -391,6 +423,7 @@ enum Job {
 mod tests {
     use super::*;
     use crate::balloon::Profile;
+    use crate::dirty::accel::Store;
     use crate::event::{PageRange, Stamped};
     use crate::fault::Faults;
     use crate::lock::Locks;
@@ -412,9 +445,18 @@ mod tests {
             hint_queue_size: 16,
             stats_interval_ns: 0,
             target_pages: 0,
+            machine: crate::balloon::Machine::default(),
         };
         let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
-        VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, balloon, migration }
+        VmmOptions {
+            pages: PAGES,
+            blocks: Vec::new(),
+            log: LogMode::ManualClear { initially_set: true },
+            tracking: TrackingOptions::default(),
+            devices: DeviceOptions::default(),
+            balloon,
+            migration,
+        }
     }
 
     /// A host without a guest, and what it needs to move.
@@ -455,10 +497,10 @@ mod tests {
                 Act::Step(actor, times) => (0..*times).for_each(|_| drop(self.step(*actor, ram))),
                 Act::Command(command) => self.vmm.monitor.push(*command),
                 Act::Store(pfn) => {
-                    self.vmm.accel.guest_store(Pfn(*pfn), &mut self.vmm.d);
+                    self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
-                Act::Vhost(pfn) => self.vmm.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
                 Act::Fold => {
                     self.fold();
                 }
@@ -570,10 +612,10 @@ mod tests {
             }),
             ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
             ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
-            ("v", |vmm| vmm.vhost.mark(PageRange::page(Pfn(70)))),
-            ("no v", |vmm| vmm.vhost.log_stop()),
+            ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
+            ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
-                vmm.accel.guest_store(Pfn(1), &mut vmm.d);
+                vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());
             }),
             ("tracking", |vmm| vmm.d.set_tracking(false)),
             ("protected", |vmm| {

@@ -302,6 +302,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             init_on_alloc,
             init_on_free,
             late_probe: false,
+            deflate_silently: false,
             tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
         }
     })
@@ -343,7 +344,7 @@ pub(crate) fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strateg
 }
 
 fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
-    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), 4..=12u8);
     let features = flags([
         (10, feature::MUST_TELL_HOST),
         // QEMU always offers statistics. A driver without them would put its hint queue where QEMU's statistics queue is.
@@ -359,14 +360,23 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let queues = ((4..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = prop_oneof![3 => Just(0), 1 => balloon_pages(ram_bytes)];
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
-    (log, features, queues, balloon, stats).prop_map(
-        move |((dirty_log, chunk_shift, initially_set), features, (hint_queue_size, queue_size), balloon_pages, stats_interval_ns)| {
+    let devices = prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns });
+    (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE))).prop_map(
+        move |(
+            (dirty_log, chunk_shift, initially_set, ring_shift),
+            features,
+            (hint_queue_size, queue_size),
+            balloon_pages,
+            stats_interval_ns,
+            (devices, blocks),
+        )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
                 profile,
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
+                tracking: Tracking { ring_size: 1 << ring_shift },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,
@@ -374,9 +384,27 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 queue_size,
                 balloon_pages,
                 stats_interval_ns,
+                host_page: 1,
+                devices,
+                blocks,
             }
         },
     )
+}
+
+/// RAM blocks, some of which neither begin nor end with a word of the bitmaps; mostly none.
+fn blocks(ram_pages: u64) -> impl Strategy<Value = Vec<RamBlock>> {
+    let block = (1..ram_pages / 4, prop_oneof![Just(0), 1..200u64]);
+    prop_oneof![2 => Just(Vec::new()), 1 => vec(block, 1..4)].prop_map(move |sizes| {
+        let mut blocks: Vec<RamBlock> = Vec::new();
+        for (index, (pages, gap)) in sizes.iter().enumerate() {
+            let taken: u64 = blocks.iter().map(|block| block.pages).sum();
+            let pages = if index + 1 == sizes.len() { ram_pages - taken } else { *pages };
+            let offset = blocks.last().map_or(0, |last| last.offset + last.pages) + gap;
+            blocks.push(RamBlock { name: format!("block {index}"), pages, offset });
+        }
+        blocks
+    })
 }
 
 fn balloon_pages(ram_bytes: u64) -> impl Strategy<Value = u32> {

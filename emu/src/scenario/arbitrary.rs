@@ -89,6 +89,7 @@ fn make_consistent(scenario: &mut Scenario) {
         None => scenario.guest.tasks.push(Task { vcpu: 0, operations: first }),
     }
     let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
+    make_blocks_consistent(&mut scenario.host.blocks, ram_pages);
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {
             // Ranges of pages start there, too, and are at most this long.
@@ -113,6 +114,18 @@ fn make_consistent(scenario: &mut Scenario) {
         }
     }
     make_variants_consistent(scenario);
+}
+
+/// Makes gaps to offsets, and lets the last block take what is left.
+fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
+    let before: u64 = blocks.iter().rev().skip(1).map(|block| block.pages).sum();
+    for index in 0..blocks.len() {
+        blocks[index].name = format!("block {index}");
+        blocks[index].offset += RamBlock::offset_behind(&blocks[..index]);
+    }
+    if let Some(last) = blocks.last_mut() {
+        last.pages = ram_pages - before;
+    }
 }
 
 /// Leaves no value that a variant could not have: fewer vCPUs than are spoken of, chunks without manual clear.
@@ -188,11 +201,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = any::<(bool, bool, bool, bool, bool)>();
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free, late_probe) = flags;
+        let (page_poison, init_on_alloc, init_on_free, late_probe, deflate_silently) = flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -207,6 +220,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
+            deflate_silently,
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -251,35 +265,62 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// Blocks whose offsets are gaps, and whose last has any length.
+fn blocks() -> impl Strategy<Value = Vec<RamBlock>> {
+    let block = |(pages, offset)| RamBlock { name: String::new(), pages, offset };
+    vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64]).prop_map(block), 0..4)
+}
+
 fn host() -> impl Strategy<Value = Host> {
-    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), tracking());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, time_ns()).prop_map(
-        |(
-            profile,
-            (dirty_log, chunk_shift, initially_set),
-            (features, queue_numbering, walk),
-            (hint_queue_size, queue_size),
-            balloon_pages,
-            stats_interval_ns,
-        )| {
-            let manual = dirty_log == DirtyLog::ManualClear;
-            Host {
-                profile,
-                dirty_log,
-                chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
-                initially_set: manual && initially_set,
-                features,
-                queue_numbering,
-                walk,
-                hint_queue_size,
-                queue_size,
-                balloon_pages,
-                stats_interval_ns,
-            }
-        },
+    let host_page = (0..=9u32).prop_map(|shift| 1u16 << shift);
+    (
+        select(Profile::ALL),
+        log,
+        (features(), select(Numbering::ALL), select(Walk::ALL)),
+        queues,
+        (balloon, blocks()),
+        (time_ns(), host_page, devices()),
     )
+        .prop_map(
+            |(
+                profile,
+                (dirty_log, chunk_shift, initially_set, tracking),
+                (features, queue_numbering, walk),
+                (hint_queue_size, queue_size),
+                (balloon_pages, blocks),
+                (stats_interval_ns, host_page, devices),
+            )| {
+                let manual = dirty_log == DirtyLog::ManualClear;
+                Host {
+                    profile,
+                    dirty_log,
+                    chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
+                    initially_set: manual && initially_set,
+                    tracking,
+                    features,
+                    queue_numbering,
+                    walk,
+                    hint_queue_size,
+                    queue_size,
+                    balloon_pages,
+                    stats_interval_ns,
+                    host_page,
+                    devices,
+                    blocks,
+                }
+            },
+        )
+}
+
+fn devices() -> impl Strategy<Value = Devices> {
+    option::of(time_ns()).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns })
+}
+
+fn tracking() -> impl Strategy<Value = Tracking> {
+    (2..=16u32).prop_map(|shift| Tracking { ring_size: 1 << shift })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {

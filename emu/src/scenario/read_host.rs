@@ -4,7 +4,7 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
+use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Tracking, Trigger, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -22,6 +22,7 @@ impl<'d> Reader<'d> {
             dirty_log,
             chunk_shift: self.chunk_shift(&fields).unwrap_or(default.chunk_shift),
             initially_set: self.flag(&fields, "initially_set").unwrap_or(dirty_log == DirtyLog::ManualClear),
+            tracking: self.tracking(&fields),
             features: self.feature_bits(&fields, "features").unwrap_or(default.features),
             queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
             walk: self.word(&fields, "walk", Walk::ALL).unwrap_or(default.walk),
@@ -29,11 +30,24 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            blocks: self.blocks(&fields),
+            host_page: self.host_page(&fields).unwrap_or(default.host_page),
+            devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
         };
         if dirty_log != DirtyLog::ManualClear {
             self.only_with_manual_clear(&fields, dirty_log);
         }
         host
+    }
+
+    /// What tracking needs beside the log's kind.
+    fn tracking(&mut self, fields: &Fields<'d>) -> Tracking {
+        let default = Tracking::default();
+        Tracking {
+            ring_size: self
+                .integer(fields, "ring_size")
+                .map_or(default.ring_size, |size| u32::try_from(size).expect("the range ends below")),
+        }
     }
 
     fn only_with_manual_clear(&mut self, fields: &Fields<'d>, dirty_log: DirtyLog) {
@@ -55,6 +69,12 @@ impl<'d> Reader<'d> {
         let shift = u8::try_from((bytes / PAGE_SIZE).ilog2()).expect("a logarithm of 64 bits");
         assert!((6..=31).contains(&shift), "the key's range gives 6..=31, not {shift}");
         Some(shift)
+    }
+
+    /// 4 KiB pages in a page of the host.
+    fn host_page(&mut self, fields: &Fields<'d>) -> Option<u16> {
+        let bytes = self.size(fields, "host_page")?;
+        Some(u16::try_from(bytes / PAGE_SIZE).expect("the key's range ends at 2 MiB"))
     }
 
     /// The balloon's size in 4 KiB pages, checked against the guest's memory.

@@ -42,7 +42,7 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores].into_iter().map(Await::name);
+    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Devices].into_iter().map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 
@@ -98,6 +98,7 @@ pub(super) fn profiles() -> Vec<Word> {
     let about = |profile: &Profile| match profile {
         Profile::Qemu => "A hint clears bits.",
         Profile::Firecracker => "A hint discards at once.",
+        Profile::CloudHypervisor => "Reports, no hints; the first round is sparse.",
     };
     Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
 }
@@ -106,6 +107,7 @@ pub(super) fn dirty_logs() -> Vec<Word> {
     let about = |log: &DirtyLog| match log {
         DirtyLog::ManualClear => "KVM with manual clear: GET copies, CLEAR clears and write-protects.",
         DirtyLog::GetClears => "KVM without it: GET copies, clears and write-protects.",
+        DirtyLog::Ring => "KVM with dirty rings: each vCPU lists what it writes.",
         DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
     };
     DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()

@@ -11,8 +11,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, BlockedExpect, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration,
-    Operation, Order, Pattern, Scenario, Search, Task, Trigger, Vary,
+    Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation,
+    Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -183,6 +183,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
         init_on_alloc,
         init_on_free,
         late_probe,
+        deflate_silently,
         tasks,
     } = guest;
     out.table("[guest]");
@@ -198,6 +199,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
+    out.unless(*deflate_silently == default.deflate_silently, "deflate_silently", || deflate_silently);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -262,6 +264,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         dirty_log,
         chunk_shift,
         initially_set,
+        tracking: Tracking { ring_size },
         features,
         queue_numbering,
         walk,
@@ -269,6 +272,9 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         queue_size,
         balloon_pages,
         stats_interval_ns,
+        host_page,
+        devices,
+        blocks,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -276,6 +282,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*dirty_log == default.dirty_log, "dirty_log", || quoted(dirty_log.name()));
     out.unless(!manual || *chunk_shift == default.chunk_shift, "chunk", || size(PAGE_SIZE << chunk_shift));
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
+    out.unless(*ring_size == default.tracking.ring_size, "ring_size", || ring_size);
     out.unless(*features == default.features, "features", || feature_list(*features, driver));
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*walk == default.walk, "walk", || quoted(walk.name()));
@@ -283,6 +290,20 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
+    let Devices { vhost_log_ack_ns } = devices;
+    vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
+    write_blocks(out, blocks);
+}
+
+fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
+    for (index, block) in blocks.iter().enumerate() {
+        let RamBlock { name, pages, offset } = block;
+        out.header("[[host.blocks]]");
+        out.key("name", quoted(name));
+        out.key("pages", pages);
+        out.unless(*offset == RamBlock::offset_behind(&blocks[..index]), "offset", || offset);
+    }
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {

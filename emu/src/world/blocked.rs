@@ -11,7 +11,7 @@ use host::step::Await;
 
 use crate::outcome::{BlockedTime, Wait};
 use crate::world::guest::Pending;
-use crate::world::{HOST_ORDER, Readiness, World};
+use crate::world::{Readiness, World};
 
 /// What an actor is held up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +90,7 @@ impl World {
     pub(super) fn actor_of(&self, slot: usize) -> Actor {
         match slot.checked_sub(self.state.vcpus.len()) {
             None => Actor::Vcpu(slot as u8),
-            Some(index) => HOST_ORDER[index],
+            Some(index) => self.hosts[index],
         }
     }
 
@@ -103,7 +103,7 @@ impl World {
             Readiness::Await(what) => {
                 let by = match what {
                     Await::Peer | Await::Answer => Some(Actor::Destination),
-                    Await::Stores => None,
+                    Await::Stores | Await::Devices => None,
                 };
                 Some((Hold::Await(what), by))
             }
@@ -120,7 +120,7 @@ impl World {
 
     /// Returns a circle of actors that wait for each other; empty: there is none.
     pub(super) fn circle(&self) -> Vec<Wait> {
-        let slots = self.state.vcpus.len() + HOST_ORDER.len();
+        let slots = self.state.vcpus.len() + self.hosts.len();
         let slot_of = |actor: Actor| (0..slots).find(|slot| self.actor_of(*slot) == actor);
         let holds: Vec<_> = (0..slots).map(|slot| self.hold(slot, self.readiness(slot).0)).collect();
         let next = |slot: usize| holds[slot].and_then(|(_, by)| by).and_then(slot_of);

@@ -12,7 +12,7 @@ use crate::search::system::Ending;
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
 use crate::world::observe::Observation;
-use crate::world::{End, HOST_ORDER, Readiness, World};
+use crate::world::{End, Readiness, World};
 
 impl World {
     /// Judges a finished run.
@@ -54,6 +54,7 @@ impl World {
             trace: self.trace,
             digest: self.digest.digest128(),
             unexpected: Vec::new(),
+            asked: self.faults.asked(),
         };
         outcome.unexpected = unexpected(&self.scenario, &outcome);
         outcome
@@ -152,7 +153,7 @@ impl World {
                 waits.push(self.injection_wait(index));
             }
         }
-        for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
+        for slot in 0..self.state.vcpus.len() + self.hosts.len() {
             let (readiness, _) = self.readiness(slot);
             let held = self.held_back(slot, readiness).map(|pattern| pattern_text(pattern, &self.scenario));
             if let Some(waits_for) = held {

@@ -86,6 +86,7 @@ pub(super) fn options(profile: Profile) -> BalloonOptions {
         hint_queue_size: QUEUE_SIZE,
         stats_interval_ns: 1_000_000,
         target_pages: 0,
+        machine: super::device::Machine::default(),
     }
 }
 
@@ -117,7 +118,7 @@ impl Rig {
     /// A device whose driver is up and has taken every feature, with all start-up work done and its events forgotten.
     pub(super) fn up(profile: Profile, faults: &[Fault]) -> Self {
         let mut rig = Self::bare(options(profile));
-        rig.faults.0.extend(faults);
+        faults.iter().for_each(|fault| rig.faults.insert(*fault));
         rig.probe(u64::MAX);
         rig.run();
         rig.take_events();

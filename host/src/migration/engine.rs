@@ -15,17 +15,17 @@
 //! ```
 
 use crate::destination::Destination;
+use crate::devices::Devices;
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::bitmap::WORD_PAGES;
 use crate::dirty::physmem::DirtyMemory;
-use crate::dirty::vhost::VhostLog;
 use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
 use crate::migration::notifier::PrecopyNotifier;
 use crate::migration::op::{self, Op, SyncMove};
-use crate::migration::pace::{MigrationOptions, Pace};
+use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::wire::{DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
@@ -44,8 +44,8 @@ pub struct Parts<'a> {
     pub accel: &'a mut Accelerator,
     /// D.
     pub d: &'a mut DirtyMemory,
-    /// V.
-    pub vhost: &'a mut VhostLog,
+    /// V, and who keeps it.
+    pub devices: &'a mut Devices,
     /// Who is told of the phases.
     pub notifier: &'a mut dyn PrecopyNotifier,
     /// The receiving side.
@@ -59,7 +59,7 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// Returns what [`Migration::next`] needs of them.
     pub fn view(&self) -> View<'_> {
-        View { accel: self.accel, vhost: self.vhost, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
+        View { accel: self.accel, devices: self.devices, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
     }
 }
 
@@ -68,8 +68,8 @@ impl Parts<'_> {
 pub struct View<'a> {
     /// K and S.
     pub accel: &'a Accelerator,
-    /// V.
-    pub vhost: &'a VhostLog,
+    /// V, and who keeps it.
+    pub devices: &'a Devices,
     /// The receiving side.
     pub destination: &'a Destination,
     /// The source's vCPUs.
@@ -303,6 +303,7 @@ impl Migration {
             | Op::LockVmState { .. }
             | Op::SetDevice
             | Op::SaveDevice
+            | Op::WaitDevices
             | Op::WaitDestination
             | Op::SetCompleted
             | Op::SetFailing
@@ -400,6 +401,7 @@ impl Migration {
             Op::StopVm => {
                 self.run.stopped_vm = true;
                 parts.vm.running = false;
+                parts.devices.vm_stopped(ctx);
                 ctx.emit(Event::VmStop);
                 self.thread.push_front([Op::LockVmState { running: false }, Op::Unlock(LockId::FreePage)]);
                 ctx.costs.vm_stop_ns
@@ -414,9 +416,22 @@ impl Migration {
                 ctx.unlock(LockId::Bql);
                 ctx.costs.lock_ns
             }
+            Op::LogStart => {
+                let cost = self.run.perform(op, parts, ctx);
+                if parts.devices.is_ordered() {
+                    self.thread.push_front([Op::WaitDevices]);
+                }
+                cost
+            }
+            Op::Sync(SyncMove::Devices) => {
+                let cost = self.run.perform(op, parts, ctx);
+                if !parts.devices.is_clear() {
+                    self.thread.push_front([op]);
+                }
+                cost
+            }
             Op::Lock(_)
             | Op::Unlock(_)
-            | Op::LogStart
             | Op::Act(_)
             | Op::WriteSetup
             | Op::Sync(_)
@@ -432,7 +447,9 @@ impl Migration {
             | Op::SetFailing
             | Op::LogStop
             | Op::SetFinal => self.run.perform(op, parts, ctx),
-            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDestination => unreachable!("{op:?} is no move"),
+            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDevices | Op::WaitDestination => {
+                unreachable!("{op:?} is no move")
+            }
         }
     }
 
@@ -550,9 +567,11 @@ impl Run {
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
-            Op::Sync(SyncMove::Get) => plain(EventKind::DirtyGet),
+            Op::Sync(SyncMove::Reap) => plain(EventKind::RingReap),
+            Op::Sync(SyncMove::Reset) => plain(EventKind::RingReset),
+            Op::Sync(SyncMove::Get | SyncMove::Backup) => plain(EventKind::DirtyGet),
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
-            Op::Sync(SyncMove::Vhost) => plain(EventKind::VhostMerge),
+            Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
             Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
@@ -566,6 +585,7 @@ impl Run {
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
             Op::WaitDestination => Next::Wait(Await::Answer),
+            Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
         }
@@ -635,6 +655,7 @@ impl Run {
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
+            | Op::WaitDevices
             | Op::WaitDestination
             | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
         }
@@ -648,7 +669,15 @@ impl Run {
     fn perform_sync(&mut self, part: SyncMove, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let words_ns = parts.d.bits().pages().div_ceil(WORD_PAGES) * ctx.costs.sync_word_ns;
         match part {
-            SyncMove::Get => {
+            SyncMove::Reap => {
+                let pages = parts.accel.reap(ctx);
+                ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
+            }
+            SyncMove::Reset => {
+                parts.accel.ring_reset(ctx);
+                ctx.costs.clear_ns
+            }
+            SyncMove::Get | SyncMove::Backup => {
                 parts.accel.get(ctx);
                 words_ns
             }
@@ -656,8 +685,8 @@ impl Run {
                 parts.accel.merge(parts.d, ctx);
                 words_ns
             }
-            SyncMove::Vhost => {
-                parts.vhost.merge(parts.d, ctx);
+            SyncMove::Devices => {
+                parts.devices.merge(parts.d, ctx);
                 words_ns
             }
             SyncMove::Bitmap => {
@@ -677,8 +706,13 @@ impl Run {
     fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
+        if self.options.first_round == FirstRound::Populated {
+            // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
+            parts.d.reset();
+            self.ram_mut().leave_out_holes(ctx.ram);
+        }
         parts.d.set_tracking(true);
-        parts.vhost.log_start();
+        parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);
         ctx.costs.state_ns
     }
@@ -687,7 +721,7 @@ impl Run {
     fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         self.ram = None;
         parts.d.set_tracking(false);
-        parts.vhost.log_stop();
+        parts.devices.log_stop();
         parts.accel.log_stop(ctx);
         ctx.costs.state_ns
     }
