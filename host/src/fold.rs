@@ -65,6 +65,7 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
+    Xbzrle,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -2,10 +2,11 @@
 //!
 //! QEMU 11.1.50: migration/migration.c, migration/ram.c, migration/savevm.c. [`ram`] holds the bitmaps of what is still to be sent, [`pace`]
 //! the bandwidth estimate and the rate limit, `op` the engine's moves, [`engine`] the state machine that makes them, `course` the choices
-//! between them, [`slice`](mod@slice) the sending of pages, [`wire`] what travels, `incoming` the destination's moves, [`hint`] the way in
+//! between them, [`slice`](mod@slice) the sending of pages, [`encoding`] how pages are written, [`xbzrle`] their differences, [`wire`] what travels, `incoming` the destination's moves, [`hint`] the way in
 //! for the balloon device and [`notifier`] the way out to it.
 
 mod course;
+pub mod encoding;
 pub mod engine;
 pub mod hint;
 mod incoming;
@@ -15,3 +16,4 @@ pub mod pace;
 pub mod ram;
 pub mod slice;
 pub mod wire;
+pub mod xbzrle;

@@ -224,6 +224,8 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::RamDelta { .. } => BITMAP | WIRE,
+            Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
             Event::IommuUnmap { .. } => RECORDS | STORES,
             Event::VhostLogStart => RECORDS,
