@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use host::event::{CmdId, MigrationStatus, PageRange, Pfn, Stamped};
+use host::fault::FaultSet;
 
 /// How a run ended. The order is that of precedence: what stands first wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,6 +216,8 @@ pub struct Outcome {
     pub digest: u128,
     /// What differs from the scenario's expectations; empty when it ended as its file says.
     pub unexpected: Vec<String>,
+    /// Faults that the host's code asked for, and all of the guest's, whose asking is not seen. With any other fault beside, the run is the same.
+    pub asked: FaultSet,
 }
 
 /// Pages by name, for reports: the name of a page if it has one.

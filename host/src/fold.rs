@@ -66,6 +66,7 @@ pub(crate) enum Tag {
     Request,
     Walk,
     Xbzrle,
+    VhostOrder,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -9,9 +9,9 @@ use std::fmt;
 
 use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
+use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::physmem::DirtyMemory;
-use crate::dirty::vhost::VhostLog;
 use crate::event::{Actor, Event, EventKind, LockId, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
@@ -27,6 +27,8 @@ pub struct VmmOptions {
     pub pages: u64,
     /// How guest writes are tracked.
     pub log: LogMode,
+    /// The devices that keep a log of their own.
+    pub devices: DeviceOptions,
     /// The balloon device.
     pub balloon: BalloonOptions,
     /// Migration parameters.
@@ -129,8 +131,8 @@ pub struct Vmm {
     pub accel: Accelerator,
     /// D.
     pub d: DirtyMemory,
-    /// V.
-    pub vhost: VhostLog,
+    /// V, and who keeps it.
+    pub devices: Devices,
     /// The balloon device and its transport.
     pub balloon: BalloonDevice,
     /// The migration engine.
@@ -153,7 +155,7 @@ impl Vmm {
         Self {
             accel: Accelerator::new(options.log, options.pages),
             d: DirtyMemory::new(options.pages),
-            vhost: VhostLog::new(options.pages),
+            devices: Devices::new(options.pages, options.devices.clone()),
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
             destination: Destination::new(options.pages, GARBAGE_SEED),
@@ -166,11 +168,11 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, options: _ } = self;
         let mut fold = Fold::default();
         accel.fold(&mut fold);
         d.fold(&mut fold);
-        vhost.fold(&mut fold);
+        devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
         migration.fold(&mut fold);
         destination.fold(&mut fold);
@@ -185,7 +187,8 @@ impl Vmm {
             Actor::Migration | Actor::Destination => self.migration.next(actor, &self.view(vcpus_in_store), ctx),
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vhost => self.devices.vhost.next(ctx),
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => Next::Idle,
         }
     }
 
@@ -215,7 +218,8 @@ impl Vmm {
                 balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
             Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => {
+            Actor::Vhost => self.devices.vhost.step(ctx),
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
@@ -238,12 +242,12 @@ impl Vmm {
     }
 
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
-        View { accel: &self.accel, vhost: &self.vhost, destination: &self.destination, vm: self.vm, vcpus_in_store }
+        View { accel: &self.accel, devices: &self.devices, destination: &self.destination, vm: self.vm, vcpus_in_store }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor: _, options: _ } = self;
-        (migration, Parts { accel, d, vhost, notifier: balloon, destination, vm, vcpus_in_store })
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, options: _ } = self;
+        (migration, Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store })
     }
 
     // ---- the main loop
@@ -333,6 +337,7 @@ impl Vmm {
             }
             Command::Stop if self.vm.running => {
                 self.vm.running = false;
+                self.devices.vm_stopped(ctx);
                 ctx.emit(Event::VmStop);
                 self.balloon.vm_state_change(false, ctx);
                 ctx.costs.vm_stop_ns
@@ -391,7 +396,13 @@ mod tests {
             target_pages: 0,
         };
         let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
-        VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, balloon, migration }
+        VmmOptions {
+            pages: PAGES,
+            log: LogMode::ManualClear { initially_set: true },
+            devices: DeviceOptions::default(),
+            balloon,
+            migration,
+        }
     }
 
     /// A host without a guest, and what it needs to move.
@@ -435,7 +446,7 @@ mod tests {
                     self.vmm.accel.guest_store(Pfn(*pfn), &mut self.vmm.d);
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
-                Act::Vhost(pfn) => self.vmm.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
                 Act::Fold => {
                     self.fold();
                 }
@@ -547,8 +558,8 @@ mod tests {
             }),
             ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
             ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
-            ("v", |vmm| vmm.vhost.mark(PageRange::page(Pfn(70)))),
-            ("no v", |vmm| vmm.vhost.log_stop()),
+            ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
+            ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
                 vmm.accel.guest_store(Pfn(1), &mut vmm.d);
             }),

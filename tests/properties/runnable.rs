@@ -360,8 +360,16 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let queues = ((4..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = prop_oneof![3 => Just(0), 1 => balloon_pages(ram_bytes)];
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
-    (log, features, queues, balloon, stats).prop_map(
-        move |((dirty_log, chunk_shift, initially_set), features, (hint_queue_size, queue_size), balloon_pages, stats_interval_ns)| {
+    let devices = prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns });
+    (log, features, queues, balloon, stats, devices).prop_map(
+        move |(
+            (dirty_log, chunk_shift, initially_set),
+            features,
+            (hint_queue_size, queue_size),
+            balloon_pages,
+            stats_interval_ns,
+            devices,
+        )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
                 profile,
@@ -375,6 +383,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 queue_size,
                 balloon_pages,
                 stats_interval_ns,
+                devices,
             }
         },
     )

@@ -62,21 +62,21 @@ pub struct Row {
 }
 
 impl Row {
-    /// Runs a scenario as it is, and with each of the faults. `run` tells our panics.
+    /// Runs a scenario as it is, and with each of the faults. `run` tells our panics. With a fault that the run as it is never asks for, it is the same
+    /// run, and is not made again.
     pub fn new(scenario: &Scenario, faults: &[Fault], run: impl Fn(&Scenario, &RunOptions) -> Result<Outcome, String>) -> Self {
-        let shown = |scenario: &Scenario, faults| run(scenario, &RunOptions { faults }).map(Shown::from);
+        let alone = run(scenario, &RunOptions::default());
+        let asked = alone.as_ref().map_or_else(|_| Fault::ALL.iter().copied().collect(), |outcome| outcome.asked);
+        let alone = alone.map(Shown::from);
         let cell = |fault: &Fault| {
-            let result = match scenario.faults.contains(fault) {
-                true => {
-                    let mut without = scenario.clone();
-                    without.faults.retain(|own| own != fault);
-                    shown(&without, Vec::new())
-                }
-                false => shown(scenario, vec![*fault]),
+            let result = match asked.contains(*fault) {
+                true => run_flipped(scenario, *fault, &run),
+                false => alone.clone(),
             };
             Cell { fault: *fault, result }
         };
-        Self { alone: shown(scenario, Vec::new()), cells: faults.iter().map(cell).collect() }
+        let cells = faults.iter().map(cell).collect();
+        Self { alone, cells }
     }
 
     /// Returns whether the scenario notices the fault of a cell: by another verdict, or by something else that its file expects, as a witness does.
@@ -107,6 +107,22 @@ impl Row {
         let with = |cell: &'_ Cell| Some(cell.fault);
         alone.into_iter().chain(self.cells.iter().filter_map(move |cell| Some((with(cell), cell.result.as_ref().err()?.as_str()))))
     }
+}
+
+/// Runs a scenario with a fault, or without it if it is the scenario's own.
+pub fn run_flipped(
+    scenario: &Scenario,
+    fault: Fault,
+    run: impl Fn(&Scenario, &RunOptions) -> Result<Outcome, String>,
+) -> Result<Shown, String> {
+    let outcome = if scenario.faults.contains(&fault) {
+        let mut without = scenario.clone();
+        without.faults.retain(|own| *own != fault);
+        run(&without, &RunOptions::default())
+    } else {
+        run(scenario, &RunOptions { faults: vec![fault] })
+    };
+    outcome.map(Shown::from)
 }
 
 /// The rows of many scenarios.
@@ -185,6 +201,17 @@ mod tests {
         let verdicts = [&row.alone, &row.cells[0].result].map(|shown| shown.as_ref().expect("no panic").verdict);
         assert_eq!(verdicts, [Verdict::LostPage, Verdict::Pass]);
         assert!(row.notices(&row.cells[0]));
+    }
+
+    #[test]
+    fn a_fault_that_nobody_asks_for_needs_no_run() {
+        let blind = |scenario: &Scenario, options: &RunOptions| {
+            assert!(options.faults != [BLIND], "the run is known");
+            run(scenario, options).map(|outcome| Outcome { asked: [LOST].into_iter().collect(), ..outcome })
+        };
+        let row = Row::new(&scenario("about = \"a\"\n"), &[LOST, BLIND], blind);
+        assert_eq!(row.noticed().map(|cell| cell.fault).collect::<Vec<_>>(), [LOST]);
+        assert_eq!(row.cells[1].result, row.alone);
     }
 
     #[test]

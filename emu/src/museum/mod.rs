@@ -7,7 +7,7 @@ mod hunt;
 mod matrix;
 
 pub use hunt::{BLOCK_LEN, First, Hunt, Hunted, MOVES_MAX, Neutral, STRATEGIES};
-pub use matrix::{Cell, Matrix, Row, Shown};
+pub use matrix::{Cell, Matrix, Row, Shown, run_flipped};
 
 use host::fault::{Effect, Fault};
 

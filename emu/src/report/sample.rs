@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, CmdId, Event, EventKind, HintElement, HintStatus, MigrationStatus, PageRange, Pfn, PrecopyReason, Stamped};
+use host::fault::Fault;
 
 use super::Subject;
 use crate::outcome::{Blame, Facts, GuestCrash, Outcome, PageFacts, Verdict, Violation, Wait};
@@ -22,7 +23,7 @@ pub(crate) fn subject() -> Subject {
     Subject {
         name: "scenarios/fail/hinting/stop-skipped.toml".to_string(),
         about: "page written right after its hint, before the device applies it".to_string(),
-        faults: vec![host::fault::Fault::HintStopSkipped],
+        faults: vec![Fault::HintStopSkipped],
         asked: BTreeSet::from([EventKind::HintPop, EventKind::HintApply]),
         injections: vec!["write = { page = \"P\", byte = 0xbb }, by vcpu1".to_string()],
     }
@@ -105,6 +106,7 @@ pub(crate) fn lost_page() -> Outcome {
         trace: trace(),
         digest: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
         unexpected: Vec::new(),
+        asked: Fault::ALL.iter().copied().collect(),
     }
 }
 

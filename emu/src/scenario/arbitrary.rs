@@ -256,14 +256,14 @@ fn host() -> impl Strategy<Value = Host> {
     let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, time_ns()).prop_map(
+    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, (time_ns(), devices())).prop_map(
         |(
             profile,
             (dirty_log, chunk_shift, initially_set),
             (features, queue_numbering, walk),
             (hint_queue_size, queue_size),
             balloon_pages,
-            stats_interval_ns,
+            (stats_interval_ns, devices),
         )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
@@ -278,9 +278,14 @@ fn host() -> impl Strategy<Value = Host> {
                 queue_size,
                 balloon_pages,
                 stats_interval_ns,
+                devices,
             }
         },
     )
+}
+
+fn devices() -> impl Strategy<Value = Devices> {
+    option::of(time_ns()).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {

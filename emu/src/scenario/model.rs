@@ -364,6 +364,15 @@ pub struct Host {
     pub balloon_pages: u32,
     /// The host asks for statistics this often, nanoseconds; 0: never.
     pub stats_interval_ns: u64,
+    /// Devices that write guest memory by themselves.
+    pub devices: Devices,
+}
+
+/// Devices that write guest memory by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Devices {
+    /// How long a vhost backend takes to answer the order to log, nanoseconds; `None`: it logs at once.
+    pub vhost_log_ack_ns: Option<u64>,
 }
 
 impl Host {
@@ -392,6 +401,7 @@ impl Host {
             queue_size,
             balloon_pages: 0,
             stats_interval_ns: 0,
+            devices: Devices::default(),
         }
     }
 

@@ -5,7 +5,7 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
+use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -30,6 +30,7 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
         };
         if dirty_log != DirtyLog::ManualClear {
             self.only_with_manual_clear(&fields, dirty_log);

@@ -420,6 +420,7 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),
     ],
 };
 

@@ -12,8 +12,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, CountExpect, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation, Order,
-    Pattern, Scenario, Search, Task, Trigger, Vary,
+    Action, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation,
+    Order, Pattern, Scenario, Search, Task, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -270,6 +270,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         queue_size,
         balloon_pages,
         stats_interval_ns,
+        devices,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -284,6 +285,8 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    let Devices { vhost_log_ack_ns } = devices;
+    vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {

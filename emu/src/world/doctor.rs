@@ -206,7 +206,7 @@ pub(super) fn compare_events(first: &[Stamped], second: &[Stamped]) -> Option<(u
 }
 
 fn compare_outcomes(first: &Outcome, second: &Outcome) -> Option<What> {
-    let Outcome { verdict, violations, waits, crash, pages, facts, trace: _, digest: _, unexpected } = first;
+    let Outcome { verdict, violations, waits, crash, pages, facts, trace: _, digest: _, unexpected, asked } = first;
     value("the verdict", verdict, &second.verdict)
         .or_else(|| value("the list of broken rules", violations, &second.violations))
         .or_else(|| value("the list of open waits", waits, &second.waits))
@@ -214,6 +214,7 @@ fn compare_outcomes(first: &Outcome, second: &Outcome) -> Option<What> {
         .or_else(|| value("what is known of named pages", pages, &second.pages))
         .or_else(|| value("the numbers of the run", facts, &second.facts))
         .or_else(|| value("what is not as expected", unexpected, &second.unexpected))
+        .or_else(|| value("the set of faults that were asked for", asked, &second.asked))
 }
 
 /// Returns two values as a difference, if they are one.

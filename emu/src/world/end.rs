@@ -12,7 +12,7 @@ use crate::search::system::Ending;
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
 use crate::world::observe::Observation;
-use crate::world::{End, HOST_ORDER, Readiness, World};
+use crate::world::{End, Readiness, World};
 
 impl World {
     /// Judges a finished run.
@@ -53,6 +53,7 @@ impl World {
             trace: self.trace,
             digest: self.digest.digest128(),
             unexpected: Vec::new(),
+            asked: self.faults.asked(),
         };
         outcome.unexpected = unexpected(&self.scenario, &outcome);
         outcome
@@ -156,10 +157,10 @@ impl World {
             let wait = Wait { who: Actor::Migration.to_string(), wants: EventKind::RamSend.name().to_owned(), waits_for };
             waits.push(Open { gate: false, wait });
         }
-        for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
+        for slot in 0..self.state.vcpus.len() + self.hosts.len() {
             let (readiness, actor) = match slot.checked_sub(self.state.vcpus.len()) {
                 None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),
-                Some(index) => (self.host_next(index), HOST_ORDER[index]),
+                Some(index) => (self.host_next(index), self.hosts[index]),
             };
             let wants = match readiness {
                 Readiness::Ready(Some(what)) => self.move_text(what),
@@ -209,14 +210,14 @@ impl World {
         let wanted = |actor: Actor| -> Option<LockId> {
             let readiness = match actor {
                 Actor::Vcpu(cpu) => self.vcpu_next(usize::from(cpu)),
-                _ => self.host_next(HOST_ORDER.iter().position(|host| *host == actor)?),
+                _ => self.host_next(self.hosts.iter().position(|host| *host == actor)?),
             };
             match readiness {
                 Readiness::Lock(lock) => Some(lock),
                 _ => None,
             }
         };
-        let actors = (0..self.state.vcpus.len()).map(|cpu| Actor::Vcpu(cpu as u8)).chain(HOST_ORDER);
+        let actors = (0..self.state.vcpus.len()).map(|cpu| Actor::Vcpu(cpu as u8)).chain(self.hosts.iter().copied());
         for start in actors {
             let mut chain = vec![start];
             let mut at = start;

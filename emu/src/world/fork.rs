@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use host::event::{Pfn, Stamped};
+use host::fault::FaultSet;
 use host::memory::RamMarks;
 use wire::platform::PAGE_SIZE;
 use xxhash_rust::xxh3::Xxh3;
@@ -24,6 +25,7 @@ const ZEROS: Bytes = [0; PAGE_SIZE as usize];
 pub(super) struct Fork {
     pub(super) scenario: Arc<Scenario>,
     pub(super) options: RunOptions,
+    pub(super) asked: FaultSet,
     pub(super) state: State,
     /// Registers, traps, and the pages whose next store is to be logged.
     pub(super) cpus: CpuSnapshot,
@@ -44,7 +46,8 @@ impl World {
         // What a run does not change is made anew of scenario and options; `used`, `happened` and `lean` are a search's alone.
         let World {
             scenario,
-            faults: _,
+            faults,
+            hosts: _,
             image: _,
             ram,
             machine,
@@ -72,6 +75,7 @@ impl World {
         Fork {
             scenario: Arc::clone(scenario),
             options: options.clone(),
+            asked: faults.asked(),
             state: state.clone(),
             cpus: machine.save(),
             pages,
@@ -86,8 +90,9 @@ impl World {
 impl Fork {
     /// Returns a world of its own that goes on from here.
     pub(super) fn resume(&self) -> World {
-        let Fork { scenario, options, state, cpus, pages, marks, rules, trace, digest } = self;
+        let Fork { scenario, options, asked, state, cpus, pages, marks, rules, trace, digest } = self;
         let mut world = World::new(scenario, options, false);
+        world.faults.add_asked(*asked);
         let mut there = pages.iter().peekable();
         let mut bytes = ZEROS;
         for pfn in (0..world.ram.pages()).map(Pfn) {

@@ -198,7 +198,7 @@ impl World {
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Vhost, Event::VhostWrite { range });
-                self.state.vmm.vhost.mark(range);
+                self.state.vmm.devices.vhost.mark(range);
                 self.wrote_range(range, Actor::Vhost);
             }
             Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination | Actor::Injector => {

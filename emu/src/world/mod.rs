@@ -70,7 +70,15 @@ pub fn memory_at_end(scenario: &Scenario, options: &RunOptions) -> Vec<u8> {
 }
 
 /// Host actors in the order in which ties are broken; the injector comes before them all, the vCPUs next.
-pub(crate) const HOST_ORDER: [Actor; 4] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration];
+const HOST_ORDER: [Actor; 5] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration, Actor::Vhost];
+
+/// Returns the host actors of a scenario: a backend is one if it has moves of its own.
+pub(crate) fn hosts_of(scenario: &Scenario) -> &'static [Actor] {
+    match scenario.host.devices.vhost_log_ack_ns {
+        None => HOST_ORDER.split_last().expect("five").1,
+        Some(_) => &HOST_ORDER,
+    }
+}
 
 /// Unwatched pages that the migration thread may send between two looks at the schedule.
 const BULK_PAGES_MAX: u64 = 4096;
@@ -121,6 +129,8 @@ pub(crate) struct World {
     scenario: Arc<Scenario>,
     faults: Faults,
     image: &'static Image,
+    /// Host actors, in the order of ties.
+    hosts: &'static [Actor],
     ram: Arc<GuestRam>,
     machine: Machine,
     /// What moves cost: the scenario's, or nothing while a search chooses.
@@ -156,7 +166,7 @@ pub(crate) struct State {
     injections: Vec<InjectionState>,
     start: Option<InjectionState>,
     oracle: Oracle,
-    /// Virtual time of each actor: vCPUs first, then [`HOST_ORDER`].
+    /// Virtual time of each actor: vCPUs first, then those of [`hosts_of`].
     times_ns: Vec<u64>,
     now_ns: u64,
     steps: u64,
@@ -271,7 +281,7 @@ impl World {
             only_timers = false;
             consider(at_ns.max(self.state.now_ns), Who::Injector(due));
         }
-        for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
+        for slot in 0..self.state.vcpus.len() + self.hosts.len() {
             let (readiness, who) = self.readiness(slot);
             let free = self.held_back(slot, readiness).is_none();
             match readiness {
@@ -325,7 +335,7 @@ impl World {
     fn behind_lock(&self, slot: usize) -> Option<Move> {
         match slot.checked_sub(self.state.vcpus.len()) {
             None => self.vcpu_behind_lock(slot),
-            Some(index) => self.asking(index, |vmm, ctx| vmm.behind_lock(HOST_ORDER[index], ctx)),
+            Some(index) => self.asking(index, |vmm, ctx| vmm.behind_lock(self.hosts[index], ctx)),
         }
     }
 
@@ -343,7 +353,7 @@ impl World {
 
     fn host_next(&self, index: usize) -> Readiness {
         let in_store = self.vcpus_in_store();
-        match self.asking(index, |vmm, ctx| vmm.next(HOST_ORDER[index], in_store, ctx)) {
+        match self.asking(index, |vmm, ctx| vmm.next(self.hosts[index], in_store, ctx)) {
             Next::Do(what) => Readiness::Ready(Some(what)),
             Next::Lock(lock) => Readiness::Lock(lock),
             Next::Sleep(at_ns) => Readiness::At(at_ns),
@@ -370,7 +380,7 @@ impl World {
         let mut locks = self.state.locks.clone();
         let own_ns = self.state.times_ns[self.state.vcpus.len() + index];
         let ctx = Ctx {
-            actor: HOST_ORDER[index],
+            actor: self.hosts[index],
             now_ns: own_ns.max(self.state.now_ns),
             ram: &self.ram,
             locks: &mut locks,
@@ -383,7 +393,7 @@ impl World {
     }
 
     fn host_step(&mut self, index: usize, until_ns: u64) -> u64 {
-        let actor = HOST_ORDER[index];
+        let actor = self.hosts[index];
         let in_store = self.vcpus_in_store();
         let bulk = actor == Actor::Migration && !self.state.gates.looks_at(EventKind::RamPage);
         let announced = if cfg!(debug_assertions) { self.host_next(index) } else { Readiness::Idle };
@@ -548,7 +558,7 @@ impl World {
     }
 }
 
-/// Index of the main loop in [`HOST_ORDER`].
+/// Index of the main loop among the host's actors.
 const MAIN_LOOP: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

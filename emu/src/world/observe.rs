@@ -23,7 +23,7 @@ impl Observed for Observation<'_> {
             Level::K => self.vmm.accel.k_bits().word(at),
             Level::S => self.vmm.accel.s_bits().word(at),
             Level::D => self.vmm.d.bits().word(at),
-            Level::V => self.vmm.vhost.bits().word(at),
+            Level::V => self.vmm.devices.recorded(at),
             Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b().word(at)),
         }
     }

@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use host::balloon::BalloonOptions;
+use host::devices::DeviceOptions;
+use host::devices::vhost::VhostOptions;
 use host::dirty::accel::LogMode;
 use host::event::Pfn;
-use host::fault::Faults;
+use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
 use host::migration::pace::MigrationOptions;
@@ -25,7 +27,7 @@ use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
-use crate::world::{HOST_ORDER, RunOptions, State, Window, World};
+use crate::world::{RunOptions, State, Window, World, hosts_of};
 
 impl World {
     /// Returns a world at its first instruction. For a search, what may happen can, and no rate is estimated or kept, for time stands still.
@@ -33,8 +35,10 @@ impl World {
         let image = guest_image();
         let ram = Arc::new(GuestRam::new(scenario.guest.ram_bytes));
         let vcpus = usize::from(scenario.guest.vcpus);
+        let hosts = hosts_of(scenario);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
-        let faults = Faults(scenario.faults.iter().chain(&options.faults).copied().collect());
+        let mut faults: Faults = scenario.faults.iter().chain(&options.faults).copied().collect();
+        faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
         let oracle = Oracle::new(OracleOptions {
             pages: ram.pages(),
             vcpus: scenario.guest.vcpus,
@@ -53,7 +57,7 @@ impl World {
             injections: vec![InjectionState::Waiting; injections],
             start: scenario.migration.start.as_ref().map(|_| InjectionState::Waiting),
             oracle,
-            times_ns: vec![0; vcpus + HOST_ORDER.len()],
+            times_ns: vec![0; vcpus + hosts.len()],
             now_ns: 0,
             steps: 0,
             ready: false,
@@ -70,6 +74,7 @@ impl World {
             scenario: Arc::clone(scenario),
             faults,
             image,
+            hosts,
             ram,
             machine,
             costs: scenario.costs.clone(),
@@ -107,7 +112,7 @@ impl World {
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
-            faults: self.faults.0.iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
+            faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
             hint_array: u64::from(guest.hint_array),
         };
         let BootInfo { magic, ram_bytes, vcpus, dialect, features_refused, flags, corrected, faults, hint_array } = info;
@@ -148,6 +153,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             DirtyLog::GetClears => LogMode::GetClears,
             DirtyLog::Tcg => LogMode::Tcg,
         },
+        devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {

@@ -117,7 +117,7 @@ impl Rig {
     /// A device whose driver is up and has taken every feature, with all start-up work done and its events forgotten.
     pub(super) fn up(profile: Profile, faults: &[Fault]) -> Self {
         let mut rig = Self::bare(options(profile));
-        rig.faults.0.extend(faults);
+        faults.iter().for_each(|fault| rig.faults.insert(*fault));
         rig.probe(u64::MAX);
         rig.run();
         rig.take_events();

@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(d.bits().count(), 5);
         let mut d = clean(64);
         d.set_tracking(true);
-        d.mark_device_write(&writes, &Faults([Fault::DmaFirstPage].into()));
+        d.mark_device_write(&writes, &[Fault::DmaFirstPage].into_iter().collect::<Faults>());
         assert_eq!(d.bits().ones().collect::<Vec<_>>(), [Pfn(2), Pfn(10)]);
     }
 }

@@ -22,7 +22,7 @@ impl Desk {
         Self {
             ram: GuestRam::new(PAGE_SIZE),
             locks: Locks::default(),
-            faults: Faults(faults.iter().copied().collect()),
+            faults: faults.iter().copied().collect(),
             costs: Costs::default(),
             watch: Watch::default(),
             events: Vec::new(),

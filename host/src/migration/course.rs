@@ -64,6 +64,7 @@ impl Course {
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
                 | Op::StopVm
+                | Op::WaitDevices
                 | Op::WaitDestination
                 | Op::SetCompleted
                 | Op::SetFinal => {}
@@ -160,12 +161,13 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
     match op {
         Op::Choose(_) => false,
         Op::Sync(SyncMove::Get | SyncMove::Merge) => view.accel.has_get(),
-        Op::Sync(SyncMove::Vhost) => !view.vhost.is_clear(),
+        Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
         Op::Sleep { until_ns } => ctx.now_ns < until_ns,
         Op::StopVm => view.vm.running,
         Op::SetDevice => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
         Op::SetFinal => run.status.is_running(),

@@ -15,10 +15,10 @@
 //! ```
 
 use crate::destination::Destination;
+use crate::devices::Devices;
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::bitmap::WORD_PAGES;
 use crate::dirty::physmem::DirtyMemory;
-use crate::dirty::vhost::VhostLog;
 use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -46,8 +46,8 @@ pub struct Parts<'a> {
     pub accel: &'a mut Accelerator,
     /// D.
     pub d: &'a mut DirtyMemory,
-    /// V.
-    pub vhost: &'a mut VhostLog,
+    /// V, and who keeps it.
+    pub devices: &'a mut Devices,
     /// Who is told of the phases.
     pub notifier: &'a mut dyn PrecopyNotifier,
     /// The receiving side.
@@ -61,7 +61,7 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// Returns what [`Migration::next`] needs of them.
     pub fn view(&self) -> View<'_> {
-        View { accel: self.accel, vhost: self.vhost, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
+        View { accel: self.accel, devices: self.devices, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
     }
 }
 
@@ -70,8 +70,8 @@ impl Parts<'_> {
 pub struct View<'a> {
     /// K and S.
     pub accel: &'a Accelerator,
-    /// V.
-    pub vhost: &'a VhostLog,
+    /// V, and who keeps it.
+    pub devices: &'a Devices,
     /// The receiving side.
     pub destination: &'a Destination,
     /// The source's vCPUs.
@@ -289,6 +289,7 @@ impl Migration {
             | Op::LockVmState { .. }
             | Op::SetDevice
             | Op::SaveDevice
+            | Op::WaitDevices
             | Op::WaitDestination
             | Op::SetCompleted
             | Op::SetFailing
@@ -386,6 +387,7 @@ impl Migration {
             Op::StopVm => {
                 self.run.stopped_vm = true;
                 parts.vm.running = false;
+                parts.devices.vm_stopped(ctx);
                 ctx.emit(Event::VmStop);
                 self.thread.push_front([Op::LockVmState { running: false }, Op::Unlock(LockId::FreePage)]);
                 ctx.costs.vm_stop_ns
@@ -400,9 +402,22 @@ impl Migration {
                 ctx.unlock(LockId::Bql);
                 ctx.costs.lock_ns
             }
+            Op::LogStart => {
+                let cost = self.run.perform(op, parts, ctx);
+                if parts.devices.is_ordered() {
+                    self.thread.push_front([Op::WaitDevices]);
+                }
+                cost
+            }
+            Op::Sync(SyncMove::Devices) => {
+                let cost = self.run.perform(op, parts, ctx);
+                if !parts.devices.is_clear() {
+                    self.thread.push_front([op]);
+                }
+                cost
+            }
             Op::Lock(_)
             | Op::Unlock(_)
-            | Op::LogStart
             | Op::Act(_)
             | Op::WriteSetup
             | Op::Sync(_)
@@ -418,7 +433,9 @@ impl Migration {
             | Op::SetFailing
             | Op::LogStop
             | Op::SetFinal => self.run.perform(op, parts, ctx),
-            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDestination => unreachable!("{op:?} is no move"),
+            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDevices | Op::WaitDestination => {
+                unreachable!("{op:?} is no move")
+            }
         }
     }
 
@@ -542,7 +559,7 @@ impl Run {
             Op::Act(action) => plain(op::action_event(action)),
             Op::Sync(SyncMove::Get) => plain(EventKind::DirtyGet),
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
-            Op::Sync(SyncMove::Vhost) => plain(EventKind::VhostMerge),
+            Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
             Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Idle,
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
@@ -555,7 +572,7 @@ impl Run {
             Op::Pass => plain(EventKind::Pass),
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
-            Op::WaitDestination => Next::Idle,
+            Op::WaitDevices | Op::WaitDestination => Next::Idle,
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
         }
@@ -625,6 +642,7 @@ impl Run {
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
+            | Op::WaitDevices
             | Op::WaitDestination
             | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
         }
@@ -646,8 +664,8 @@ impl Run {
                 parts.accel.merge(parts.d, ctx);
                 words_ns
             }
-            SyncMove::Vhost => {
-                parts.vhost.merge(parts.d, ctx);
+            SyncMove::Devices => {
+                parts.devices.merge(parts.d, ctx);
                 words_ns
             }
             SyncMove::Bitmap => {
@@ -668,7 +686,7 @@ impl Run {
         parts.destination.restart();
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
         parts.d.set_tracking(true);
-        parts.vhost.log_start();
+        parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);
         ctx.costs.state_ns
     }
@@ -677,7 +695,7 @@ impl Run {
     fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         self.ram = None;
         parts.d.set_tracking(false);
-        parts.vhost.log_stop();
+        parts.devices.log_stop();
         parts.accel.log_stop(ctx);
         ctx.costs.state_ns
     }

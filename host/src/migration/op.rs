@@ -48,6 +48,8 @@ pub(crate) enum Op {
     SetDevice,
     /// Sends the devices' state and releases the BQL.
     SaveDevice,
+    /// Waits for the devices that have been ordered to log and have not answered.
+    WaitDevices,
     /// Waits for the destination's answer.
     WaitDestination,
     /// Device -> Completed.
@@ -69,8 +71,8 @@ pub(crate) enum SyncMove {
     Get,
     /// S into D.
     Merge,
-    /// V into D; no move when V is empty.
-    Vhost,
+    /// V into D, a move for each log that is not empty.
+    Devices,
     /// D into B.
     Bitmap,
     /// Waits for vCPUs that have marked but not yet stored.
@@ -95,7 +97,7 @@ pub(crate) const SYNC: [Op; 9] = [
     Op::Notify(PrecopyReason::BeforeBitmapSync),
     Op::Sync(SyncMove::Get),
     Op::Sync(SyncMove::Merge),
-    Op::Sync(SyncMove::Vhost),
+    Op::Sync(SyncMove::Devices),
     Op::Lock(LockId::Bitmap),
     Op::Sync(SyncMove::Bitmap),
     Op::Unlock(LockId::Bitmap),
@@ -136,7 +138,7 @@ pub(crate) fn iterate() -> VecDeque<Op> {
 /// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
 /// in 11.1.50, or, as up to 11.0, behind it.
 pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Vhost), Op::SetDevice]);
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetDevice]);
     if complete_before_sync {
         ops.push_back(Op::Notify(PrecopyReason::Complete));
         ops.extend(SYNC);

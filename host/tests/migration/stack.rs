@@ -126,7 +126,7 @@ impl Stack {
             sets: Sets { d: (0..pages).collect(), ..Sets::default() },
             unsent: Vec::new(),
             guest_ram: GuestRam::new(4096),
-            faults: Faults(faults.iter().copied().collect()),
+            faults: faults.iter().copied().collect(),
             locks: Locks::default(),
         };
         stack.begin();

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use host::destination::Destination;
+use host::devices::{DeviceOptions, Devices};
 use host::dirty::accel::{Accelerator, LogMode};
 use host::dirty::physmem::DirtyMemory;
-use host::dirty::vhost::VhostLog;
 use host::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
@@ -73,7 +73,7 @@ pub(crate) struct State {
     pub(crate) migration: Migration,
     pub(crate) accel: Accelerator,
     pub(crate) d: DirtyMemory,
-    pub(crate) vhost: VhostLog,
+    pub(crate) devices: Devices,
     pub(crate) device: Device,
     pub(crate) destination: Destination,
     pub(crate) vm: VmState,
@@ -108,7 +108,7 @@ impl World {
                 migration: Migration::new(),
                 accel: Accelerator::new(mode, pages),
                 d: DirtyMemory::new(pages),
-                vhost: VhostLog::new(pages),
+                devices: Devices::new(pages, DeviceOptions::default()),
                 device: Device { status: HintStatus::Stop, id: 0x8000_0000 },
                 destination: Destination::new(pages, 7),
                 vm: VmState { running: true },
@@ -127,14 +127,14 @@ impl World {
     }
 
     pub(crate) fn with_faults(mut self, faults: &[Fault]) -> Self {
-        self.faults = Faults(faults.iter().copied().collect());
+        self.faults = faults.iter().copied().collect();
         self
     }
 
     /// Calls the engine with everything it may use.
     pub(crate) fn call<T>(&mut self, actor: Actor, at_ns: u64, f: impl FnOnce(&mut Migration, &mut Parts<'_>, &mut Ctx<'_>) -> T) -> T {
-        let State { migration, accel, d, vhost, device, destination, vm, vcpus_in_store, locks, now_ns: _, times: _ } = &mut self.state;
-        let mut parts = Parts { accel, d, vhost, notifier: device, destination, vm, vcpus_in_store: *vcpus_in_store };
+        let State { migration, accel, d, devices, device, destination, vm, vcpus_in_store, locks, now_ns: _, times: _ } = &mut self.state;
+        let mut parts = Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: *vcpus_in_store };
         let mut ctx = Ctx {
             actor,
             now_ns: at_ns,
@@ -183,7 +183,7 @@ impl World {
         for pfn in range.pages() {
             self.ram.write_unlogged(pfn.address(), &value.to_le_bytes());
         }
-        self.state.vhost.mark(range);
+        self.state.devices.vhost.mark(range);
     }
 
     /// The iothread applies a hint, if the migration thread lets it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use emu::oracle::{Observed, Oracle, OracleOptions};
 use host::balloon::{BalloonOptions, Profile};
+use host::devices::DeviceOptions;
 use host::dirty::accel::LogMode;
 use host::event::{Actor, Event, Level, MigrationStatus, Pfn, Stamped};
 use host::fault::Faults;
@@ -36,7 +37,7 @@ pub(crate) fn options() -> VmmOptions {
         target_pages: 0,
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
-    VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, balloon, migration }
+    VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, devices: DeviceOptions::default(), balloon, migration }
 }
 
 /// Returns a host that has sent half of its pages.

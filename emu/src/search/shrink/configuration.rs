@@ -155,6 +155,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.host.queue_size = host.queue_size);
         self.change(|scenario| scenario.host.balloon_pages = host.balloon_pages);
         self.change(|scenario| scenario.host.stats_interval_ns = host.stats_interval_ns);
+        self.change(|scenario| scenario.host.devices = host.devices.clone());
         if !self.change(|scenario| scenario.host.features = host.features) {
             self.features(host.features);
         }

@@ -150,7 +150,7 @@ fn a_short_buffer_gets_what_fits() {
 #[test]
 fn fault_request_short_says_that_half_was_written() {
     let mut rig = Rig::requests(V6);
-    rig.faults.0.insert(Fault::RequestShort);
+    rig.faults.insert(Fault::RequestShort);
     rig.lend();
     rig.notify(PrecopyReason::AfterBitmapSync, true);
     assert_eq!(rig.used(HINT), [(0, 8)]);
@@ -201,7 +201,7 @@ fn a_response_of_another_id_neither_starts_nor_stops_a_round() {
 fn a_stale_response_counts_when_sixteen_bits_of_its_id_are_current() {
     let stale = |format: Format, send: &dyn Fn(&mut Rig)| {
         let mut rig = Rig::asked(format);
-        rig.faults.0.insert(Fault::RequestIdStride);
+        rig.faults.insert(Fault::RequestIdStride);
         rig.notify(PrecopyReason::AfterBitmapSync, true);
         rig.take_events();
         send(&mut rig);
@@ -368,7 +368,7 @@ fn a_stop_waits_for_the_range_at_hand_and_ends_those_behind_it() {
 #[test]
 fn the_fault_of_repeated_ids_is_another_interfaces() {
     let mut rig = Rig::asked(V6);
-    rig.faults.0.insert(Fault::HintRepeatedId);
+    rig.faults.insert(Fault::HintRepeatedId);
     rig.notify(PrecopyReason::BeforeBitmapSync, true);
     rig.respond(1, request::FLAG_DONE, &[packed(0x300, 1)]);
     assert_eq!(rig.sink.applied, []);
