@@ -255,6 +255,30 @@ faults! {
     // ---- 3A: free page hinting
 
     // ---- 3B: balloon discards
+    /// A large host page goes with its first balloon page.
+    DiscardHostPage { name: "discard-host-page", id: "B04", source: "QEMU ed48c59875, fixed in 4.0",
+        mechanism: "a balloon page of 4 KiB is rounded to the page of the host that it lies in: the guest's data in the rest of that page goes with it",
+        effect: Loss,
+        steps: ["the host has pages of 64 KiB", "the guest writes P, and inflates Q in the same 64 KiB", "the device discards all 64 KiB: P is zero"],
+        fix: "The device notes which parts of a host page are in the balloon, and discards it once all are." },
+    /// What is deflated stays noted.
+    PartialIgnoresDeflate { name: "partial-ignores-deflate", id: "B05", source: "QEMU b27b323914, fixed in 4.0",
+        mechanism: "the parts of a host page that are in the balloon are noted when they come, and not when they go: a page that is back in use still counts",
+        effect: Loss,
+        steps: ["the guest inflates A, deflates A and writes it", "the guest inflates the other 15 parts of A's host page", "the device finds all 16 noted, and discards A, too"],
+        fix: "A deflation forgets what is noted for its host page." },
+    /// What is inflated stays noted for ever.
+    PartialOutlivesElement { name: "partial-outlives-element", id: "B06", source: "QEMU a8cd64d488 and 1b47b37c33, fixed in 4.1",
+        mechanism: "the note of a host page in parts is kept from one element to the next, and over a reset; but a driver that does not promise to tell may reuse a page without a word",
+        effect: Loss,
+        steps: ["the guest inflates 15 of 16 parts", "the driver takes them out without telling, and they are written", "the guest inflates the last part: the device discards all 16"],
+        fix: "The note lives as long as the element that it is made from." },
+    /// One bit is set with the function for many.
+    PartialManyBits { name: "partial-many-bits", id: "B07", source: "QEMU 483f13524b, fixed in 4.1",
+        mechanism: "for each part as many bits are set as a host page has parts, from the part's own on: the first part makes the host page full, another writes behind the bitmap's end",
+        effect: Loss,
+        steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
+        fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
     // ---- 3C: dirty tracking in the accelerator
 

@@ -45,6 +45,8 @@ pub(crate) enum Tag {
     BytesSent,
     Hand,
     Wire,
+    Xbzrle,
+
     DestinationStatus,
     Received,
     Contents,
@@ -65,7 +67,7 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
-    Xbzrle,
+    Partial,
     VhostOrder,
 }
 

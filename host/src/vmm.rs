@@ -394,6 +394,7 @@ mod tests {
             hint_queue_size: 16,
             stats_interval_ns: 0,
             target_pages: 0,
+            machine: crate::balloon::Machine::default(),
         };
         let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
         VmmOptions {

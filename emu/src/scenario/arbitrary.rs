@@ -189,11 +189,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = any::<(bool, bool, bool, bool, bool)>();
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free, late_probe) = flags;
+        let (page_poison, init_on_alloc, init_on_free, late_probe, deflate_silently) = flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -208,6 +208,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
+            deflate_silently,
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -256,32 +257,35 @@ fn host() -> impl Strategy<Value = Host> {
     let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, (time_ns(), devices())).prop_map(
-        |(
-            profile,
-            (dirty_log, chunk_shift, initially_set),
-            (features, queue_numbering, walk),
-            (hint_queue_size, queue_size),
-            balloon_pages,
-            (stats_interval_ns, devices),
-        )| {
-            let manual = dirty_log == DirtyLog::ManualClear;
-            Host {
+    let host_page = (0..=9u32).prop_map(|shift| 1u16 << shift);
+    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, (time_ns(), host_page, devices()))
+        .prop_map(
+            |(
                 profile,
-                dirty_log,
-                chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
-                initially_set: manual && initially_set,
-                features,
-                queue_numbering,
-                walk,
-                hint_queue_size,
-                queue_size,
+                (dirty_log, chunk_shift, initially_set),
+                (features, queue_numbering, walk),
+                (hint_queue_size, queue_size),
                 balloon_pages,
-                stats_interval_ns,
-                devices,
-            }
-        },
-    )
+                (stats_interval_ns, host_page, devices),
+            )| {
+                let manual = dirty_log == DirtyLog::ManualClear;
+                Host {
+                    profile,
+                    dirty_log,
+                    chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
+                    initially_set: manual && initially_set,
+                    features,
+                    queue_numbering,
+                    walk,
+                    hint_queue_size,
+                    queue_size,
+                    balloon_pages,
+                    stats_interval_ns,
+                    host_page,
+                    devices,
+                }
+            },
+        )
 }
 
 fn devices() -> impl Strategy<Value = Devices> {

@@ -112,6 +112,8 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
+    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -364,6 +366,8 @@ pub struct Host {
     pub balloon_pages: u32,
     /// The host asks for statistics this often, nanoseconds; 0: never.
     pub stats_interval_ns: u64,
+    /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
+    pub host_page: u16,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
 }
@@ -401,6 +405,7 @@ impl Host {
             queue_size,
             balloon_pages: 0,
             stats_interval_ns: 0,
+            host_page: 1,
             devices: Devices::default(),
         }
     }
@@ -495,6 +500,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
+            deflate_silently: false,
             tasks: Vec::new(),
         }
     }

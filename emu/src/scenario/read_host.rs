@@ -30,6 +30,7 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            host_page: self.host_page(&fields).unwrap_or(default.host_page),
             devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
         };
         if dirty_log != DirtyLog::ManualClear {
@@ -57,6 +58,12 @@ impl<'d> Reader<'d> {
         let shift = u8::try_from((bytes / PAGE_SIZE).ilog2()).expect("a logarithm of 64 bits");
         assert!((6..=31).contains(&shift), "the key's range gives 6..=31, not {shift}");
         Some(shift)
+    }
+
+    /// 4 KiB pages in a page of the host.
+    fn host_page(&mut self, fields: &Fields<'d>) -> Option<u16> {
+        let bytes = self.size(fields, "host_page")?;
+        Some(u16::try_from(bytes / PAGE_SIZE).expect("the key's range ends at 2 MiB"))
     }
 
     /// The balloon's size in 4 KiB pages, checked against the guest's memory.

@@ -161,6 +161,8 @@ const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
+/// 4 KiB, 64 KiB, 2 MiB and what lies between.
+const HOST_PAGE: Range = range(PAGE_SIZE, 2 << 20, "such are the pages of anonymous memory, and the smaller huge ones");
 const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
 const ARRAY: Range = range(1, 512, "an array is a page");
 const QUEUE: Range = range(1, 1024, "QEMU's queues end at 1024");
@@ -227,6 +229,8 @@ static GUEST: Table = Table {
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
         key("init_on_free", "Freed pages are zeroed.", Kind::Flag).default("false"),
         key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
+        key("deflate_silently", "The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.", Kind::Flag)
+            .default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -420,6 +424,8 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
+            .default("\"4 KiB\""),
         key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),
     ],
 };

@@ -184,6 +184,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
         init_on_alloc,
         init_on_free,
         late_probe,
+        deflate_silently,
         tasks,
     } = guest;
     out.table("[guest]");
@@ -199,6 +200,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
+    out.unless(*deflate_silently == default.deflate_silently, "deflate_silently", || deflate_silently);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -270,6 +272,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         queue_size,
         balloon_pages,
         stats_interval_ns,
+        host_page,
         devices,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
@@ -285,6 +288,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns } = devices;
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
 }

@@ -110,6 +110,7 @@ impl World {
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
+                | flag(guest.deflate_silently, boot_flag::DEFLATE_SILENTLY)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -176,6 +177,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
+            machine: host::balloon::Machine { host_page: u64::from(host.host_page) },
         },
         migration: MigrationOptions {
             bandwidth: scenario.migration.bandwidth,

@@ -5,6 +5,7 @@
 use super::hinting::Hinting;
 use super::iothread::Iothread;
 use super::main_loop::MainLoop;
+use super::partial::Partial;
 use super::protocol::{Numbering, Protocol};
 use super::request::Request;
 use super::stats::Stats;
@@ -47,6 +48,22 @@ pub struct BalloonOptions {
     pub stats_interval_ns: u64,
     /// Pages that the host wants in the balloon at boot, 4 KiB each.
     pub target_pages: u32,
+    /// What it is built into.
+    pub machine: Machine,
+}
+
+/// The machine around a balloon device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// 4 KiB pages in a page of the host (QEMU: qemu_ram_pagesize()): nothing smaller can be discarded. A power of two.
+    pub host_page: u64,
+}
+
+impl Default for Machine {
+    /// Host pages as large as the balloon's.
+    fn default() -> Self {
+        Self { host_page: 1 }
+    }
 }
 
 /// What a queue is for.
@@ -144,6 +161,8 @@ pub struct BalloonState {
     pub(super) main_loop: MainLoop,
     /// Statistics.
     pub(super) stats: Stats,
+    /// A page of the host that was inflated in part.
+    pub(super) partial: Option<Partial>,
 }
 
 impl BalloonState {
@@ -161,6 +180,7 @@ impl BalloonState {
             iothread: Iothread::new(),
             main_loop: MainLoop::new(),
             stats: Stats::default(),
+            partial: None,
         }
     }
 }
@@ -177,7 +197,11 @@ pub struct BalloonDevice {
 
 impl BalloonDevice {
     /// Returns a device as after power-on.
+    ///
+    /// # Panics
+    /// When a page of the host is no power of two of the balloon's.
     pub fn new(options: BalloonOptions) -> Self {
+        assert!(options.machine.host_page.is_power_of_two(), "{} balloon pages in a host page", options.machine.host_page);
         let transport = VirtioMmio::new(options.transport());
         let state = BalloonState::new(&options);
         Self { roles: options.queues(), options, transport, state }
@@ -200,6 +224,7 @@ impl BalloonDevice {
             iothread,
             main_loop,
             stats,
+            partial,
         } = state;
         // The other bytes are filled in anew before anybody looks at them.
         let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
@@ -212,6 +237,7 @@ impl BalloonDevice {
         iothread.fold(fold);
         main_loop.fold(fold);
         stats.fold(now_ns, fold);
+        fold.add_part(Tag::Partial, partial);
     }
 
     /// Returns the transport, to look at.
@@ -386,6 +412,7 @@ impl BalloonDevice {
         self.state.request = Request::default();
         self.state.poison_val = 0;
         self.state.main_loop.forget_kicks();
+        self.forget_partial(ctx);
         self.transport.reset();
     }
 

@@ -10,13 +10,14 @@ use crate::transport::{Element, Segment};
 use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Returns the ranges that an element reports, in order; a range shorter than a page is none.
-pub(super) fn ranges(element: &Element, profile: Profile) -> Vec<Item> {
+pub(super) fn ranges(element: &Element, profile: Profile, host_page: u64) -> Vec<Item> {
     let readable = match profile {
         Profile::Qemu => &[][..],
         // Firecracker does not ask which way a descriptor goes.
         Profile::Firecracker => &element.readable[..],
     };
-    let reports = readable.iter().chain(&element.writable).map(|segment| Item::Report { range: pages(*segment), whole: whole(*segment) });
+    let reports =
+        readable.iter().chain(&element.writable).map(|segment| Item::Report { range: pages(*segment), whole: whole(*segment, host_page) });
     reports.filter(|item| !matches!(item, Item::Report { range, .. } if range.count == 0)).collect()
 }
 
@@ -26,9 +27,9 @@ pub(super) fn pages(segment: Segment) -> PageRange {
     PageRange::new(Pfn(segment.address >> PAGE_SHIFT), u64::from(segment.len) >> PAGE_SHIFT)
 }
 
-/// Returns whether a segment is a number of whole pages: nothing else can be discarded.
-pub(super) fn whole(segment: Segment) -> bool {
-    (segment.address | u64::from(segment.len)).is_multiple_of(PAGE_SIZE)
+/// Returns whether a segment is a number of whole pages of the host, of so many balloon pages each: nothing else can be discarded.
+pub(super) fn whole(segment: Segment, host_page: u64) -> bool {
+    (segment.address | u64::from(segment.len)).is_multiple_of(host_page * PAGE_SIZE)
 }
 
 impl BalloonDevice {

@@ -86,6 +86,7 @@ pub(super) fn options(profile: Profile) -> BalloonOptions {
         hint_queue_size: QUEUE_SIZE,
         stats_interval_ns: 1_000_000,
         target_pages: 0,
+        machine: super::device::Machine::default(),
     }
 }
 

@@ -99,6 +99,7 @@ pub(crate) fn options(profile: Profile) -> BalloonOptions {
         hint_queue_size: SIZE,
         stats_interval_ns: STATS_NS,
         target_pages: 0,
+        machine: host::balloon::Machine::default(),
     }
 }
 
