@@ -129,6 +129,8 @@ pub enum Level {
     V,
     /// `RAMBlock.bmap`: what is still to be sent.
     B,
+    /// The vCPUs' dirty rings. New levels come last, lest they change the digests of all runs.
+    Ring,
 }
 
 /// A lock of the host (QEMU's names).

@@ -281,6 +281,16 @@ faults! {
         fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
     // ---- 3C: dirty tracking in the accelerator
+    /// Rings start with nothing protected.
+    RingInitiallySet { name: "ring-initially-set", id: "K03", source: "QEMU, fixed in 6.1 by a81a592698",
+        mechanism: "KVM_DIRTY_LOG_INITIALLY_SET is asked for together with the dirty ring: pages start unprotected, so that their first writes make no entries", effect: Loss,
+        steps: ["logging starts: no page is write-protected, all rings are empty", "the migration sends P, then vCPU 1 writes P: no fault, no entry", "the next sync reaps empty rings: P's last contents are sent by nobody"],
+        fix: "manual protection is not asked for where rings are used: logging starts by protecting all pages" },
+    /// A ring's entry is flagged before it is filled.
+    RingEntryLag { name: "ring-entry-lag", id: "K04", source: "QEMU and Linux since 6.1, fixed in 8.0 by 4802bf910e and 52281c6d11",
+        mechanism: "an entry's flag is set and read without release and acquire: where memory is weakly ordered, the reaper sees the flag and takes the page number that stood in the place before", effect: Loss,
+        steps: ["vCPU 1 faults on P: its entry's flag is visible, its page number is not yet", "the sync reaps the entry as page 0, and the reset protects page 0", "vCPU 1 stores to P, which is neither recorded nor protected"],
+        fix: "the flag is stored with release and loaded with acquire semantics, and resetting an entry, too, is a release" },
 
     // ---- 3D: bitmaps, scan, setup
 
@@ -320,6 +330,11 @@ faults! {
     // ---- 3I: snapshots
 
     // ---- 3J: other VMMs
+    /// What the VMM writes itself stands in no log.
+    VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
+        mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,
+        steps: ["the first round sends the page", "a device model in the VMM writes the page", "KVM's log does not have it, and nobody asks anybody else"],
+        fix: "The VMM's memory mappings keep an atomic bitmap of their own, which each round takes together with KVM's." },
 }
 
 /// Faults that are switched on, and which of all were asked for.

@@ -67,6 +67,10 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
+    Ring,
+    RingLag,
+    RingHeld,
+    RingCollected,
     Partial,
     VhostOrder,
 }

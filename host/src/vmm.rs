@@ -10,14 +10,14 @@ use std::fmt;
 use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
-use crate::dirty::accel::{Accelerator, LogMode};
+use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
 use crate::event::{Actor, Event, EventKind, LockId, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::PrecopyNotifier;
-use crate::migration::pace::MigrationOptions;
+use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
 /// Everything that a host is made from.
@@ -27,6 +27,8 @@ pub struct VmmOptions {
     pub pages: u64,
     /// How guest writes are tracked.
     pub log: LogMode,
+    /// What else that needs.
+    pub tracking: TrackingOptions,
     /// The devices that keep a log of their own.
     pub devices: DeviceOptions,
     /// The balloon device.
@@ -153,12 +155,15 @@ impl Vmm {
     /// Returns a host whose guest is about to start.
     pub fn new(options: &VmmOptions) -> Self {
         Self {
-            accel: Accelerator::new(options.log, options.pages),
+            accel: Accelerator::with(options.log, &options.tracking, options.pages),
             d: DirtyMemory::new(options.pages),
             devices: Devices::new(options.pages, options.devices.clone()),
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
-            destination: Destination::new(options.pages, GARBAGE_SEED),
+            destination: match options.migration.first_round {
+                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
+                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            },
             vm: VmState { running: true },
             monitor: Monitor::default(),
             options: options.migration.clone(),
@@ -235,6 +240,16 @@ impl Vmm {
     pub fn on_wire(&self, pfn: Pfn) -> bool {
         self.migration.wire().pages().any(|page| page == pfn)
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
+    }
+
+    /// Reaps all dirty rings, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
+    ///
+    /// # Panics
+    /// Without the BQL.
+    pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
+        let pages = self.accel.reap(ctx);
+        ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
     fn takes_hints(&self) -> bool {
@@ -373,6 +388,7 @@ enum Job {
 mod tests {
     use super::*;
     use crate::balloon::Profile;
+    use crate::dirty::accel::Store;
     use crate::event::{PageRange, Stamped};
     use crate::fault::Faults;
     use crate::lock::Locks;
@@ -400,6 +416,7 @@ mod tests {
         VmmOptions {
             pages: PAGES,
             log: LogMode::ManualClear { initially_set: true },
+            tracking: TrackingOptions::default(),
             devices: DeviceOptions::default(),
             balloon,
             migration,
@@ -444,7 +461,7 @@ mod tests {
                 Act::Step(actor, times) => (0..*times).for_each(|_| drop(self.step(*actor, ram))),
                 Act::Command(command) => self.vmm.monitor.push(*command),
                 Act::Store(pfn) => {
-                    self.vmm.accel.guest_store(Pfn(*pfn), &mut self.vmm.d);
+                    self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
                 Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
@@ -562,7 +579,7 @@ mod tests {
             ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
             ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
-                vmm.accel.guest_store(Pfn(1), &mut vmm.d);
+                vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());
             }),
             ("tracking", |vmm| vmm.d.set_tracking(false)),
             ("protected", |vmm| {

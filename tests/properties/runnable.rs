@@ -345,7 +345,7 @@ pub(crate) fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strateg
 }
 
 fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
-    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), 4..=12u8);
     let features = flags([
         (10, feature::MUST_TELL_HOST),
         // QEMU always offers statistics. A driver without them would put its hint queue where QEMU's statistics queue is.
@@ -364,7 +364,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let devices = prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns });
     (log, features, queues, balloon, stats, devices).prop_map(
         move |(
-            (dirty_log, chunk_shift, initially_set),
+            (dirty_log, chunk_shift, initially_set, ring_shift),
             features,
             (hint_queue_size, queue_size),
             balloon_pages,
@@ -377,6 +377,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
+                tracking: Tracking { ring_size: 1 << ring_shift },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,

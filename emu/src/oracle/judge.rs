@@ -1,6 +1,6 @@
 //! What events do to the oracle: one function for each that needs more than a line, in the order of the vocabulary's layers.
 
-use host::event::{CmdId, HintElement, MigrationStatus, PageRange, Pfn};
+use host::event::{CmdId, HintElement, Level, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
 use super::facts::Counter;
@@ -71,6 +71,17 @@ impl Oracle {
             self.send(index, pfn, false);
         }
         self.pages.edit(word, |marks| marks.sending.unsent &= !bits);
+    }
+
+    /// What the first round leaves out because it holds zeros, as memory does there, is not owed.
+    pub(super) fn log_start(&mut self, world: &dyn Observed) {
+        for (at, bits) in self.pages.words(self.pages.all()) {
+            let left_out = bits & !world.recorded(Level::B, at);
+            let equal = if left_out == 0 { 0 } else { world.zeros_there_and_here(at, left_out) };
+            if equal != 0 {
+                self.pages.edit(at, |marks| marks.sending.unsent &= !equal);
+            }
+        }
     }
 
     pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {

@@ -60,6 +60,8 @@ pub trait Observed {
     fn destination_equals(&self, pfn: Pfn) -> bool;
     /// Returns which of these pages of a word (see [`Observed::recorded`]) arrived and equal the source's.
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64;
+    /// Returns which of these pages of a word owe nothing to a destination whose memory starts with zeros.
+    fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64;
     /// Returns the status of the last migration.
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
@@ -269,6 +271,14 @@ impl Oracle {
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
             }
+            Event::RingReap { pages: _ } => {
+                self.records.get();
+                // The reaper, or a vCPU whose ring is full, begins no sync.
+                if stamped.actor == Actor::Migration {
+                    self.records.begin_sync(&mut self.pages);
+                }
+                self.look_everywhere(index, Cause::SyncDropped, world);
+            }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
                 if stamped.actor == Actor::Display {
@@ -280,6 +290,7 @@ impl Oracle {
             Event::DirtyClear { range, cleared: _ } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
+            Event::LogStart => self.log_start(world),
             Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
@@ -369,7 +380,6 @@ impl Oracle {
             | Event::Notify { .. }
             | Event::HintIgnore { .. }
             | Event::BalloonStats { .. }
-            | Event::LogStart
             | Event::AfterSync
             | Event::IterateBegin { .. }
             | Event::RateLimit { .. }
@@ -388,7 +398,6 @@ impl Oracle {
             | Event::LockRelease { .. }
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
-            | Event::RingReap { .. }
             | Event::RingReset { .. }
             | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }

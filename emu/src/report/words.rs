@@ -115,6 +115,7 @@ fn cause_name(cause: u32) -> String {
 fn level_name(level: Level) -> &'static str {
     match level {
         Level::K => "K",
+        Level::Ring => "ring",
         Level::S => "S",
         Level::D => "D",
         Level::V => "V",

@@ -254,7 +254,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn host() -> impl Strategy<Value = Host> {
-    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), tracking());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
     let host_page = (0..=9u32).prop_map(|shift| 1u16 << shift);
@@ -262,7 +262,7 @@ fn host() -> impl Strategy<Value = Host> {
         .prop_map(
             |(
                 profile,
-                (dirty_log, chunk_shift, initially_set),
+                (dirty_log, chunk_shift, initially_set, tracking),
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 balloon_pages,
@@ -274,6 +274,7 @@ fn host() -> impl Strategy<Value = Host> {
                     dirty_log,
                     chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                     initially_set: manual && initially_set,
+                    tracking,
                     features,
                     queue_numbering,
                     walk,
@@ -290,6 +291,10 @@ fn host() -> impl Strategy<Value = Host> {
 
 fn devices() -> impl Strategy<Value = Devices> {
     option::of(time_ns()).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns })
+}
+
+fn tracking() -> impl Strategy<Value = Tracking> {
+    (2..=16u32).prop_map(|shift| Tracking { ring_size: 1 << shift })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {

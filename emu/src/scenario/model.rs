@@ -352,6 +352,8 @@ pub struct Host {
     pub chunk_shift: u8,
     /// All pages count as dirty, and none is write-protected, when logging starts (KVM_DIRTY_LOG_INITIALLY_SET; manual clear only).
     pub initially_set: bool,
+    /// What else tracking needs.
+    pub tracking: Tracking,
     /// Offered feature bits of the balloon.
     pub features: u64,
     /// How the device numbers its queues.
@@ -384,13 +386,14 @@ impl Host {
     ///
     /// QEMU: hw/virtio/virtio-balloon.c virtio_balloon_device_realize() for the queues; statistics are always offered, page poison by default,
     /// hinting because it is what is tested here; the log is what KVM gives since Linux 5.7, with QEMU's `x-clear-bitmap-shift` of 18.
-    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone. For a driver that was never merged the device offers what its series
+    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone. Cloud Hypervisor: 128 entries, the same log, reporting alone. For a driver that was never merged the device offers what its series
     /// asks for.
     pub fn of(profile: Profile, driver: Driver) -> Self {
         use wire::balloon::queue_size;
         let (dirty_log, hint_queue_size, queue_size) = match profile {
             Profile::Qemu => (DirtyLog::ManualClear, queue_size::FREE_PAGE, queue_size::DEFAULT),
             Profile::Firecracker => (DirtyLog::GetClears, 256, 256),
+            Profile::CloudHypervisor => (DirtyLog::GetClears, queue_size::FREE_PAGE, queue_size::DEFAULT),
         };
         let initially_set = dirty_log == DirtyLog::ManualClear;
         Self {
@@ -398,6 +401,7 @@ impl Host {
             dirty_log,
             chunk_shift: Self::CHUNK_SHIFT,
             initially_set,
+            tracking: Tracking::default(),
             features: default_features(profile, driver),
             queue_numbering: Numbering::Dense,
             walk: Walk::Naive,
@@ -414,12 +418,27 @@ impl Host {
     pub const CHUNK_SHIFT: u8 = 18;
 }
 
+/// What tracking guest writes needs beside the log's kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracking {
+    /// Entries of a vCPU's dirty ring (log `ring` only).
+    pub ring_size: u32,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self { ring_size: host::dirty::ring::RING_SIZE }
+    }
+}
+
 /// Returns the feature bits that a device offers to a driver without being asked for more.
 fn default_features(profile: Profile, driver: Driver) -> u64 {
     use wire::balloon::{feature, seed_feature};
     let stats = match profile {
         Profile::Qemu => feature::STATS_VQ | feature::PAGE_POISON,
         Profile::Firecracker => 0,
+        // It knows no other.
+        Profile::CloudHypervisor => return feature::PAGE_REPORTING,
     };
     match driver {
         // The request's queue is the fourth, so statistics come with it.
@@ -445,17 +464,20 @@ pub enum Profile {
     Qemu,
     /// A hint discards at once.
     Firecracker,
+    /// Reports, no hints; the VMM's own writes stand in a bitmap of their own, and the first round is sparse.
+    CloudHypervisor,
 }
 
 impl Profile {
     /// Every profile.
-    pub const ALL: &'static [Profile] = &[Profile::Qemu, Profile::Firecracker];
+    pub const ALL: &'static [Profile] = &[Profile::Qemu, Profile::Firecracker, Profile::CloudHypervisor];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Qemu => "qemu",
             Profile::Firecracker => "firecracker",
+            Profile::CloudHypervisor => "cloud-hypervisor",
         }
     }
 }
@@ -467,19 +489,22 @@ pub enum DirtyLog {
     ManualClear,
     /// KVM without it: GET copies, clears and write-protects.
     GetClears,
+    /// KVM with dirty rings: each vCPU lists what it writes.
+    Ring,
     /// TCG: stores mark D, nothing else.
     Tcg,
 }
 
 impl DirtyLog {
     /// Every way.
-    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Tcg];
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Tcg];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
             DirtyLog::ManualClear => "manual-clear",
             DirtyLog::GetClears => "get-clears",
+            DirtyLog::Ring => "ring",
             DirtyLog::Tcg => "tcg",
         }
     }

@@ -5,7 +5,7 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
+use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Tracking, Trigger, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -23,6 +23,7 @@ impl<'d> Reader<'d> {
             dirty_log,
             chunk_shift: self.chunk_shift(&fields).unwrap_or(default.chunk_shift),
             initially_set: self.flag(&fields, "initially_set").unwrap_or(dirty_log == DirtyLog::ManualClear),
+            tracking: self.tracking(&fields),
             features: self.feature_bits(&fields, "features").unwrap_or(default.features),
             queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
             walk: self.word(&fields, "walk", Walk::ALL).unwrap_or(default.walk),
@@ -37,6 +38,16 @@ impl<'d> Reader<'d> {
             self.only_with_manual_clear(&fields, dirty_log);
         }
         host
+    }
+
+    /// What tracking needs beside the log's kind.
+    fn tracking(&mut self, fields: &Fields<'d>) -> Tracking {
+        let default = Tracking::default();
+        Tracking {
+            ring_size: self
+                .integer(fields, "ring_size")
+                .map_or(default.ring_size, |size| u32::try_from(size).expect("the range ends below")),
+        }
     }
 
     fn only_with_manual_clear(&mut self, fields: &Fields<'d>, dirty_log: DirtyLog) {

@@ -86,6 +86,7 @@ pub(super) fn profiles() -> Vec<Word> {
     let about = |profile: &Profile| match profile {
         Profile::Qemu => "A hint clears bits.",
         Profile::Firecracker => "A hint discards at once.",
+        Profile::CloudHypervisor => "Reports, no hints; the first round is sparse.",
     };
     Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
 }
@@ -94,6 +95,7 @@ pub(super) fn dirty_logs() -> Vec<Word> {
     let about = |log: &DirtyLog| match log {
         DirtyLog::ManualClear => "KVM with manual clear: GET copies, CLEAR clears and write-protects.",
         DirtyLog::GetClears => "KVM without it: GET copies, clears and write-protects.",
+        DirtyLog::Ring => "KVM with dirty rings: each vCPU lists what it writes.",
         DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
     };
     DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()

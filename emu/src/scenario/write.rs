@@ -13,7 +13,7 @@ use wire::switch::correct;
 
 use super::model::{
     Action, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation,
-    Order, Pattern, Scenario, Search, Task, Trigger, Vary,
+    Order, Pattern, Scenario, Search, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -265,6 +265,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         dirty_log,
         chunk_shift,
         initially_set,
+        tracking: Tracking { ring_size },
         features,
         queue_numbering,
         walk,
@@ -281,6 +282,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*dirty_log == default.dirty_log, "dirty_log", || quoted(dirty_log.name()));
     out.unless(!manual || *chunk_shift == default.chunk_shift, "chunk", || size(PAGE_SIZE << chunk_shift));
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
+    out.unless(*ring_size == default.tracking.ring_size, "ring_size", || ring_size);
     out.unless(*features == default.features, "features", || feature_list(*features, driver));
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*walk == default.walk, "walk", || quoted(walk.name()));

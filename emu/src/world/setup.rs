@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 use host::balloon::BalloonOptions;
 use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
-use host::dirty::accel::LogMode;
+use host::dirty::accel::{LogMode, TrackingOptions};
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::migration::pace::MigrationOptions;
+use host::migration::pace::{FirstRound, MigrationOptions};
 use host::step::Watch;
 use host::vmm::{Vmm, VmmOptions};
 use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
@@ -152,14 +152,17 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
+            DirtyLog::Ring => LogMode::Ring,
             DirtyLog::Tcg => LogMode::Tcg,
         },
+        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
         devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
+                Profile::CloudHypervisor => host::balloon::Profile::CloudHypervisor,
             },
             protocol: host::balloon::Protocol::of(
                 scenario.guest.driver,
@@ -187,6 +190,10 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            first_round: match host.profile {
+                Profile::Qemu | Profile::Firecracker => FirstRound::All,
+                Profile::CloudHypervisor => FirstRound::Populated,
+            },
             paced: !searched,
         },
     }

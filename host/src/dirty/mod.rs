@@ -7,6 +7,7 @@
 pub mod accel;
 pub mod bitmap;
 pub mod physmem;
+pub mod ring;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vhost;

@@ -48,6 +48,11 @@ impl DirtyMemory {
         self.tracking = tracking;
     }
 
+    /// Forgets all marks.
+    pub fn reset(&mut self) {
+        self.bits.reset();
+    }
+
     /// Marks pages while tracking is on.
     pub fn mark(&mut self, range: PageRange) {
         if self.tracking {
@@ -56,8 +61,11 @@ impl DirtyMemory {
     }
 
     /// Marks what a device wrote through the VMM, one range per write (QEMU: system/physmem.c invalidate_and_set_dirty()).
-    /// [`Fault::DmaFirstPage`]: only the first page of each write.
+    /// [`Fault::DmaFirstPage`]: only the first page of each write. [`Fault::VmmWritesUntracked`]: nothing.
     pub fn mark_device_write(&mut self, ranges: &[PageRange], faults: &Faults) {
+        if faults.on(Fault::VmmWritesUntracked) {
+            return;
+        }
         for range in ranges {
             let marked = if faults.on(Fault::DmaFirstPage) { range.count.min(1) } else { range.count };
             self.mark(PageRange::new(range.first, marked));

@@ -26,7 +26,7 @@ use crate::migration::course::Course;
 use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::notifier::PrecopyNotifier;
 use crate::migration::op::{self, Op, SyncMove};
-use crate::migration::pace::{MigrationOptions, Pace};
+use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::wire::{Record, Wire};
@@ -557,7 +557,9 @@ impl Run {
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
-            Op::Sync(SyncMove::Get) => plain(EventKind::DirtyGet),
+            Op::Sync(SyncMove::Reap) => plain(EventKind::RingReap),
+            Op::Sync(SyncMove::Reset) => plain(EventKind::RingReset),
+            Op::Sync(SyncMove::Get | SyncMove::Backup) => plain(EventKind::DirtyGet),
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
             Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
@@ -656,7 +658,15 @@ impl Run {
     fn perform_sync(&mut self, part: SyncMove, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let words_ns = parts.d.bits().pages().div_ceil(WORD_PAGES) * ctx.costs.sync_word_ns;
         match part {
-            SyncMove::Get => {
+            SyncMove::Reap => {
+                let pages = parts.accel.reap(ctx);
+                ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
+            }
+            SyncMove::Reset => {
+                parts.accel.ring_reset(ctx);
+                ctx.costs.clear_ns
+            }
+            SyncMove::Get | SyncMove::Backup => {
                 parts.accel.get(ctx);
                 words_ns
             }
@@ -685,6 +695,11 @@ impl Run {
     fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
+        if self.options.first_round == FirstRound::Populated {
+            // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
+            parts.d.reset();
+            self.ram_mut().leave_out_holes(ctx.ram);
+        }
         parts.d.set_tracking(true);
         parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);

@@ -10,6 +10,17 @@ pub const WINDOW_NS: u64 = 100_000_000;
 /// Windows per second (QEMU: XFER_LIMIT_RATIO).
 const WINDOWS_PER_SECOND: u64 = 1_000_000_000 / WINDOW_NS;
 
+/// What a migration sends before it looks at any log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum FirstRound {
+    /// All of memory (QEMU: ram_init_bitmaps()).
+    #[default]
+    All,
+    /// What is populated; the destination's memory is zero where nothing arrives (Cloud Hypervisor: vmm/src/memory_manager.rs
+    /// memory_range_table() with MemoryRangePolicy::Sparse). Differs: a populated page of zeros is left out, too.
+    Populated,
+}
+
 /// What the migration is asked to keep to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MigrationOptions {
@@ -27,6 +38,8 @@ pub struct MigrationOptions {
     pub chunk_shift: u8,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0, not behind it.
     pub complete_before_sync: bool,
+    /// What the first round is about.
+    pub first_round: FirstRound,
     /// Time and bytes have a say: the bandwidth is estimated, the rate is limited, and a slice ends after 50 ms. Without it a slice ends when
     /// nothing is left, and whatever a sync finds is little enough for the switchover once there were `rounds_min` syncs, and two: for
     /// searches, in which the clock stands still, and in which a guest that answers each round would keep the migration going for ever. QEMU
@@ -45,6 +58,7 @@ impl Default for MigrationOptions {
             rounds_min: 0,
             chunk_shift: 18,
             complete_before_sync: false,
+            first_round: FirstRound::All,
             paced: true,
         }
     }

@@ -8,6 +8,7 @@ use crate::dirty::physmem::DirtyMemory;
 use crate::event::{CmdId, Event, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::memory::GuestRam;
 use crate::step::Ctx;
 
 /// Smallest chunk shift (QEMU: include/system/ramblock.h CLEAR_BITMAP_SHIFT_MIN).
@@ -49,6 +50,15 @@ impl RamState {
         }
         let n = b.count();
         Self { b, n, c: DirtyBitmap::new(pages.div_ceil(1 << chunk_shift)), chunk_shift, cursor: Pfn(0), syncs: 0, dirtied: 0 }
+    }
+
+    /// Leaves out what nobody ever populated.
+    pub(crate) fn leave_out_holes(&mut self, ram: &GuestRam) {
+        let holes: Vec<Pfn> = self.b.ones().filter(|pfn| ram.is_zero(*pfn)).collect();
+        for pfn in holes {
+            self.b.clear(pfn);
+        }
+        self.n = self.b.count();
     }
 
     /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `counted` their number is only reported.
@@ -176,9 +186,10 @@ impl RamState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirty::accel::LogMode;
+    use crate::dirty::accel::{LogMode, Store};
     use crate::dirty::testing::Desk;
     use crate::event::EventKind;
+    use crate::fault::Faults;
 
     const ID: CmdId = CmdId(0x8000_0001);
 
@@ -229,7 +240,7 @@ mod tests {
         }
 
         fn write(&mut self, pfn: u64) {
-            self.accel.guest_store(Pfn(pfn), &mut self.d);
+            self.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.d, &Faults::default());
         }
     }
 

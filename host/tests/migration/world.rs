@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use host::destination::Destination;
 use host::devices::{DeviceOptions, Devices};
-use host::dirty::accel::{Accelerator, LogMode};
+use host::dirty::accel::{Accelerator, LogMode, Store};
 use host::dirty::physmem::DirtyMemory;
 use host::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use host::fault::{Fault, Faults};
@@ -165,7 +165,7 @@ impl World {
 
     /// A vCPU stores the value to a page.
     pub(crate) fn store(&mut self, pfn: u64, value: u64) {
-        self.state.accel.guest_store(Pfn(pfn), &mut self.state.d);
+        self.state.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.state.d, &self.faults);
         self.ram.write_unlogged(pfn * PAGE, &value.to_le_bytes());
     }
 

@@ -46,7 +46,7 @@ impl World {
         always
             | match who {
                 Who::Vcpu(cpu) => match self.state.vcpus[cpu].pending {
-                    Pending::Store { .. } => RECORDS | IN_STORE,
+                    Pending::Store { .. } | Pending::RingFull { .. } => RECORDS | IN_STORE,
                     Pending::Run
                     | Pending::Announced(_)
                     | Pending::Spin { .. }
