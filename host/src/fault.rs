@@ -293,6 +293,21 @@ faults! {
         fix: "the flag is stored with release and loaded with acquire semantics, and resetting an entry, too, is a release" },
 
     // ---- 3D: bitmaps, scan, setup
+    /// The sync looks for a block's bits at ram_addr 0.
+    SyncWithoutOffset { name: "sync-without-offset", id: "Q01", source: "QEMU 084140bd49, fixed in 2.10",
+        mechanism: "the sync indexes D by the page of the block, without the block's offset: it merges the first block's bits into every block", effect: Loss,
+        steps: ["D has the bits of two RAM blocks, the second behind the first", "a vCPU writes page k of the second block, which sets the bit offset + k", "the sync of the second block moves bit k of D into its bitmap: the write is never found"],
+        fix: "The block's offset is added wherever D is indexed." },
+    /// A block that begins within a word is merged by words.
+    AlignmentWithoutOffset { name: "alignment-without-offset", id: "Q02", source: "QEMU f70d3451fe, fixed in 2.10",
+        mechanism: "whether whole words may be moved is asked of the place in the block, not of the ram_addr: bits of neighbours come along, some behind the block's end, where no scan finds them", effect: Stall,
+        steps: ["a block's first ram_addr lies within a word of D, which its neighbour shares", "the sync moves whole words, and counts bits that stand behind the end of the block's bitmap", "the scan finds nothing more to send, but the count of what is left never reaches 0"],
+        fix: "The test of alignment looks at the ram_addr." },
+    /// A block shorter than a word is merged by words.
+    ShortBlockByWords { name: "short-block-by-words", id: "Q03", source: "QEMU aa777e297c, fixed in 2.12",
+        mechanism: "whether whole words may be moved is asked of the block's beginning alone: a block that ends within a word of D takes the bits of its neighbour", effect: Loss,
+        steps: ["a block of 30 pages lies before another in one word of D", "a vCPU writes page 2 of the second, which sets bit 32", "the sync of the first block takes the whole word: the second block's bit is gone before its turn"],
+        fix: "The length is tested, too." },
 
     // ---- 3E: page encoding and channels
     /// A zero page leaves its old copy in the cache.

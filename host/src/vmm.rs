@@ -6,12 +6,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
+use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::event::{Actor, Event, EventKind, LockId, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
@@ -25,6 +27,8 @@ use crate::step::{Ctx, Move, Next};
 pub struct VmmOptions {
     /// Guest memory, pages.
     pub pages: u64,
+    /// The RAM blocks that it consists of; none: it is one.
+    pub blocks: Vec<BlockOptions>,
     /// How guest writes are tracked.
     pub log: LogMode,
     /// What else that needs.
@@ -153,10 +157,18 @@ const GARBAGE_SEED: u64 = 0x6c6f_7374_7061_6765;
 
 impl Vmm {
     /// Returns a host whose guest is about to start.
+    ///
+    /// # Panics
+    /// When the blocks are not all of guest memory.
     pub fn new(options: &VmmOptions) -> Self {
+        let ram = match options.blocks.as_slice() {
+            [] => RamList::one(options.pages),
+            blocks => Arc::new(RamList::new(blocks)),
+        };
+        assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
         Self {
             accel: Accelerator::with(options.log, &options.tracking, options.pages),
-            d: DirtyMemory::new(options.pages),
+            d: DirtyMemory::of(ram),
             devices: Devices::new(options.pages, options.devices.clone()),
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
@@ -415,6 +427,7 @@ mod tests {
         let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
         VmmOptions {
             pages: PAGES,
+            blocks: Vec::new(),
             log: LogMode::ManualClear { initially_set: true },
             tracking: TrackingOptions::default(),
             devices: DeviceOptions::default(),

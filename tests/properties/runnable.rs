@@ -362,14 +362,14 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let balloon = prop_oneof![3 => Just(0), 1 => balloon_pages(ram_bytes)];
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
     let devices = prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns });
-    (log, features, queues, balloon, stats, devices).prop_map(
+    (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE))).prop_map(
         move |(
             (dirty_log, chunk_shift, initially_set, ring_shift),
             features,
             (hint_queue_size, queue_size),
             balloon_pages,
             stats_interval_ns,
-            devices,
+            (devices, blocks),
         )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
@@ -387,9 +387,25 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 stats_interval_ns,
                 host_page: 1,
                 devices,
+                blocks,
             }
         },
     )
+}
+
+/// RAM blocks, some of which neither begin nor end with a word of the bitmaps; mostly none.
+fn blocks(ram_pages: u64) -> impl Strategy<Value = Vec<RamBlock>> {
+    let block = (1..ram_pages / 4, prop_oneof![Just(0), 1..200u64]);
+    prop_oneof![2 => Just(Vec::new()), 1 => vec(block, 1..4)].prop_map(move |sizes| {
+        let mut blocks: Vec<RamBlock> = Vec::new();
+        for (index, (pages, gap)) in sizes.iter().enumerate() {
+            let taken: u64 = blocks.iter().map(|block| block.pages).sum();
+            let pages = if index + 1 == sizes.len() { ram_pages - taken } else { *pages };
+            let offset = blocks.last().map_or(0, |last| last.offset + last.pages) + gap;
+            blocks.push(RamBlock { name: format!("block {index}"), pages, offset });
+        }
+        blocks
+    })
 }
 
 fn balloon_pages(ram_bytes: u64) -> impl Strategy<Value = u32> {

@@ -90,6 +90,7 @@ fn make_consistent(scenario: &mut Scenario) {
         None => scenario.guest.tasks.push(Task { vcpu: 0, operations: first }),
     }
     let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
+    make_blocks_consistent(&mut scenario.host.blocks, ram_pages);
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {
             // Ranges of pages start there, too, and are at most this long.
@@ -114,6 +115,18 @@ fn make_consistent(scenario: &mut Scenario) {
         }
     }
     make_variants_consistent(scenario);
+}
+
+/// Makes gaps to offsets, and lets the last block take what is left.
+fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
+    let before: u64 = blocks.iter().rev().skip(1).map(|block| block.pages).sum();
+    for index in 0..blocks.len() {
+        blocks[index].name = format!("block {index}");
+        blocks[index].offset += RamBlock::offset_behind(&blocks[..index]);
+    }
+    if let Some(last) = blocks.last_mut() {
+        last.pages = ram_pages - before;
+    }
 }
 
 /// Leaves no value that a variant could not have: fewer vCPUs than are spoken of, chunks without manual clear.
@@ -253,19 +266,32 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// Blocks whose offsets are gaps, and whose last has any length.
+fn blocks() -> impl Strategy<Value = Vec<RamBlock>> {
+    let block = |(pages, offset)| RamBlock { name: String::new(), pages, offset };
+    vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64]).prop_map(block), 0..4)
+}
+
 fn host() -> impl Strategy<Value = Host> {
     let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), tracking());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
     let host_page = (0..=9u32).prop_map(|shift| 1u16 << shift);
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, (time_ns(), host_page, devices()))
+    (
+        select(Profile::ALL),
+        log,
+        (features(), select(Numbering::ALL), select(Walk::ALL)),
+        queues,
+        (balloon, blocks()),
+        (time_ns(), host_page, devices()),
+    )
         .prop_map(
             |(
                 profile,
                 (dirty_log, chunk_shift, initially_set, tracking),
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
-                balloon_pages,
+                (balloon_pages, blocks),
                 (stats_interval_ns, host_page, devices),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
@@ -284,6 +310,7 @@ fn host() -> impl Strategy<Value = Host> {
                     stats_interval_ns,
                     host_page,
                     devices,
+                    blocks,
                 }
             },
         )

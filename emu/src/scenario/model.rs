@@ -372,6 +372,33 @@ pub struct Host {
     pub host_page: u16,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
+    /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
+    pub blocks: Vec<RamBlock>,
+}
+
+/// A RAM block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamBlock {
+    /// Its name.
+    pub name: String,
+    /// Its length, pages.
+    pub pages: u64,
+    /// Its first ram_addr, pages.
+    pub offset: u64,
+}
+
+impl RamBlock {
+    /// Returns where a block lies behind others unless somebody asks for more: at the next multiple of 64 pages (QEMU: system/physmem.c
+    /// find_ram_offset(), aligned since 2.12).
+    pub fn offset_behind(blocks: &[RamBlock]) -> u64 {
+        let end = blocks.iter().map(|block| block.offset + block.pages).max().unwrap_or(0);
+        end.next_multiple_of(host::dirty::bitmap::WORD_PAGES)
+    }
+
+    /// Returns whether two blocks have ram_addrs in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.offset < other.offset + other.pages && other.offset < self.offset + self.pages
+    }
 }
 
 /// Devices that write guest memory by themselves.
@@ -409,6 +436,7 @@ impl Host {
             queue_size,
             balloon_pages: 0,
             stats_interval_ns: 0,
+            blocks: Vec::new(),
             host_page: 1,
             devices: Devices::default(),
         }

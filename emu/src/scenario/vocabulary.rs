@@ -158,6 +158,7 @@ const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
+const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies between no two blocks");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const RING: Range = range(4, 1 << 16, "a vCPU has to get on between two exits, and KVM takes no more than 65536 entries");
@@ -433,6 +434,16 @@ static HOST: Table = Table {
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
         key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),
+        key("blocks", "RAM blocks that guest memory consists of, one behind the other; none: it is one.", Kind::Tables(&BLOCK)),
+    ],
+};
+
+static BLOCK: Table = Table {
+    title: "[[host.blocks]]",
+    keys: &[
+        key("name", "Its name.", Kind::Text).required(),
+        key("pages", "Its length; without it the last block takes what is left.", Kind::Integer(PAGES)),
+        key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
     ],
 };
 

@@ -13,7 +13,7 @@ use wire::switch::correct;
 
 use super::model::{
     Action, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation,
-    Order, Pattern, Scenario, Search, Task, Tracking, Trigger, Vary,
+    Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -275,6 +275,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         stats_interval_ns,
         host_page,
         devices,
+        blocks,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -293,6 +294,17 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns } = devices;
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
+    write_blocks(out, blocks);
+}
+
+fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
+    for (index, block) in blocks.iter().enumerate() {
+        let RamBlock { name, pages, offset } = block;
+        out.header("[[host.blocks]]");
+        out.key("name", quoted(name));
+        out.key("pages", pages);
+        out.unless(*offset == RamBlock::offset_behind(&blocks[..index]), "offset", || offset);
+    }
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {

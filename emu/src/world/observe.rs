@@ -23,9 +23,9 @@ impl Observed for Observation<'_> {
             Level::K => self.vmm.accel.k_bits().word(at),
             Level::Ring => self.vmm.accel.ring_bits().word(at),
             Level::S => self.vmm.accel.s_bits().word(at),
-            Level::D => self.vmm.d.bits().word(at),
+            Level::D => self.vmm.d.word(at),
             Level::V => self.vmm.devices.recorded(at),
-            Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b().word(at)),
+            Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b_word(at)),
         }
     }
 
@@ -42,7 +42,7 @@ impl Observed for Observation<'_> {
     }
 
     fn bitmap_count(&self) -> u64 {
-        self.vmm.migration.ram().map_or(0, |ram| ram.b().count())
+        self.vmm.migration.ram().map_or(0, |ram| ram.popcount())
     }
 
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {

@@ -7,6 +7,7 @@ use host::balloon::BalloonOptions;
 use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
 use host::dirty::accel::{LogMode, TrackingOptions};
+use host::dirty::ram_list::BlockOptions;
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
@@ -19,7 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::gates::Gates;
@@ -149,6 +150,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
+        blocks: host.blocks.iter().map(block_options).collect(),
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
@@ -197,6 +199,11 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             paced: !searched,
         },
     }
+}
+
+fn block_options(block: &RamBlock) -> BlockOptions {
+    let RamBlock { name, pages, offset } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
 }
 
 /// Returns the guest's image, parsed once.

@@ -40,6 +40,7 @@ pub(crate) fn options() -> VmmOptions {
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
     VmmOptions {
         pages: PAGES,
+        blocks: Vec::new(),
         log: LogMode::ManualClear { initially_set: true },
         tracking: TrackingOptions::default(),
         devices: DeviceOptions::default(),
