@@ -553,6 +553,10 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
+    #[doc = "A page equals what was sent of it last: nothing goes on the wire."]
+    RamSkip { pfn: Pfn } = "ram.skip",
+    #[doc = "A page goes on the wire as what differs from what was sent of it last."]
+    RamDelta { pfn: Pfn, len: u64, round: u32 } = "ram.delta",
     #[doc = "The peer stops reading: what is sent fills the link, and then whoever sends waits."]
     LinkStall = "link.stall",
     #[doc = "The peer reads again."]
@@ -598,6 +602,8 @@ impl Event {
             | Event::BalloonDeflate { pfn }
             | Event::DirtyMark { pfn, .. }
             | Event::BitmapTake { pfn }
+            | Event::RamDelta { pfn, .. }
+            | Event::RamSkip { pfn }
             | Event::SnapshotFault { pfn }
             | Event::DstRequest { pfn }
             | Event::DstFault { pfn }

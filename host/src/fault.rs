@@ -405,6 +405,21 @@ faults! {
         fix: "The length is tested, too." },
 
     // ---- 3E: page encoding and channels
+    /// A zero page leaves its old copy in the cache.
+    ZeroLeavesCache { name: "zero-leaves-cache", id: "E01", source: "QEMU, fixed in 2.0 by 6d3cb1f970",
+        mechanism: "a page that goes as a zero record leaves its old bytes in the XBZRLE cache: the next difference is taken against what the destination no longer has", effect: Loss,
+        steps: ["page P goes as v1, and the cache keeps v1", "P is zero: a zero record goes out, and the destination's P is zero", "P holds v3: the difference from v1 to v3 is applied to zeros"],
+        fix: "a zero record puts zeros into the cache" },
+    /// A page of the cache is queued by reference.
+    CachedPageAsync { name: "cached-page-async", id: "E01b", source: "QEMU, fixed in 2.0 by 6d3cb1f970",
+        mechanism: "the copy in the XBZRLE cache is queued by reference, and another page takes the slot (which then nothing kept it from) before the bytes are written out", effect: Loss,
+        steps: ["P is put into slot s of the cache, and slot s is queued for the wire", "Q has the same slot, and takes it", "the queue is written out: the record of P carries the bytes of Q"],
+        fix: "what is sent from the cache is copied when it is queued" },
+    /// A refused insertion sends the slot.
+    RefusedInsertSends { name: "refused-insert-sends", id: "E02", source: "QEMU, fixed in 2.1 by 1534ee93cc",
+        mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
+        steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
+        fix: "a page that was refused is sent from RAM" },
 
     // ---- 3F: postcopy
 

@@ -45,6 +45,8 @@ pub(crate) enum Tag {
     BytesSent,
     Hand,
     Wire,
+    Xbzrle,
+
     DestinationStatus,
     Received,
     Contents,

@@ -3,6 +3,7 @@
 use host::event::{CmdId, HintElement, Level, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
+use super::facts::Counter;
 use super::free::free_in;
 use super::loss::Loss;
 use super::pages::{Marks, pages_of, place, widened};
@@ -28,13 +29,21 @@ impl Oracle {
     }
 
     pub(super) fn send(&mut self, index: usize, pfn: Pfn, zero: bool) {
+        self.sent(index, pfn, |counter, first| counter.send(zero, first));
+    }
+
+    pub(super) fn send_delta(&mut self, index: usize, pfn: Pfn, len: u64) {
+        self.sent(index, pfn, |counter, first| counter.send_delta(len, first));
+    }
+
+    fn sent(&mut self, index: usize, pfn: Pfn, count: impl FnOnce(&mut Counter, bool)) {
         self.records.sent(pfn);
         if !self.pages.contains(pfn) {
             return;
         }
         if let Some(detail) = self.pages.detail_mut(pfn) {
             detail.sent += 1;
-            self.counter.send(zero, detail.sent == 1);
+            count(&mut self.counter, detail.sent == 1);
         }
         self.counter.send_hinted(pfn, self.pages.is(pfn, |marks| marks.sending.hinted));
         if self.pages.is(pfn, |marks| marks.sending.need_not_send) {

@@ -256,6 +256,8 @@ impl Oracle {
             Event::BitmapTake { pfn } => self.records.take(&mut self.pages, *pfn, index),
             Event::RamRead { pfn, zero: _ } => self.read(*pfn),
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
+            Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
+            Event::RamSkip { pfn } => self.records.sent(*pfn),
             Event::DirtyMark { pfn, level: _ } => {
                 if self.pages.contains(*pfn) {
                     self.pages.mark(*pfn);

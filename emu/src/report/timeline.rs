@@ -59,7 +59,7 @@ fn show(event: &Event) -> Show {
         K::Monitor | K::DmaWrite | K::VhostWrite | K::Inject => Show::Always,
         K::GuestInflate | K::GuestDeflate | K::GuestReport | K::BalloonInflate | K::BalloonDeflate => Show::NamedOrRun,
         K::GuestIsolate | K::GuestPutback | K::GuestDequeue | K::GuestMigratePage | K::GuestMigrateDone => Show::NamedOrRun,
-        K::BalloonReport | K::HostDiscard | K::DirtyMark | K::RamSend | K::RamPage => Show::NamedOrRun,
+        K::BalloonReport | K::HostDiscard | K::DirtyMark | K::RamSend | K::RamSkip | K::RamDelta | K::RamPage => Show::NamedOrRun,
         K::RingReap => Show::Never,
         K::RingReset => Show::Never,
         K::BitmapLoad => Show::NamedOrRun,
@@ -116,6 +116,8 @@ fn show_asked(kind: EventKind) -> Show {
         K::BitmapTake,
         K::RamRead,
         K::RamSend,
+        K::RamSkip,
+        K::RamDelta,
         K::DstPlace,
         K::RamPage,
     ];

@@ -21,7 +21,9 @@ pub fn particulars(event: &Event) -> String {
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),
         E::GuestInflate { pfn } | E::GuestDeflate { pfn } | E::BalloonInflate { pfn } | E::BalloonDeflate { pfn } => pfn.to_string(),
-        E::BitmapTake { pfn } | E::GuestIsolate { pfn } | E::GuestPutback { pfn } | E::GuestDequeue { pfn } => pfn.to_string(),
+        E::BitmapTake { pfn } | E::RamSkip { pfn } | E::GuestIsolate { pfn } | E::GuestPutback { pfn } | E::GuestDequeue { pfn } => {
+            pfn.to_string()
+        }
         E::GuestMigratePage { pfn, to } => format!("{pfn} to {to}"),
         E::GuestMigrateDone { pfn, error: 0 } => pfn.to_string(),
         E::GuestMigrateDone { pfn, error } => format!("{pfn}, error {error}"),
@@ -94,6 +96,7 @@ pub fn particulars(event: &Event) -> String {
         E::Throttle { percent } => format!("{percent} %"),
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
+        E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

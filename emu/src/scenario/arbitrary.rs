@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::{EncodingOptions, ZeroPages};
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -326,17 +327,22 @@ fn tracking() -> impl Strategy<Value = Tracking> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, any::<(bool, bool)>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>()), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync), rounds_min)| Migration {
             start,
             bandwidth,
             max_bandwidth,
             downtime_limit_ns,
-            zero_page_detection,
+            encoding,
             rounds_min,
             complete_before_sync,
         },
     )
+}
+
+fn encoding() -> impl Strategy<Value = EncodingOptions> {
+    let xbzrle = prop_oneof![Just(0), (0..=20u32).prop_map(|shift| 1 << shift)];
+    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -395,10 +401,10 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
         return without_page.boxed();
     }
     let device = select(vec![Actor::Dma, Actor::Vhost]);
-    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<u8>());
-    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, byte), pages, by)| {
+    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
+    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, (byte, zero)), pages, by)| {
         let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte, pages }, by)
+        (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
     });
     let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
     prop_oneof![without_page, write, clear].boxed()

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::EncodingOptions;
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -567,7 +568,7 @@ impl Default for Migration {
             bandwidth: 1 << 30,
             max_bandwidth: 128 << 20,
             downtime_limit_ns: 300_000_000,
-            zero_page_detection: true,
+            encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
         }
@@ -602,8 +603,8 @@ pub struct Migration {
     pub max_bandwidth: u64,
     /// QEMU's `downtime-limit`, nanoseconds.
     pub downtime_limit_ns: u64,
-    /// Zero pages are found and sent as a 9-byte record.
-    pub zero_page_detection: bool,
+    /// How pages are written.
+    pub encoding: EncodingOptions,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
@@ -666,6 +667,8 @@ pub enum Action {
         offset: u64,
         /// First byte stored; a number unique in the scenario follows.
         byte: u8,
+        /// The store is all zero.
+        zero: bool,
         /// Pages written (by dma and vhost): one store in each.
         pages: u64,
     },

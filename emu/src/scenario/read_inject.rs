@@ -172,6 +172,14 @@ impl<'d> Reader<'d> {
                 let write = self.fields(table_of(fields, key), value)?;
                 let page = self.page_of(&write);
                 let byte = self.integer(&write, "byte").map(|byte| u8::try_from(byte).expect("the range ends at 255"));
+                let zero = write.get("zero").is_some();
+                if zero {
+                    self.only_true(&write, "zero");
+                    if byte.is_some_and(|byte| byte != 0) {
+                        let diagnostic = Diagnostic::error(write.span_of("byte"), "a store of zeros has no other byte");
+                        self.report(diagnostic.label("not 0"));
+                    }
+                }
                 let offset = self.integer(&write, "offset").unwrap_or(0);
                 let count = self.integer(&write, "pages").unwrap_or(1);
                 if let (Some(Actor::Vcpu(_)), 2..) = (by, count) {
@@ -180,7 +188,7 @@ impl<'d> Reader<'d> {
                 }
                 let page = page?;
                 self.check_end(&write, &page, count, pages);
-                Some(Action::Write { page, offset, byte: byte?, pages: count })
+                Some(Action::Write { page, offset, byte: byte?, zero, pages: count })
             }
             "task" => self.operation(value).map(Action::Task),
             "monitor" => self.command(value).map(Action::Monitor),

@@ -6,7 +6,7 @@
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::words::{
-    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, verdicts, waiters, walks,
+    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, verdicts, waiters, walks, zero_pages,
 };
 
 /// A table of the file.
@@ -79,6 +79,8 @@ pub(super) enum Kind {
     RateOrUnlimited(Range),
     /// One word of a set, and what such a word is.
     Word(&'static str, fn() -> Vec<Word>),
+    /// A flag, or one word of a set, and what such a word is.
+    FlagOrWord(&'static str, fn() -> Vec<Word>),
     /// A list of different words of a set, and what such a word is.
     Words(&'static str, fn() -> Vec<Word>),
     /// The name of a vCPU.
@@ -153,6 +155,7 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
@@ -459,7 +462,13 @@ static MIGRATION: Table = Table {
             Kind::Time(range(1, 2_000_000_000_000, "with none the last round never comes, and QEMU takes at most 2000 s")),
         )
         .default("\"300 ms\""),
-        key("zero_pages", "Zero pages are found and sent as a 9-byte record.", Kind::Flag).default("true"),
+        key(
+            "zero_pages",
+            "Who finds pages of zeros, which go as 9 bytes; `true`: legacy, `false`: none.",
+            Kind::FlagOrWord("way to find zero pages", zero_pages),
+        )
+        .default("\"legacy\""),
+        key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),
@@ -504,6 +513,7 @@ static WRITE: Table = Table {
     keys: &[
         key("page", "The page.", Kind::Page).required(),
         key("byte", "First byte stored; a number unique in the scenario follows.", Kind::Integer(BYTE)).required(),
+        key("zero", "The store is all zero; then `byte` is 0.", Kind::True),
         key("offset", "Byte offset in the page.", Kind::Integer(range(0, PAGE_SIZE - 8, "the store's 8 bytes must stay in the page")))
             .default("0"),
         key("pages", "Pages written, one store in each (dma and vhost).", Kind::Integer(PAGES)).default("1"),
@@ -667,6 +677,7 @@ pub(super) fn tables() -> Vec<&'static Table> {
                 | Kind::Rate(_)
                 | Kind::RateOrUnlimited(_)
                 | Kind::Word(..)
+                | Kind::FlagOrWord(..)
                 | Kind::Words(..)
                 | Kind::Vcpu
                 | Kind::Actor

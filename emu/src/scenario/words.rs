@@ -2,6 +2,7 @@
 
 use host::event::{EventKind, LockId};
 use host::fault::Fault;
+use host::migration::encoding::ZeroPages;
 use host::step::Await;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
@@ -92,6 +93,15 @@ pub(super) fn walks() -> Vec<Word> {
         Walk::Corrected => "Blocks in the buddy lists are free.",
     };
     Walk::ALL.iter().map(|walk| (walk.name(), about(walk))).collect()
+}
+
+pub(super) fn zero_pages() -> Vec<Word> {
+    let about = |way: &ZeroPages| match way {
+        ZeroPages::None => "Nobody: each page goes with its bytes.",
+        ZeroPages::Legacy => "The migration thread, when it takes a page.",
+        ZeroPages::Multifd => "The channels' senders, when they read it; without channels as legacy.",
+    };
+    ZeroPages::ALL.iter().map(|way| (way.name(), about(way))).collect()
 }
 
 pub(super) fn profiles() -> Vec<Word> {

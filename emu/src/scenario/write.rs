@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 
 use host::event::Actor;
 use host::fault::Fault;
+use host::migration::encoding::EncodingOptions;
 use host::step::Costs;
 use wire::balloon::seed_feature;
 use wire::platform::PAGE_SIZE;
@@ -308,16 +309,23 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min, complete_before_sync } = migration;
+    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync } = migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
     let limit = || if *max_bandwidth == 0 { quoted("unlimited") } else { rate(*max_bandwidth) };
     out.unless(*max_bandwidth == default.max_bandwidth, "max_bandwidth", limit);
     out.unless(*downtime_limit_ns == default.downtime_limit_ns, "downtime_limit", || time(*downtime_limit_ns));
-    out.unless(*zero_page_detection == default.zero_page_detection, "zero_pages", || zero_page_detection);
+    write_encoding(out, encoding);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
+}
+
+fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
+    let default = EncodingOptions::default();
+    let EncodingOptions { zero_pages, xbzrle_pages } = encoding;
+    out.unless(*zero_pages == default.zero_pages, "zero_pages", || quoted(zero_pages.name()));
+    out.unless(*xbzrle_pages == default.xbzrle_pages, "xbzrle", || xbzrle_pages);
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -393,9 +401,10 @@ fn write_found(out: &mut Lines, found: &Found) {
 /// Returns the key and the value that say what an injection does.
 fn action_entry(action: &Action) -> (&'static str, String) {
     match action {
-        Action::Write { page, offset, byte, pages } => {
+        Action::Write { page, offset, byte, zero, pages } => {
+            let zero = if *zero { ", zero = true" } else { "" };
             let (offset, pages) = (unless(*offset == 0, "offset", offset), unless(*pages == 1, "pages", pages));
-            ("write", format!("{{ page = {}, byte = {byte:#04x}{offset}{pages} }}", quoted(page)))
+            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages} }}", quoted(page)))
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),

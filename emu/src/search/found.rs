@@ -230,6 +230,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::SnapshotUnprotect
         | K::IommuUnmap
         | K::Pin
+        | K::RamSkip
+        | K::RamDelta
         | K::DstPlace => Reading::OfPage,
         K::GuestReady
         | K::GuestStart

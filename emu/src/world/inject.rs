@@ -145,9 +145,9 @@ impl World {
         }
         self.stop_for_injections(injection.by);
         match &injection.action {
-            Action::Write { page, offset, byte, pages } => {
+            Action::Write { page, offset, byte, zero, pages } => {
                 let first = self.state.pages.frames[page];
-                self.inject_write(index, injection.by, first, *offset, *byte, *pages);
+                self.inject_write(index, injection.by, first, *offset, (!zero).then_some(*byte), *pages);
             }
             Action::Task(operation) => self.inject_task(index, injection, operation),
             Action::Monitor(command) => match host_command(*command) {
@@ -171,17 +171,19 @@ impl World {
         }
     }
 
-    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, offset: u64, byte: u8, pages: u64) {
+    /// A store that is all zero has no byte.
+    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, offset: u64, byte: Option<u8>, pages: u64) {
         let values = self.first_value(index)..;
+        let value_of = |number| byte.map_or(0, |byte| unique_value(number, byte));
         match by {
             Actor::Vcpu(cpu) => {
-                let value = unique_value(values.start, byte);
+                let value = value_of(values.start);
                 self.inject_store(index, usize::from(cpu), first.address() + offset, value);
             }
             Actor::Dma => {
                 let range = self.in_ram(first, pages);
                 for (pfn, number) in range.pages().zip(values) {
-                    let value = unique_value(number, byte);
+                    let value = value_of(number);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Dma, Event::DmaWrite { range });
@@ -195,7 +197,7 @@ impl World {
             Actor::Vhost => {
                 let range = self.in_ram(first, pages);
                 for (pfn, number) in range.pages().zip(values) {
-                    let value = unique_value(number, byte);
+                    let value = value_of(number);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Vhost, Event::VhostWrite { range });

@@ -190,7 +190,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             bandwidth: scenario.migration.bandwidth,
             max_bandwidth: scenario.migration.max_bandwidth,
             downtime_limit_ns: scenario.migration.downtime_limit_ns,
-            zero_page_detection: scenario.migration.zero_page_detection,
+            encoding: scenario.migration.encoding,
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,

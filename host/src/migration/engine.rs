@@ -23,12 +23,14 @@ use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReas
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
+use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::notifier::PrecopyNotifier;
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
-use crate::migration::wire::{DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
+use crate::migration::wire::{Record, Wire};
+use crate::migration::xbzrle::Xbzrle;
 use crate::step::{Await, Ctx, Move, Next};
 
 /// Whether the source's vCPUs run (QEMU: runstate_is_running()).
@@ -105,6 +107,8 @@ pub(crate) struct Run {
     pub(crate) slice: Slice,
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
+    /// The cache for differences, if they are sent.
+    pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
     pub(crate) pages_normal: u64,
     pub(crate) pages_zero: u64,
@@ -480,6 +484,7 @@ impl Run {
     fn new(status: MigrationStatus, options: MigrationOptions, tried: bool) -> Self {
         assert!(options.bandwidth > 0, "a link without bandwidth");
         let link_ns = |bytes: u64| bytes * 1_000_000_000 / options.bandwidth;
+        let xbzrle_pages = options.encoding.xbzrle_pages;
         let (data_ns, zero_ns) = (link_ns(DATA_RECORD_BYTES), link_ns(ZERO_RECORD_BYTES));
         Self {
             status,
@@ -493,6 +498,7 @@ impl Run {
             slice: Slice::default(),
             hand: None,
             wire: Wire::default(),
+            xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
             pages_zero: 0,
@@ -514,6 +520,7 @@ impl Run {
             slice,
             hand,
             wire,
+            xbzrle,
             bytes_sent,
             pages_normal: _,
             pages_zero: _,
@@ -531,6 +538,9 @@ impl Run {
         }
         if let Some(hand) = hand {
             fold.add_part(Tag::Hand, hand);
+        }
+        if let Some(xbzrle) = xbzrle {
+            fold.add_part(Tag::Xbzrle, xbzrle);
         }
         if !wire.is_empty() {
             fold.add_part(Tag::Wire, wire);

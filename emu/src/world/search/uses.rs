@@ -229,6 +229,8 @@ impl Used {
             Event::Monitor { .. } => MONITOR,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
+            Event::RamDelta { .. } => BITMAP | WIRE,
+            Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
             Event::IommuUnmap { .. } => RECORDS | STORES,
             Event::VhostLogStart => RECORDS,
