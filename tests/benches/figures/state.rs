@@ -63,7 +63,7 @@ fn migrating(ram: &GuestRam) -> Vmm {
                 Next::Do(_) | Next::Lock(_) => {
                     vmm.step(actor, false, &mut ctx);
                 }
-                Next::Sleep(_) | Next::Idle => {}
+                Next::Sleep(_) | Next::Wait(_) | Next::Idle => {}
             }
         }
     }
