@@ -210,6 +210,8 @@ pub enum MigrationStatus {
     Failing,
     /// Broken; the source runs.
     Failed,
+    /// The VM is stopped, and the switchover waits to be told to go on (last, lest the others' numbers change all digests).
+    PreSwitchover,
 }
 
 impl MigrationStatus {
@@ -219,6 +221,7 @@ impl MigrationStatus {
             MigrationStatus::None => "none",
             MigrationStatus::Setup => "setup",
             MigrationStatus::Active => "active",
+            MigrationStatus::PreSwitchover => "pre-switchover",
             MigrationStatus::Device => "device",
             MigrationStatus::Completed => "completed",
             MigrationStatus::Cancelling => "cancelling",
@@ -233,6 +236,7 @@ impl MigrationStatus {
         match self {
             MigrationStatus::Setup
             | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Cancelling
             | MigrationStatus::Failing => true,

@@ -59,6 +59,13 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `migrate_continue`.
+    Continue,
+    /// `migrate-set-capabilities` with postcopy-ram.
+    PostcopyRam {
+        /// Whether it is to be on.
+        on: bool,
+    },
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
 }
@@ -84,6 +91,8 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::Continue => "migrate_continue",
+            Command::PostcopyRam { .. } => "migrate-set-capabilities",
             Command::BreakLink => "break-link",
         }
     }
@@ -93,9 +102,14 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
-            Command::Migrate | Command::Cancel | Command::Stop | Command::Cont | Command::ResetDevice | Command::BreakLink => {
-                f.write_str(self.name())
-            }
+            Command::PostcopyRam { on } => write!(f, "{} postcopy-ram {}", self.name(), if *on { "on" } else { "off" }),
+            Command::Migrate
+            | Command::Cancel
+            | Command::Stop
+            | Command::Cont
+            | Command::Continue
+            | Command::ResetDevice
+            | Command::BreakLink => f.write_str(self.name()),
         }
     }
 }
@@ -196,7 +210,7 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, options } = self;
         let mut fold = Fold::default();
         accel.fold(&mut fold);
         d.fold(&mut fold);
@@ -206,6 +220,8 @@ impl Vmm {
         destination.fold(&mut fold);
         fold.add(Tag::VmRunning, u64::from(vm.running));
         fold.add_part(Tag::Monitor, monitor);
+        // Of the options this alone ever changes.
+        fold.word(Tag::Monitor as u64, u64::MAX, u64::from(options.postcopy_ram));
         fold.sum()
     }
 
@@ -227,7 +243,7 @@ impl Vmm {
             Actor::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
-                Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
+                Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => None,
@@ -309,21 +325,30 @@ impl Vmm {
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
             Some(_) | None => {}
         }
-        let cleanup = self.migration.next(Actor::MainLoop, &self.view(false), ctx) != Next::Idle;
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
-            (_, true) => Job::Cleanup,
+            (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
-            (None, false) if cleanup => Job::Cleanup,
-            (None, false) => Job::Balloon,
+            (None, false) => self.idle_job(ctx),
+        }
+    }
+
+    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do, or sleeps longer than the balloon.
+    fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
+        match (self.migration.next(Actor::MainLoop, &self.view(false), ctx), self.balloon.main_loop_next(ctx)) {
+            (Next::Idle, _) => Job::Balloon,
+            (Next::Sleep(_), Next::Idle) => Job::Migration,
+            (Next::Sleep(engine_ns), Next::Sleep(balloon_ns)) if engine_ns <= balloon_ns => Job::Migration,
+            (Next::Sleep(_), Next::Sleep(_) | Next::Do(_) | Next::Lock(_) | Next::Wait(_)) => Job::Balloon,
+            (Next::Do(_) | Next::Lock(_) | Next::Wait(_), _) => Job::Migration,
         }
     }
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
-            Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
             Job::Balloon => self.balloon.main_loop_next(ctx),
         }
     }
@@ -331,7 +356,7 @@ impl Vmm {
     fn main_loop_step(&mut self, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor_step(command, ctx),
-            Job::Cleanup => {
+            Job::Migration => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
@@ -344,7 +369,12 @@ impl Vmm {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
-            Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
+            Command::Migrate
+            | Command::Cancel
+            | Command::Balloon { .. }
+            | Command::BreakLink
+            | Command::Continue
+            | Command::PostcopyRam { .. } => &[LockId::Bql],
         }
     }
 
@@ -381,6 +411,17 @@ impl Vmm {
                 self.migration.cancel(ctx);
                 ctx.costs.state_ns
             }
+            Command::Continue => {
+                self.migration.go_on();
+                ctx.costs.state_ns
+            }
+            Command::PostcopyRam { on } => {
+                // The capability is the process's: it holds for the last migration's cleanup and for the next migration.
+                if self.migration.set_postcopy(on) {
+                    self.options.postcopy_ram = on;
+                }
+                ctx.costs.state_ns
+            }
             Command::BreakLink => {
                 self.migration.fail(ctx);
                 ctx.costs.state_ns
@@ -415,7 +456,7 @@ impl Vmm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
     Monitor(Command),
-    Cleanup,
+    Migration,
     Balloon,
 }
 

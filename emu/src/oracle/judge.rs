@@ -111,7 +111,7 @@ impl Oracle {
             | MigrationStatus::None => self.records.end_migration(),
             // The destination of a VM that was paused does not start: it is compared now.
             MigrationStatus::Completed if self.records.migrating => self.compare(index, world),
-            MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::Device => {}
+            MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device => {}
         }
     }
 

@@ -20,6 +20,7 @@ mod heads;
 mod hinting;
 mod judge;
 mod loss;
+mod pacing;
 mod pages;
 mod records;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::outcome::{Facts, PageFacts, Violation};
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
+use pacing::Pacing;
 use pages::{Pages, TraceIndex, place, widened};
 use records::{Cause, Records};
 use rules::Violations;
@@ -83,6 +85,8 @@ pub struct OracleOptions {
     pub hints_stay_free: bool,
     /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
     pub free_pages_are_read: bool,
+    /// Share of the bytes sent above which those dirtied are too many, percent.
+    pub throttle_trigger: u64,
 }
 
 /// How the run ended.
@@ -110,6 +114,7 @@ mod tag {
     pub(super) const HAS_MIGRATED: u64 = 0x1_0103;
     pub(super) const VIOLATIONS: u64 = 0x1_0104;
     pub(super) const DRIVER: u64 = 0x1_0105;
+    pub(super) const PACING: u64 = 0x1_0106;
 }
 
 /// Folds events into violations and facts.
@@ -126,6 +131,7 @@ pub struct Oracle {
     id_read: CmdId,
     /// A shrinker runs.
     shrinking: bool,
+    pacing: Pacing,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -182,6 +188,7 @@ impl Oracle {
             violations: Violations::default(),
             id_read: CmdId(0),
             shrinking: false,
+            pacing: Pacing::default(),
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -196,7 +203,7 @@ impl Oracle {
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
     pub fn fold(&self) -> u128 {
-        let Self { options: _, pages, records, device, heads, counter, violations, id_read, shrinking, lost: _, excused: _ } = self;
+        let Self { options: _, pages, records, device, heads, counter, violations, id_read, shrinking, pacing, lost: _, excused: _ } = self;
         let mut fold = Fold::default();
         pages.fold(records.migrating, &mut fold);
         records.fold(tag::RECORDS, &mut fold);
@@ -204,6 +211,7 @@ impl Oracle {
         heads.fold(tag::HEADS, &mut fold);
         fold.part(tag::DRIVER, 0, &(id_read, shrinking));
         fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
+        pacing.fold(tag::PACING, &mut fold);
         violations.fold(tag::VIOLATIONS, &mut fold);
         fold.sum()
     }
@@ -248,6 +256,7 @@ impl Oracle {
     /// Takes note of an event, once the step that emitted it is complete.
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);
+        self.pace(index, stamped);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
                 self.read(*pfn);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -268,8 +269,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 /// Blocks whose offsets are gaps, and whose last has any length.
 fn blocks() -> impl Strategy<Value = Vec<RamBlock>> {
-    let block = |(pages, offset)| RamBlock { name: String::new(), pages, offset };
-    vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64]).prop_map(block), 0..4)
+    let block = |(pages, offset, ignored)| RamBlock { name: String::new(), pages, offset, ignored };
+    vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64], any::<bool>()).prop_map(block), 0..4)
 }
 
 fn host() -> impl Strategy<Value = Host> {
@@ -327,15 +328,19 @@ fn tracking() -> impl Strategy<Value = Tracking> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>()), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync), rounds_min)| Migration {
-            start,
-            bandwidth,
-            max_bandwidth,
-            downtime_limit_ns,
-            encoding,
-            rounds_min,
-            complete_before_sync,
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>(), throttle()), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync, (throttle, switchover)), rounds_min)| {
+            Migration {
+                start,
+                bandwidth,
+                max_bandwidth,
+                downtime_limit_ns,
+                encoding,
+                rounds_min,
+                throttle,
+                switchover,
+                complete_before_sync,
+            }
         },
     )
 }
@@ -343,6 +348,17 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=20u32).prop_map(|shift| 1 << shift)];
     (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
+}
+
+fn throttle() -> impl Strategy<Value = (ThrottleOptions, SwitchoverOptions)> {
+    let shares = (1..=100u32, 1..=99u32, 1..=99u32, 1..=99u32);
+    let drawn = (any::<(bool, bool, bool)>(), shares, prop_oneof![Just(0), 1..=1u64 << 40]).prop_map(
+        |((auto_converge, tailslow, pause), (trigger, initial, increment, max), bandwidth)| {
+            let throttle = ThrottleOptions { auto_converge, trigger, initial, increment, max, tailslow };
+            (throttle, SwitchoverOptions { pause, bandwidth })
+        },
+    );
+    prop_oneof![Just((ThrottleOptions::default(), SwitchoverOptions::default())), drawn]
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -386,6 +402,9 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Cont,
             Command::ResetDevice,
             Command::BreakLink,
+            Command::Continue,
+            Command::PostcopyRam { on: true },
+            Command::PostcopyRam { on: false },
             Command::StallLink,
             Command::ResumeLink,
             Command::Yank,

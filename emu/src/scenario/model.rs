@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -385,6 +386,8 @@ pub struct RamBlock {
     pub pages: u64,
     /// Its first ram_addr, pages.
     pub offset: u64,
+    /// The migration leaves it out: its memory is shared with the destination.
+    pub ignored: bool,
 }
 
 impl RamBlock {
@@ -570,6 +573,8 @@ impl Default for Migration {
             downtime_limit_ns: 300_000_000,
             encoding: EncodingOptions::default(),
             rounds_min: 1,
+            throttle: ThrottleOptions::default(),
+            switchover: SwitchoverOptions::default(),
             complete_before_sync: false,
         }
     }
@@ -607,6 +612,10 @@ pub struct Migration {
     pub encoding: EncodingOptions,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
+    /// What is asked of auto-converge.
+    pub throttle: ThrottleOptions,
+    /// What is asked of the switchover.
+    pub switchover: SwitchoverOptions,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
 }
@@ -702,6 +711,13 @@ pub enum Command {
     Balloon {
         /// The target.
         pages: u32,
+    },
+    /// `migrate_continue`.
+    Continue,
+    /// `migrate-set-capabilities` with postcopy-ram.
+    PostcopyRam {
+        /// Whether it is to be on.
+        on: bool,
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,

@@ -29,7 +29,8 @@ impl<'d> Reader<'d> {
                 continue;
             };
             taken += pages;
-            let block = RamBlock { name, pages, offset };
+            let ignored = self.flag(&fields, "ignored").unwrap_or(false);
+            let block = RamBlock { name, pages, offset, ignored };
             if let Some(other) = blocks.iter().find(|other| other.overlaps(&block) || other.name == block.name) {
                 let message = format!("block {} and block {} have the same name or ram_addrs", other.name, block.name);
                 self.report(Diagnostic::error(fields.span.clone(), message).label("here"));

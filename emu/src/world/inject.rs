@@ -365,6 +365,8 @@ fn host_command(command: Command) -> Given {
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
         Command::BreakLink => HostCommand::BreakLink,
+        Command::Continue => HostCommand::Continue,
+        Command::PostcopyRam { on } => HostCommand::PostcopyRam { on },
         Command::StallLink => return Given::Link(LinkEvent::Stall),
         Command::ResumeLink => return Given::Link(LinkEvent::Resume),
         Command::Yank => return Given::Link(LinkEvent::Yank),

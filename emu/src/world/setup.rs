@@ -47,6 +47,7 @@ impl World {
             ram_bytes: ram.bytes(),
             hints_stay_free: scenario.guest.driver.hints_stay_free(),
             free_pages_are_read: scenario.guest.page_poison,
+            throttle_trigger: u64::from(scenario.migration.throttle.trigger),
         });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
@@ -193,6 +194,9 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             encoding: scenario.migration.encoding,
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
+            throttle: scenario.migration.throttle,
+            switchover: scenario.migration.switchover,
+            postcopy_ram: false,
             complete_before_sync: scenario.migration.complete_before_sync,
             first_round: match host.profile {
                 Profile::Qemu | Profile::Firecracker => FirstRound::All,
@@ -204,8 +208,8 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
 }
 
 fn block_options(block: &RamBlock) -> BlockOptions {
-    let RamBlock { name, pages, offset } = block;
-    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
+    let RamBlock { name, pages, offset, ignored } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: *ignored }
 }
 
 /// Returns the guest's image, parsed once.

@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 
 use crate::event::{LockId, MigrationStatus};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
-use crate::migration::pace::Pace;
+use crate::migration::pace::{Pace, WINDOW_NS};
 use crate::migration::slice::PageMove;
 use crate::step::Ctx;
 use wire::platform::PAGE_SIZE;
@@ -63,6 +64,9 @@ impl Course {
                 | Op::Sync(_)
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
+                | Op::SetPaused
+                | Op::WaitContinue
+                | Op::Unthrottle
                 | Op::StopVm
                 | Op::WaitDevices
                 | Op::WaitDestination
@@ -82,6 +86,7 @@ impl Course {
                 | Op::StartVm
                 | Op::SaveDevice
                 | Op::SetFailing
+                | Op::TimerEnd
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
             }
@@ -90,9 +95,13 @@ impl Course {
 
     fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
         match choice {
-            Choice::Iteration => self.push_front(self.iteration(run)),
+            Choice::Iteration => self.push_front(self.iteration(run, ctx)),
             Choice::Switchover => self.push_front(self.switchover(run)),
-            Choice::Pause => self.pause(run, ctx.now_ns),
+            Choice::Pause => self.pause(run, ctx),
+            Choice::Tick if view.vm.running && run.ram().syncs() > 1 && run.ram().syncs() == run.throttle.timer_syncs => {
+                self.push_front(op::sync(false).collect::<VecDeque<Op>>());
+            }
+            Choice::Tick => {}
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
             }
@@ -101,21 +110,29 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
-    fn iteration(&self, run: &Run) -> VecDeque<Op> {
+    /// [`Fault::SwitchoverOnEquality`]: what is left is counted anew where it is below the threshold, and sent with the VM stopped where it is not above.
+    fn iteration(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
-            MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
+            MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
             MigrationStatus::Active => {
-                let pending = pending_bytes(run);
-                if pending <= self.threshold(run) { op::round_end() } else { op::iterate() }
+                let (pending, threshold) = (pending_bytes(run), self.threshold(run));
+                if pending == threshold && ctx.faults.on(Fault::SwitchoverOnEquality) {
+                    self.switchover(run)
+                } else if pending <= threshold {
+                    op::round_end()
+                } else {
+                    op::iterate()
+                }
             }
-            MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
+            // Failed already only with a fault.
+            MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Failed | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
             | MigrationStatus::Setup
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
-            | MigrationStatus::Cancelled
-            | MigrationStatus::Failed => unreachable!("the migration thread decides in state {}", run.status.name()),
+            | MigrationStatus::Cancelled => unreachable!("the migration thread decides in state {}", run.status.name()),
         }
     }
 
@@ -126,15 +143,20 @@ impl Course {
         }
         let synced_enough = run.ram().syncs() >= run.options.rounds_min;
         if synced_enough && pending_bytes(run) <= self.threshold(run) {
-            op::switchover(run.options.complete_before_sync)
+            op::switchover(run.options.complete_before_sync, run.options.switchover.pause)
         } else {
             op::iterate()
         }
     }
 
-    /// QEMU: migration_rate_limit().
-    fn pause(&mut self, run: &Run, now_ns: u64) {
-        self.pace.update(now_ns, run.bytes_sent, &run.options);
+    /// QEMU: migration_rate_limit(). [`Fault::RateLimitOfDeadLink`]: a link that is shut counts as one whose share is used up, for ever.
+    fn pause(&mut self, run: &Run, ctx: &Ctx<'_>) {
+        if !run.healthy() && ctx.faults.on(Fault::RateLimitOfDeadLink) {
+            let until_ns = ctx.now_ns + WINDOW_NS;
+            self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
+            return;
+        }
+        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options);
         if run.healthy() && self.pace.rate_exceeded(run.bytes_sent, &run.options) {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
@@ -169,7 +191,10 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
         Op::Sleep { until_ns } => ctx.now_ns < until_ns,
         Op::StopVm => view.vm.running,
-        Op::SetDevice => run.status == MigrationStatus::Active && !run.link_down,
+        Op::SetPaused => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitContinue => run.status == MigrationStatus::PreSwitchover && !run.go_on,
+        Op::SetDevice => matches!(run.status, MigrationStatus::Active | MigrationStatus::PreSwitchover) && !run.link_down,
+        Op::Unthrottle => run.throttle.is_active(),
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
@@ -189,6 +214,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::StartVm
         | Op::SaveDevice
         | Op::SetFailing
+        | Op::TimerEnd
         | Op::Schedule
         | Op::LogStop => true,
     }

@@ -29,6 +29,7 @@ use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
+use crate::migration::throttle::{TIMER_NS, Throttle};
 use crate::migration::wire::{Record, Wire};
 use crate::migration::xbzrle::Xbzrle;
 use crate::step::{Await, Ctx, Move, Next};
@@ -102,6 +103,9 @@ pub(crate) struct Run {
     pub(crate) link_down: bool,
     /// The peer does not read.
     pub(crate) stalled: bool,
+    /// `migrate_continue` was given.
+    pub(crate) go_on: bool,
+    pub(crate) throttle: Throttle,
     /// The destination has answered that it has all.
     pub(crate) destination_done: bool,
     pub(crate) slice: Slice,
@@ -123,6 +127,8 @@ pub(crate) struct Run {
 pub struct Migration {
     thread: Course,
     bottom_half: Course,
+    /// The main loop's timer that makes syncs in long rounds.
+    timer: Course,
     run: Run,
 }
 
@@ -130,14 +136,15 @@ impl Migration {
     /// Returns a migration that was never started.
     pub fn new() -> Self {
         let run = Run::new(MigrationStatus::None, MigrationOptions::default(), false);
-        Self { thread: Course::new(), bottom_half: Course::new(), run }
+        Self { thread: Course::new(), bottom_half: Course::new(), timer: Course::new(), run }
     }
 
     /// Adds its state to a hash: the moves to come and what they work on.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { thread, bottom_half, run } = self;
+        let Self { thread, bottom_half, timer, run } = self;
         thread.fold(Tag::Thread, run.options.paced, fold);
         bottom_half.fold(Tag::BottomHalf, false, fold);
+        timer.fold(Tag::Timer, false, fold);
         run.fold(fold);
     }
 
@@ -221,7 +228,9 @@ impl Migration {
     /// something to cancel.
     pub fn cancel(&mut self, ctx: &mut Ctx<'_>) -> bool {
         match self.run.status {
-            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device if !self.run.destination_done => {
+            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device
+                if !self.run.destination_done =>
+            {
                 self.run.wire.shut();
                 self.run.set_status(MigrationStatus::Cancelling, ctx);
                 true
@@ -229,6 +238,7 @@ impl Migration {
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling
@@ -236,6 +246,27 @@ impl Migration {
             | MigrationStatus::Failing
             | MigrationStatus::Failed => false,
         }
+    }
+
+    /// `migrate_continue`: a switchover that waits for it goes on. Returns whether one did (QEMU: qmp_migrate_continue()).
+    pub fn go_on(&mut self) -> bool {
+        let waits = self.run.status == MigrationStatus::PreSwitchover;
+        self.run.go_on |= waits;
+        waits
+    }
+
+    /// `migrate-set-capabilities` with postcopy-ram: refused while a migration runs (QEMU: migrate_caps_check()). Returns whether it was taken.
+    pub fn set_postcopy(&mut self, on: bool) -> bool {
+        let taken = !self.run.status.is_running();
+        if taken {
+            self.run.options.postcopy_ram = on;
+        }
+        taken
+    }
+
+    /// Returns when a vCPU that could run at a time does run.
+    pub fn vcpu_awake_ns(&self, at_ns: u64) -> u64 {
+        self.run.throttle.awake_ns(at_ns)
     }
 
     /// The link breaks: what is on its way is gone, and the thread notices at its next look. Returns whether a migration was hit.
@@ -268,7 +299,7 @@ impl Migration {
     pub fn next(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Next {
         match actor {
             Actor::Migration => self.announce(&self.thread, view, ctx),
-            Actor::MainLoop => self.announce(&self.bottom_half, view, ctx),
+            Actor::MainLoop => self.announce(self.main_loop(), view, ctx),
             Actor::Destination => self.run.destination_next(view.destination),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
         }
@@ -278,7 +309,7 @@ impl Migration {
     pub fn behind_lock(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Option<Move> {
         let mut course = match actor {
             Actor::Migration => self.thread.clone(),
-            Actor::MainLoop => self.bottom_half.clone(),
+            Actor::MainLoop => self.main_loop().clone(),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => {
                 return None;
             }
@@ -305,6 +336,10 @@ impl Migration {
             | Op::Choose(_)
             | Op::Pass
             | Op::LockVmState { .. }
+            | Op::SetPaused
+            | Op::WaitContinue
+            | Op::Unthrottle
+            | Op::TimerEnd
             | Op::SetDevice
             | Op::SaveDevice
             | Op::WaitDevices
@@ -330,8 +365,10 @@ impl Migration {
                 self.perform(op, parts, ctx)
             }
             Actor::MainLoop => {
-                self.bottom_half.settle(&self.run, &parts.view(), ctx);
-                let op = *self.bottom_half.ops.front().expect("the bottom half steps");
+                let (course, run) =
+                    if self.bottom_half.ops.is_empty() { (&mut self.timer, &self.run) } else { (&mut self.bottom_half, &self.run) };
+                course.settle(run, &parts.view(), ctx);
+                let op = *course.ops.front().expect("the main loop's part steps");
                 self.perform(op, parts, ctx)
             }
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
@@ -380,8 +417,14 @@ impl Migration {
         }
     }
 
+    /// Returns what the main loop has to do: the timer, which does not run once there is a cleanup.
+    fn main_loop(&self) -> &Course {
+        if self.bottom_half.ops.is_empty() { &self.timer } else { &self.bottom_half }
+    }
+
     fn course_of(&mut self, actor: Actor) -> &mut Course {
         match actor {
+            Actor::MainLoop if self.bottom_half.ops.is_empty() => &mut self.timer,
             Actor::MainLoop => &mut self.bottom_half,
             Actor::Migration
             | Actor::Vcpu(_)
@@ -413,9 +456,19 @@ impl Migration {
             Op::SetActive => {
                 self.run.set_status(MigrationStatus::Active, ctx);
                 self.thread.pace = Pace::new(ctx.now_ns, self.run.bytes_sent);
+                if self.run.throttles() {
+                    self.timer.ops = op::timer(ctx.now_ns + TIMER_NS);
+                }
                 ctx.costs.state_ns
             }
+            Op::TimerEnd => {
+                self.run.throttle.timer_syncs = self.run.ram().syncs();
+                self.timer.ops = op::timer(ctx.now_ns + TIMER_NS);
+                ctx.unlock(LockId::Bql);
+                ctx.costs.lock_ns
+            }
             Op::Schedule => {
+                self.timer.ops.clear();
                 self.bottom_half.ops = op::cleanup();
                 ctx.unlock(LockId::Bql);
                 ctx.costs.lock_ns
@@ -445,13 +498,15 @@ impl Migration {
             | Op::Pass
             | Op::LockVmState { .. }
             | Op::StartVm
+            | Op::SetPaused
+            | Op::Unthrottle
             | Op::SetDevice
             | Op::SaveDevice
             | Op::SetCompleted
             | Op::SetFailing
             | Op::LogStop
             | Op::SetFinal => self.run.perform(op, parts, ctx),
-            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDevices | Op::WaitDestination => {
+            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDevices | Op::WaitContinue | Op::WaitDestination => {
                 unreachable!("{op:?} is no move")
             }
         }
@@ -461,7 +516,8 @@ impl Migration {
     fn notify(&mut self, reason: PrecopyReason, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let vm_running = parts.vm.running;
         ctx.emit(Event::Notify { reason, vm_running });
-        let plan = parts.notifier.plan(reason, vm_running, ctx);
+        // QEMU: the device's notifier looks at the capability for each event, whatever it was when the migration began.
+        let plan = if self.run.options.postcopy_ram { None } else { parts.notifier.plan(reason, vm_running, ctx) };
         let course = self.course_of(ctx.actor);
         match plan {
             None => {}
@@ -494,6 +550,8 @@ impl Run {
             stopped_vm: false,
             link_down: false,
             stalled: false,
+            go_on: false,
+            throttle: Throttle::default(),
             destination_done: false,
             slice: Slice::default(),
             hand: None,
@@ -516,6 +574,8 @@ impl Run {
             stopped_vm,
             link_down,
             stalled,
+            go_on,
+            throttle,
             destination_done,
             slice,
             hand,
@@ -528,7 +588,10 @@ impl Run {
             zero_ns: _,
         } = self;
         fold.add_part(Tag::Status, status);
-        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled]);
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled, *go_on]);
+        if *throttle != Throttle::default() {
+            fold.add_part(Tag::Throttle, throttle);
+        }
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
         }
@@ -559,6 +622,11 @@ impl Run {
         self.ram.as_mut().expect("a migration thread has bitmaps")
     }
 
+    /// Returns whether the guest is slowed down where it dirties too much: never where time stands still.
+    fn throttles(&self) -> bool {
+        self.options.paced && self.options.throttle.auto_converge
+    }
+
     /// Changes the status, and says so.
     fn set_status(&mut self, to: MigrationStatus, ctx: &mut Ctx<'_>) {
         let from = self.status;
@@ -573,7 +641,7 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::Schedule => plain(EventKind::LockRelease),
+            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::TimerEnd | Op::Schedule => plain(EventKind::LockRelease),
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
@@ -585,7 +653,9 @@ impl Run {
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
             Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
-            Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => plain(EventKind::MigrationState),
+            Op::SetPaused | Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => {
+                plain(EventKind::MigrationState)
+            }
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
             Op::Slice { last } => self.page_move(pace, last, view.accel, ctx.watch).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
@@ -595,6 +665,8 @@ impl Run {
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
             Op::WaitDestination => Next::Wait(Await::Answer),
+            Op::WaitContinue => Next::Wait(Await::Operator),
+            Op::Unthrottle => plain(EventKind::Throttle),
             Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
@@ -652,8 +724,14 @@ impl Run {
                 ctx.unlock(LockId::Bql);
                 lock_ns
             }
+            Op::Unthrottle => {
+                self.throttle.stop(ctx);
+                state_ns
+            }
+            Op::SetPaused => self.change(MigrationStatus::PreSwitchover, ctx),
             Op::SetDevice => self.change(MigrationStatus::Device, ctx),
             Op::SetCompleted => self.change(MigrationStatus::Completed, ctx),
+            Op::SetFailing if ctx.faults.on(Fault::FailedBeforeCleanup) => self.change(MigrationStatus::Failed, ctx),
             Op::SetFailing => self.change(MigrationStatus::Failing, ctx),
             Op::SetFinal => {
                 let cancelled = self.status == MigrationStatus::Cancelling;
@@ -666,6 +744,8 @@ impl Run {
             | Op::Sleep { .. }
             | Op::StopVm
             | Op::WaitDevices
+            | Op::WaitContinue
+            | Op::TimerEnd
             | Op::WaitDestination
             | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
         }
@@ -707,6 +787,10 @@ impl Run {
             SyncMove::After => {
                 assert!(!waits_for_vcpus(&parts.view(), ctx), "the sync ends while a vCPU stores");
                 ctx.emit(Event::AfterSync);
+                if self.throttles() && self.throttle.is_due(ctx.now_ns) {
+                    let (dirtied, options) = (self.ram().dirtied(), self.options.throttle);
+                    self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                }
                 ctx.costs.state_ns
             }
         }
@@ -720,6 +804,9 @@ impl Run {
             // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
             parts.d.reset();
             self.ram_mut().leave_out_holes(ctx.ram);
+        }
+        if self.throttles() {
+            self.throttle = Throttle::new(ctx.now_ns);
         }
         parts.d.set_tracking(true);
         parts.devices.log_start(ctx);

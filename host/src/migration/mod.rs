@@ -18,5 +18,6 @@ pub mod pace;
 pub mod ram;
 mod scan;
 pub mod slice;
+pub mod throttle;
 pub mod wire;
 pub mod xbzrle;

@@ -274,7 +274,7 @@ impl Run {
     /// Returns whether the stream still works and is wanted.
     pub(crate) fn healthy(&self) -> bool {
         match self.status {
-            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device => !self.link_down,
+            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device => !self.link_down,
             MigrationStatus::None
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling
