@@ -69,6 +69,9 @@ pub(crate) enum Tag {
     RingLag,
     RingHeld,
     RingCollected,
+    SlotWithoutS,
+    FailingGets,
+    Tlb,
     Partial,
     VhostOrder,
 }

@@ -356,6 +356,7 @@ impl Vmm {
             }
             Command::Cont if !self.vm.running && !self.migration.owns_vm() => {
                 self.balloon.vm_state_change(true, ctx);
+                self.accel.vm_starts(&mut self.d);
                 self.vm.running = true;
                 ctx.emit(Event::VmStart);
                 ctx.costs.vm_stop_ns

@@ -155,7 +155,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             DirtyLog::Ring => LogMode::Ring,
             DirtyLog::Tcg => LogMode::Tcg,
         },
-        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
+        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size, ..TrackingOptions::default() },
         devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
         balloon: BalloonOptions {
             features: host.features,

@@ -8,6 +8,8 @@ pub mod accel;
 pub mod bitmap;
 pub mod physmem;
 pub mod ring;
+mod slots;
+mod tcg;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vhost;

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::event::{LockId, MigrationStatus};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
@@ -160,9 +161,10 @@ fn pending_bytes(run: &Run) -> u64 {
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reap) => view.accel.has_rings() && view.accel.logging(),
+        Op::Sync(SyncMove::Backup) => view.accel.has_rings() && view.accel.logging() && !ctx.faults.on(Fault::BackupIgnored),
         Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
-        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(ctx.faults),
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,

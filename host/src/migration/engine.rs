@@ -610,6 +610,7 @@ impl Run {
             }
             Op::StartVm => {
                 parts.vm.running = true;
+                parts.accel.vm_starts(parts.d);
                 self.stopped_vm = false;
                 ctx.emit(Event::VmStart);
                 vm_stop_ns
@@ -694,9 +695,9 @@ impl Run {
     /// QEMU: migration/ram.c ram_save_cleanup().
     fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         self.ram = None;
-        parts.d.set_tracking(false);
         parts.devices.log_stop();
-        parts.accel.log_stop(ctx);
+        parts.accel.log_stop(parts.vm.running, ctx);
+        parts.d.set_tracking(parts.accel.logging());
         ctx.costs.state_ns
     }
 }

@@ -109,7 +109,7 @@ impl RamState {
     }
 
     /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). RAM that is no whole number of words
-    /// gets one CLEAR of all of it at once instead of C.
+    /// gets one CLEAR of all of it at once instead of C. [`Fault::ClearEmptyRange`]: of none of it.
     pub fn sync(&mut self, d: &mut DirtyMemory, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
         let before = self.n;
         let new = d.exchange_into(&mut self.b, |at, bits| accel.d_cleaned(at, bits));
@@ -120,7 +120,8 @@ impl RamState {
         if self.aligned() {
             self.c.fill();
         } else if accel.has_clear() {
-            accel.clear(PageRange::new(Pfn(0), self.b.pages()), ctx);
+            let pages = if ctx.faults.on(Fault::ClearEmptyRange) { 0 } else { self.b.pages() };
+            accel.clear(PageRange::new(Pfn(0), pages), ctx);
         }
     }
 
@@ -205,7 +206,7 @@ mod tests {
         }
 
         fn sync(&mut self) {
-            if self.accel.has_get() {
+            if self.accel.has_get(&Faults::default()) {
                 self.accel.get(&mut self.desk.ctx());
                 self.accel.merge(&mut self.d, &mut self.desk.ctx());
             }
