@@ -495,7 +495,6 @@ fn each_fault_of_the_bitmaps_that_loses_writes_is_caught() {
         Fault::RingInitiallySet,
         Fault::TlbNotRearmed,
         Fault::HvfUnprotectsSlot,
-        Fault::HvfProtectsAtSync,
         Fault::HvfAddressTwice,
     ];
     for fault in losing {
