@@ -551,6 +551,8 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
+    #[doc = "The id of the next round is written, and nothing else of the round yet."]
+    HintNewId { id: CmdId } = "hint.new_id",
 }
 
 impl Event {
@@ -670,6 +672,7 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::HintNewId { .. }
             | Event::Inject { .. } => None,
         }
     }

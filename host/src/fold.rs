@@ -66,6 +66,7 @@ pub(crate) enum Tag {
     Request,
     Walk,
     Partial,
+    Ties,
     VhostOrder,
 }
 

@@ -67,6 +67,7 @@ fn show(event: &Event) -> Show {
         K::DstDiscard => Show::NamedOrRun,
         K::SnapshotFault => Show::NamedOrRun,
         K::SnapshotUnprotect => Show::NamedOrRun,
+        K::HintNewId => Show::Named,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,
         K::HostCrash => Show::Always,
         K::RingFull => Show::Always,

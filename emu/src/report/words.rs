@@ -92,6 +92,7 @@ pub fn particulars(event: &Event) -> String {
         E::Throttle { percent } => format!("{percent} %"),
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
+        E::HintNewId { id } => format!("round {id}"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

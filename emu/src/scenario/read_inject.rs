@@ -235,6 +235,7 @@ impl<'d> Reader<'d> {
             "stop" => Some(Command::Stop),
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
+            "unplug-balloon" => Some(Command::Unplug),
             "break-link" => Some(Command::BreakLink),
             "balloon" => {
                 let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");

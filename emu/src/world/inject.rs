@@ -351,6 +351,7 @@ fn host_command(command: Command) -> HostCommand {
         Command::Cont => HostCommand::Cont,
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
+        Command::Unplug => HostCommand::Unplug,
         Command::BreakLink => HostCommand::BreakLink,
     }
 }
