@@ -6,18 +6,20 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
-use crate::dirty::accel::{Accelerator, LogMode};
+use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
+use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::event::{Actor, Event, EventKind, LockId, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::PrecopyNotifier;
-use crate::migration::pace::MigrationOptions;
+use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
 /// Everything that a host is made from.
@@ -25,8 +27,12 @@ use crate::step::{Ctx, Move, Next};
 pub struct VmmOptions {
     /// Guest memory, pages.
     pub pages: u64,
+    /// The RAM blocks that it consists of; none: it is one.
+    pub blocks: Vec<BlockOptions>,
     /// How guest writes are tracked.
     pub log: LogMode,
+    /// What else that needs.
+    pub tracking: TrackingOptions,
     /// The devices that keep a log of their own.
     pub devices: DeviceOptions,
     /// The balloon device.
@@ -57,6 +63,17 @@ pub enum Command {
     Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+}
+
+/// What happens to the connection; nobody's lock is needed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkEvent {
+    /// The peer stops reading.
+    Stall,
+    /// The peer reads again.
+    Resume,
+    /// `yank`: the operator has the socket shut, past the main loop (QEMU: qmp_yank(), an out-of-band command).
+    Yank,
 }
 
 impl Command {
@@ -158,14 +175,25 @@ const GARBAGE_SEED: u64 = 0x6c6f_7374_7061_6765;
 
 impl Vmm {
     /// Returns a host whose guest is about to start.
+    ///
+    /// # Panics
+    /// When the blocks are not all of guest memory.
     pub fn new(options: &VmmOptions) -> Self {
+        let ram = match options.blocks.as_slice() {
+            [] => RamList::one(options.pages),
+            blocks => Arc::new(RamList::new(blocks)),
+        };
+        assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
         Self {
-            accel: Accelerator::new(options.log, options.pages),
-            d: DirtyMemory::new(options.pages),
+            accel: Accelerator::with(options.log, &options.tracking, options.pages),
+            d: DirtyMemory::of(ram),
             devices: Devices::new(options.pages, options.devices.clone()),
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
-            destination: Destination::new(options.pages, GARBAGE_SEED),
+            destination: match options.migration.first_round {
+                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
+                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            },
             vm: VmState { running: true },
             monitor: Monitor::default(),
             options: options.migration.clone(),
@@ -238,10 +266,32 @@ impl Vmm {
         migration.step_bulk(Actor::Migration, &mut parts, ctx, until_ns, pages_max)
     }
 
+    /// Something happens to the connection, whoever holds which lock.
+    pub fn link(&mut self, event: LinkEvent, ctx: &mut Ctx<'_>) {
+        match event {
+            LinkEvent::Stall => drop(self.migration.set_stalled(true, ctx)),
+            LinkEvent::Resume => drop(self.migration.set_stalled(false, ctx)),
+            LinkEvent::Yank => {
+                ctx.emit(Event::Monitor { command: "yank".to_owned() });
+                self.migration.fail(ctx);
+            }
+        }
+    }
+
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
         self.migration.wire().pages().any(|page| page == pfn)
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
+    }
+
+    /// Reaps all dirty rings, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
+    ///
+    /// # Panics
+    /// Without the BQL.
+    pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
+        let pages = self.accel.reap(ctx);
+        ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
     fn takes_hints(&self) -> bool {
@@ -386,6 +436,7 @@ enum Job {
 mod tests {
     use super::*;
     use crate::balloon::Profile;
+    use crate::dirty::accel::Store;
     use crate::event::{PageRange, Stamped};
     use crate::fault::Faults;
     use crate::lock::Locks;
@@ -412,7 +463,9 @@ mod tests {
         let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
         VmmOptions {
             pages: PAGES,
+            blocks: Vec::new(),
             log: LogMode::ManualClear { initially_set: true },
+            tracking: TrackingOptions::default(),
             devices: DeviceOptions::default(),
             balloon,
             migration,
@@ -447,7 +500,7 @@ mod tests {
                 Next::Lock(lock) if self.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => return self.with(actor, ram, |vmm, ctx| vmm.step(actor, false, ctx)).1,
                 Next::Sleep(until_ns) => self.now_ns = until_ns,
-                Next::Idle => {}
+                Next::Wait(_) | Next::Idle => {}
             }
             Vec::new()
         }
@@ -457,7 +510,7 @@ mod tests {
                 Act::Step(actor, times) => (0..*times).for_each(|_| drop(self.step(*actor, ram))),
                 Act::Command(command) => self.vmm.monitor.push(*command),
                 Act::Store(pfn) => {
-                    self.vmm.accel.guest_store(Pfn(*pfn), &mut self.vmm.d);
+                    self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
                 Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
@@ -575,7 +628,7 @@ mod tests {
             ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
             ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
-                vmm.accel.guest_store(Pfn(1), &mut vmm.d);
+                vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());
             }),
             ("tracking", |vmm| vmm.d.set_tracking(false)),
             ("protected", |vmm| {

@@ -49,6 +49,8 @@ impl Observed for Host {
     fn recorded(&self, level: Level, word: u64) -> u64 {
         let bits = match level {
             Level::K => &self.k,
+            // The naive host has no rings.
+            Level::Ring => return 0,
             Level::S => &self.s,
             Level::D => &self.d,
             Level::V => &self.v,
@@ -78,6 +80,9 @@ impl Observed for Host {
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
         let same = |pfn: &u64| pages >> pfn & 1 == 1 && self.destination_equals(Pfn(word * 64 + pfn));
         (0..64).filter(same).fold(0, |equal, pfn| equal | 1 << pfn)
+    }
+    fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
+        0
     }
     fn migration_status(&self) -> MigrationStatus {
         self.status

@@ -6,12 +6,13 @@ use std::sync::{Arc, OnceLock};
 use host::balloon::BalloonOptions;
 use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
-use host::dirty::accel::LogMode;
+use host::dirty::accel::{LogMode, TrackingOptions};
+use host::dirty::ram_list::BlockOptions;
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::migration::pace::MigrationOptions;
+use host::migration::pace::{FirstRound, MigrationOptions};
 use host::step::Watch;
 use host::vmm::{Vmm, VmmOptions};
 use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
@@ -19,9 +20,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
+use crate::world::blocked::Blocked;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
@@ -66,6 +68,7 @@ impl World {
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            blocked: Blocked::new(vcpus + hosts.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
@@ -151,17 +154,21 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
+        blocks: host.blocks.iter().map(block_options).collect(),
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
+            DirtyLog::Ring => LogMode::Ring,
             DirtyLog::Tcg => LogMode::Tcg,
         },
+        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
         devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
+                Profile::CloudHypervisor => host::balloon::Profile::CloudHypervisor,
             },
             protocol: host::balloon::Protocol::of(
                 scenario.guest.driver,
@@ -185,10 +192,14 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             bandwidth: scenario.migration.bandwidth,
             max_bandwidth: scenario.migration.max_bandwidth,
             downtime_limit_ns: scenario.migration.downtime_limit_ns,
-            zero_page_detection: scenario.migration.zero_page_detection,
+            encoding: scenario.migration.encoding,
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            first_round: match host.profile {
+                Profile::Qemu | Profile::Firecracker => FirstRound::All,
+                Profile::CloudHypervisor => FirstRound::Populated,
+            },
             paced: !searched,
         },
     }
@@ -201,6 +212,11 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
         false if faults.on(Fault::HintQueueWithoutIothread) => host::balloon::IothreadOption::MissingUnnoticed,
         false => host::balloon::IothreadOption::Missing,
     }
+}
+
+fn block_options(block: &RamBlock) -> BlockOptions {
+    let RamBlock { name, pages, offset } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
 }
 
 /// Returns the guest's image, parsed once.

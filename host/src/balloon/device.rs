@@ -28,7 +28,13 @@ pub enum Profile {
     /// Firecracker: src/vmm/src/devices/virtio/balloon/device.rs process_free_page_hinting_queue(), start_hinting(). Its docs/ballooning.md
     /// warns (commit 1a431856d) that a guest which reuses a page before the hint is consumed finds zeros there.
     Firecracker,
+    /// No statistics and no hints; inflated and reported pages are dropped. Cloud Hypervisor: virtio-devices/src/balloon.rs.
+    CloudHypervisor,
 }
+
+/// Features that Cloud Hypervisor never offers (virtio-devices/src/balloon.rs Balloon::new()).
+const UNKNOWN_TO_CLOUD_HYPERVISOR: u64 =
+    feature::MUST_TELL_HOST | feature::STATS_VQ | feature::FREE_PAGE_HINT | feature::PAGE_POISON | feature::HINT_WAIT_ON_ACK;
 
 /// What a balloon device is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +113,7 @@ impl BalloonOptions {
         match self.profile {
             Profile::Qemu => features | feature::STATS_VQ,
             Profile::Firecracker => features,
+            Profile::CloudHypervisor => features & !UNKNOWN_TO_CLOUD_HYPERVISOR,
         }
     }
 
@@ -142,7 +149,7 @@ impl BalloonOptions {
             config_isr: match self.profile {
                 // QEMU: virtio_notify_config() sets both causes, so that a driver looks at its rings, too.
                 Profile::Qemu => isr::CONFIG_CHANGE | isr::USED_BUFFER,
-                Profile::Firecracker => isr::CONFIG_CHANGE,
+                Profile::Firecracker | Profile::CloudHypervisor => isr::CONFIG_CHANGE,
             },
         }
     }
@@ -457,7 +464,7 @@ impl BalloonDevice {
         match (hinting.status(), self.options.profile) {
             _ if !self.options.protocol.has_cmd_id() => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Requested, _) | (HintStatus::Start, Profile::Firecracker) => hinting.cmd_id(),
-            (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu) => CmdId(balloon::CMD_ID_STOP),
+            (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu | Profile::CloudHypervisor) => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Done, _) => CmdId(balloon::CMD_ID_DONE),
         }
     }

@@ -49,7 +49,7 @@ pub(super) enum IdEffect {
 impl Hinting {
     pub(super) fn new(profile: Profile) -> Self {
         let cmd_id = match profile {
-            Profile::Qemu => CmdId(CMD_ID_MIN),
+            Profile::Qemu | Profile::CloudHypervisor => CmdId(CMD_ID_MIN),
             // Firecracker counts from the first id that is not reserved.
             Profile::Firecracker => CmdId(CMD_ID_DONE),
         };
@@ -75,7 +75,7 @@ impl Hinting {
     /// QEMU: virtio_balloon_free_page_start(); Firecracker: start_hinting().
     fn next_cmd_id(&mut self, profile: Profile, stride: u32) {
         let first = match profile {
-            Profile::Qemu => CMD_ID_MIN,
+            Profile::Qemu | Profile::CloudHypervisor => CMD_ID_MIN,
             Profile::Firecracker => CMD_ID_DONE + 1,
         };
         self.cmd_id = CmdId(self.cmd_id.0.checked_add(stride).unwrap_or(first));
@@ -145,7 +145,7 @@ impl BalloonDevice {
         let status = self.state.hinting.status;
         assert!(status == HintStatus::Start || ctx.faults.on(Fault::HintStartUnlocked), "the driver stops a round in {}", status.name());
         self.set_hint_status(match self.options.profile {
-            Profile::Qemu => HintStatus::Stop,
+            Profile::Qemu | Profile::CloudHypervisor => HintStatus::Stop,
             Profile::Firecracker => HintStatus::Requested,
         });
         ctx.emit(Event::HintStop { from: HintStatus::Start });

@@ -1,6 +1,7 @@
 //! The balloon device (VIRTIO 1.2 §5.5): inflate, deflate, statistics, free page hints, free page reports.
 //!
-//! Behaviour is QEMU's, hw/virtio/virtio-balloon.c, or Firecracker's, src/vmm/src/devices/virtio/balloon/device.rs, by [`Profile`].
+//! Behaviour is QEMU's, hw/virtio/virtio-balloon.c, or Firecracker's, src/vmm/src/devices/virtio/balloon/device.rs, or Cloud Hypervisor's,
+//! virtio-devices/src/balloon.rs, by [`Profile`].
 //! [`device`] is the device and its registers. [`hinting`] is the state of free page hinting and what migration does to it; [`iothread`]
 //! consumes the hint queue, whose elements [`protocol`] takes apart, with [`request`] for the interfaces in which the host asks for them; with [`walk`] it looks by itself. [`main_loop`] serves the other queues with [`inflate`], [`stats`] and [`reporting`]; [`partial`] is for hosts
 //! whose pages are larger than the balloon's; [`unplug`] is its end.

@@ -131,7 +131,9 @@ pub(super) fn parts(element: &Element, options: &BalloonOptions, ram: &GuestRam)
         (Protocol::Requests(_), _) if element.readable.is_empty() => vec![Part::REQUEST],
         (Protocol::Requests(format), _) => format.response(element, ram).into_iter().map(Part::told).collect(),
         (Protocol::Addresses, _) if element.readable_bytes() != 4 => addresses(element, ram).into_iter().map(Part::told).collect(),
-        (Protocol::Addresses | Protocol::Merged, Profile::Qemu) => merged(element, options.machine.host_page, ram),
+        (Protocol::Addresses | Protocol::Merged, Profile::Qemu | Profile::CloudHypervisor) => {
+            merged(element, options.machine.host_page, ram)
+        }
         (Protocol::Addresses | Protocol::Merged, Profile::Firecracker) => segments(element, options.machine.host_page, ram),
         (Protocol::Walk(_), _) => unreachable!("a host that looks by itself has no hint queue"),
     };

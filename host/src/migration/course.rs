@@ -160,7 +160,10 @@ fn pending_bytes(run: &Run) -> u64 {
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Get | SyncMove::Merge) => view.accel.has_get(),
+        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,

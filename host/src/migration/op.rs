@@ -67,10 +67,16 @@ pub(crate) enum Op {
 /// A part of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum SyncMove {
+    /// Kicks the vCPUs and reaps their rings.
+    Reap,
+    /// Gives the reaped entries back.
+    Reset,
     /// GET.
     Get,
     /// S into D.
     Merge,
+    /// GET of what KVM wrote outside of vCPUs, where these have rings.
+    Backup,
     /// V into D, a move for each log that is not empty.
     Devices,
     /// D into B.
@@ -92,24 +98,27 @@ pub(crate) enum Choice {
     Restart,
 }
 
-/// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held.
-pub(crate) const SYNC: [Op; 9] = [
-    Op::Notify(PrecopyReason::BeforeBitmapSync),
-    Op::Sync(SyncMove::Get),
-    Op::Sync(SyncMove::Merge),
-    Op::Sync(SyncMove::Devices),
-    Op::Lock(LockId::Bitmap),
-    Op::Sync(SyncMove::Bitmap),
-    Op::Unlock(LockId::Bitmap),
-    Op::Sync(SyncMove::After),
-    Op::Notify(PrecopyReason::AfterBitmapSync),
-];
+/// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held. `last`: the one with the VM stopped, which alone collects KVM's bitmap
+/// beside the rings.
+pub(crate) fn sync(last: bool) -> impl Iterator<Item = Op> {
+    let collect = [Op::Sync(SyncMove::Reap), Op::Sync(SyncMove::Reset), Op::Sync(SyncMove::Get), Op::Sync(SyncMove::Merge)];
+    let backup = if last { [Op::Sync(SyncMove::Backup), Op::Sync(SyncMove::Merge)].as_slice() } else { &[] };
+    let rest = [
+        Op::Sync(SyncMove::Devices),
+        Op::Lock(LockId::Bitmap),
+        Op::Sync(SyncMove::Bitmap),
+        Op::Unlock(LockId::Bitmap),
+        Op::Sync(SyncMove::After),
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+    ];
+    [Op::Notify(PrecopyReason::BeforeBitmapSync)].into_iter().chain(collect).chain(backup.iter().copied()).chain(rest)
+}
 
 /// From the thread's start to the first decision (QEMU: migration_thread() and ram_save_setup()). The BQL is free while the setup is
 /// written: in a real migration the guest reads its first command id in that time.
 pub(crate) fn setup() -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
-    ops.extend(SYNC);
+    ops.extend(sync(false));
     ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
@@ -117,7 +126,7 @@ pub(crate) fn setup() -> VecDeque<Op> {
 /// The sync that ends a round (QEMU: ram_state_pending_sync()).
 pub(crate) fn round_end() -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql)]);
-    ops.extend(SYNC);
+    ops.extend(sync(false));
     ops.extend([Op::Unlock(LockId::Bql), Op::Pass, Op::Choose(Choice::Switchover)]);
     ops
 }
@@ -141,9 +150,9 @@ pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetDevice]);
     if complete_before_sync {
         ops.push_back(Op::Notify(PrecopyReason::Complete));
-        ops.extend(SYNC);
+        ops.extend(sync(true));
     } else {
-        ops.extend(SYNC);
+        ops.extend(sync(true));
         ops.push_back(Op::Notify(PrecopyReason::Complete));
     }
     ops.extend([

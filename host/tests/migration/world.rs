@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use host::destination::Destination;
 use host::devices::{DeviceOptions, Devices};
-use host::dirty::accel::{Accelerator, LogMode};
+use host::dirty::accel::{Accelerator, LogMode, Store};
 use host::dirty::physmem::DirtyMemory;
 use host::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use host::fault::{Fault, Faults};
@@ -166,7 +166,7 @@ impl World {
 
     /// A vCPU stores the value to a page.
     pub(crate) fn store(&mut self, pfn: u64, value: u64) {
-        self.state.accel.guest_store(Pfn(pfn), &mut self.state.d);
+        self.state.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.state.d, &self.faults);
         self.ram.write_unlogged(pfn * PAGE, &value.to_le_bytes());
     }
 
@@ -212,7 +212,7 @@ impl World {
             });
             match next {
                 Next::Sleep(until) if until > at => at = until,
-                Next::Idle => {
+                Next::Wait(_) | Next::Idle => {
                     at = at.max(self.state.now_ns);
                     self.state.times.insert(actor, at);
                     return (at, Next::Idle);
@@ -231,7 +231,7 @@ impl World {
             match next {
                 Next::Lock(lock) if self.state.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => ready.push((at, actor, next)),
-                Next::Idle | Next::Sleep(_) => {}
+                Next::Wait(_) | Next::Idle | Next::Sleep(_) => {}
             }
         }
         let (at, actor, next) = ready.iter().min_by_key(|(at, actor, _)| (*at, *actor)).cloned()?;
@@ -246,7 +246,7 @@ impl World {
         match next {
             Next::Do(announced) => assert_eq!(Move::of(event), announced, "{event:?}"),
             Next::Lock(lock) => assert_eq!(*event, Event::LockTake { lock }),
-            Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
+            Next::Wait(_) | Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
         }
         assert!(self.state.migration.n_equals_popcount());
         self.state.now_ns = self.state.now_ns.max(at);
