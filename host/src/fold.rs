@@ -45,6 +45,8 @@ pub(crate) enum Tag {
     BytesSent,
     Hand,
     Wire,
+    Xbzrle,
+
     DestinationStatus,
     Received,
     Contents,
@@ -73,6 +75,7 @@ pub(crate) enum Tag {
     FailingGets,
     Tlb,
     Partial,
+    Ties,
     VhostOrder,
 }
 

@@ -6,18 +6,20 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
+use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::event::{Actor, Event, EventKind, LockId, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::PrecopyNotifier;
-use crate::migration::pace::MigrationOptions;
+use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
 /// Everything that a host is made from.
@@ -25,6 +27,8 @@ use crate::step::{Ctx, Move, Next};
 pub struct VmmOptions {
     /// Guest memory, pages.
     pub pages: u64,
+    /// The RAM blocks that it consists of; none: it is one.
+    pub blocks: Vec<BlockOptions>,
     /// How guest writes are tracked.
     pub log: LogMode,
     /// What else that needs.
@@ -55,8 +59,21 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// Takes the balloon device out of the machine.
+    Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+}
+
+/// What happens to the connection; nobody's lock is needed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkEvent {
+    /// The peer stops reading.
+    Stall,
+    /// The peer reads again.
+    Resume,
+    /// `yank`: the operator has the socket shut, past the main loop (QEMU: qmp_yank(), an out-of-band command).
+    Yank,
 }
 
 impl Command {
@@ -69,6 +86,7 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
         }
     }
@@ -78,9 +96,13 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
-            Command::Migrate | Command::Cancel | Command::Stop | Command::Cont | Command::ResetDevice | Command::BreakLink => {
-                f.write_str(self.name())
-            }
+            Command::Migrate
+            | Command::Cancel
+            | Command::Stop
+            | Command::Cont
+            | Command::ResetDevice
+            | Command::Unplug
+            | Command::BreakLink => f.write_str(self.name()),
         }
     }
 }
@@ -153,14 +175,25 @@ const GARBAGE_SEED: u64 = 0x6c6f_7374_7061_6765;
 
 impl Vmm {
     /// Returns a host whose guest is about to start.
+    ///
+    /// # Panics
+    /// When the blocks are not all of guest memory.
     pub fn new(options: &VmmOptions) -> Self {
+        let ram = match options.blocks.as_slice() {
+            [] => RamList::one(options.pages),
+            blocks => Arc::new(RamList::new(blocks)),
+        };
+        assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
         Self {
             accel: Accelerator::with(options.log, &options.tracking, options.pages),
-            d: DirtyMemory::new(options.pages),
+            d: DirtyMemory::of(ram),
             devices: Devices::new(options.pages, options.devices.clone()),
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
-            destination: Destination::new(options.pages, GARBAGE_SEED),
+            destination: match options.migration.first_round {
+                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
+                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            },
             vm: VmState { running: true },
             monitor: Monitor::default(),
             options: options.migration.clone(),
@@ -231,6 +264,18 @@ impl Vmm {
     pub fn step_bulk(&mut self, vcpus_in_store: bool, until_ns: u64, pages_max: u64, ctx: &mut Ctx<'_>) -> u64 {
         let (migration, mut parts) = self.parts(vcpus_in_store);
         migration.step_bulk(Actor::Migration, &mut parts, ctx, until_ns, pages_max)
+    }
+
+    /// Something happens to the connection, whoever holds which lock.
+    pub fn link(&mut self, event: LinkEvent, ctx: &mut Ctx<'_>) {
+        match event {
+            LinkEvent::Stall => drop(self.migration.set_stalled(true, ctx)),
+            LinkEvent::Resume => drop(self.migration.set_stalled(false, ctx)),
+            LinkEvent::Yank => {
+                ctx.emit(Event::Monitor { command: "yank".to_owned() });
+                self.migration.fail(ctx);
+            }
+        }
     }
 
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
@@ -305,7 +350,7 @@ impl Vmm {
     fn locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::ResetDevice | Command::Unplug => self.balloon.reset_locks(),
             Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
     }
@@ -366,6 +411,12 @@ impl Vmm {
                 self.balloon.set_target(pages, ctx);
                 ctx.costs.state_ns
             }
+            Command::Unplug => {
+                if self.balloon.is_plugged() {
+                    self.balloon.unrealize(ctx);
+                }
+                ctx.costs.state_ns
+            }
             Command::ResetDevice => {
                 self.balloon.reset(ctx);
                 ctx.costs.state_ns
@@ -413,6 +464,7 @@ mod tests {
         let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
         VmmOptions {
             pages: PAGES,
+            blocks: Vec::new(),
             log: LogMode::ManualClear { initially_set: true },
             tracking: TrackingOptions::default(),
             devices: DeviceOptions::default(),
@@ -449,7 +501,7 @@ mod tests {
                 Next::Lock(lock) if self.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => return self.with(actor, ram, |vmm, ctx| vmm.step(actor, false, ctx)).1,
                 Next::Sleep(until_ns) => self.now_ns = until_ns,
-                Next::Idle => {}
+                Next::Wait(_) | Next::Idle => {}
             }
             Vec::new()
         }

@@ -81,9 +81,16 @@ impl Observed for Host {
         let same = |pfn: &u64| pages >> pfn & 1 == 1 && self.destination_equals(Pfn(word * 64 + pfn));
         (0..64).filter(same).fold(0, |equal, pfn| equal | 1 << pfn)
     }
+    fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
+        0
+    }
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         self.running
     }

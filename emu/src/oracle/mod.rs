@@ -60,10 +60,14 @@ pub trait Observed {
     fn destination_equals(&self, pfn: Pfn) -> bool;
     /// Returns which of these pages of a word (see [`Observed::recorded`]) arrived and equal the source's.
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64;
+    /// Returns which of these pages of a word owe nothing to a destination whose memory starts with zeros.
+    fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64;
     /// Returns the status of the last migration.
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
+    fn iothread_references_left(&self) -> u32;
 }
 
 /// What the oracle must know of the world.
@@ -254,6 +258,8 @@ impl Oracle {
             Event::BitmapTake { pfn } => self.records.take(&mut self.pages, *pfn, index),
             Event::RamRead { pfn, zero: _ } => self.read(*pfn),
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
+            Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
+            Event::RamSkip { pfn } => self.records.sent(*pfn),
             Event::DirtyMark { pfn, level: _ } => {
                 if self.pages.contains(*pfn) {
                     self.pages.mark(*pfn);
@@ -286,6 +292,7 @@ impl Oracle {
             Event::DirtyClear { range, cleared: _ } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
+            Event::LogStart => self.log_start(world),
             Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
@@ -340,6 +347,8 @@ impl Oracle {
             }
             Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintIgnore { range, status: _ } => self.device.judged(*range),
+            Event::DeviceBroken { queue: _ } => self.device.broken(),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
             Event::BalloonOddStats { odd } => self.odd_stats(index, *odd),
@@ -371,11 +380,8 @@ impl Oracle {
             | Event::GuestWarn { .. }
             | Event::GuestCrash { .. }
             | Event::DeviceIrq { .. }
-            | Event::DeviceBroken { .. }
             | Event::Notify { .. }
-            | Event::HintIgnore { .. }
             | Event::BalloonStats { .. }
-            | Event::LogStart
             | Event::AfterSync
             | Event::IterateBegin { .. }
             | Event::RateLimit { .. }
@@ -410,6 +416,9 @@ impl Oracle {
             | Event::VhostLogStart
             | Event::IommuUnmap { .. }
             | Event::Pin { .. }
+            | Event::HintNewId { .. }
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::Inject { .. } => {}
         }
     }

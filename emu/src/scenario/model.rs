@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::EncodingOptions;
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -111,10 +112,21 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
-    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
-    pub deflate_silently: bool,
+    /// What the driver does otherwise than Linux.
+    pub manners: Manners,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
+}
+
+/// What a driver may do by the specification, and Linux's does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manners {
+    /// It reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
+    /// Each hinted block is a chain of two descriptors.
+    pub hint_in_two: bool,
+    /// A round's first block is in the chain of the round's id.
+    pub start_with_hint: bool,
 }
 
 /// Which interface the balloon driver and the device speak.
@@ -369,8 +381,37 @@ pub struct Host {
     pub stats_interval_ns: u64,
     /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
     pub host_page: u16,
+    /// There is an iothread for hints; without it the balloon offers none.
+    pub iothread: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
+    /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
+    pub blocks: Vec<RamBlock>,
+}
+
+/// A RAM block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamBlock {
+    /// Its name.
+    pub name: String,
+    /// Its length, pages.
+    pub pages: u64,
+    /// Its first ram_addr, pages.
+    pub offset: u64,
+}
+
+impl RamBlock {
+    /// Returns where a block lies behind others unless somebody asks for more: at the next multiple of 64 pages (QEMU: system/physmem.c
+    /// find_ram_offset(), aligned since 2.12).
+    pub fn offset_behind(blocks: &[RamBlock]) -> u64 {
+        let end = blocks.iter().map(|block| block.offset + block.pages).max().unwrap_or(0);
+        end.next_multiple_of(host::dirty::bitmap::WORD_PAGES)
+    }
+
+    /// Returns whether two blocks have ram_addrs in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.offset < other.offset + other.pages && other.offset < self.offset + self.pages
+    }
 }
 
 /// Devices that write guest memory by themselves.
@@ -385,13 +426,14 @@ impl Host {
     ///
     /// QEMU: hw/virtio/virtio-balloon.c virtio_balloon_device_realize() for the queues; statistics are always offered, page poison by default,
     /// hinting because it is what is tested here; the log is what KVM gives since Linux 5.7, with QEMU's `x-clear-bitmap-shift` of 18.
-    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone. For a driver that was never merged the device offers what its series
+    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone. Cloud Hypervisor: 128 entries, the same log, reporting alone. For a driver that was never merged the device offers what its series
     /// asks for.
     pub fn of(profile: Profile, driver: Driver) -> Self {
         use wire::balloon::queue_size;
         let (dirty_log, hint_queue_size, queue_size) = match profile {
             Profile::Qemu => (DirtyLog::ManualClear, queue_size::FREE_PAGE, queue_size::DEFAULT),
             Profile::Firecracker => (DirtyLog::GetClears, 256, 256),
+            Profile::CloudHypervisor => (DirtyLog::GetClears, queue_size::FREE_PAGE, queue_size::DEFAULT),
         };
         let initially_set = dirty_log == DirtyLog::ManualClear;
         Self {
@@ -407,7 +449,9 @@ impl Host {
             queue_size,
             balloon_pages: 0,
             stats_interval_ns: 0,
+            blocks: Vec::new(),
             host_page: 1,
+            iothread: true,
             devices: Devices::default(),
         }
     }
@@ -435,6 +479,8 @@ fn default_features(profile: Profile, driver: Driver) -> u64 {
     let stats = match profile {
         Profile::Qemu => feature::STATS_VQ | feature::PAGE_POISON,
         Profile::Firecracker => 0,
+        // It knows no other.
+        Profile::CloudHypervisor => return feature::PAGE_REPORTING,
     };
     match driver {
         // The request's queue is the fourth, so statistics come with it.
@@ -460,17 +506,20 @@ pub enum Profile {
     Qemu,
     /// A hint discards at once.
     Firecracker,
+    /// Reports, no hints; the VMM's own writes stand in a bitmap of their own, and the first round is sparse.
+    CloudHypervisor,
 }
 
 impl Profile {
     /// Every profile.
-    pub const ALL: &'static [Profile] = &[Profile::Qemu, Profile::Firecracker];
+    pub const ALL: &'static [Profile] = &[Profile::Qemu, Profile::Firecracker, Profile::CloudHypervisor];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Qemu => "qemu",
             Profile::Firecracker => "firecracker",
+            Profile::CloudHypervisor => "cloud-hypervisor",
         }
     }
 }
@@ -518,7 +567,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: Vec::new(),
         }
     }
@@ -533,7 +582,7 @@ impl Default for Migration {
             bandwidth: 1 << 30,
             max_bandwidth: 128 << 20,
             downtime_limit_ns: 300_000_000,
-            zero_page_detection: true,
+            encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
         }
@@ -552,6 +601,7 @@ impl Default for Expect {
             destination_cmd_id: None,
             events: BTreeMap::new(),
             irq_off_insns: None,
+            blocked: Vec::new(),
         }
     }
 }
@@ -567,8 +617,8 @@ pub struct Migration {
     pub max_bandwidth: u64,
     /// QEMU's `downtime-limit`, nanoseconds.
     pub downtime_limit_ns: u64,
-    /// Zero pages are found and sent as a 9-byte record.
-    pub zero_page_detection: bool,
+    /// How pages are written.
+    pub encoding: EncodingOptions,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
@@ -631,6 +681,8 @@ pub enum Action {
         offset: u64,
         /// First byte stored; a number unique in the scenario follows.
         byte: u8,
+        /// The store is all zero.
+        zero: bool,
         /// Pages written (by dma and vhost): one store in each.
         pages: u64,
     },
@@ -667,8 +719,16 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `device_del` of the balloon; its driver should be unbound by then.
+    Unplug,
     /// The link breaks.
     BreakLink,
+    /// The destination stops reading.
+    StallLink,
+    /// The destination reads again.
+    ResumeLink,
+    /// `yank`.
+    Yank,
 }
 
 /// When an injection fires: once all its parts hold.
@@ -726,6 +786,19 @@ pub struct Expect {
     pub events: BTreeMap<String, CountExpect>,
     /// Instructions of the longest stretch with interrupts disabled.
     pub irq_off_insns: Option<CountExpect>,
+    /// How long who was held up.
+    pub blocked: Vec<BlockedExpect>,
+}
+
+/// How long somebody must have been held up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedExpect {
+    /// Who.
+    pub who: &'static str,
+    /// By what; `None`: by all together.
+    pub on: Option<&'static str>,
+    /// Nanoseconds.
+    pub ns: CountExpect,
 }
 
 /// What must be true of a page's sending.

@@ -7,11 +7,12 @@ use host::balloon::BalloonOptions;
 use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
 use host::dirty::accel::{LogMode, TrackingOptions};
+use host::dirty::ram_list::BlockOptions;
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::migration::pace::MigrationOptions;
+use host::migration::pace::{FirstRound, MigrationOptions};
 use host::step::Watch;
 use host::vmm::{Vmm, VmmOptions};
 use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
@@ -19,9 +20,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
+use crate::world::blocked::Blocked;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
@@ -49,7 +51,7 @@ impl World {
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
-            vmm: Vmm::new(&vmm_options(scenario, searched)),
+            vmm: Vmm::new(&vmm_options(scenario, &faults, searched)),
             locks: Locks::default(),
             watch: Watch::default(),
             gates: Gates::new(scenario),
@@ -66,6 +68,7 @@ impl World {
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            blocked: Blocked::new(vcpus + hosts.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
@@ -110,7 +113,9 @@ impl World {
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
-                | flag(guest.deflate_silently, boot_flag::DEFLATE_SILENTLY)
+                | flag(guest.manners.deflate_silently, boot_flag::DEFLATE_SILENTLY)
+                | flag(guest.manners.hint_in_two, boot_flag::HINT_IN_TWO)
+                | flag(guest.manners.start_with_hint, boot_flag::START_WITH_HINT)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -145,10 +150,11 @@ impl World {
     }
 }
 
-fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
+fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
+        blocks: host.blocks.iter().map(block_options).collect(),
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
@@ -162,6 +168,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             profile: match host.profile {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
+                Profile::CloudHypervisor => host::balloon::Profile::CloudHypervisor,
             },
             protocol: host::balloon::Protocol::of(
                 scenario.guest.driver,
@@ -179,19 +186,37 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
-            machine: host::balloon::Machine { host_page: u64::from(host.host_page) },
+            machine: host::balloon::Machine { host_page: u64::from(host.host_page), iothread: iothread(host.iothread, faults) },
         },
         migration: MigrationOptions {
             bandwidth: scenario.migration.bandwidth,
             max_bandwidth: scenario.migration.max_bandwidth,
             downtime_limit_ns: scenario.migration.downtime_limit_ns,
-            zero_page_detection: scenario.migration.zero_page_detection,
+            encoding: scenario.migration.encoding,
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            first_round: match host.profile {
+                Profile::Qemu | Profile::Firecracker => FirstRound::All,
+                Profile::CloudHypervisor => FirstRound::Populated,
+            },
             paced: !searched,
         },
     }
+}
+
+/// Returns whether a balloon finds an iothread, and whether it notices that it does not.
+fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
+    match present {
+        true => host::balloon::IothreadOption::Present,
+        false if faults.on(Fault::HintQueueWithoutIothread) => host::balloon::IothreadOption::MissingUnnoticed,
+        false => host::balloon::IothreadOption::Missing,
+    }
+}
+
+fn block_options(block: &RamBlock) -> BlockOptions {
+    let RamBlock { name, pages, offset } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
 }
 
 /// Returns the guest's image, parsed once.

@@ -9,6 +9,7 @@ use super::partial::Partial;
 use super::protocol::{Numbering, Protocol};
 use super::request::Request;
 use super::stats::Stats;
+use super::unplug::Ties;
 use super::walk::Walker;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
@@ -27,7 +28,13 @@ pub enum Profile {
     /// Firecracker: src/vmm/src/devices/virtio/balloon/device.rs process_free_page_hinting_queue(), start_hinting(). Its docs/ballooning.md
     /// warns (commit 1a431856d) that a guest which reuses a page before the hint is consumed finds zeros there.
     Firecracker,
+    /// No statistics and no hints; inflated and reported pages are dropped. Cloud Hypervisor: virtio-devices/src/balloon.rs.
+    CloudHypervisor,
 }
+
+/// Features that Cloud Hypervisor never offers (virtio-devices/src/balloon.rs Balloon::new()).
+const UNKNOWN_TO_CLOUD_HYPERVISOR: u64 =
+    feature::MUST_TELL_HOST | feature::STATS_VQ | feature::FREE_PAGE_HINT | feature::PAGE_POISON | feature::HINT_WAIT_ON_ACK;
 
 /// What a balloon device is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,12 +64,25 @@ pub struct BalloonOptions {
 pub struct Machine {
     /// 4 KiB pages in a page of the host (QEMU: qemu_ram_pagesize()): nothing smaller can be discarded. A power of two.
     pub host_page: u64,
+    /// The thread that serves the hint queue.
+    pub iothread: IothreadOption,
+}
+
+/// Whether there is a thread for the hint queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IothreadOption {
+    /// There is.
+    Present,
+    /// There is none, so hints are not offered. Differs: QEMU refuses to make the device then.
+    Missing,
+    /// There is none, and the queue is there all the same ([`crate::fault::Fault::HintQueueWithoutIothread`]).
+    MissingUnnoticed,
 }
 
 impl Default for Machine {
-    /// Host pages as large as the balloon's.
+    /// Host pages as large as the balloon's, and a thread.
     fn default() -> Self {
-        Self { host_page: 1 }
+        Self { host_page: 1, iothread: IothreadOption::Present }
     }
 }
 
@@ -86,9 +106,14 @@ pub enum QueueRole {
 impl BalloonOptions {
     /// Returns the features that the device offers. QEMU: virtio_balloon_get_features() adds the statistics to whatever was asked for.
     pub fn offered(&self) -> u64 {
+        let features = match self.machine.iothread {
+            IothreadOption::Present => self.features,
+            IothreadOption::Missing | IothreadOption::MissingUnnoticed => self.features & !self.hint_feature(),
+        };
         match self.profile {
-            Profile::Qemu => self.features | feature::STATS_VQ,
-            Profile::Firecracker => self.features,
+            Profile::Qemu => features | feature::STATS_VQ,
+            Profile::Firecracker => features,
+            Profile::CloudHypervisor => features & !UNKNOWN_TO_CLOUD_HYPERVISOR,
         }
     }
 
@@ -124,7 +149,7 @@ impl BalloonOptions {
             config_isr: match self.profile {
                 // QEMU: virtio_notify_config() sets both causes, so that a driver looks at its rings, too.
                 Profile::Qemu => isr::CONFIG_CHANGE | isr::USED_BUFFER,
-                Profile::Firecracker => isr::CONFIG_CHANGE,
+                Profile::Firecracker | Profile::CloudHypervisor => isr::CONFIG_CHANGE,
             },
         }
     }
@@ -163,6 +188,8 @@ pub struct BalloonState {
     pub(super) stats: Stats,
     /// A page of the host that was inflated in part.
     pub(super) partial: Option<Partial>,
+    /// Who knows of the device.
+    pub(super) ties: Ties,
 }
 
 impl BalloonState {
@@ -181,6 +208,7 @@ impl BalloonState {
             main_loop: MainLoop::new(),
             stats: Stats::default(),
             partial: None,
+            ties: Ties::of(options),
         }
     }
 }
@@ -225,6 +253,7 @@ impl BalloonDevice {
             main_loop,
             stats,
             partial,
+            ties,
         } = state;
         // The other bytes are filled in anew before anybody looks at them.
         let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
@@ -238,6 +267,7 @@ impl BalloonDevice {
         main_loop.fold(fold);
         stats.fold(now_ns, fold);
         fold.add_part(Tag::Partial, partial);
+        fold.add_part(Tag::Ties, ties);
     }
 
     /// Returns the transport, to look at.
@@ -345,13 +375,16 @@ impl BalloonDevice {
         self.walk().is_some() || self.transport.negotiated(self.options.hint_feature())
     }
 
-    fn reset_stops_hinting(&self) -> bool {
+    pub(super) fn reset_stops_hinting(&self) -> bool {
         self.walk().is_none() && self.hints_negotiated() && self.hint_status() != HintStatus::Stop
     }
 
     /// Reads a register as a vCPU does. Control registers take aligned 32-bit accesses alone (VIRTIO 1.2 §4.2.2.2), others read 0;
     /// the configuration space may be read with any natural width, and reads all ones behind its end, as in QEMU.
     pub fn mmio_read(&mut self, offset: u64, len: u32, ctx: &mut Ctx<'_>) -> u32 {
+        if !self.is_plugged() {
+            return u32::MAX >> (32 - 8 * len.clamp(1, 4));
+        }
         match offset.checked_sub(mmio::CONFIG) {
             Some(offset) => self.read_config(offset, len, ctx),
             None if len == 4 && offset.is_multiple_of(4) => self.transport.read(offset),
@@ -361,6 +394,9 @@ impl BalloonDevice {
 
     /// Writes a register as a vCPU does. The caller holds [`BalloonDevice::mmio_locks`].
     pub fn mmio_write(&mut self, offset: u64, len: u32, value: u32, ctx: &mut Ctx<'_>) {
+        if !self.is_plugged() {
+            return;
+        }
         if let Some(offset) = offset.checked_sub(mmio::CONFIG) {
             return self.write_config(offset, len, value, ctx);
         }
@@ -373,21 +409,24 @@ impl BalloonDevice {
             Written::Notified(_) if self.options.profile == Profile::Firecracker && !self.transport.driver_ok() => {}
             Written::Notified(queue) => {
                 ctx.emit(Event::DeviceKick { queue });
-                self.kick(queue);
+                self.kick(queue, ctx);
             }
             Written::Reset => self.reset_after_status(ctx),
             // QEMU: virtio_device_start_ioeventfd_impl() looks at every queue once.
             Written::DriverOk => {
                 for queue in self.transport.ready_queues().collect::<Vec<_>>() {
-                    self.kick(queue);
+                    self.kick(queue, ctx);
                 }
             }
         }
     }
 
     /// Wakes whoever serves a queue. Differs: QEMU's main loop passes a kick of the hint queue on to the iothread; here it goes there.
-    fn kick(&mut self, queue: u16) {
+    fn kick(&mut self, queue: u16, ctx: &mut Ctx<'_>) {
         match self.role(queue) {
+            Some(QueueRole::FreePage) if self.options.machine.iothread == IothreadOption::MissingUnnoticed => {
+                ctx.crash("the hint queue is kicked, and has no bottom half to schedule");
+            }
             Some(QueueRole::FreePage) => self.state.iothread.schedule(),
             Some(QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats | QueueRole::Reporting) => self.state.main_loop.schedule(queue),
             Some(QueueRole::Absent) | None => {}
@@ -403,7 +442,7 @@ impl BalloonDevice {
 
     /// QEMU: virtio_balloon_device_reset(), then the rest of virtio_reset(). The status is 0 by now, so the driver is not told that hinting
     /// stopped. The balloon's size and the command id survive.
-    fn reset_after_status(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn reset_after_status(&mut self, ctx: &mut Ctx<'_>) {
         if self.reset_stops_hinting() {
             self.hint_stop(ctx);
         }
@@ -425,7 +464,7 @@ impl BalloonDevice {
         match (hinting.status(), self.options.profile) {
             _ if !self.options.protocol.has_cmd_id() => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Requested, _) | (HintStatus::Start, Profile::Firecracker) => hinting.cmd_id(),
-            (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu) => CmdId(balloon::CMD_ID_STOP),
+            (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu | Profile::CloudHypervisor) => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Done, _) => CmdId(balloon::CMD_ID_DONE),
         }
     }

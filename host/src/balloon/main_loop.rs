@@ -253,7 +253,8 @@ impl BalloonDevice {
                 None
             }
             QueueRole::Inflate | QueueRole::Deflate | QueueRole::Reporting | QueueRole::FreePage | QueueRole::Absent => {
-                self.return_element(queue, element, 0, ctx);
+                let len = self.used_len(role, &element);
+                self.return_element(queue, element, len, ctx);
                 self.take_work(queue, ctx)
             }
         }

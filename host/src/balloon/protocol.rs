@@ -4,7 +4,7 @@
 //! the series, and applies hints as the merged device does. Elements of the hint queue are taken apart here, so that who consumes them
 //! ([`super::iothread`]) is one thread for all.
 
-use super::device::{BalloonOptions, Profile, QueueRole};
+use super::device::{BalloonOptions, IothreadOption, Profile, QueueRole};
 use super::reporting::{pages, whole};
 use super::request::{Format, Words, in_ram};
 use super::walk::Walk;
@@ -96,6 +96,8 @@ impl BalloonOptions {
         for (bit, role) in optional {
             match self.numbering {
                 _ if offered & bit != 0 => roles.push(role),
+                // Made by what was asked for, before anybody looked for the thread.
+                _ if self.machine.iothread == IothreadOption::MissingUnnoticed && self.features & bit != 0 => roles.push(role),
                 Numbering::Dense => {}
                 Numbering::Spec => roles.push(QueueRole::Absent),
             }
@@ -129,7 +131,9 @@ pub(super) fn parts(element: &Element, options: &BalloonOptions, ram: &GuestRam)
         (Protocol::Requests(_), _) if element.readable.is_empty() => vec![Part::REQUEST],
         (Protocol::Requests(format), _) => format.response(element, ram).into_iter().map(Part::told).collect(),
         (Protocol::Addresses, _) if element.readable_bytes() != 4 => addresses(element, ram).into_iter().map(Part::told).collect(),
-        (Protocol::Addresses | Protocol::Merged, Profile::Qemu) => merged(element, options.machine.host_page, ram),
+        (Protocol::Addresses | Protocol::Merged, Profile::Qemu | Profile::CloudHypervisor) => {
+            merged(element, options.machine.host_page, ram)
+        }
         (Protocol::Addresses | Protocol::Merged, Profile::Firecracker) => segments(element, options.machine.host_page, ram),
         (Protocol::Walk(_), _) => unreachable!("a host that looks by itself has no hint queue"),
     };

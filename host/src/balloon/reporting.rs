@@ -1,8 +1,8 @@
 //! Free page reporting: the guest names free ranges for as long as it waits, the host drops their contents.
 //!
-//! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_handle_report(). Firecracker: process_free_page_reporting_queue().
+//! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_handle_report(). Firecracker: process_free_page_reporting_queue(). Cloud Hypervisor: process_reporting_queue().
 
-use super::device::{BalloonDevice, Profile};
+use super::device::{BalloonDevice, Profile, QueueRole};
 use super::main_loop::Item;
 use crate::event::{Event, PageRange, Pfn};
 use crate::step::Ctx;
@@ -13,8 +13,8 @@ use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 pub(super) fn ranges(element: &Element, profile: Profile, host_page: u64) -> Vec<Item> {
     let readable = match profile {
         Profile::Qemu => &[][..],
-        // Firecracker does not ask which way a descriptor goes.
-        Profile::Firecracker => &element.readable[..],
+        // The others do not ask which way a descriptor goes.
+        Profile::Firecracker | Profile::CloudHypervisor => &element.readable[..],
     };
     let reports =
         readable.iter().chain(&element.writable).map(|segment| Item::Report { range: pages(*segment), whole: whole(*segment, host_page) });
@@ -33,6 +33,15 @@ pub(super) fn whole(segment: Segment, host_page: u64) -> bool {
 }
 
 impl BalloonDevice {
+    /// Returns the used length of an element that was worked off. Cloud Hypervisor says of reports that it "wrote" all that was reported.
+    pub(super) fn used_len(&self, role: QueueRole, element: &Element) -> u32 {
+        let segments = element.readable.iter().chain(&element.writable);
+        match (role, self.options.profile) {
+            (QueueRole::Reporting, Profile::CloudHypervisor) => segments.fold(0, |len, segment| len.wrapping_add(segment.len)),
+            (_, Profile::Qemu | Profile::Firecracker | Profile::CloudHypervisor) => 0,
+        }
+    }
+
     /// Takes a report. The contents stay where the guest expects its poison there, and where pages may not be discarded.
     pub(super) fn take_report(&mut self, range: PageRange, whole: bool, ctx: &mut Ctx<'_>) {
         assert!(range.count > 0, "an empty report");

@@ -40,6 +40,7 @@ pub(crate) fn options() -> VmmOptions {
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
     VmmOptions {
         pages: PAGES,
+        blocks: Vec::new(),
         log: LogMode::ManualClear { initially_set: true },
         tracking: TrackingOptions::default(),
         devices: DeviceOptions::default(),
@@ -62,7 +63,7 @@ fn migrating(ram: &GuestRam) -> Vmm {
                 Next::Do(_) | Next::Lock(_) => {
                     vmm.step(actor, false, &mut ctx);
                 }
-                Next::Sleep(_) | Next::Idle => {}
+                Next::Sleep(_) | Next::Wait(_) | Next::Idle => {}
             }
         }
     }
@@ -107,9 +108,16 @@ impl Observed for Quiet<'_> {
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
         self.1.destination.equals_at(word, pages, self.0)
     }
+    fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
+        0
+    }
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         true
     }
