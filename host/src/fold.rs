@@ -74,6 +74,7 @@ pub(crate) enum Tag {
     SlotWithoutS,
     FailingGets,
     Tlb,
+    Reaper,
     Partial,
     Ties,
     VhostOrder,

@@ -293,6 +293,9 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotDelete { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
+            }
             Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
@@ -401,7 +404,6 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::BitmapStore { .. }

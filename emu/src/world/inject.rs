@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use host::dirty::accel::StoreKind;
 use host::event::{Actor, Event, Level, PageRange, Pfn};
 use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
 use wire::task;
 
-use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Trigger};
+use crate::scenario::model::{Action, Command, How, Injection, Operation, Scenario, Trigger};
 use crate::world::{Window, World, object};
 
 /// Where an injection stands.
@@ -145,9 +146,9 @@ impl World {
         }
         self.stop_for_injections(injection.by);
         match &injection.action {
-            Action::Write { page, offset, byte, zero, pages } => {
+            Action::Write { page, offset, byte, zero, pages, how } => {
                 let first = self.state.pages.frames[page];
-                self.inject_write(index, injection.by, first, *offset, (!zero).then_some(*byte), *pages);
+                self.inject_write(index, (injection.by, *how), first, *offset, (!zero).then_some(*byte), *pages);
             }
             Action::Task(operation) => self.inject_task(index, injection, operation),
             Action::Monitor(command) => match host_command(*command) {
@@ -172,13 +173,18 @@ impl World {
     }
 
     /// A store that is all zero has no byte.
-    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, offset: u64, byte: Option<u8>, pages: u64) {
+    fn inject_write(&mut self, index: usize, (by, how): (Actor, How), first: Pfn, offset: u64, byte: Option<u8>, pages: u64) {
         let values = self.first_value(index)..;
         let value_of = |number| byte.map_or(0, |byte| unique_value(number, byte));
         match by {
             Actor::Vcpu(cpu) => {
                 let value = value_of(values.start);
-                self.inject_store(index, usize::from(cpu), first.address() + offset, value);
+                let kind = match how {
+                    How::Plain | How::Kvm => StoreKind::Plain,
+                    How::Atomic => StoreKind::Atomic,
+                    How::Smm => StoreKind::Smm,
+                };
+                self.inject_store(index, usize::from(cpu), first.address() + offset, value, kind);
             }
             Actor::Dma => {
                 let range = self.in_ram(first, pages);
@@ -187,6 +193,10 @@ impl World {
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Dma, Event::DmaWrite { range });
+                if how == How::Kvm {
+                    range.pages().for_each(|pfn| self.kernel_write(pfn));
+                    return;
+                }
                 self.state.vmm.d.mark_device_write(&[range], &self.faults);
                 self.wrote_range(range, Actor::Dma);
                 let marked: Vec<Pfn> = range.pages().filter(|pfn| self.state.watch.has(*pfn) && self.state.vmm.d.test(*pfn)).collect();
@@ -207,6 +217,15 @@ impl World {
             Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination | Actor::Injector => {
                 unreachable!("checked by the parser")
             }
+        }
+    }
+
+    /// KVM itself has written a page.
+    fn kernel_write(&mut self, pfn: Pfn) {
+        let level = self.state.vmm.accel.kernel_write(pfn, &mut self.state.vmm.d);
+        self.wrote_range(PageRange::page(pfn), Actor::Dma);
+        if let Some(level) = level.filter(|_| self.state.watch.has(pfn)) {
+            self.emit(Actor::Dma, Event::DirtyMark { pfn, level });
         }
     }
 
@@ -369,5 +388,6 @@ fn host_command(command: Command) -> Given {
         Command::StallLink => return Given::Link(LinkEvent::Stall),
         Command::ResumeLink => return Given::Link(LinkEvent::Resume),
         Command::Yank => return Given::Link(LinkEvent::Yank),
+        Command::Tracking(command) => HostCommand::Tracking(command),
     })
 }
