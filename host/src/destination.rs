@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use crate::dirty::bitmap::DirtyBitmap;
-use crate::event::{CmdId, Pfn};
+use crate::event::{CmdId, PageRange, Pfn};
 use crate::fold::{Fold, Tag, mix_wide};
 use crate::memory::GuestRam;
 use crate::page::{PageBytes, PageContents, ZERO_PAGE};
@@ -177,6 +177,16 @@ impl Destination {
     pub fn place_data(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
         *self.slot(pfn) = Some(contents);
         self.received.set(pfn);
+    }
+
+    /// Drops what arrived for pages: they will be sent again (QEMU: ram_discard_range()).
+    pub fn discard(&mut self, range: PageRange) {
+        for pfn in range.pages() {
+            if self.contents(pfn).is_some() {
+                *self.slot(pfn) = None;
+            }
+        }
+        self.received.clear_range(range);
     }
 
     /// Reads a page from the source's RAM straight into its place here, and returns whether it was placed as zero: the contents of

@@ -208,6 +208,14 @@ pub enum MigrationStatus {
     Failing,
     /// Broken; the source runs.
     Failed,
+    /// Switched to postcopy; the destination has not told that it has the devices.
+    PostcopyDevice,
+    /// The destination runs, and pages still come.
+    PostcopyActive,
+    /// The same with a broken link.
+    PostcopyPaused,
+    /// A new link is there, and both sides find out what is missing.
+    PostcopyRecover,
 }
 
 impl MigrationStatus {
@@ -223,6 +231,10 @@ impl MigrationStatus {
             MigrationStatus::Cancelled => "cancelled",
             MigrationStatus::Failing => "failing",
             MigrationStatus::Failed => "failed",
+            MigrationStatus::PostcopyDevice => "postcopy-device",
+            MigrationStatus::PostcopyActive => "postcopy-active",
+            MigrationStatus::PostcopyPaused => "postcopy-paused",
+            MigrationStatus::PostcopyRecover => "postcopy-recover",
         }
     }
 
@@ -233,7 +245,11 @@ impl MigrationStatus {
             | MigrationStatus::Active
             | MigrationStatus::Device
             | MigrationStatus::Cancelling
-            | MigrationStatus::Failing => true,
+            | MigrationStatus::Failing
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => true,
             MigrationStatus::None | MigrationStatus::Completed | MigrationStatus::Cancelled | MigrationStatus::Failed => false,
         }
     }
@@ -551,6 +567,8 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
+    #[doc = "The destination has read the end of the stream: what has not come never will."]
+    DstEnd = "dst.end",
 }
 
 impl Event {
@@ -670,6 +688,7 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::DstEnd
             | Event::Inject { .. } => None,
         }
     }

@@ -253,6 +253,11 @@ faults! {
         mechanism: "free_unref_page() has changed HIGHATOMIC to MOVABLE for the per-CPU list already when that list's lock is taken, and frees the page as MOVABLE", effect: Rule, guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// The guest hints though postcopy may follow.
+    HintWithPostcopy { name: "hint-with-postcopy", id: "H07", source: "QEMU fd51e54fa1, fixed in 6.2",
+        mechanism: "hints leave pages out that the destination may ask for: they are taken for sent, and DONE comes when the device's state has gone", effect: Leak,
+        steps: ["the guest hints P, and B forgets it", "the migration is switched: the devices leave with a hint round that is still open", "the guest goes on with hinted pages that nobody will tell it to take back"],
+        fix: "with the capability postcopy-ram the notifier does nothing" },
 
     // ---- 3B: balloon discards
 
@@ -263,6 +268,11 @@ faults! {
     // ---- 3E: page encoding and channels
 
     // ---- 3F: postcopy
+    /// Requests that were on a broken link are forgotten.
+    RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
+        mechanism: "after a recovery nobody asks again for the pages that were asked for before the link broke", effect: Stall,
+        steps: ["a vCPU at the destination touches P: request(P) goes out", "the link breaks, and is mended", "the source sends what it comes across: P is one of many"],
+        fix: "the destination keeps what it waits for, and asks for all of it again when the link is back" },
 
     // ---- 3G: device writers
 

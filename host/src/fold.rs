@@ -65,6 +65,10 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
+    Postcopy,
+    Requests,
+    Missing,
+    Left,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

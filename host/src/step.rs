@@ -21,6 +21,8 @@ pub enum Next {
     Lock(LockId),
     /// Wait until this virtual time, nanoseconds, or until another actor changes its mind.
     Sleep(u64),
+    /// Wait until this page has arrived: it is missing, and asked for.
+    Page(Pfn),
     /// Nothing to do until another actor changes that.
     Idle,
 }

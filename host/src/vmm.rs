@@ -12,11 +12,11 @@ use crate::destination::Destination;
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::vhost::VhostLog;
-use crate::event::{Actor, Event, EventKind, LockId, Pfn};
+use crate::event::{Actor, CmdId, Event, EventKind, LockId, Pfn, PrecopyReason};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::MigrationOptions;
 use crate::step::{Ctx, Move, Next};
 
@@ -51,6 +51,10 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
+    Recover,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
 }
@@ -65,6 +69,8 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::StartPostcopy => "migrate_start_postcopy",
+            Command::Recover => "migrate_recover",
             Command::BreakLink => "break-link",
         }
     }
@@ -74,9 +80,14 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
-            Command::Migrate | Command::Cancel | Command::Stop | Command::Cont | Command::ResetDevice | Command::BreakLink => {
-                f.write_str(self.name())
-            }
+            Command::Migrate
+            | Command::Cancel
+            | Command::Stop
+            | Command::Cont
+            | Command::ResetDevice
+            | Command::StartPostcopy
+            | Command::Recover
+            | Command::BreakLink => f.write_str(self.name()),
         }
     }
 }
@@ -141,7 +152,40 @@ pub struct Vmm {
     pub vm: VmState,
     /// Monitor commands.
     pub monitor: Monitor,
+    left: Option<Box<Left>>,
     options: MigrationOptions,
+}
+
+/// What is left of the source once the guest has gone over to the destination: the end of its migration works on that, until the next one starts.
+#[derive(Debug, Clone)]
+struct Left {
+    accel: Accelerator,
+    d: DirtyMemory,
+    vhost: VhostLog,
+    vm: VmState,
+    device: LeftDevice,
+}
+
+/// The source's balloon: whatever it is told, its guest will not hear of it.
+#[derive(Debug, Clone)]
+struct LeftDevice;
+
+impl PrecopyNotifier for LeftDevice {
+    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &Ctx<'_>) -> Option<NotifyPlan> {
+        None
+    }
+
+    fn act(&mut self, action: NotifyAction, _ctx: &mut Ctx<'_>) {
+        unreachable!("nothing was planned, but {action:?}")
+    }
+
+    fn vm_state_change(&mut self, running: bool, _ctx: &mut Ctx<'_>) {
+        assert!(!running, "the guest runs elsewhere");
+    }
+
+    fn saved_cmd_id(&self) -> CmdId {
+        unreachable!("the devices are saved before the guest goes over")
+    }
 }
 
 /// Seed of the destination's garbage: any value will do, as long as it is always the same.
@@ -159,6 +203,7 @@ impl Vmm {
             destination: Destination::new(options.pages, GARBAGE_SEED),
             vm: VmState { running: true },
             monitor: Monitor::default(),
+            left: None,
             options: options.migration.clone(),
         }
     }
@@ -166,8 +211,16 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor, options: _ } = self;
+        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor, left, options: _ } = self;
         let mut fold = Fold::default();
+        if let Some(Left { accel, d, vhost, vm, device: LeftDevice }) = left.as_deref_mut() {
+            assert!(!vm.running, "the guest runs elsewhere");
+            let mut there = Fold::default();
+            accel.fold(&mut there);
+            d.fold(&mut there);
+            vhost.fold(&mut there);
+            fold.sum_of(Tag::Left as u64, there.sum());
+        }
         accel.fold(&mut fold);
         d.fold(&mut fold);
         vhost.fold(&mut fold);
@@ -234,16 +287,41 @@ impl Vmm {
     }
 
     fn takes_hints(&self) -> bool {
-        self.migration.status().is_running() && self.migration.ram().is_some()
+        self.migration.takes_hints()
+    }
+
+    /// The guest goes over to the destination, with its devices: what they were at the source is left behind.
+    ///
+    /// # Panics
+    /// When it has gone already.
+    pub fn go_over(&mut self, running: bool, ctx: &mut Ctx<'_>) {
+        assert!(self.left.is_none() && !self.vm.running, "a guest goes over once");
+        let (mode, pages) = (self.accel.mode(), self.d.bits().pages());
+        let accel = std::mem::replace(&mut self.accel, Accelerator::new(mode, pages));
+        let d = std::mem::replace(&mut self.d, DirtyMemory::new(pages));
+        let vhost = std::mem::replace(&mut self.vhost, VhostLog::new(pages));
+        self.left = Some(Box::new(Left { accel, d, vhost, vm: VmState { running: false }, device: LeftDevice }));
+        self.vm.running = running;
+        self.balloon.arrive(running, ctx);
     }
 
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
-        View { accel: &self.accel, vhost: &self.vhost, destination: &self.destination, vm: self.vm, vcpus_in_store }
+        let destination = &self.destination;
+        match &self.left {
+            Some(left) => View { accel: &left.accel, vhost: &left.vhost, destination, vm: left.vm, vcpus_in_store: false },
+            None => View { accel: &self.accel, vhost: &self.vhost, destination, vm: self.vm, vcpus_in_store },
+        }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor: _, options: _ } = self;
-        (migration, Parts { accel, d, vhost, notifier: balloon, destination, vm, vcpus_in_store })
+        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor: _, left, options: _ } = self;
+        let parts = match left.as_deref_mut() {
+            Some(Left { accel, d, vhost, vm, device }) => {
+                Parts { accel, d, vhost, notifier: device, destination, vm, vcpus_in_store: false }
+            }
+            None => Parts { accel, d, vhost, notifier: balloon, destination, vm, vcpus_in_store },
+        };
+        (migration, parts)
     }
 
     // ---- the main loop
@@ -252,6 +330,8 @@ impl Vmm {
     fn job(&self, ctx: &Ctx<'_>) -> Job {
         let head = self.monitor.queue.front().copied();
         match head {
+            // QEMU: migrate-recover is made by the monitor's own thread, whatever the main loop waits for.
+            Some(Command::Recover) => return Job::Monitor(Command::Recover),
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
             Some(_) | None => {}
         }
@@ -290,7 +370,8 @@ impl Vmm {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
-            Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
+            Command::Recover => &[],
+            Command::Migrate | Command::Cancel | Command::StartPostcopy | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
     }
 
@@ -319,12 +400,21 @@ impl Vmm {
             Command::Migrate => {
                 let refused = self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
+                    self.left = None;
                     self.destination.restart();
                 }
                 ctx.costs.state_ns
             }
             Command::Cancel => {
                 self.migration.cancel(ctx);
+                ctx.costs.state_ns
+            }
+            Command::StartPostcopy => {
+                self.migration.start_postcopy();
+                ctx.costs.state_ns
+            }
+            Command::Recover => {
+                self.migration.recover();
                 ctx.costs.state_ns
             }
             Command::BreakLink => {
@@ -422,7 +512,7 @@ mod tests {
                 Next::Lock(lock) if self.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => return self.with(actor, ram, |vmm, ctx| vmm.step(actor, false, ctx)).1,
                 Next::Sleep(until_ns) => self.now_ns = until_ns,
-                Next::Idle => {}
+                Next::Page(_) | Next::Idle => {}
             }
             Vec::new()
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::vec;
 use proptest::option;
@@ -402,6 +403,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             zero_page_detection,
             rounds_min,
             complete_before_sync,
+            modes: Modes::default(),
         },
     )
 }

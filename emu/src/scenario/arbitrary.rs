@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -285,15 +286,11 @@ fn host() -> impl Strategy<Value = Host> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, any::<(bool, bool)>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
-            start,
-            bandwidth,
-            max_bandwidth,
-            downtime_limit_ns,
-            zero_page_detection,
-            rounds_min,
-            complete_before_sync,
+    let modes = (any::<(bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
+        .prop_map(|((run_on, postcopy), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth });
+    (start, rates, 1..=2_000_000_000_000u64, any::<(bool, bool)>(), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min, modes)| {
+            Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min, complete_before_sync, modes }
         },
     )
 }
@@ -332,7 +329,16 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
     let vcpu = (0..vcpus).prop_map(Actor::Vcpu).boxed();
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
     let command = prop_oneof![
-        select(vec![Command::Migrate, Command::Cancel, Command::Stop, Command::Cont, Command::ResetDevice, Command::BreakLink]),
+        select(vec![
+            Command::Migrate,
+            Command::Cancel,
+            Command::Stop,
+            Command::Cont,
+            Command::ResetDevice,
+            Command::BreakLink,
+            Command::StartPostcopy,
+            Command::Recover
+        ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
     ];
     let without_page = prop_oneof![

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -501,6 +502,7 @@ impl Default for Migration {
             zero_page_detection: true,
             rounds_min: 1,
             complete_before_sync: false,
+            modes: Modes::default(),
         }
     }
 }
@@ -538,6 +540,8 @@ pub struct Migration {
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
+    /// What goes beyond plain precopy.
+    pub modes: Modes,
 }
 
 /// What a name in `[pages]` means.
@@ -634,6 +638,10 @@ pub enum Command {
     ResetDevice,
     /// The link breaks.
     BreakLink,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover`.
+    Recover,
 }
 
 /// When an injection fires: once all its parts hold.

@@ -1,5 +1,6 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
@@ -75,6 +76,11 @@ impl<'d> Reader<'d> {
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
             downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
             zero_page_detection: self.flag(&fields, "zero_pages").unwrap_or(default.zero_page_detection),
+            modes: Modes {
+                run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
+                postcopy: self.flag(&fields, "postcopy").unwrap_or(default.modes.postcopy),
+                max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
+            },
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
             rounds_min: self
                 .integer(&fields, "rounds_min")

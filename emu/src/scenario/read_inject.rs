@@ -236,6 +236,8 @@ impl<'d> Reader<'d> {
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
             "break-link" => Some(Command::BreakLink),
+            "start-postcopy" => Some(Command::StartPostcopy),
+            "recover" => Some(Command::Recover),
             "balloon" => {
                 let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");
                 self.report(diagnostic.suggest(Some("{ balloon = \"4 MiB\" }")));

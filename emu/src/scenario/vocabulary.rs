@@ -435,6 +435,10 @@ static MIGRATION: Table = Table {
         .default("\"300 ms\""),
         key("zero_pages", "Zero pages are found and sent as a 9-byte record.", Kind::Flag).default("true"),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
+        key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
+        key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
+            .default("false"),
+        key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),
     ],

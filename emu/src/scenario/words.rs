@@ -30,6 +30,8 @@ pub(super) const COMMANDS: &[Word] = &[
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
     ("break-link", "Breaks the link to the destination."),
+    ("start-postcopy", "Switches the migration to postcopy (`migrate_start_postcopy`)."),
+    ("recover", "Joins both sides of a postcopy whose link broke (`migrate_recover`, and `migrate` with `resume`)."),
 ];
 
 /// Whom a violation may be blamed on.

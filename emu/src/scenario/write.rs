@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 
 use host::event::Actor;
 use host::fault::Fault;
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use wire::balloon::seed_feature;
 use wire::platform::PAGE_SIZE;
@@ -287,7 +288,8 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min, complete_before_sync } = migration;
+    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min, complete_before_sync, modes } =
+        migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
@@ -297,6 +299,10 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.unless(*zero_page_detection == default.zero_page_detection, "zero_pages", || zero_page_detection);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
+    let Modes { run_on, postcopy, max_postcopy_bandwidth } = modes;
+    out.unless(!run_on, "run_on", || run_on);
+    out.unless(!postcopy, "postcopy", || postcopy);
+    out.unless(*max_postcopy_bandwidth == 0, "max_postcopy_bandwidth", || rate(*max_postcopy_bandwidth));
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -401,6 +407,8 @@ fn command_value(command: Command) -> String {
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
         Command::BreakLink => quoted("break-link"),
+        Command::StartPostcopy => quoted("start-postcopy"),
+        Command::Recover => quoted("recover"),
     }
 }
 

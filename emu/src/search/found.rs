@@ -256,6 +256,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::SlotCreate
         | K::ChannelSync
         | K::PostcopyStart
+        | K::DstEnd
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId

@@ -79,7 +79,8 @@ impl World {
         let sleepers = self.sleepers(end);
         // A vCPU that polls for what never comes does so for ever; the same vCPU of a VM that has moved is none of the source's any more.
         let polls = (0..self.state.vcpus.len()).any(|cpu| self.vcpu_next(cpu) == Readiness::UsedBuffer);
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty() || polls;
+        let misses = (0..self.state.vcpus.len()).any(|cpu| matches!(self.vcpu_next(cpu), Readiness::Page(_)));
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty() || polls || misses;
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.state.host_crashed {
             Verdict::HostCrash
@@ -167,6 +168,7 @@ impl World {
                 Readiness::Lock(lock) => lock.name().to_owned(),
                 Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(lock)),
                 Readiness::UsedBuffer => "a used buffer".to_owned(),
+                Readiness::Page(pfn) => format!("page {pfn}"),
                 Readiness::Ready(None) | Readiness::At(_) | Readiness::Idle => String::new(),
             };
             let (waits_for, gate) = match (self.held_back(slot, readiness), readiness) {
@@ -176,6 +178,7 @@ impl World {
                     None => continue,
                 },
                 (None, Readiness::GuestLock(lock)) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
+                (None, Readiness::Page(_)) => ("the source to send it".to_owned(), false),
                 (None, Readiness::UsedBuffer) => ("the device, which has none for it".to_owned(), false),
                 (None, Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle) => continue,
             };

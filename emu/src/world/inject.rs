@@ -352,5 +352,7 @@ fn host_command(command: Command) -> HostCommand {
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
         Command::BreakLink => HostCommand::BreakLink,
+        Command::StartPostcopy => HostCommand::StartPostcopy,
+        Command::Recover => HostCommand::Recover,
     }
 }

@@ -5,6 +5,7 @@
 //! move emits goes to the trace, to the constraints and to the oracle, in that order. There is no other source of order: the same scenario
 //! gives the same bytes.
 
+mod arrival;
 pub mod doctor;
 mod end;
 mod exposed;
@@ -88,6 +89,8 @@ pub(crate) enum Readiness {
     GuestLock(u32),
     /// Once the device has used a buffer that the guest polls for.
     UsedBuffer,
+    /// Once this page has arrived.
+    Page(Pfn),
     /// When another actor gives it something to do.
     Idle,
 }
@@ -287,7 +290,12 @@ impl World {
                     only_timers &= who == Who::Host(MAIN_LOOP);
                     consider(self.state.times_ns[slot].max(at_ns).max(self.state.now_ns), who);
                 }
-                Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => {
+                Readiness::Ready(_)
+                | Readiness::Lock(_)
+                | Readiness::GuestLock(_)
+                | Readiness::UsedBuffer
+                | Readiness::Page(_)
+                | Readiness::Idle => {
                     // Who waits is not in the past when it goes on.
                     self.state.times_ns[slot] = self.state.times_ns[slot].max(self.state.now_ns);
                 }
@@ -318,7 +326,7 @@ impl World {
         match readiness {
             Readiness::Ready(what) => holds(what?),
             Readiness::Lock(_) => holds(Move::plain(EventKind::LockTake)).or_else(|| holds(self.behind_lock(slot)?)),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => None,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Page(_) | Readiness::Idle => None,
         }
     }
 
@@ -347,6 +355,7 @@ impl World {
             Next::Do(what) => Readiness::Ready(Some(what)),
             Next::Lock(lock) => Readiness::Lock(lock),
             Next::Sleep(at_ns) => Readiness::At(at_ns),
+            Next::Page(pfn) => Readiness::Page(pfn),
             Next::Idle => Readiness::Idle,
         }
     }
@@ -360,7 +369,7 @@ impl World {
         match readiness {
             Readiness::Ready(_) => true,
             Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => false,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Page(_) | Readiness::Idle => false,
         }
     }
 
@@ -397,6 +406,7 @@ impl World {
             assert_eq!(made, Some(what), "{actor} makes the move that it announced");
         }
         self.protect();
+        self.land();
         cost
     }
 

@@ -180,6 +180,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            modes: scenario.migration.modes.clone(),
             paced: !searched,
         },
     }

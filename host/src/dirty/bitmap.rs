@@ -94,6 +94,11 @@ impl DirtyBitmap {
         self.words[at]
     }
 
+    /// Returns all words, from the first page on.
+    pub fn all_words(&self) -> impl Iterator<Item = u64> {
+        self.words.iter().copied()
+    }
+
     /// Returns the part of a range that has bits here.
     pub fn clip(&self, range: PageRange) -> PageRange {
         let first = range.first.0.min(self.pages());

@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 
+use crate::destination::DestinationStatus;
 use crate::event::{LockId, MigrationStatus};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
@@ -58,18 +60,20 @@ impl Course {
             match front {
                 Op::Choose(choice) => self.choose(choice, run, view, ctx),
                 // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
-                Op::SetDevice => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
+                Op::SetDevice | Op::SetPostcopy => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
                 Op::SetActive
                 | Op::Sync(_)
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
                 | Op::StopVm
                 | Op::WaitDestination
+                | Op::WaitLoaded
+                | Op::WaitRecover
                 | Op::SetCompleted
-                | Op::SetFinal => {}
-                Op::Lock(_)
+                | Op::Lock(_)
                 | Op::Unlock(_)
-                | Op::LogStart
+                | Op::SetFinal => {}
+                Op::LogStart
                 | Op::Notify(_)
                 | Op::Act(_)
                 | Op::WriteSetup
@@ -81,6 +85,10 @@ impl Course {
                 | Op::StartVm
                 | Op::SaveDevice
                 | Op::SetFailing
+                | Op::SavePackage
+                | Op::SetStatus(_)
+                | Op::Reload
+                | Op::SendEnd
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
             }
@@ -89,7 +97,7 @@ impl Course {
 
     fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
         match choice {
-            Choice::Iteration => self.push_front(self.iteration(run)),
+            Choice::Iteration => self.push_front(self.iteration(run, view, ctx)),
             Choice::Switchover => self.push_front(self.switchover(run)),
             Choice::Pause => self.pause(run, ctx.now_ns),
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
@@ -100,20 +108,25 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
-    fn iteration(&self, run: &Run) -> VecDeque<Op> {
+    fn iteration(&self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
             MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
+            MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
             MigrationStatus::Active => {
                 let pending = pending_bytes(run);
                 if pending <= self.threshold(run) { op::round_end() } else { op::iterate() }
             }
+            MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view),
+            MigrationStatus::Completed if run.post.moved => op::leave(),
             MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::Device
             | MigrationStatus::Cancelled
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover
             | MigrationStatus::Failed => unreachable!("the migration thread decides in state {}", run.status.name()),
         }
     }
@@ -134,7 +147,7 @@ impl Course {
     /// QEMU: migration_rate_limit().
     fn pause(&mut self, run: &Run, now_ns: u64) {
         self.pace.update(now_ns, run.bytes_sent, &run.options);
-        if run.healthy() && self.pace.rate_exceeded(run.bytes_sent, &run.options) {
+        if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
         }
@@ -151,6 +164,21 @@ impl Course {
     }
 }
 
+/// QEMU: migration_iteration_run() behind the switch, and migration_detect_error(): a link that breaks once the destination may run is waited for.
+fn postcopy_iteration(run: &Run, view: &View<'_>) -> VecDeque<Op> {
+    let there = run.post.moved || view.destination.status() == DestinationStatus::Loaded;
+    match run.status {
+        _ if run.link_down && there => op::pause(),
+        _ if run.link_down => VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)]),
+        MigrationStatus::PostcopyDevice if run.post.loaded => {
+            VecDeque::from([Op::SetStatus(MigrationStatus::PostcopyActive), Op::Choose(Choice::Iteration)])
+        }
+        _ if run.ram().n() > 0 || run.post.has_work() => op::iterate(),
+        MigrationStatus::PostcopyDevice => VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)]),
+        _ => op::postcopy_end(),
+    }
+}
+
 fn pending_bytes(run: &Run) -> u64 {
     run.ram().n() * PAGE_SIZE
 }
@@ -163,9 +191,14 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Sync(SyncMove::Vhost) => !view.vhost.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
-        Op::Sleep { until_ns } => ctx.now_ns < until_ns,
+        // QEMU: a request breaks the wait (migration_make_urgent_request()).
+        Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
-        Op::SetDevice => run.status == MigrationStatus::Active && !run.link_down,
+        Op::SetDevice | Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitLoaded => run.healthy() && !run.post.loaded,
+        Op::WaitRecover => !run.post.recover,
+        // The main loop that is left has nobody to share its lock with.
+        Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
         Op::SetFinal => run.status.is_running(),
@@ -184,6 +217,10 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::StartVm
         | Op::SaveDevice
         | Op::SetFailing
+        | Op::SavePackage
+        | Op::SetStatus(_)
+        | Op::Reload
+        | Op::SendEnd
         | Op::Schedule
         | Op::LogStop => true,
     }

@@ -21,7 +21,7 @@ impl HintSink for HintView<'_> {
     /// QEMU: migration_is_running(). Differs: false, too, while a running migration has no bitmaps, where QEMU relies on the device being
     /// stopped then.
     fn is_running(&self) -> bool {
-        self.migration.status().is_running() && self.migration.ram().is_some()
+        self.migration.takes_hints()
     }
 
     fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64 {

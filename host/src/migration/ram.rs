@@ -146,6 +146,15 @@ impl RamState {
         self.cursor = pfn;
     }
 
+    /// Puts in B what a destination that has these pages has not (QEMU: ram_dirty_bitmap_reload()).
+    pub(crate) fn reload(&mut self, received: &[PageRange]) {
+        self.b.fill();
+        for range in received {
+            self.b.clear_range(*range);
+        }
+        self.n = self.b.count();
+    }
+
     /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits
     /// of B were set.
     /// [`Fault::HintKeepsK`]: K and C stay as they are. [`Fault::HintOnePageMore`]: the page behind the range is treated as hinted, too.

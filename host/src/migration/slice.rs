@@ -54,6 +54,8 @@ pub(crate) enum PageMove {
     Send(Pfn),
     /// All of it, and placed.
     Page(Pfn),
+    /// A request is looked at.
+    Request(Pfn),
 }
 
 impl PageMove {
@@ -66,6 +68,7 @@ impl PageMove {
             PageMove::Read(pfn) => on(EventKind::RamRead, pfn),
             PageMove::Send(pfn) => on(EventKind::RamSend, pfn),
             PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
+            PageMove::Request(pfn) => on(EventKind::DstRequest, pfn),
         }
     }
 }
@@ -98,13 +101,17 @@ impl Run {
                 Some(_) => PageMove::Send(hand.pfn),
             };
         }
-        if !last && (self.slice.over || pace.rate_exceeded(self.bytes_sent, &self.options)) {
+        if let Some(pfn) = self.post.request() {
+            return PageMove::Request(pfn);
+        }
+        if !last && self.post.urgent.is_none() && (self.slice.over || self.rate_exceeded(pace)) {
             return PageMove::End;
         }
         let ram = self.ram();
-        match ram.next_dirty() {
+        match self.next_to_send() {
             None => PageMove::End,
-            Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            // QEMU: nothing is cleared once the source's vCPUs will not run any more.
+            Some(pfn) if !last && !self.in_postcopy() && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
             Some(pfn) if watch.has(pfn) || self.options.paced && !self.wire.is_empty() => PageMove::Take(pfn),
@@ -136,6 +143,7 @@ impl Run {
             }
             PageMove::Send(pfn) => self.send(pfn, last, ctx),
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
+            PageMove::Request(_) => self.take_request(ctx),
         }
     }
 
@@ -143,7 +151,13 @@ impl Run {
     pub(crate) fn page_step_plain(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> Option<u64> {
         match self.page_move(pace, last, parts.accel, ctx.watch) {
             PageMove::Page(pfn) => Some(self.whole_page(pfn, last, parts, ctx)),
-            PageMove::End | PageMove::Wait | PageMove::Clear { .. } | PageMove::Take(_) | PageMove::Read(_) | PageMove::Send(_) => None,
+            PageMove::End
+            | PageMove::Wait
+            | PageMove::Clear { .. }
+            | PageMove::Take(_)
+            | PageMove::Read(_)
+            | PageMove::Send(_)
+            | PageMove::Request(_) => None,
         }
     }
 
@@ -153,6 +167,7 @@ impl Run {
         let zero = parts.destination.place_from(pfn, ctx.ram, self.options.zero_page_detection);
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
+        self.land(pfn, ctx);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
         cost
@@ -165,6 +180,13 @@ impl Run {
             ram.take_chunk(pfn);
         }
         ram.take(pfn);
+        self.post.urgent = self.post.urgent.filter(|urgent| *urgent != pfn);
+    }
+
+    /// Returns whether the window's share of the rate limit is used up.
+    pub(crate) fn rate_exceeded(&self, pace: &Pace) -> bool {
+        let limit = if self.in_postcopy() { self.options.modes.max_postcopy_bandwidth } else { self.options.max_bandwidth };
+        pace.rate_exceeded(self.bytes_sent, limit, &self.options)
     }
 
     fn read(&self, pfn: Pfn, ctx: &Ctx<'_>) -> Content {
@@ -211,12 +233,18 @@ impl Run {
     /// Returns whether the stream still works and is wanted.
     pub(crate) fn healthy(&self) -> bool {
         match self.status {
-            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device => !self.link_down,
+            MigrationStatus::Setup
+            | MigrationStatus::Active
+            | MigrationStatus::Device
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyRecover => !self.link_down,
             MigrationStatus::None
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling
             | MigrationStatus::Cancelled
             | MigrationStatus::Failing
+            | MigrationStatus::PostcopyPaused
             | MigrationStatus::Failed => false,
         }
     }

@@ -211,7 +211,7 @@ impl World {
             });
             match next {
                 Next::Sleep(until) if until > at => at = until,
-                Next::Idle => {
+                Next::Page(_) | Next::Idle => {
                     at = at.max(self.state.now_ns);
                     self.state.times.insert(actor, at);
                     return (at, Next::Idle);
@@ -230,7 +230,7 @@ impl World {
             match next {
                 Next::Lock(lock) if self.state.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => ready.push((at, actor, next)),
-                Next::Idle | Next::Sleep(_) => {}
+                Next::Page(_) | Next::Idle | Next::Sleep(_) => {}
             }
         }
         let (at, actor, next) = ready.iter().min_by_key(|(at, actor, _)| (*at, *actor)).cloned()?;
@@ -245,7 +245,7 @@ impl World {
         match next {
             Next::Do(announced) => assert_eq!(Move::of(event), announced, "{event:?}"),
             Next::Lock(lock) => assert_eq!(*event, Event::LockTake { lock }),
-            Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
+            Next::Page(_) | Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
         }
         assert!(self.state.migration.n_equals_popcount());
         self.state.now_ns = self.state.now_ns.max(at);

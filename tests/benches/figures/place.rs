@@ -106,7 +106,7 @@ fn migrate(ram: &GuestRam, mode: LogMode, chunk_shift: u8, bulk: bool) -> (Durat
             }
             Next::Do(_) | Next::Lock(_) => now_ns += 1 + migration.step(Actor::Migration, &mut parts, &mut ctx),
             Next::Sleep(until_ns) => now_ns = until_ns,
-            Next::Idle => break,
+            Next::Page(_) | Next::Idle => break,
         }
         if syncs > 1 {
             time += start.elapsed();

@@ -334,7 +334,7 @@ impl Rig {
         match next {
             Next::Do(_) => true,
             Next::Lock(lock) => self.locks.holder(*lock).is_none(),
-            Next::Sleep(_) | Next::Idle => false,
+            Next::Sleep(_) | Next::Page(_) | Next::Idle => false,
         }
     }
 

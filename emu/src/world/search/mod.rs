@@ -21,6 +21,7 @@ mod uses;
 use std::fmt;
 use std::sync::Arc;
 
+use host::dirty::bitmap::DirtyBitmap;
 use host::event::Stamped;
 use host::step::{Costs, Move};
 
@@ -198,7 +199,7 @@ impl SearchWorld {
                     only_timers &= who == Who::Host(super::MAIN_LOOP);
                     sleepers.push(self.choice(who, None));
                 }
-                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => {}
+                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Page(_) | Readiness::Idle => {}
             }
         }
         let injections = self.world.state.injections.len();
@@ -232,7 +233,12 @@ impl SearchWorld {
             Who::Injector(Due::Rest) => None,
             Who::Vcpu(_) | Who::Host(_) => match self.world.readiness(usize::from(self.id(who))).0 {
                 Readiness::At(at_ns) => Some(at_ns),
-                Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => None,
+                Readiness::Ready(_)
+                | Readiness::Lock(_)
+                | Readiness::GuestLock(_)
+                | Readiness::UsedBuffer
+                | Readiness::Page(_)
+                | Readiness::Idle => None,
             },
         };
         at_ns.unwrap_or(0).max(self.world.state.now_ns)
@@ -345,6 +351,10 @@ impl System for SearchWorld {
         }
         for pfn in state.watch.0.difference(&self.world.state.watch.0) {
             self.world.machine.trap(*pfn, true);
+        }
+        if self.world.state.vmm.migration.missing() != state.vmm.migration.missing() {
+            let missing = state.vmm.migration.missing();
+            self.world.machine.set_missing(missing.into_iter().flat_map(DirtyBitmap::all_words));
         }
         if self.world.state.window != state.window {
             self.world.costs = if state.window == Window::Open { NO_COSTS } else { self.world.scenario.costs.clone() };

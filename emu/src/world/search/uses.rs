@@ -51,6 +51,7 @@ impl World {
                     | Pending::Spin { .. }
                     | Pending::Poll { .. }
                     | Pending::Device { .. }
+                    | Pending::Missing { .. }
                     | Pending::Halted
                     | Pending::Dead => 0,
                 },
@@ -224,6 +225,7 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::DstEnd => DESTINATION | STORES,
             Event::Pin { .. } => RECORDS | STORES,
             Event::IommuUnmap { .. } => RECORDS | STORES,
             Event::VhostLogStart => RECORDS,
