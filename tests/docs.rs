@@ -81,8 +81,8 @@ fn the_table_of_faults_is_current() {
     let witnesses = witnesses();
     let mut text = String::from(
         "# Faults\nDefects that can be switched on, by `--fault NAME` or a scenario's `faults`. Made from `host/src/fault.rs`, like `lostpage faults`, and\n\
-         from the scenarios that list them as `witness`: those pass without the fault, and do not with it. \"Id\" is the entry of our catalogue of QEMU's\n\
-         history. A mutation is an edit of QEMU 10.0.2 that was tried against real guests, which did not show it, but for M5.\n",
+         from the scenarios that list them as `witness`: those pass without the fault, and do not with it. \"Id\" is the entry of our catalogues of\n\
+         real bugs. A mutation is an edit of QEMU 10.0.2 that was tried against real guests, which did not show it, but for M5.\n",
     );
     for fault in Fault::ALL {
         let caught = witnesses.get(fault).unwrap_or_else(|| panic!("no scenario has {} as its witness", fault.name()));
@@ -93,12 +93,19 @@ fn the_table_of_faults_is_current() {
             fault.mechanism(),
             fault.effect().name(),
             fault.source(),
-            fault.id(),
+            if fault.label().is_empty() { "-".to_owned() } else { fault.label() },
             caught.join(", ")
         )
         .expect("memory");
     }
     assert_current("docs/faults.md", &text);
+}
+
+#[test]
+fn the_museum_is_current() {
+    let plain = |paths: Vec<String>| paths.into_iter().map(|path| path.trim_matches('`').to_owned()).collect();
+    let witnesses = witnesses().into_iter().map(|(fault, paths)| (fault, plain(paths))).collect();
+    assert_current("docs/museum.md", &emu::museum::page(&witnesses));
 }
 
 /// The catalogue of bugs that Linux's balloon driver, page allocator and virtio core had: what each was, and of those that are no fault here, why not.

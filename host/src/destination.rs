@@ -10,6 +10,7 @@ use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{CmdId, PageRange, Pfn};
 use crate::fold::{Fold, Tag, mix_wide};
 use crate::memory::GuestRam;
+use crate::migration::xbzrle::{self, DecodeError};
 use crate::page::{PageBytes, PageContents, ZERO_PAGE};
 use wire::platform::PAGE_SIZE;
 
@@ -33,6 +34,8 @@ pub enum DestinationStatus {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Destination {
     seed: u64,
+    /// Memory that nothing arrived for is zero.
+    zeroed: bool,
     status: DestinationStatus,
     cmd_id: Option<CmdId>,
     received: DirtyBitmap,
@@ -71,10 +74,11 @@ impl Part {
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, status, cmd_id, received, store } = self;
+        let Self { seed, zeroed, status, cmd_id, received, store } = self;
         let data = store.iter().flatten().flat_map(|part| &part.pages).flatten().count();
         f.debug_struct("Destination")
             .field("seed", seed)
+            .field("zeroed", zeroed)
             .field("status", status)
             .field("cmd_id", cmd_id)
             .field("received", &received.count())
@@ -89,6 +93,7 @@ impl Destination {
         let parts = usize::try_from(pages.div_ceil(PART_PAGES)).expect("64-bit host");
         Self {
             seed,
+            zeroed: false,
             status: DestinationStatus::Incoming,
             cmd_id: None,
             received: DirtyBitmap::new(pages),
@@ -96,14 +101,24 @@ impl Destination {
         }
     }
 
-    /// A new process takes this one's place: all is garbage again.
+    /// Returns it with zeros in place of the garbage, as memory is that nobody used before.
+    pub fn zeroed(self) -> Self {
+        Self { zeroed: true, ..self }
+    }
+
+    /// Returns whether memory that nothing arrived for is zero.
+    pub fn is_zeroed(&self) -> bool {
+        self.zeroed
+    }
+
+    /// A new process takes this one's place: all is garbage again, or zero.
     pub fn restart(&mut self) {
-        *self = Self::new(self.received.pages(), self.seed);
+        *self = Self { zeroed: self.zeroed, ..Self::new(self.received.pages(), self.seed) };
     }
 
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { seed: _, status, cmd_id, received, store } = self;
+        let Self { seed: _, zeroed: _, status, cmd_id, received, store } = self;
         fold.add_part(Tag::DestinationStatus, &(*status, *cmd_id));
         fold.sum_of(Tag::Received as u64, received.fold());
         for (index, part) in (0..).zip(store.iter()) {
@@ -138,7 +153,7 @@ impl Destination {
     /// # Panics
     /// When there is no such page.
     pub fn page(&self, pfn: Pfn) -> PageBytes {
-        if !self.arrived(pfn) {
+        if !self.arrived(pfn) && !self.zeroed {
             return self.garbage(pfn);
         }
         self.contents(pfn).map_or(ZERO_PAGE, |contents| *contents.bytes())
@@ -146,7 +161,7 @@ impl Destination {
 
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
-        if !self.arrived(pfn) {
+        if !self.arrived(pfn) && !self.zeroed {
             let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
             return !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same);
         }
@@ -187,6 +202,17 @@ impl Destination {
             }
         }
         self.received.clear_range(range);
+    }
+
+    /// Changes a page's bytes by the difference from what it held (QEMU: migration/ram.c load_xbzrle()).
+    ///
+    /// # Errors
+    /// When the difference is none.
+    pub fn place_delta(&mut self, pfn: Pfn, delta: &[u8]) -> Result<(), DecodeError> {
+        let mut bytes = self.page(pfn);
+        let decoded = xbzrle::decode(delta, &mut bytes);
+        self.place_data(pfn, Arc::new(PageContents::new(&bytes)));
+        decoded
     }
 
     /// Reads a page from the source's RAM straight into its place here, and returns whether it was placed as zero: the contents of

@@ -129,6 +129,8 @@ pub enum Level {
     V,
     /// `RAMBlock.bmap`: what is still to be sent.
     B,
+    /// The vCPUs' dirty rings. New levels come last, lest they change the digests of all runs.
+    Ring,
 }
 
 /// A lock of the host (QEMU's names).
@@ -569,6 +571,14 @@ events! {
     Pin { range: PageRange } = "vfio.pin",
     #[doc = "The destination has read the end of the stream: what has not come never will."]
     DstEnd = "dst.end",
+    #[doc = "A page equals what was sent of it last: nothing goes on the wire."]
+    RamSkip { pfn: Pfn } = "ram.skip",
+    #[doc = "A page goes on the wire as what differs from what was sent of it last."]
+    RamDelta { pfn: Pfn, len: u64, round: u32 } = "ram.delta",
+    #[doc = "The peer stops reading: what is sent fills the link, and then whoever sends waits."]
+    LinkStall = "link.stall",
+    #[doc = "The peer reads again."]
+    LinkResume = "link.resume",
 }
 
 impl Event {
@@ -610,6 +620,8 @@ impl Event {
             | Event::BalloonDeflate { pfn }
             | Event::DirtyMark { pfn, .. }
             | Event::BitmapTake { pfn }
+            | Event::RamDelta { pfn, .. }
+            | Event::RamSkip { pfn }
             | Event::SnapshotFault { pfn }
             | Event::DstRequest { pfn }
             | Event::DstFault { pfn }
@@ -689,6 +701,8 @@ impl Event {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::DstEnd
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::Inject { .. } => None,
         }
     }

@@ -1,256 +1,351 @@
 //! The registry of faults: documented defects that can be switched on.
 //!
 //! All are off by default: the model is then the system as its projects ship it, flaws included. A fault's id names the entry of the
-//! catalogue of real bugs that it re-creates, where there is one.
+//! catalogue of real bugs that it re-creates, where there is one. Its steps are the smallest interleaving that shows it, its fix is how it was mended.
 
-use std::cell::Cell;
+#[macro_use]
+mod registry;
+mod catalogue;
+mod effect;
+mod set;
 
 use wire::switch;
 use wire::switch::fault;
 
-/// What a fault does to a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// A write does not arrive.
-    Loss,
-    /// More is sent than needed.
-    OverSend,
-    /// The guest does not get memory back.
-    Leak,
-    /// The guest dies.
-    GuestCrash,
-    /// The VMM dies.
-    HostCrash,
-    /// A rule is broken that costs nobody a page.
-    Rule,
-    /// Somebody waits for ever.
-    Stall,
-    /// Some wait for each other for ever.
-    Deadlock,
-    /// A number that a user or a policy goes by is wrong.
-    WrongStatistics,
-}
-
-impl Effect {
-    /// Returns the effect's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Effect::Loss => "loss",
-            Effect::OverSend => "over-send",
-            Effect::Leak => "leak",
-            Effect::GuestCrash => "guest crash",
-            Effect::HostCrash => "host crash",
-            Effect::Rule => "rule",
-            Effect::Stall => "stall",
-            Effect::Deadlock => "deadlock",
-            Effect::WrongStatistics => "wrong statistics",
-        }
-    }
-}
-
-macro_rules! faults {
-    ($($(#[doc = $doc:literal])* $variant:ident { name: $name:literal, id: $id:literal, source: $source:literal, mechanism: $mechanism:literal, effect: $effect:ident
-        $(, steps: [$($step:literal),+ $(,)?], fix: $fix:literal)? $(, guest: $guest:expr)? },)*) => {
-        /// A defect that can be switched on.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Fault {
-            $($(#[doc = $doc])* $variant,)*
-        }
-
-        impl Fault {
-            /// Every fault, in the order of the registry.
-            pub const ALL: &'static [Fault] = &[$(Fault::$variant,)*];
-
-            /// Returns the name that scenarios and the command line use.
-            pub fn name(self) -> &'static str {
-                match self { $(Fault::$variant => $name,)* }
-            }
-
-            /// Returns the catalogue's id, or "-".
-            pub fn id(self) -> &'static str {
-                match self { $(Fault::$variant => $id,)* }
-            }
-
-            /// Returns where the defect was real.
-            pub fn source(self) -> &'static str {
-                match self { $(Fault::$variant => $source,)* }
-            }
-
-            /// Returns what goes wrong.
-            pub fn mechanism(self) -> &'static str {
-                match self { $(Fault::$variant => $mechanism,)* }
-            }
-
-            /// Returns the bit of `wire::switch::fault` that switches it on in the guest; `None`: it is the host's.
-            pub fn guest_bit(self) -> Option<u64> {
-                let bits: &[u64] = match self { $(Fault::$variant => &[$($guest)?],)* };
-                bits.first().copied()
-            }
-
-            /// Returns the smallest interleaving that shows it, a line for each step.
-            pub fn steps(self) -> &'static [&'static str] {
-                match self { $(Fault::$variant => &[$($($step),+)?],)* }
-            }
-
-            /// Returns how it was mended.
-            pub fn fix(self) -> &'static str {
-                match self { $(Fault::$variant => concat!($($fix)?),)* }
-            }
-
-            /// Returns what a user sees.
-            pub fn effect(self) -> Effect {
-                match self { $(Fault::$variant => Effect::$effect,)* }
-            }
-        }
-    };
-}
+pub use catalogue::{Catalogue, NOT_HERE};
+pub use effect::Effect;
+pub use set::{FaultSet, Faults};
 
 faults! {
     /// The device is not stopped before a sync.
     HintStopSkipped { name: "hint-stop-skipped", id: "-", source: "mutation M1 of the real-QEMU study",
-        mechanism: "the BEFORE_BITMAP_SYNC notifier does nothing: hints of the old round are applied after the sync merged newer writes into B", effect: Loss },
+        mechanism: "the BEFORE_BITMAP_SYNC notifier does nothing: hints of the old round are applied after the sync merged newer writes into B", effect: Loss,
+        steps: ["the device pops hint(P) and is slow",
+            "the guest takes P back and writes it; the sync merges the write into B, where it now stands alone",
+            "the device applies the hint: B[P] = 0, and the write is never sent"],
+        fix: "QEMU stops hinting before each sync, and the mutation shows what for" },
     /// The device is stopped without its lock.
     HintStopUnlocked { name: "hint-stop-unlocked", id: "-", source: "mutation M6 of the real-QEMU study",
-        mechanism: "stop() does not take free_page_lock: an element that is already popped is applied after the sync", effect: Loss },
+        mechanism: "stop() does not take free_page_lock: an element that is already popped is applied after the sync", effect: Loss,
+        steps: ["the iothread has popped hint(P) and not yet applied it",
+            "stop() sets the status without waiting for free_page_lock; the sync merges the guest's write of P into B",
+            "the iothread goes on with the element in its hand: B[P] = 0"],
+        fix: "QEMU's stop() takes free_page_lock, so no hint is in hand once it has returned" },
     /// A repeated id re-arms a stopped device.
     HintRepeatedId { name: "hint-repeated-id", id: "H01", source: "QEMU 20a4da0f23, fixed in 5.1",
-        mechanism: "an id equal to the current one moves any status to START, not only REQUESTED", effect: Loss },
+        mechanism: "an id equal to the current one moves any status to START, not only REQUESTED", effect: Loss,
+        steps: ["the driver answers id k: START; the round ends: STOP",
+            "a second copy of id k arrives: START again, though nobody asked",
+            "the sync merges a write of P into B; a late hint of P clears it"],
+        fix: "an id moves the device to START from REQUESTED only; in START any id ends the round" },
     /// A hint leaves K alone.
     HintKeepsK { name: "hint-keeps-k", id: "H03", source: "QEMU 3143577d6a, fixed in 6.1",
-        mechanism: "a hint clears B but not K: the next sync finds the old K bits and sends the page after all", effect: OverSend },
+        mechanism: "a hint clears B but not K: the next sync finds the old K bits and sends the page after all", effect: OverSend,
+        steps: ["setup: all of K is set",
+            "hint(P) clears B[P] and leaves K[P]",
+            "the next sync finds K[P]: P, which nobody wrote, is sent after all"],
+        fix: "a hint clears the accelerator's log as well, for the chunk that holds the page" },
     /// Hint elements are returned with length 1.
     HintUsedLength { name: "hint-used-length", id: "H05", source: "QEMU d3f1f940eb, fixed in 6.2",
-        mechanism: "elements are returned with used length 1: unmapping marks the first page of each hint dirty in D", effect: OverSend },
+        mechanism: "elements are returned with used length 1: unmapping marks the first page of each hint dirty in D", effect: OverSend,
+        steps: ["hint(4 MiB from P): 1024 bits of B are cleared",
+            "the element is returned with \"1 byte written\"; unmapping marks P dirty in D",
+            "the next sync puts P back: one page of each block is sent for nothing"],
+        fix: "hint elements are returned with length 0, for the device wrote nothing" },
     /// A cancelled migration does not say DONE.
     HintNoDone { name: "hint-no-done", id: "H06", source: "QEMU dd8eeb9671, fixed in 5.1",
-        mechanism: "CLEANUP stops hinting instead of finishing it: the guest never frees what it hinted", effect: Leak },
+        mechanism: "CLEANUP stops hinting instead of finishing it: the guest never frees what it hinted", effect: Leak,
+        steps: ["migrate; the guest hands over nearly all of its free memory",
+            "the operator cancels: CLEANUP says STOP, and nobody says DONE",
+            "the guest waits, with its free memory on a list, for a word that never comes"],
+        fix: "CLEANUP says DONE, whatever the migration's end" },
     /// A hint clears one page too many.
     HintOnePageMore { name: "hint-one-page-more", id: "-", source: "mutation M5 of the real-QEMU study",
-        mechanism: "the page behind a hinted range is cleared from B and K, too", effect: Loss },
+        mechanism: "the page behind a hinted range is cleared from B and K, too", effect: Loss,
+        steps: ["hint of one block ends right before P, which is in use",
+            "the host clears the block's bits, and P's",
+            "P, written before and not since, is never sent"],
+        fix: "QEMU clears what was hinted, and no page more" },
     /// CLEAR reaches beyond its range.
     ClearTailUnmasked { name: "clear-tail-unmasked", id: "K02", source: "QEMU 4054adbdd2, fixed in 6.0",
-        mechanism: "a CLEAR whose size is no multiple of 64 pages clears the rest of its last 64-page word, merged or not", effect: Loss },
+        mechanism: "a CLEAR whose size is no multiple of 64 pages clears the rest of its last 64-page word, merged or not", effect: Loss,
+        steps: ["the guest writes pages 5 and 40 of a slot; a sync copies both bits to S",
+            "a client that owns ten pages clears [0, 10): the kernel is handed the whole word of 64",
+            "a write of page 40 since that sync is wiped from K before its owner has seen it"],
+        fix: "the bits of the first and last word that lie outside the range are masked" },
     /// The second migration starts from D.
     RetryFromD { name: "retry-from-d", id: "Q04", source: "QEMU 40c4d4a835, fixed in 4.1",
-        mechanism: "B starts as a copy of D instead of all ones when a migration was tried before", effect: Loss },
+        mechanism: "B starts as a copy of D instead of all ones when a migration was tried before", effect: Loss,
+        steps: ["migrate: round 1 takes every bit out of D",
+            "cancel, migrate again",
+            "B starts as a copy of D, nearly empty: the destination gets what was written lately, and nothing else"],
+        fix: "B is all ones at the start of every migration, whatever was tried before" },
     /// The initial bitmap is off by one.
     BitmapOffByOne { name: "bitmap-off-by-one", id: "Q06", source: "QEMU 7ec81e56ed, fixed in 1.4",
-        mechanism: "B is set from bit 1 on: page 0 is not sent in round 1", effect: Loss },
+        mechanism: "B is set from bit 1 on: page 0 is not sent in round 1", effect: Loss,
+        steps: ["B is filled from bit 1 to bit n",
+            "page 0 is not sent in round 1, and a bit beyond the end is",
+            "nobody writes page 0: it never leaves"],
+        fix: "B is filled from bit 0" },
     /// DMA marks its first page only.
     DmaFirstPage { name: "dma-first-page", id: "Q07", source: "QEMU 6886867e98 and f874bf905f, fixed in 2.1 and 2.2",
-        mechanism: "a device write that spans pages marks only the first of them", effect: Loss },
+        mechanism: "a device write that spans pages marks only the first of them", effect: Loss,
+        steps: ["P and P+1 are sent",
+            "a device writes 8 KiB across both: D[P] is set, D[P+1] is not",
+            "P+1 stays as it was: a read from CD-ROM of which the second half is old"],
+        fix: "a device's write marks every page that it touches" },
     /// The stop id is written where the start lies.
     StopOverwritesStart { name: "stop-overwrites-start", id: "B29", source: "[v24] to [v28] of the series that brought free page hints, fixed in v29",
-        mechanism: "start and stop have one buffer: a device that is late reads the stop id twice, and no hint of the round counts", effect: Rule, guest: switch::fault::STOP_OVERWRITES_START },
+        mechanism: "start and stop have one buffer: a device that is late reads the stop id twice, and no hint of the round counts", effect: Rule,
+        steps: ["the driver writes its start id into the one buffer for commands, and queues it",
+            "before the device looks, the stop id is written into the same four bytes",
+            "the device reads stop, then stop: hints of a round that, for all it knows, never began"],
+        fix: "since v29 of the series start and stop have a buffer each", guest: switch::fault::STOP_OVERWRITES_START },
     /// A request's buffer comes back half full.
     RequestShort { name: "request-short", id: "S7", source: "a careless device for drivers v6 and v8, none of which was merged",
-        mechanism: "a request's buffer comes back with used length 8: the driver drops the request, and lends no buffer again", effect: OverSend },
+        mechanism: "a request's buffer comes back with used length 8: the driver drops the request, and lends no buffer again", effect: OverSend,
+        steps: ["the host asks for free pages through a buffer that the driver lent",
+            "it returns the buffer with half of the length that the driver expects",
+            "the driver drops the request and lends no buffer again: no page is ever spared"],
+        fix: "never merged; corrected here, the driver lends its buffer again whatever came (`corrected = [\"s7\"]`)" },
     /// Requests' ids are 65,536 apart.
     RequestIdStride { name: "request-id-stride", id: "S8", source: "a device that counts requests in the upper bits, none of which was merged",
-        mechanism: "ids of requests differ by 65,536: the 16 bits that come back fit every request, and the answer to an old one counts", effect: Loss },
+        mechanism: "ids of requests differ by 65,536: the 16 bits that come back fit every request, and the answer to an old one counts", effect: Loss,
+        steps: ["request 0x10001 follows request 1; the answer carries 16 bits of the id",
+            "P is written, the sync merges it; then the late answer to the first request, naming P, arrives",
+            "its 16 bits fit the second request as well: B[P] = 0"],
+        fix: "never merged; corrected here, the whole id comes back (`corrected = [\"s8\"]`)" },
     /// A vCPU stores after its mark was consumed.
     StoreAfterMark { name: "store-after-mark", id: "K15", source: "QEMU 9458a9a1df, fixed in 4.2",
-        mechanism: "the sync does not wait for vCPUs to leave their block: a mark is consumed and the page read before the store", effect: Loss },
+        mechanism: "the sync does not wait for vCPUs to leave their block: a mark is consumed and the page read before the store", effect: Loss,
+        steps: ["a TCG vCPU marks D[P], and has not stored yet",
+            "the migration thread takes D[P], reads P and sends it",
+            "the vCPU stores: the mark is spent, the new byte stays behind"],
+        fix: "behind each sync, QEMU waits until every vCPU has left its translation block" },
     /// Deflated pages are freed by an array that is no longer guarded.
     ReleaseOutsideLock { name: "release-outside-lock", id: "B3", source: "Linux, fixed in 4.4 by f68b992bbb47",
-        mechanism: "leak_balloon() drops balloon_lock and then frees the frames that stand in pfns: whoever fills the array meanwhile has its own frames there, and what this one took out of the balloon is never freed", effect: Leak, guest: fault::RELEASE_OUTSIDE_LOCK },
+        mechanism: "leak_balloon() drops balloon_lock and then frees the frames that stand in pfns: whoever fills the array meanwhile has its own frames there, and what this one took out of the balloon is never freed", effect: Leak,
+        steps: ["leak_balloon() tells the host which pages it takes back, and drops balloon_lock",
+            "a second worker fills the same array with frames of its own",
+            "the first frees what now stands in the array: its own pages are nobody's for ever"],
+        fix: "the pages are collected on a list of the caller's, and freed before the lock is dropped", guest: fault::RELEASE_OUTSIDE_LOCK },
     /// The array of frames is filled from its second slot on.
     PfnOffByOne { name: "pfn-off-by-one", id: "B6", source: "Linux 4.15-rc, fixed by d9e427f6ab81",
-        mechanism: "num_pfns is raised before the slot is written: the device takes what slot 0 held, frame 0 at first, and never hears of the last page", effect: Loss, guest: fault::PFN_OFFBYONE },
+        mechanism: "num_pfns is raised before the slot is written: the device takes what slot 0 held, frame 0 at first, and never hears of the last page", effect: Loss,
+        steps: ["fill_balloon() counts a page, then writes its frame into the slot behind",
+            "256 pages later slot 0 still holds what it held: 0, at first",
+            "the host takes frame 0 away, in use, and never hears of the 256th page"],
+        fix: "the slot is written before it is counted", guest: fault::PFN_OFFBYONE },
     /// The shrinker counts hinted blocks as no pages.
     ShrinkCount { name: "shrink-count", id: "B11", source: "Linux 5.0 to 5.3, fixed in 5.4",
-        mechanism: "the count of blocks is shifted right instead of left: the shrinker reports no pages and is never asked for any", effect: Leak, guest: fault::SHRINK_COUNT },
+        mechanism: "the count of blocks is shifted right instead of left: the shrinker reports no pages and is never asked for any", effect: Leak,
+        steps: ["the guest has hinted 3 GiB and runs short of memory",
+            "the shrinker counts its blocks of 1024 pages, shifted the wrong way: 768 blocks make 0 pages",
+            "nobody asks a shrinker with nothing to give; memory stays short"],
+        fix: "the count is shifted left, blocks to pages", guest: fault::SHRINK_COUNT },
     /// Removal does not free hinted blocks.
     RemoveNoReturn { name: "remove-no-return", id: "B14", source: "Linux, fixed in 5.6 and 5.4.19",
-        mechanism: "remove_common() does not return the blocks of free_page_list: a driver that goes away in a round takes them with it", effect: Leak, guest: fault::REMOVE_NO_RETURN },
+        mechanism: "remove_common() does not return the blocks of free_page_list: a driver that goes away in a round takes them with it", effect: Leak,
+        steps: ["a round of hinting is under way, with blocks on free_page_list",
+            "the driver is removed: rmmod virtio_balloon",
+            "the list was the module's; its pages are gone until the next boot"],
+        fix: "removal returns the blocks of the list before the queues go", guest: fault::REMOVE_NO_RETURN },
     /// Freezing forgets the balloon.
     FreezeNoDeflate { name: "freeze-no-deflate", id: "B1", source: "Linux, fixed in 3.3 by 4eb05d562ea1 and e562966dbaf4",
-        mechanism: "the driver resets its device for hibernation with pages in the balloon, and restore starts with an empty one: nobody frees the old pages", effect: Leak, guest: fault::FREEZE_NO_DEFLATE },
+        mechanism: "the driver resets its device for hibernation with pages in the balloon, and restore starts with an empty one: nobody frees the old pages", effect: Leak,
+        steps: ["inflate by ten pages, then hibernate: the device is reset",
+            "restore: the driver starts with an empty balloon",
+            "deflate to zero: it holds no page, and the ten are lost"],
+        fix: "freezing deflates all of the balloon first, and waking inflates it again", guest: fault::FREEZE_NO_DEFLATE },
     /// A configuration change at the wrong time is forgotten.
     ConfigPendingLost { name: "config-pending-lost", id: "B42", source: "a hazard of drivers/virtio/virtio.c, no commit",
-        mechanism: "a change that comes while changes are held back is not kept for later: the balloon never hears of its target", effect: Stall, guest: fault::CONFIG_PENDING_LOST },
+        mechanism: "a change that comes while changes are held back is not kept for later: the balloon never hears of its target", effect: Stall,
+        steps: ["the system wakes; configuration changes are still held back",
+            "the host moves the target: the interrupt comes, and nothing is written down",
+            "changes are let through again, and none is waiting: the balloon keeps its size"],
+        fix: "a change that comes too early is marked as pending, and told when changes are enabled", guest: fault::CONFIG_PENDING_LOST },
     /// The device breaks under the works.
     ShutdownNoQuiesce { name: "shutdown-no-quiesce", id: "B25", source: "Linux 6.12 since CVE-2025-38064, fixed in 2026",
-        mechanism: "the queues are broken at shutdown while a work of the balloon waits for one of them", effect: Stall, guest: fault::SHUTDOWN_NO_QUIESCE },
+        mechanism: "the queues are broken at shutdown while a work of the balloon waits for one of them", effect: Stall,
+        steps: ["the balloon's work has kicked a queue and waits for the answer",
+            "shutdown breaks all queues, so that no device writes into the next kernel",
+            "no answer can come from a broken queue: shutdown waits for a work that waits for ever"],
+        fix: "a shutdown hook stops the works of the balloon before its queues break", guest: fault::SHUTDOWN_NO_QUIESCE },
     /// tell_host waits for what it could not add.
     TellHostIgnoreErr { name: "tell-host-ignore-err", id: "B24", source: "Linux, fixed in 6.12.117",
-        mechanism: "tell_host() ignores that the queue took no buffer and waits for the device to use it", effect: Stall, guest: fault::TELL_HOST_IGNORE_ERR },
+        mechanism: "tell_host() ignores that the queue took no buffer and waits for the device to use it", effect: Stall,
+        steps: ["the queue is broken, or full: virtqueue_add() fails",
+            "tell_host() does not look, and kicks",
+            "it waits for the used entry of a buffer that was never queued"],
+        fix: "tell_host() looks at the result, warns, and goes home", guest: fault::TELL_HOST_IGNORE_ERR },
     /// DONE is handled in the interrupt.
     DoneInIrq { name: "done-in-irq", id: "B7", source: "Linux 4.20, fixed in 5.0",
-        mechanism: "virtballoon_changed() reads the id and frees the hinted blocks itself: the release of free_page_list_lock enables interrupts inside an interrupt, and the next change takes config_lock again", effect: GuestCrash, guest: fault::DONE_IN_IRQ },
+        mechanism: "virtballoon_changed() reads the id and frees the hinted blocks itself: the release of free_page_list_lock enables interrupts inside an interrupt, and the next change takes config_lock again", effect: GuestCrash,
+        steps: ["the device says DONE: configuration interrupt",
+            "the handler frees the hinted blocks itself, and its spin_unlock_irq() lets interrupts in",
+            "the next change interrupts the interrupt, and takes config_lock, which is held below it"],
+        fix: "the handler sets a bit and queues a work; the work reads the id", guest: fault::DONE_IN_IRQ },
     /// The command id is told in the wrong order of bytes.
     CmdIdBigEndian { name: "cmd-id-big-endian", id: "B16", source: "Linux 4.20 on big-endian machines, fixed in 5.8 by 168c358af2f8",
-        mechanism: "the id that starts a round is exposed as the CPU holds it, not little-endian: the device never finds its own", effect: Rule, guest: fault::CMDID_BE },
+        mechanism: "the id that starts a round is exposed as the CPU holds it, not little-endian: the device never finds its own", effect: Rule,
+        steps: ["the driver on a big-endian machine takes id 0x80000001 from the configuration",
+            "it puts the bytes into the queue as they lie in its memory",
+            "the device reads 0x01000080, which is not its id: no round ever opens"],
+        fix: "the id in the buffer is little-endian, whatever the CPU", guest: fault::CMDID_BE },
     /// Poisoned pages are reported to a device that does not know of it.
     ReportWithPoison { name: "report-with-poison", id: "B17", source: "Linux 5.7, fixed in 5.8 by fb69c2c896fc",
-        mechanism: "PAGE_REPORTING is accepted without PAGE_POISON: a page that the host dropped comes back as zeros, and the check of the poison takes that for corruption", effect: GuestCrash, guest: fault::REPORT_WITH_POISON },
+        mechanism: "PAGE_REPORTING is accepted without PAGE_POISON: a page that the host dropped comes back as zeros, and the check of the poison takes that for corruption", effect: GuestCrash,
+        steps: ["the guest fills free pages with 0xaa, and reports one",
+            "the host, which was told nothing of that, drops the page: it comes back as zeros",
+            "the next allocation checks for 0xaa, finds 0, and reports corrupted memory"],
+        fix: "reporting is given up unless the device knows the poison value", guest: fault::REPORT_WITH_POISON },
     /// A queue calls what lay on the stack.
     UninitCallback { name: "uninit-callback", id: "B10", source: "Linux 4.20, fixed in 5.6 by 5790b53390e1",
-        mechanism: "of the array of callbacks the place of the hint queue is not written: the queue asks for interrupts and calls whatever stood there", effect: GuestCrash, guest: fault::UNINIT_CALLBACK },
+        mechanism: "of the array of callbacks the place of the hint queue is not written: the queue asks for interrupts and calls whatever stood there", effect: GuestCrash,
+        steps: ["probe fills an array of callbacks on its stack, but for the hint queue's place",
+            "the queue takes what it finds there for its callback, and asks for interrupts",
+            "the device uses a hint; the interrupt calls an address from somebody's old stack frame"],
+        fix: "the place is written: the hint queue has no callback", guest: fault::UNINIT_CALLBACK },
     /// A probe that fails keeps its memory.
     ProbeLeak { name: "probe-leak", id: "B15", source: "Linux, fixed in 5.6 and 5.4.19 by 1ad6f58ea936",
-        mechanism: "an error path of virtballoon_probe() does not free what was acquired before", effect: Leak, guest: fault::PROBE_LEAK },
+        mechanism: "an error path of virtballoon_probe() does not free what was acquired before", effect: Leak,
+        steps: ["the driver's probe has got its page",
+            "there is no memory for the queues: the probe fails",
+            "the error path returns by a way that frees nothing"],
+        fix: "each error path frees what was acquired above it", guest: fault::PROBE_LEAK },
     /// The balloon deflates under any memory pressure.
     OomAsShrinker { name: "oom-as-shrinker", id: "B12", source: "Linux 5.0 to 5.5 since 71994620bb25, fixed in 5.6 by da10329cb057",
-        mechanism: "deflate-on-oom is a shrinker: whoever reclaims a little takes the balloon apart, though memory is not out", effect: Rule, guest: fault::OOM_AS_SHRINKER },
+        mechanism: "deflate-on-oom is a shrinker: whoever reclaims a little takes the balloon apart, though memory is not out", effect: Rule,
+        steps: ["deflate-on-oom is set, for the day on which memory is out",
+            "a file is read; the page cache wants a few pages of room",
+            "the shrinker takes them out of the balloon, the balloon wants them back, and so on"],
+        fix: "deflation is the OOM notifier's again, which is asked when all else has failed", guest: fault::OOM_AS_SHRINKER },
     /// The shrinker deflates all of the balloon.
     ShrinkScan { name: "shrink-scan", id: "B11", source: "Linux 5.0 to 5.3, fixed in 5.4",
-        mechanism: "shrink_balloon_pages() takes all that it has freed off what is left to free, batch after batch: the rest falls below 0, and the balloon is emptied", effect: Rule, guest: fault::SHRINK_SCAN },
+        mechanism: "shrink_balloon_pages() takes all that it has freed off what is left to free, batch after batch: the rest falls below 0, and the balloon is emptied", effect: Rule,
+        steps: ["the shrinker is to free 300 pages: the first batch of 256 leaves 44",
+            "the second has freed 300 in all, and 300 are taken off 44",
+            "an unsigned number below zero is a very large one: the balloon is emptied"],
+        fix: "only what a batch has freed is taken off", guest: fault::SHRINK_SCAN },
     /// Inflation allocates under the lock that deflation needs.
     AllocUnderLock { name: "alloc-under-lock", id: "B5", source: "Linux, fixed in 4.15 by c7cdff0e8647",
-        mechanism: "fill_balloon() allocates under balloon_lock: when memory is out, the OOM notifier wants the same lock", effect: GuestCrash, guest: fault::ALLOC_UNDER_LOCK },
+        mechanism: "fill_balloon() allocates under balloon_lock: when memory is out, the OOM notifier wants the same lock", effect: GuestCrash,
+        steps: ["fill_balloon() takes balloon_lock, then asks for a page",
+            "memory is out: the allocation ends in the OOM notifier",
+            "the notifier wants to deflate the balloon, and waits for balloon_lock"],
+        fix: "pages are allocated before the lock is taken, and without retrying", guest: fault::ALLOC_UNDER_LOCK },
     /// A passing reference leaks a block.
     SpecRefLeak { name: "spec-ref-leak", id: "B30", source: "Linux, fixed in 5.10 by e320d3012d25",
-        mechanism: "__free_pages() frees nothing when somebody else holds a reference to the head of a block that is not compound: whoever drops it later frees one page", effect: Leak, guest: fault::SPEC_REF_LEAK },
+        mechanism: "__free_pages() frees nothing when somebody else holds a reference to the head of a block that is not compound: whoever drops it later frees one page", effect: Leak,
+        steps: ["a walker of page frames takes a passing reference to the head of a hinted block",
+            "DONE frees the block: the head still has a reference, so nothing is freed",
+            "the walker lets go and frees one page of 1024"],
+        fix: "whoever frees such a block frees all of it but the head, and leaves the head to the walker", guest: fault::SPEC_REF_LEAK },
     /// An interrupt frees into a list that is being changed.
     PcpUpNoIrq { name: "pcp-up-no-irq", id: "B34", source: "Linux with SMP=n, CVE-2026-23025, fixed in 6.1.162",
-        mechanism: "with one CPU the trylock of the per-CPU lists always succeeds and leaves interrupts on: a free in an interrupt and the allocation below it change the same list", effect: GuestCrash, guest: fault::PCP_UP_NOIRQ },
+        mechanism: "with one CPU the trylock of the per-CPU lists always succeeds and leaves interrupts on: a free in an interrupt and the allocation below it change the same list", effect: GuestCrash,
+        steps: ["with one CPU a trylock compiles to \"true\": an allocation changes a per-CPU list, interrupts on",
+            "an interrupt frees a page in the middle, and its trylock is just as true",
+            "two owners of one list: the next page taken is taken twice"],
+        fix: "without SMP the per-CPU lists are changed with interrupts disabled", guest: fault::PCP_UP_NOIRQ },
     /// A queue that could not be made is freed twice.
     VqErrUaf { name: "vq-err-uaf", id: "B40", source: "Linux, fixed in 5.10.4",
-        mechanism: "a queue is put on the device list before its ring is allocated: the error path frees it, and the removal of the queues finds it there", effect: GuestCrash, guest: fault::VQ_ERR_UAF },
+        mechanism: "a queue is put on the device list before its ring is allocated: the error path frees it, and the removal of the queues finds it there", effect: GuestCrash,
+        steps: ["a new queue is put on the device's list",
+            "there is no memory for its ring: the error path frees the queue",
+            "removal walks the device's list and comes upon freed memory"],
+        fix: "a queue joins the list when all of it is there", guest: fault::VQ_ERR_UAF },
     /// Reporting goes on while the system freezes.
     ReportNonfreezable { name: "report-nonfreezable", id: "B22", source: "Linux 5.7, CVE-2026-74481, fixed in 6.1.183 and 6.12.103 by 0b45f6927a14",
-        mechanism: "page_reporting_process runs on system_wq, which does not freeze: it adds to a queue that the driver has deleted", effect: Rule, guest: fault::REPORT_NONFREEZABLE },
+        mechanism: "page_reporting_process runs on system_wq, which does not freeze: it adds to a queue that the driver has deleted", effect: Rule,
+        steps: ["the system freezes; the driver deletes its queues",
+            "page_reporting_process() runs on a queue of works that does not freeze",
+            "it adds its report to a virtqueue that no longer exists"],
+        fix: "the pass runs on a queue of works that freezes with the rest", guest: fault::REPORT_NONFREEZABLE },
     /// A balloon page is told by a mapping that may be freed.
     MappingDeref { name: "mapping-deref", id: "B2", source: "Linux d6d86c0a7f8d, fixed in 3.18",
         mechanism: "compaction follows a page's mapping without a lock or a reference: a driver that is removed meanwhile has freed it",
-        effect: GuestCrash, guest: wire::switch::fault::MAPPING_DEREF },
+        effect: GuestCrash,
+        steps: ["compaction looks at a page and loads page->mapping",
+            "meanwhile the owner of that mapping is gone, and its memory with it",
+            "compaction reads the flags of the mapping to learn whether the page is a balloon's"],
+        fix: "a balloon page says so itself, by its type; every change of that is made under the page's lock", guest: wire::switch::fault::MAPPING_DEREF },
     /// The balloon's list is walked without its lock.
     DequeueNoLock { name: "dequeue-no-lock", id: "B4", source: "Linux 21ea9fb69e7c, fixed in 4.5",
         mechanism: "deflation chooses its next page while compaction takes that page off the list, and goes on along compaction's list",
-        effect: GuestCrash, guest: wire::switch::fault::DEQUEUE_NO_LOCK },
+        effect: GuestCrash,
+        steps: ["deflation walks the balloon's list, and stands at a page",
+            "compaction isolates that page: it is on another list now",
+            "deflation goes on to the next page, along the wrong list"],
+        fix: "the list is walked under pages_lock", guest: wire::switch::fault::DEQUEUE_NO_LOCK },
     /// A page that changes zones leaves its count behind.
     NoZoneFixup { name: "no-zone-fixup", id: "B13", source: "Linux 63341ab03706, fixed in 5.5",
         mechanism: "a balloon page that moves to another zone takes no managed page along: deflating it adds one to the wrong zone",
-        effect: Rule, guest: wire::switch::fault::NO_ZONE_FIXUP },
+        effect: Rule,
+        steps: ["a page of zone A is inflated: A manages one page less",
+            "compaction moves its contents to a page of zone B",
+            "deflation adds one to B, which had none taken: both zones' books are wrong for ever"],
+        fix: "a move between zones takes the count along", guest: wire::switch::fault::NO_ZONE_FIXUP },
     /// An inflated page is taken off a list that it is not on.
     DoubleListDel { name: "double-list-del", id: "B19", source: "Linux 418a3ab1e778, fixed by dd4229060957 in 5.3",
         mechanism: "enqueueing a single page deletes it from the caller's list once more than the caller did",
-        effect: GuestCrash, guest: wire::switch::fault::DOUBLE_LIST_DEL },
+        effect: GuestCrash,
+        steps: ["the driver takes a page off its list, to enqueue it",
+            "a helper made for batches takes it off its list",
+            "list_del() of a deleted entry follows poisoned pointers"],
+        fix: "who enqueues a single page leaves lists to the caller", guest: wire::switch::fault::DOUBLE_LIST_DEL },
     /// What a moved page is, is asked too late.
     CheckAfterUnlock { name: "check-after-unlock", id: "B20", source: "Linux e0a352fabce6, fixed in 5.0; visible before 4.8",
         mechanism: "whether a page that was moved to is a balloon's is asked behind its unlock: deflated by then, it goes to the LRU",
-        effect: GuestCrash, guest: wire::switch::fault::CHECK_AFTER_UNLOCK },
+        effect: GuestCrash,
+        steps: ["compaction has moved a balloon page to a new frame, and unlocks it",
+            "deflation takes the new frame out of the balloon at once",
+            "compaction asks whether the frame is a movable page; no longer: it is put on the LRU, free as it is"],
+        fix: "what the page is, is asked of the old frame and under its lock", guest: wire::switch::fault::CHECK_AFTER_UNLOCK },
     /// An isolated page is taken off the balloon's list.
     DequeueIsolated { name: "dequeue-isolated", id: "B27", source: "Linux 6.1.160, the split of balloon_page_delete()",
         mechanism: "a page that moves is deleted from a list as if it were on the balloon's: it is on compaction's",
-        effect: GuestCrash, guest: wire::switch::fault::DEQUEUE_ISOLATED },
+        effect: GuestCrash,
+        steps: ["compaction isolates a balloon page: it sits on compaction's list",
+            "the page has moved; the old one is deleted \"from the balloon's list\"",
+            "so it is deleted from whichever list it is on, while that list is being walked"],
+        fix: "deleting is split in two: off the list, if it is on it, and the rest", guest: wire::switch::fault::DEQUEUE_ISOLATED },
     /// A page that nothing moved to is not readied for freeing.
     CompactFreeNoprep { name: "compact-free-noprep", id: "B37", source: "Linux 6.12.97 and 6.12.117",
         mechanism: "compaction takes a page back that it did not use, without the checks and resets of a free: it keeps its reference",
-        effect: GuestCrash, guest: wire::switch::fault::COMPACT_FREE_NOPREP },
+        effect: GuestCrash,
+        steps: ["compaction takes a free page as a target, and gives it a reference",
+            "nothing moves there; the page goes back to the free pages",
+            "unprepared, it is free with a reference: the next owner's first check fails"],
+        fix: "compaction_free() runs the checks and resets of any other free", guest: wire::switch::fault::COMPACT_FREE_NOPREP },
     /// An absent queue is set up.
     NullVqName { name: "null-vq-name", id: "B8", source: "Linux 4.20-rc on virtio-mmio and virtio-ccw, fixed in 5.0",
-        mechanism: "find_vqs() sets up a queue without a name like the others: the one that should be the next queue, which then has none; probing fails", effect: Stall, guest: fault::NULL_VQ_NAME },
+        mechanism: "find_vqs() sets up a queue without a name like the others: the one that should be the next queue, which then has none; probing fails", effect: Stall,
+        steps: ["hints without statistics: of the array of queues one place has no name",
+            "the transport of that day sets it up all the same, under the number of the next queue",
+            "the hint queue comes next and finds no queue of its number; probe fails, or hints go elsewhere"],
+        fix: "all transports skip a queue without a name, and number the rest without gaps", guest: fault::NULL_VQ_NAME },
     /// The first statistics are whatever memory held.
     StatsUninit { name: "stats-uninit", id: "B28", source: "Linux, fixed in 4.11 by fc8653228c85 and 8424af5336f7",
-        mechanism: "init_vqs() exposes the whole statistics buffer before anything was written to it", effect: Rule, guest: fault::STATS_UNINIT },
+        mechanism: "init_vqs() exposes the whole statistics buffer before anything was written to it", effect: Rule,
+        steps: ["probe queues the statistics buffer, to give the device something to return",
+            "nobody has written a word into it",
+            "tags and values made of old kernel memory are the guest's first statistics"],
+        fix: "the statistics are collected before the buffer is queued, and only what was collected is told", guest: fault::STATS_UNINIT },
     /// A drain leaves pages behind.
     PcpDrainRace { name: "pcp-drain-race", id: "B32", source: "Linux, fixed in 6.11 by 66eca1021a42",
-        mechanism: "drain_pages_zone() reads a list's count before it has the list's lock: what another vCPU frees while it waits stays on the list", effect: GuestCrash, guest: fault::PCP_DRAIN_RACE },
+        mechanism: "drain_pages_zone() reads a list's count before it has the list's lock: what another vCPU frees while it waits stays on the list", effect: GuestCrash,
+        steps: ["a drain of vCPU 1's list reads its count: 3",
+            "vCPU 1 holds the list's lock and frees a fourth; the drain waits",
+            "it frees three; a page stays on a list that was to be empty"],
+        fix: "the count is read under the list's lock", guest: fault::PCP_DRAIN_RACE },
     /// Pages of the reserve come back to another type's list.
     PcpWrongMt { name: "pcp-wrong-mt", id: "B33", source: "Linux since 4b23a68f9536, fixed in 6.5 by 7b086755fb8c",
-        mechanism: "free_unref_page() has changed HIGHATOMIC to MOVABLE for the per-CPU list already when that list's lock is taken, and frees the page as MOVABLE", effect: Rule, guest: fault::PCP_WRONG_MT },
+        mechanism: "free_unref_page() has changed HIGHATOMIC to MOVABLE for the per-CPU list already when that list's lock is taken, and frees the page as MOVABLE", effect: Rule,
+        steps: ["a block of the atomic reserve is freed; for the per-CPU lists it counts as movable",
+            "the lists are locked: it goes to the buddy lists directly",
+            "but under the name that it was to have: a page of the reserve on the movable list"],
+        fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
     /// The guest hints though postcopy may follow.
@@ -260,12 +355,76 @@ faults! {
         fix: "with the capability postcopy-ram the notifier does nothing" },
 
     // ---- 3B: balloon discards
+    /// A large host page goes with its first balloon page.
+    DiscardHostPage { name: "discard-host-page", id: "B04", source: "QEMU ed48c59875, fixed in 4.0",
+        mechanism: "a balloon page of 4 KiB is rounded to the page of the host that it lies in: the guest's data in the rest of that page goes with it",
+        effect: Loss,
+        steps: ["the host has pages of 64 KiB", "the guest writes P, and inflates Q in the same 64 KiB", "the device discards all 64 KiB: P is zero"],
+        fix: "The device notes which parts of a host page are in the balloon, and discards it once all are." },
+    /// What is deflated stays noted.
+    PartialIgnoresDeflate { name: "partial-ignores-deflate", id: "B05", source: "QEMU b27b323914, fixed in 4.0",
+        mechanism: "the parts of a host page that are in the balloon are noted when they come, and not when they go: a page that is back in use still counts",
+        effect: Loss,
+        steps: ["the guest inflates A, deflates A and writes it", "the guest inflates the other 15 parts of A's host page", "the device finds all 16 noted, and discards A, too"],
+        fix: "A deflation forgets what is noted for its host page." },
+    /// What is inflated stays noted for ever.
+    PartialOutlivesElement { name: "partial-outlives-element", id: "B06", source: "QEMU a8cd64d488 and 1b47b37c33, fixed in 4.1",
+        mechanism: "the note of a host page in parts is kept from one element to the next, and over a reset; but a driver that does not promise to tell may reuse a page without a word",
+        effect: Loss,
+        steps: ["the guest inflates 15 of 16 parts", "the driver takes them out without telling, and they are written", "the guest inflates the last part: the device discards all 16"],
+        fix: "The note lives as long as the element that it is made from." },
+    /// One bit is set with the function for many.
+    PartialManyBits { name: "partial-many-bits", id: "B07", source: "QEMU 483f13524b, fixed in 4.1",
+        mechanism: "for each part as many bits are set as a host page has parts, from the part's own on: the first part makes the host page full, another writes behind the bitmap's end",
+        effect: Loss,
+        steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
+        fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
     // ---- 3C: dirty tracking in the accelerator
+    /// Rings start with nothing protected.
+    RingInitiallySet { name: "ring-initially-set", id: "K03", source: "QEMU, fixed in 6.1 by a81a592698",
+        mechanism: "KVM_DIRTY_LOG_INITIALLY_SET is asked for together with the dirty ring: pages start unprotected, so that their first writes make no entries", effect: Loss,
+        steps: ["logging starts: no page is write-protected, all rings are empty", "the migration sends P, then vCPU 1 writes P: no fault, no entry", "the next sync reaps empty rings: P's last contents are sent by nobody"],
+        fix: "manual protection is not asked for where rings are used: logging starts by protecting all pages" },
+    /// A ring's entry is flagged before it is filled.
+    RingEntryLag { name: "ring-entry-lag", id: "K04", source: "QEMU and Linux since 6.1, fixed in 8.0 by 4802bf910e and 52281c6d11",
+        mechanism: "an entry's flag is set and read without release and acquire: where memory is weakly ordered, the reaper sees the flag and takes the page number that stood in the place before", effect: Loss,
+        steps: ["vCPU 1 faults on P: its entry's flag is visible, its page number is not yet", "the sync reaps the entry as page 0, and the reset protects page 0", "vCPU 1 stores to P, which is neither recorded nor protected"],
+        fix: "the flag is stored with release and loaded with acquire semantics, and resetting an entry, too, is a release" },
 
     // ---- 3D: bitmaps, scan, setup
+    /// The sync looks for a block's bits at ram_addr 0.
+    SyncWithoutOffset { name: "sync-without-offset", id: "Q01", source: "QEMU 084140bd49, fixed in 2.10",
+        mechanism: "the sync indexes D by the page of the block, without the block's offset: it merges the first block's bits into every block", effect: Loss,
+        steps: ["D has the bits of two RAM blocks, the second behind the first", "a vCPU writes page k of the second block, which sets the bit offset + k", "the sync of the second block moves bit k of D into its bitmap: the write is never found"],
+        fix: "The block's offset is added wherever D is indexed." },
+    /// A block that begins within a word is merged by words.
+    AlignmentWithoutOffset { name: "alignment-without-offset", id: "Q02", source: "QEMU f70d3451fe, fixed in 2.10",
+        mechanism: "whether whole words may be moved is asked of the place in the block, not of the ram_addr: bits of neighbours come along, some behind the block's end, where no scan finds them", effect: Stall,
+        steps: ["a block's first ram_addr lies within a word of D, which its neighbour shares", "the sync moves whole words, and counts bits that stand behind the end of the block's bitmap", "the scan finds nothing more to send, but the count of what is left never reaches 0"],
+        fix: "The test of alignment looks at the ram_addr." },
+    /// A block shorter than a word is merged by words.
+    ShortBlockByWords { name: "short-block-by-words", id: "Q03", source: "QEMU aa777e297c, fixed in 2.12",
+        mechanism: "whether whole words may be moved is asked of the block's beginning alone: a block that ends within a word of D takes the bits of its neighbour", effect: Loss,
+        steps: ["a block of 30 pages lies before another in one word of D", "a vCPU writes page 2 of the second, which sets bit 32", "the sync of the first block takes the whole word: the second block's bit is gone before its turn"],
+        fix: "The length is tested, too." },
 
     // ---- 3E: page encoding and channels
+    /// A zero page leaves its old copy in the cache.
+    ZeroLeavesCache { name: "zero-leaves-cache", id: "E01", source: "QEMU, fixed in 2.0 by 6d3cb1f970",
+        mechanism: "a page that goes as a zero record leaves its old bytes in the XBZRLE cache: the next difference is taken against what the destination no longer has", effect: Loss,
+        steps: ["page P goes as v1, and the cache keeps v1", "P is zero: a zero record goes out, and the destination's P is zero", "P holds v3: the difference from v1 to v3 is applied to zeros"],
+        fix: "a zero record puts zeros into the cache" },
+    /// A page of the cache is queued by reference.
+    CachedPageAsync { name: "cached-page-async", id: "E01b", source: "QEMU, fixed in 2.0 by 6d3cb1f970",
+        mechanism: "the copy in the XBZRLE cache is queued by reference, and another page takes the slot (which then nothing kept it from) before the bytes are written out", effect: Loss,
+        steps: ["P is put into slot s of the cache, and slot s is queued for the wire", "Q has the same slot, and takes it", "the queue is written out: the record of P carries the bytes of Q"],
+        fix: "what is sent from the cache is copied when it is queued" },
+    /// A refused insertion sends the slot.
+    RefusedInsertSends { name: "refused-insert-sends", id: "E02", source: "QEMU, fixed in 2.1 by 1534ee93cc",
+        mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
+        steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
+        fix: "a page that was refused is sent from RAM" },
 
     // ---- 3F: postcopy
     /// Requests that were on a broken link are forgotten.
@@ -275,123 +434,25 @@ faults! {
         fix: "the destination keeps what it waits for, and asks for all of it again when the link is back" },
 
     // ---- 3G: device writers
+    /// The last look at a backend's log finds nothing.
+    VhostFinalSyncSkipped { name: "vhost-final-sync-skipped", id: "V01", source: "QEMU 5c0ba1be37, fixed in 2.11",
+        mechanism: "when a vhost device stops, the size of its log is set to 0 before the log is merged for the last time", effect: Loss,
+        steps: ["a page is sent, and the round's sync merges the backend's log", "the backend writes the page: a bit in its log", "the VM stops, the backend with it, and the log is dropped unread"],
+        fix: "The log is merged first, and its size set to 0 behind that." },
+    /// Nobody waits until a backend logs.
+    VhostLogUnacknowledged { name: "vhost-log-unacknowledged", id: "V02", source: "QEMU 699f2e535d, fixed in 6.2",
+        mechanism: "the order to log is posted to a vhost-user backend, and the migration goes on before the backend has read it", effect: Loss,
+        steps: ["the migration thread posts the order to log, and sends the page", "the backend writes the page, and logs nothing yet", "the backend reads the order: from here on it logs"],
+        fix: "The order asks for an answer, and the migration begins behind it." },
 
     // ---- 3H: convergence, liveness
 
     // ---- 3I: snapshots
 
     // ---- 3J: other VMMs
-}
-
-/// Faults that are switched on, and which of all were asked for.
-///
-/// A run in which nobody asked for a fault would have been the same with it: what asks is the only difference that a fault of the host's makes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Faults {
-    on: FaultSet,
-    asked: Cell<FaultSet>,
-}
-
-impl Faults {
-    /// Returns whether a fault is on, and remembers the question. Who asks last of several conditions asks for less.
-    pub fn on(&self, fault: Fault) -> bool {
-        let mut asked = self.asked.get();
-        asked.insert(fault);
-        self.asked.set(asked);
-        self.on.contains(fault)
-    }
-
-    /// Switches a fault on.
-    pub fn insert(&mut self, fault: Fault) {
-        self.on.insert(fault);
-    }
-
-    /// Returns those that are on.
-    pub fn all_on(&self) -> FaultSet {
-        self.on
-    }
-
-    /// Returns those that were asked for so far.
-    pub fn asked(&self) -> FaultSet {
-        self.asked.get()
-    }
-
-    /// Takes those for asked that were asked for elsewhere.
-    pub fn add_asked(&mut self, elsewhere: FaultSet) {
-        let asked = self.asked.get_mut();
-        elsewhere.iter().for_each(|fault| asked.insert(fault));
-    }
-}
-
-impl FromIterator<Fault> for Faults {
-    fn from_iter<I: IntoIterator<Item = Fault>>(faults: I) -> Self {
-        Self { on: faults.into_iter().collect(), asked: Cell::default() }
-    }
-}
-
-const SET_WORDS: usize = 4;
-const _: () = assert!(Fault::ALL.len() <= SET_WORDS * u64::BITS as usize);
-
-/// A set of faults: a bit each, in the order of the registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FaultSet([u64; SET_WORDS]);
-
-impl FaultSet {
-    /// Returns whether a fault is in it.
-    pub fn contains(self, fault: Fault) -> bool {
-        let (word, bit) = Self::place(fault);
-        self.0[word] & bit != 0
-    }
-
-    /// Adds a fault.
-    pub fn insert(&mut self, fault: Fault) {
-        let (word, bit) = Self::place(fault);
-        self.0[word] |= bit;
-    }
-
-    /// Returns the faults in it, in the order of the registry.
-    pub fn iter(self) -> impl Iterator<Item = Fault> {
-        Fault::ALL.iter().copied().filter(move |fault| self.contains(*fault))
-    }
-
-    fn place(fault: Fault) -> (usize, u64) {
-        let index = fault as usize;
-        (index / 64, 1 << (index % 64))
-    }
-}
-
-impl FromIterator<Fault> for FaultSet {
-    fn from_iter<I: IntoIterator<Item = Fault>>(faults: I) -> Self {
-        let mut set = Self::default();
-        faults.into_iter().for_each(|fault| set.insert(fault));
-        set
-    }
-}
-
-impl Fault {
-    /// Returns the fault of that name.
-    pub fn from_name(name: &str) -> Option<Fault> {
-        Fault::ALL.iter().copied().find(|fault| fault.name() == name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_found_again() {
-        for fault in Fault::ALL {
-            assert_eq!(Fault::from_name(fault.name()), Some(*fault));
-        }
-    }
-    #[test]
-    fn a_question_is_remembered_whatever_the_answer() {
-        let mut faults: Faults = [Fault::HintKeepsK].into_iter().collect();
-        let last = *Fault::ALL.last().expect("there are faults");
-        assert!(!faults.on(last) && faults.on(Fault::HintKeepsK));
-        faults.insert(Fault::HintNoDone);
-        assert_eq!(faults.asked().iter().collect::<Vec<_>>(), [Fault::HintKeepsK, last]);
-        assert_eq!(faults.all_on().iter().collect::<Vec<_>>(), [Fault::HintKeepsK, Fault::HintNoDone]);
-    }
+    /// What the VMM writes itself stands in no log.
+    VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
+        mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,
+        steps: ["the first round sends the page", "a device model in the VMM writes the page", "KVM's log does not have it, and nobody asks anybody else"],
+        fix: "The VMM's memory mappings keep an atomic bitmap of their own, which each round takes together with KVM's." },
 }

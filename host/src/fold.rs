@@ -45,6 +45,8 @@ pub(crate) enum Tag {
     BytesSent,
     Hand,
     Wire,
+    Xbzrle,
+
     DestinationStatus,
     Received,
     Contents,
@@ -69,6 +71,12 @@ pub(crate) enum Tag {
     Requests,
     Missing,
     Left,
+    Ring,
+    RingLag,
+    RingHeld,
+    RingCollected,
+    Partial,
+    VhostOrder,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

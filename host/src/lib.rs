@@ -6,10 +6,11 @@
 //! blocks, allocates threads or reads a clock: waiting is a value too.
 //!
 //! Reading order is the data's: [`event`] and [`step`] are the vocabulary; [`memory`] is the guest's RAM; [`dirty`] records who wrote it;
-//! [`transport`] and [`balloon`] are the device; [`migration`] sends the pages; [`destination`] receives them; [`vmm`] owns all.
+//! [`devices`] write it by themselves; [`transport`] and [`balloon`] are the device; [`migration`] sends the pages; [`destination`] receives them; [`vmm`] owns all.
 
 pub mod balloon;
 pub mod destination;
+pub mod devices;
 pub mod dirty;
 pub mod event;
 pub mod fault;

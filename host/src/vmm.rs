@@ -6,18 +6,20 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
-use crate::dirty::accel::{Accelerator, LogMode};
+use crate::devices::{DeviceOptions, Devices};
+use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
-use crate::dirty::vhost::VhostLog;
+use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::event::{Actor, CmdId, Event, EventKind, LockId, Pfn, PrecopyReason};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
-use crate::migration::pace::MigrationOptions;
+use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
 /// Everything that a host is made from.
@@ -25,8 +27,14 @@ use crate::step::{Ctx, Move, Next};
 pub struct VmmOptions {
     /// Guest memory, pages.
     pub pages: u64,
+    /// The RAM blocks that it consists of; none: it is one.
+    pub blocks: Vec<BlockOptions>,
     /// How guest writes are tracked.
     pub log: LogMode,
+    /// What else that needs.
+    pub tracking: TrackingOptions,
+    /// The devices that keep a log of their own.
+    pub devices: DeviceOptions,
     /// The balloon device.
     pub balloon: BalloonOptions,
     /// Migration parameters.
@@ -57,6 +65,17 @@ pub enum Command {
     Recover,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+}
+
+/// What happens to the connection; nobody's lock is needed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkEvent {
+    /// The peer stops reading.
+    Stall,
+    /// The peer reads again.
+    Resume,
+    /// `yank`: the operator has the socket shut, past the main loop (QEMU: qmp_yank(), an out-of-band command).
+    Yank,
 }
 
 impl Command {
@@ -140,8 +159,8 @@ pub struct Vmm {
     pub accel: Accelerator,
     /// D.
     pub d: DirtyMemory,
-    /// V.
-    pub vhost: VhostLog,
+    /// V, and who keeps it.
+    pub devices: Devices,
     /// The balloon device and its transport.
     pub balloon: BalloonDevice,
     /// The migration engine.
@@ -153,7 +172,16 @@ pub struct Vmm {
     /// Monitor commands.
     pub monitor: Monitor,
     left: Option<Box<Left>>,
+    fresh: Arc<Fresh>,
     options: MigrationOptions,
+}
+
+/// What logs and devices are in a new process.
+#[derive(Debug)]
+struct Fresh {
+    accel: Accelerator,
+    d: DirtyMemory,
+    devices: Devices,
 }
 
 /// What is left of the source once the guest has gone over to the destination: the end of its migration works on that, until the next one starts.
@@ -161,7 +189,7 @@ pub struct Vmm {
 struct Left {
     accel: Accelerator,
     d: DirtyMemory,
-    vhost: VhostLog,
+    devices: Devices,
     vm: VmState,
     device: LeftDevice,
 }
@@ -193,14 +221,29 @@ const GARBAGE_SEED: u64 = 0x6c6f_7374_7061_6765;
 
 impl Vmm {
     /// Returns a host whose guest is about to start.
+    ///
+    /// # Panics
+    /// When the blocks are not all of guest memory.
     pub fn new(options: &VmmOptions) -> Self {
+        let ram = match options.blocks.as_slice() {
+            [] => RamList::one(options.pages),
+            blocks => Arc::new(RamList::new(blocks)),
+        };
+        assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
+        let accel = Accelerator::with(options.log, &options.tracking, options.pages);
+        let d = DirtyMemory::of(ram);
+        let devices = Devices::new(options.pages, options.devices.clone());
         Self {
-            accel: Accelerator::new(options.log, options.pages),
-            d: DirtyMemory::new(options.pages),
-            vhost: VhostLog::new(options.pages),
+            fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
+            accel,
+            d,
+            devices,
             balloon: BalloonDevice::new(options.balloon.clone()),
             migration: Migration::new(),
-            destination: Destination::new(options.pages, GARBAGE_SEED),
+            destination: match options.migration.first_round {
+                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
+                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            },
             vm: VmState { running: true },
             monitor: Monitor::default(),
             left: None,
@@ -211,19 +254,19 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor, left, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, left, fresh: _, options: _ } = self;
         let mut fold = Fold::default();
-        if let Some(Left { accel, d, vhost, vm, device: LeftDevice }) = left.as_deref_mut() {
+        if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
             assert!(!vm.running, "the guest runs elsewhere");
             let mut there = Fold::default();
             accel.fold(&mut there);
             d.fold(&mut there);
-            vhost.fold(&mut there);
+            devices.fold(now_ns, &mut there);
             fold.sum_of(Tag::Left as u64, there.sum());
         }
         accel.fold(&mut fold);
         d.fold(&mut fold);
-        vhost.fold(&mut fold);
+        devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
         migration.fold(&mut fold);
         destination.fold(&mut fold);
@@ -238,7 +281,8 @@ impl Vmm {
             Actor::Migration | Actor::Destination => self.migration.next(actor, &self.view(vcpus_in_store), ctx),
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vhost => self.devices.vhost.next(ctx),
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => Next::Idle,
         }
     }
 
@@ -268,7 +312,8 @@ impl Vmm {
                 balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
             Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => {
+            Actor::Vhost => self.devices.vhost.step(ctx),
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
@@ -280,10 +325,32 @@ impl Vmm {
         migration.step_bulk(Actor::Migration, &mut parts, ctx, until_ns, pages_max)
     }
 
+    /// Something happens to the connection, whoever holds which lock.
+    pub fn link(&mut self, event: LinkEvent, ctx: &mut Ctx<'_>) {
+        match event {
+            LinkEvent::Stall => drop(self.migration.set_stalled(true, ctx)),
+            LinkEvent::Resume => drop(self.migration.set_stalled(false, ctx)),
+            LinkEvent::Yank => {
+                ctx.emit(Event::Monitor { command: "yank".to_owned() });
+                self.migration.fail(ctx);
+            }
+        }
+    }
+
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
         self.migration.wire().pages().any(|page| page == pfn)
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
+    }
+
+    /// Reaps all dirty rings, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
+    ///
+    /// # Panics
+    /// Without the BQL.
+    pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
+        let pages = self.accel.reap(ctx);
+        ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
     fn takes_hints(&self) -> bool {
@@ -296,11 +363,12 @@ impl Vmm {
     /// When it has gone already.
     pub fn go_over(&mut self, running: bool, ctx: &mut Ctx<'_>) {
         assert!(self.left.is_none() && !self.vm.running, "a guest goes over once");
-        let (mode, pages) = (self.accel.mode(), self.d.bits().pages());
-        let accel = std::mem::replace(&mut self.accel, Accelerator::new(mode, pages));
-        let d = std::mem::replace(&mut self.d, DirtyMemory::new(pages));
-        let vhost = std::mem::replace(&mut self.vhost, VhostLog::new(pages));
-        self.left = Some(Box::new(Left { accel, d, vhost, vm: VmState { running: false }, device: LeftDevice }));
+        let fresh = Arc::clone(&self.fresh);
+        let Fresh { accel, d, devices } = &*fresh;
+        let accel = std::mem::replace(&mut self.accel, accel.clone());
+        let d = std::mem::replace(&mut self.d, d.clone());
+        let devices = std::mem::replace(&mut self.devices, devices.clone());
+        self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
         self.vm.running = running;
         self.balloon.arrive(running, ctx);
     }
@@ -308,18 +376,18 @@ impl Vmm {
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
         let destination = &self.destination;
         match &self.left {
-            Some(left) => View { accel: &left.accel, vhost: &left.vhost, destination, vm: left.vm, vcpus_in_store: false },
-            None => View { accel: &self.accel, vhost: &self.vhost, destination, vm: self.vm, vcpus_in_store },
+            Some(left) => View { accel: &left.accel, devices: &left.devices, destination, vm: left.vm, vcpus_in_store: false },
+            None => View { accel: &self.accel, devices: &self.devices, destination, vm: self.vm, vcpus_in_store },
         }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, vhost, balloon, migration, destination, vm, monitor: _, left, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, left, fresh: _, options: _ } = self;
         let parts = match left.as_deref_mut() {
-            Some(Left { accel, d, vhost, vm, device }) => {
-                Parts { accel, d, vhost, notifier: device, destination, vm, vcpus_in_store: false }
+            Some(Left { accel, d, devices, vm, device }) => {
+                Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }
             }
-            None => Parts { accel, d, vhost, notifier: balloon, destination, vm, vcpus_in_store },
+            None => Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store },
         };
         (migration, parts)
     }
@@ -423,6 +491,7 @@ impl Vmm {
             }
             Command::Stop if self.vm.running => {
                 self.vm.running = false;
+                self.devices.vm_stopped(ctx);
                 ctx.emit(Event::VmStop);
                 self.balloon.vm_state_change(false, ctx);
                 ctx.costs.vm_stop_ns
@@ -458,6 +527,7 @@ enum Job {
 mod tests {
     use super::*;
     use crate::balloon::Profile;
+    use crate::dirty::accel::Store;
     use crate::event::{PageRange, Stamped};
     use crate::fault::Faults;
     use crate::lock::Locks;
@@ -479,9 +549,18 @@ mod tests {
             hint_queue_size: 16,
             stats_interval_ns: 0,
             target_pages: 0,
+            machine: crate::balloon::Machine::default(),
         };
         let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };
-        VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, balloon, migration }
+        VmmOptions {
+            pages: PAGES,
+            blocks: Vec::new(),
+            log: LogMode::ManualClear { initially_set: true },
+            tracking: TrackingOptions::default(),
+            devices: DeviceOptions::default(),
+            balloon,
+            migration,
+        }
     }
 
     /// A host without a guest, and what it needs to move.
@@ -512,7 +591,7 @@ mod tests {
                 Next::Lock(lock) if self.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => return self.with(actor, ram, |vmm, ctx| vmm.step(actor, false, ctx)).1,
                 Next::Sleep(until_ns) => self.now_ns = until_ns,
-                Next::Page(_) | Next::Idle => {}
+                Next::Wait(_) | Next::Idle => {}
             }
             Vec::new()
         }
@@ -522,10 +601,10 @@ mod tests {
                 Act::Step(actor, times) => (0..*times).for_each(|_| drop(self.step(*actor, ram))),
                 Act::Command(command) => self.vmm.monitor.push(*command),
                 Act::Store(pfn) => {
-                    self.vmm.accel.guest_store(Pfn(*pfn), &mut self.vmm.d);
+                    self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
-                Act::Vhost(pfn) => self.vmm.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
                 Act::Fold => {
                     self.fold();
                 }
@@ -637,10 +716,10 @@ mod tests {
             }),
             ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
             ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
-            ("v", |vmm| vmm.vhost.mark(PageRange::page(Pfn(70)))),
-            ("no v", |vmm| vmm.vhost.log_stop()),
+            ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
+            ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
-                vmm.accel.guest_store(Pfn(1), &mut vmm.d);
+                vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());
             }),
             ("tracking", |vmm| vmm.d.set_tracking(false)),
             ("protected", |vmm| {

@@ -115,6 +115,11 @@ proptest! {
     }
 
     #[test]
+    fn a_cloud_hypervisor_without_faults_loses_nothing(scenario in runnable(Profile::CloudHypervisor)) {
+        ends_well_and_replays(&scenario)?;
+    }
+
+    #[test]
     fn a_firecracker_without_faults_loses_nothing(scenario in runnable(Profile::Firecracker)) {
         ends_well_and_replays(&scenario)?;
     }

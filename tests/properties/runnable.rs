@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::{EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::vec;
@@ -303,6 +304,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             init_on_alloc,
             init_on_free,
             late_probe: false,
+            deflate_silently: false,
             tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
         }
     })
@@ -344,7 +346,7 @@ pub(crate) fn operation(vcpu: u8, ram_bytes: u64, orders: &[u8]) -> impl Strateg
 }
 
 fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
-    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), 4..=12u8);
     let features = flags([
         (10, feature::MUST_TELL_HOST),
         // QEMU always offers statistics. A driver without them would put its hint queue where QEMU's statistics queue is.
@@ -360,14 +362,23 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let queues = ((4..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = prop_oneof![3 => Just(0), 1 => balloon_pages(ram_bytes)];
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
-    (log, features, queues, balloon, stats).prop_map(
-        move |((dirty_log, chunk_shift, initially_set), features, (hint_queue_size, queue_size), balloon_pages, stats_interval_ns)| {
+    let devices = prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns });
+    (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE))).prop_map(
+        move |(
+            (dirty_log, chunk_shift, initially_set, ring_shift),
+            features,
+            (hint_queue_size, queue_size),
+            balloon_pages,
+            stats_interval_ns,
+            (devices, blocks),
+        )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
                 profile,
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
+                tracking: Tracking { ring_size: 1 << ring_shift },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,
@@ -375,9 +386,27 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 queue_size,
                 balloon_pages,
                 stats_interval_ns,
+                host_page: 1,
+                devices,
+                blocks,
             }
         },
     )
+}
+
+/// RAM blocks, some of which neither begin nor end with a word of the bitmaps; mostly none.
+fn blocks(ram_pages: u64) -> impl Strategy<Value = Vec<RamBlock>> {
+    let block = (1..ram_pages / 4, prop_oneof![Just(0), 1..200u64]);
+    prop_oneof![2 => Just(Vec::new()), 1 => vec(block, 1..4)].prop_map(move |sizes| {
+        let mut blocks: Vec<RamBlock> = Vec::new();
+        for (index, (pages, gap)) in sizes.iter().enumerate() {
+            let taken: u64 = blocks.iter().map(|block| block.pages).sum();
+            let pages = if index + 1 == sizes.len() { ram_pages - taken } else { *pages };
+            let offset = blocks.last().map_or(0, |last| last.offset + last.pages) + gap;
+            blocks.push(RamBlock { name: format!("block {index}"), pages, offset });
+        }
+        blocks
+    })
 }
 
 fn balloon_pages(ram_bytes: u64) -> impl Strategy<Value = u32> {
@@ -394,18 +423,23 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
         1 => Just(None),
     ];
     let rates = (25..34u32, any::<bool>(), 25..34u32);
-    (start, rates, 100_000_000..1_000_000_000u64, any::<(bool, bool)>(), 1..5u32).prop_map(
-        |(start, (bandwidth, limited, limit), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
+    (start, rates, 100_000_000..1_000_000_000u64, (encoding(), any::<bool>()), 1..5u32).prop_map(
+        |(start, (bandwidth, limited, limit), downtime_limit_ns, (encoding, complete_before_sync), rounds_min)| Migration {
             start,
             bandwidth: 1 << bandwidth,
             max_bandwidth: if limited { 1 << limit } else { 0 },
             downtime_limit_ns,
-            zero_page_detection,
+            encoding,
             rounds_min,
             complete_before_sync,
             modes: Modes::default(),
         },
     )
+}
+
+fn encoding() -> impl Strategy<Value = EncodingOptions> {
+    let xbzrle = prop_oneof![Just(0), (0..=12u32).prop_map(|shift| 1 << shift)];
+    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
 }
 
 fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec> {
@@ -464,10 +498,12 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
         return rest.boxed();
     }
     let by = prop_oneof![2 => (0..vcpus).prop_map(Actor::Vcpu), 1 => select(vec![Actor::Dma, Actor::Vhost])];
-    let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<u8>(), 1..4u64, by).prop_map(|(page, offset, byte, pages, by)| {
-        let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte, pages }, by)
-    });
+    let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<(u8, bool)>(), 1..4u64, by).prop_map(
+        |(page, offset, (byte, zero), pages, by)| {
+            let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
+        },
+    );
     let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
     prop_oneof![11 => rest, 12 => write, 1 => clear].boxed()
 }

@@ -84,7 +84,8 @@ pub(super) fn schema(of: SchemaOf, engine: Engine, screen: &mut Screen<'_>) -> S
 /// Prints the registry of faults.
 pub(super) fn faults(screen: &mut Screen<'_>) -> Status {
     for fault in Fault::ALL {
-        let id = if fault.id() == "-" { String::new() } else { format!("{}; ", fault.id()) };
+        let label = fault.label();
+        let id = if label.is_empty() { String::new() } else { format!("{label}; ") };
         let head = format!("{} ({}; {id}{})", fault.name(), fault.effect().name(), fault.source());
         screen.out(&entry(&head, fault.mechanism()));
     }

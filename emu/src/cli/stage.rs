@@ -11,7 +11,7 @@ use super::worlds::Worlds;
 use crate::scenario::Scenario;
 use crate::search::Subject;
 use crate::world::search::{Replayed, SearchWorld, default_path, replay};
-use crate::world::{HOST_ORDER, RunOptions};
+use crate::world::{RunOptions, hosts_of};
 
 /// What is told of a scenario's runs step by step.
 pub(super) trait Stage: Subject {
@@ -45,7 +45,7 @@ impl Stage for Worlds {
         let host = usize::from(actor).checked_sub(scenario.guest.vcpus.into());
         let actor = match host {
             None => Actor::Vcpu(actor as u8),
-            Some(place) => HOST_ORDER.get(place).copied().unwrap_or(Actor::Injector),
+            Some(place) => hosts_of(scenario).get(place).copied().unwrap_or(Actor::Injector),
         };
         actor.to_string()
     }

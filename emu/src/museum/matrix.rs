@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use host::fault::{Effect, Fault};
+use host::fault::{Catalogue, Effect, Fault};
 
 use super::verdict_of;
 use crate::outcome::{Blame, Outcome, Verdict, Violation};
@@ -30,7 +30,7 @@ impl Shown {
         let of_guest = fault.guest_bit().is_some();
         let ends_all = matches!(verdict, Verdict::HostCrash | Verdict::GuestCrash | Verdict::Stall | Verdict::Deadlock);
         // What the posted interfaces let through is a gap of theirs.
-        let posted = fault.id().starts_with('S');
+        let posted = fault.catalogue() == Catalogue::Posted;
         let blamed = |blame: Blame| (blame == Blame::Host) != of_guest || posted && blame == Blame::Gap;
         let by_its_side = |violation: &Violation| violation.verdict == verdict && blamed(violation.blame);
         ends_all && self.verdict == verdict || self.violations.iter().any(by_its_side)

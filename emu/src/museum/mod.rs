@@ -5,11 +5,15 @@
 
 mod hunt;
 mod matrix;
+mod page;
+mod room;
 
 pub use hunt::{BLOCK_LEN, First, Hunt, Hunted, MOVES_MAX, Neutral, STRATEGIES};
 pub use matrix::{Cell, Matrix, Row, Shown, run_flipped};
+pub use page::page;
+pub use room::Room;
 
-use host::fault::{Effect, Fault};
+use host::fault::{Catalogue, Effect, Fault};
 
 use crate::outcome::Verdict;
 use crate::scenario::Scenario;
@@ -17,9 +21,7 @@ use crate::scenario::model::Driver;
 
 /// Returns whether a fault is one of a host that speaks the merged interface, and not of a guest or of an interface that was never merged.
 pub fn is_of_merged_host(fault: Fault) -> bool {
-    // Ids of defects of the unmerged interfaces are S1, S2 …; those of snapshots S01, S02 …
-    let of_dialect = fault.id().starts_with('S') && !fault.id().starts_with("S0");
-    fault.guest_bit().is_none() && !of_dialect
+    matches!(fault.catalogue(), Catalogue::Vmm | Catalogue::Mutation)
 }
 
 /// Returns whether a scenario is run with a fault that nobody asked for by name: a host's with all that have the merged driver, any other where a

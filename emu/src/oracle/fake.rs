@@ -49,6 +49,8 @@ impl Observed for Host {
     fn recorded(&self, level: Level, word: u64) -> u64 {
         let bits = match level {
             Level::K => &self.k,
+            // The naive host has no rings.
+            Level::Ring => return 0,
             Level::S => &self.s,
             Level::D => &self.d,
             Level::V => &self.v,
@@ -87,6 +89,9 @@ impl Observed for Host {
         None
     }
 
+    fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
+        0
+    }
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }

@@ -1,8 +1,9 @@
 //! What events do to the oracle: one function for each that needs more than a line, in the order of the vocabulary's layers.
 
-use host::event::{CmdId, HintElement, MigrationStatus, PageRange, Pfn};
+use host::event::{CmdId, HintElement, Level, MigrationStatus, PageRange, Pfn};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
+use super::facts::Counter;
 use super::free::free_in;
 use super::loss::Loss;
 use super::pages::{Marks, pages_of, place, widened};
@@ -28,13 +29,21 @@ impl Oracle {
     }
 
     pub(super) fn send(&mut self, index: usize, pfn: Pfn, zero: bool) {
+        self.sent(index, pfn, |counter, first| counter.send(zero, first));
+    }
+
+    pub(super) fn send_delta(&mut self, index: usize, pfn: Pfn, len: u64) {
+        self.sent(index, pfn, |counter, first| counter.send_delta(len, first));
+    }
+
+    fn sent(&mut self, index: usize, pfn: Pfn, count: impl FnOnce(&mut Counter, bool)) {
         self.records.sent(pfn);
         if !self.pages.contains(pfn) {
             return;
         }
         if let Some(detail) = self.pages.detail_mut(pfn) {
             detail.sent += 1;
-            self.counter.send(zero, detail.sent == 1);
+            count(&mut self.counter, detail.sent == 1);
         }
         self.counter.send_hinted(pfn, self.pages.is(pfn, |marks| marks.sending.hinted));
         if self.pages.is(pfn, |marks| marks.sending.need_not_send) {
@@ -62,6 +71,17 @@ impl Oracle {
             self.send(index, pfn, false);
         }
         self.pages.edit(word, |marks| marks.sending.unsent &= !bits);
+    }
+
+    /// What the first round leaves out because it holds zeros, as memory does there, is not owed.
+    pub(super) fn log_start(&mut self, world: &dyn Observed) {
+        for (at, bits) in self.pages.words(self.pages.all()) {
+            let left_out = bits & !world.recorded(Level::B, at);
+            let equal = if left_out == 0 { 0 } else { world.zeros_there_and_here(at, left_out) };
+            if equal != 0 {
+                self.pages.edit(at, |marks| marks.sending.unsent &= !equal);
+            }
+        }
     }
 
     pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {

@@ -66,6 +66,8 @@ pub trait Observed {
     fn arrived_at(&self, word: u64) -> u64;
     /// Returns a page that somebody at the destination waits for, when no request for it is under way, nor its answer.
     fn unasked(&self) -> Option<Pfn>;
+    /// Returns which of these pages of a word owe nothing to a destination whose memory starts with zeros.
+    fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64;
     /// Returns the status of the last migration.
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
@@ -283,6 +285,8 @@ impl Oracle {
             }
             Event::RamRead { pfn, zero: _ } => self.read(*pfn),
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
+            Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
+            Event::RamSkip { pfn } => self.records.sent(*pfn),
             Event::DirtyMark { pfn, level: _ } => {
                 if self.pages.contains(*pfn) {
                     self.pages.mark(*pfn);
@@ -292,6 +296,14 @@ impl Oracle {
             Event::DirtyGet { pages: _ } => {
                 self.records.get();
                 if stamped.actor != Actor::Display {
+                    self.records.begin_sync(&mut self.pages);
+                }
+                self.look_everywhere(index, Cause::SyncDropped, world);
+            }
+            Event::RingReap { pages: _ } => {
+                self.records.get();
+                // The reaper, or a vCPU whose ring is full, begins no sync.
+                if stamped.actor == Actor::Migration {
                     self.records.begin_sync(&mut self.pages);
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
@@ -307,6 +319,7 @@ impl Oracle {
             Event::DirtyClear { range, cleared: _ } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
+            Event::LogStart => self.log_start(world),
             Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
@@ -399,7 +412,6 @@ impl Oracle {
             | Event::Notify { .. }
             | Event::HintIgnore { .. }
             | Event::BalloonStats { .. }
-            | Event::LogStart
             | Event::AfterSync
             | Event::IterateBegin { .. }
             | Event::RateLimit { .. }
@@ -417,7 +429,6 @@ impl Oracle {
             | Event::LockRelease { .. }
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
-            | Event::RingReap { .. }
             | Event::RingReset { .. }
             | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }
@@ -432,6 +443,8 @@ impl Oracle {
             | Event::VhostLogStart
             | Event::IommuUnmap { .. }
             | Event::Pin { .. }
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::Inject { .. } => {}
         }
     }

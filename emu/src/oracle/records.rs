@@ -136,7 +136,7 @@ pub(crate) struct Records {
     pub(crate) migrating: bool,
     /// Its first sync is over: each unsent write must be recorded from here.
     tracking: bool,
-    /// GET has filled S and the merge has not come: S counts.
+    /// A GET or a reap has filled S and the merge has not come: S counts.
     unmerged: bool,
     /// Between a sync's announcement and its end.
     syncing: bool,
@@ -191,7 +191,7 @@ impl Records {
         }
     }
 
-    /// K was copied to S.
+    /// K was copied to S, or rings were reaped into it.
     pub(crate) fn get(&mut self) {
         self.unmerged = true;
     }
@@ -243,7 +243,7 @@ impl Records {
     /// Returns which of these pages stand where the engine will look.
     pub(crate) fn recorded(&self, at: u64, bits: u64, world: &dyn Observed) -> u64 {
         let mut found = self.held(at);
-        for level in [Level::B, Level::K, Level::D, Level::V, Level::S] {
+        for level in [Level::B, Level::K, Level::Ring, Level::D, Level::V, Level::S] {
             if bits & !found == 0 {
                 break;
             }

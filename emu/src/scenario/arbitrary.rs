@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::{EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
@@ -16,7 +17,7 @@ use wire::switch::correct;
 use super::model::*;
 use super::pattern::is_about_pages;
 use super::vocabulary::INTEGER_MAX;
-use super::words::{BLAMES, FEATURES};
+use super::words::{BLAMES, FEATURES, WAITERS, held_up_by};
 use crate::outcome::Verdict;
 
 /// Allocations of random scenarios with the order that each has.
@@ -90,6 +91,7 @@ fn make_consistent(scenario: &mut Scenario) {
         None => scenario.guest.tasks.push(Task { vcpu: 0, operations: first }),
     }
     let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
+    make_blocks_consistent(&mut scenario.host.blocks, ram_pages);
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {
             // Ranges of pages start there, too, and are at most this long.
@@ -114,6 +116,18 @@ fn make_consistent(scenario: &mut Scenario) {
         }
     }
     make_variants_consistent(scenario);
+}
+
+/// Makes gaps to offsets, and lets the last block take what is left.
+fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
+    let before: u64 = blocks.iter().rev().skip(1).map(|block| block.pages).sum();
+    for index in 0..blocks.len() {
+        blocks[index].name = format!("block {index}");
+        blocks[index].offset += RamBlock::offset_behind(&blocks[..index]);
+    }
+    if let Some(last) = blocks.last_mut() {
+        last.pages = ram_pages - before;
+    }
 }
 
 /// Leaves no value that a variant could not have: fewer vCPUs than are spoken of, chunks without manual clear.
@@ -189,11 +203,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = any::<(bool, bool, bool, bool, bool)>();
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free, late_probe) = flags;
+        let (page_poison, init_on_alloc, init_on_free, late_probe, deflate_silently) = flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -208,6 +222,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
+            deflate_silently,
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -252,35 +267,62 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// Blocks whose offsets are gaps, and whose last has any length.
+fn blocks() -> impl Strategy<Value = Vec<RamBlock>> {
+    let block = |(pages, offset)| RamBlock { name: String::new(), pages, offset };
+    vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64]).prop_map(block), 0..4)
+}
+
 fn host() -> impl Strategy<Value = Host> {
-    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>());
+    let log = (select(DirtyLog::ALL), 6..=31u8, any::<bool>(), tracking());
     let queues = ((1..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
-    (select(Profile::ALL), log, (features(), select(Numbering::ALL), select(Walk::ALL)), queues, balloon, time_ns()).prop_map(
-        |(
-            profile,
-            (dirty_log, chunk_shift, initially_set),
-            (features, queue_numbering, walk),
-            (hint_queue_size, queue_size),
-            balloon_pages,
-            stats_interval_ns,
-        )| {
-            let manual = dirty_log == DirtyLog::ManualClear;
-            Host {
-                profile,
-                dirty_log,
-                chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
-                initially_set: manual && initially_set,
-                features,
-                queue_numbering,
-                walk,
-                hint_queue_size,
-                queue_size,
-                balloon_pages,
-                stats_interval_ns,
-            }
-        },
+    let host_page = (0..=9u32).prop_map(|shift| 1u16 << shift);
+    (
+        select(Profile::ALL),
+        log,
+        (features(), select(Numbering::ALL), select(Walk::ALL)),
+        queues,
+        (balloon, blocks()),
+        (time_ns(), host_page, devices()),
     )
+        .prop_map(
+            |(
+                profile,
+                (dirty_log, chunk_shift, initially_set, tracking),
+                (features, queue_numbering, walk),
+                (hint_queue_size, queue_size),
+                (balloon_pages, blocks),
+                (stats_interval_ns, host_page, devices),
+            )| {
+                let manual = dirty_log == DirtyLog::ManualClear;
+                Host {
+                    profile,
+                    dirty_log,
+                    chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
+                    initially_set: manual && initially_set,
+                    tracking,
+                    features,
+                    queue_numbering,
+                    walk,
+                    hint_queue_size,
+                    queue_size,
+                    balloon_pages,
+                    stats_interval_ns,
+                    host_page,
+                    devices,
+                    blocks,
+                }
+            },
+        )
+}
+
+fn devices() -> impl Strategy<Value = Devices> {
+    option::of(time_ns()).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns })
+}
+
+fn tracking() -> impl Strategy<Value = Tracking> {
+    (2..=16u32).prop_map(|shift| Tracking { ring_size: 1 << shift })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
@@ -288,11 +330,23 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
     let modes = (any::<(bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
         .prop_map(|((run_on, postcopy), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth });
-    (start, rates, 1..=2_000_000_000_000u64, any::<(bool, bool)>(), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min, modes)| {
-            Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min, complete_before_sync, modes }
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>()), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync), rounds_min, modes)| Migration {
+            start,
+            bandwidth,
+            max_bandwidth,
+            downtime_limit_ns,
+            encoding,
+            rounds_min,
+            complete_before_sync,
+            modes,
         },
     )
+}
+
+fn encoding() -> impl Strategy<Value = EncodingOptions> {
+    let xbzrle = prop_oneof![Just(0), (0..=20u32).prop_map(|shift| 1 << shift)];
+    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -337,7 +391,10 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::ResetDevice,
             Command::BreakLink,
             Command::StartPostcopy,
-            Command::Recover
+            Command::Recover,
+            Command::StallLink,
+            Command::ResumeLink,
+            Command::Yank,
         ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
     ];
@@ -350,10 +407,10 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
         return without_page.boxed();
     }
     let device = select(vec![Actor::Dma, Actor::Vhost]);
-    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<u8>());
-    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, byte), pages, by)| {
+    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
+    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, (byte, zero)), pages, by)| {
         let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte, pages }, by)
+        (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
     });
     let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
     prop_oneof![without_page, write, clear].boxed()
@@ -392,8 +449,10 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
     );
     let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
     let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
+    let wait = (select(WAITERS), option::of(select(held_up_by())), counts());
+    let blocked = vec(wait.prop_map(|(who, on, (min, max))| BlockedExpect { who, on, ns: CountExpect { min, max } }), 0..3);
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, (insns, blocked)).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, (irq_off_insns, blocked))| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -402,6 +461,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             destination_cmd_id,
             events,
             irq_off_insns,
+            blocked,
         },
     )
 }

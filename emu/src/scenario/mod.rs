@@ -11,6 +11,7 @@ pub mod model;
 mod names;
 mod pattern;
 mod read;
+mod read_blocks;
 mod read_guest;
 mod read_host;
 mod read_inject;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::EncodingOptions;
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 
@@ -112,6 +113,8 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
+    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
 }
@@ -350,6 +353,8 @@ pub struct Host {
     pub chunk_shift: u8,
     /// All pages count as dirty, and none is write-protected, when logging starts (KVM_DIRTY_LOG_INITIALLY_SET; manual clear only).
     pub initially_set: bool,
+    /// What else tracking needs.
+    pub tracking: Tracking,
     /// Offered feature bits of the balloon.
     pub features: u64,
     /// How the device numbers its queues.
@@ -364,6 +369,44 @@ pub struct Host {
     pub balloon_pages: u32,
     /// The host asks for statistics this often, nanoseconds; 0: never.
     pub stats_interval_ns: u64,
+    /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
+    pub host_page: u16,
+    /// Devices that write guest memory by themselves.
+    pub devices: Devices,
+    /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
+    pub blocks: Vec<RamBlock>,
+}
+
+/// A RAM block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamBlock {
+    /// Its name.
+    pub name: String,
+    /// Its length, pages.
+    pub pages: u64,
+    /// Its first ram_addr, pages.
+    pub offset: u64,
+}
+
+impl RamBlock {
+    /// Returns where a block lies behind others unless somebody asks for more: at the next multiple of 64 pages (QEMU: system/physmem.c
+    /// find_ram_offset(), aligned since 2.12).
+    pub fn offset_behind(blocks: &[RamBlock]) -> u64 {
+        let end = blocks.iter().map(|block| block.offset + block.pages).max().unwrap_or(0);
+        end.next_multiple_of(host::dirty::bitmap::WORD_PAGES)
+    }
+
+    /// Returns whether two blocks have ram_addrs in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.offset < other.offset + other.pages && other.offset < self.offset + self.pages
+    }
+}
+
+/// Devices that write guest memory by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Devices {
+    /// How long a vhost backend takes to answer the order to log, nanoseconds; `None`: it logs at once.
+    pub vhost_log_ack_ns: Option<u64>,
 }
 
 impl Host {
@@ -371,13 +414,14 @@ impl Host {
     ///
     /// QEMU: hw/virtio/virtio-balloon.c virtio_balloon_device_realize() for the queues; statistics are always offered, page poison by default,
     /// hinting because it is what is tested here; the log is what KVM gives since Linux 5.7, with QEMU's `x-clear-bitmap-shift` of 18.
-    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone. For a driver that was never merged the device offers what its series
+    /// Firecracker: 256 entries in each queue, a log without manual clear, hinting alone. Cloud Hypervisor: 128 entries, the same log, reporting alone. For a driver that was never merged the device offers what its series
     /// asks for.
     pub fn of(profile: Profile, driver: Driver) -> Self {
         use wire::balloon::queue_size;
         let (dirty_log, hint_queue_size, queue_size) = match profile {
             Profile::Qemu => (DirtyLog::ManualClear, queue_size::FREE_PAGE, queue_size::DEFAULT),
             Profile::Firecracker => (DirtyLog::GetClears, 256, 256),
+            Profile::CloudHypervisor => (DirtyLog::GetClears, queue_size::FREE_PAGE, queue_size::DEFAULT),
         };
         let initially_set = dirty_log == DirtyLog::ManualClear;
         Self {
@@ -385,6 +429,7 @@ impl Host {
             dirty_log,
             chunk_shift: Self::CHUNK_SHIFT,
             initially_set,
+            tracking: Tracking::default(),
             features: default_features(profile, driver),
             queue_numbering: Numbering::Dense,
             walk: Walk::Naive,
@@ -392,11 +437,27 @@ impl Host {
             queue_size,
             balloon_pages: 0,
             stats_interval_ns: 0,
+            blocks: Vec::new(),
+            host_page: 1,
+            devices: Devices::default(),
         }
     }
 
     /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
     pub const CHUNK_SHIFT: u8 = 18;
+}
+
+/// What tracking guest writes needs beside the log's kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracking {
+    /// Entries of a vCPU's dirty ring (log `ring` only).
+    pub ring_size: u32,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self { ring_size: host::dirty::ring::RING_SIZE }
+    }
 }
 
 /// Returns the feature bits that a device offers to a driver without being asked for more.
@@ -405,6 +466,8 @@ fn default_features(profile: Profile, driver: Driver) -> u64 {
     let stats = match profile {
         Profile::Qemu => feature::STATS_VQ | feature::PAGE_POISON,
         Profile::Firecracker => 0,
+        // It knows no other.
+        Profile::CloudHypervisor => return feature::PAGE_REPORTING,
     };
     match driver {
         // The request's queue is the fourth, so statistics come with it.
@@ -430,17 +493,20 @@ pub enum Profile {
     Qemu,
     /// A hint discards at once.
     Firecracker,
+    /// Reports, no hints; the VMM's own writes stand in a bitmap of their own, and the first round is sparse.
+    CloudHypervisor,
 }
 
 impl Profile {
     /// Every profile.
-    pub const ALL: &'static [Profile] = &[Profile::Qemu, Profile::Firecracker];
+    pub const ALL: &'static [Profile] = &[Profile::Qemu, Profile::Firecracker, Profile::CloudHypervisor];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Qemu => "qemu",
             Profile::Firecracker => "firecracker",
+            Profile::CloudHypervisor => "cloud-hypervisor",
         }
     }
 }
@@ -452,19 +518,22 @@ pub enum DirtyLog {
     ManualClear,
     /// KVM without it: GET copies, clears and write-protects.
     GetClears,
+    /// KVM with dirty rings: each vCPU lists what it writes.
+    Ring,
     /// TCG: stores mark D, nothing else.
     Tcg,
 }
 
 impl DirtyLog {
     /// Every way.
-    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Tcg];
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Tcg];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
         match self {
             DirtyLog::ManualClear => "manual-clear",
             DirtyLog::GetClears => "get-clears",
+            DirtyLog::Ring => "ring",
             DirtyLog::Tcg => "tcg",
         }
     }
@@ -485,6 +554,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
+            deflate_silently: false,
             tasks: Vec::new(),
         }
     }
@@ -499,7 +569,7 @@ impl Default for Migration {
             bandwidth: 1 << 30,
             max_bandwidth: 128 << 20,
             downtime_limit_ns: 300_000_000,
-            zero_page_detection: true,
+            encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
             modes: Modes::default(),
@@ -519,6 +589,7 @@ impl Default for Expect {
             destination_cmd_id: None,
             events: BTreeMap::new(),
             irq_off_insns: None,
+            blocked: Vec::new(),
         }
     }
 }
@@ -534,8 +605,8 @@ pub struct Migration {
     pub max_bandwidth: u64,
     /// QEMU's `downtime-limit`, nanoseconds.
     pub downtime_limit_ns: u64,
-    /// Zero pages are found and sent as a 9-byte record.
-    pub zero_page_detection: bool,
+    /// How pages are written.
+    pub encoding: EncodingOptions,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
@@ -600,6 +671,8 @@ pub enum Action {
         offset: u64,
         /// First byte stored; a number unique in the scenario follows.
         byte: u8,
+        /// The store is all zero.
+        zero: bool,
         /// Pages written (by dma and vhost): one store in each.
         pages: u64,
     },
@@ -642,6 +715,12 @@ pub enum Command {
     StartPostcopy,
     /// `migrate_recover`.
     Recover,
+    /// The destination stops reading.
+    StallLink,
+    /// The destination reads again.
+    ResumeLink,
+    /// `yank`.
+    Yank,
 }
 
 /// When an injection fires: once all its parts hold.
@@ -699,6 +778,19 @@ pub struct Expect {
     pub events: BTreeMap<String, CountExpect>,
     /// Instructions of the longest stretch with interrupts disabled.
     pub irq_off_insns: Option<CountExpect>,
+    /// How long who was held up.
+    pub blocked: Vec<BlockedExpect>,
+}
+
+/// How long somebody must have been held up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedExpect {
+    /// Who.
+    pub who: &'static str,
+    /// By what; `None`: by all together.
+    pub on: Option<&'static str>,
+    /// Nanoseconds.
+    pub ns: CountExpect,
 }
 
 /// What must be true of a page's sending.

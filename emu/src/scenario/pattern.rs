@@ -89,6 +89,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::SnapshotUnprotect
         | K::IommuUnmap
         | K::Pin
+        | K::RamSkip
+        | K::RamDelta
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail
@@ -157,6 +159,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::Throttle
         | K::VhostLogStart
         | K::DstEnd
+        | K::LinkStall
+        | K::LinkResume
         | K::Inject => false,
     }
 }

@@ -33,6 +33,7 @@ impl<'d> Reader<'d> {
             init_on_alloc: self.flag(&fields, "init_on_alloc").unwrap_or(default.init_on_alloc),
             init_on_free: self.flag(&fields, "init_on_free").unwrap_or(default.init_on_free),
             late_probe: self.flag(&fields, "late_probe").unwrap_or(default.late_probe),
+            deflate_silently: self.flag(&fields, "deflate_silently").unwrap_or(default.deflate_silently),
             tasks: self.tasks(&fields),
         }
     }

@@ -1,11 +1,12 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
+use host::migration::encoding::{EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Trigger, Walk};
+use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Tracking, Trigger, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -23,6 +24,7 @@ impl<'d> Reader<'d> {
             dirty_log,
             chunk_shift: self.chunk_shift(&fields).unwrap_or(default.chunk_shift),
             initially_set: self.flag(&fields, "initially_set").unwrap_or(dirty_log == DirtyLog::ManualClear),
+            tracking: self.tracking(&fields),
             features: self.feature_bits(&fields, "features").unwrap_or(default.features),
             queue_numbering: self.word(&fields, "queue_numbering", Numbering::ALL).unwrap_or(default.queue_numbering),
             walk: self.word(&fields, "walk", Walk::ALL).unwrap_or(default.walk),
@@ -30,11 +32,24 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            blocks: self.blocks(&fields),
+            host_page: self.host_page(&fields).unwrap_or(default.host_page),
+            devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
         };
         if dirty_log != DirtyLog::ManualClear {
             self.only_with_manual_clear(&fields, dirty_log);
         }
         host
+    }
+
+    /// What tracking needs beside the log's kind.
+    fn tracking(&mut self, fields: &Fields<'d>) -> Tracking {
+        let default = Tracking::default();
+        Tracking {
+            ring_size: self
+                .integer(fields, "ring_size")
+                .map_or(default.ring_size, |size| u32::try_from(size).expect("the range ends below")),
+        }
     }
 
     fn only_with_manual_clear(&mut self, fields: &Fields<'d>, dirty_log: DirtyLog) {
@@ -58,6 +73,12 @@ impl<'d> Reader<'d> {
         Some(shift)
     }
 
+    /// 4 KiB pages in a page of the host.
+    fn host_page(&mut self, fields: &Fields<'d>) -> Option<u16> {
+        let bytes = self.size(fields, "host_page")?;
+        Some(u16::try_from(bytes / PAGE_SIZE).expect("the key's range ends at 2 MiB"))
+    }
+
     /// The balloon's size in 4 KiB pages, checked against the guest's memory.
     pub(super) fn balloon_pages(&mut self, fields: &Fields<'d>) -> Option<u32> {
         let bytes = self.size(fields, "balloon")?;
@@ -75,7 +96,7 @@ impl<'d> Reader<'d> {
             bandwidth: self.rate(&fields, "bandwidth").unwrap_or(default.bandwidth),
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
             downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
-            zero_page_detection: self.flag(&fields, "zero_pages").unwrap_or(default.zero_page_detection),
+            encoding: self.encoding(&fields),
             modes: Modes {
                 run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
                 postcopy: self.flag(&fields, "postcopy").unwrap_or(default.modes.postcopy),
@@ -85,6 +106,26 @@ impl<'d> Reader<'d> {
             rounds_min: self
                 .integer(&fields, "rounds_min")
                 .map_or(default.rounds_min, |rounds| u32::try_from(rounds).expect("the range ends below")),
+        }
+    }
+
+    /// Reads how pages are written.
+    fn encoding(&mut self, fields: &Fields<'d>) -> EncodingOptions {
+        let default = EncodingOptions::default();
+        EncodingOptions {
+            zero_pages: self.zero_pages(fields).unwrap_or(default.zero_pages),
+            xbzrle_pages: self
+                .integer(fields, "xbzrle")
+                .map_or(default.xbzrle_pages, |pages| u32::try_from(pages).expect("the range ends below")),
+        }
+    }
+
+    /// A way to find zero pages, or whether they are looked for at all.
+    fn zero_pages(&mut self, fields: &Fields<'d>) -> Option<ZeroPages> {
+        match fields.get("zero_pages")?.get_ref().as_bool() {
+            Some(true) => Some(ZeroPages::Legacy),
+            Some(false) => Some(ZeroPages::None),
+            None => self.word(fields, "zero_pages", ZeroPages::ALL),
         }
     }
 

@@ -5,7 +5,9 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts, walks};
+use super::words::{
+    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, verdicts, waiters, walks, zero_pages,
+};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -77,6 +79,8 @@ pub(super) enum Kind {
     RateOrUnlimited(Range),
     /// One word of a set, and what such a word is.
     Word(&'static str, fn() -> Vec<Word>),
+    /// A flag, or one word of a set, and what such a word is.
+    FlagOrWord(&'static str, fn() -> Vec<Word>),
     /// A list of different words of a set, and what such a word is.
     Words(&'static str, fn() -> Vec<Word>),
     /// The name of a vCPU.
@@ -151,13 +155,18 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
+const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies between no two blocks");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
+const RING: Range = range(4, 1 << 16, "a vCPU has to get on between two exits, and KVM takes no more than 65536 entries");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
+/// 4 KiB, 64 KiB, 2 MiB and what lies between.
+const HOST_PAGE: Range = range(PAGE_SIZE, 2 << 20, "such are the pages of anonymous memory, and the smaller huge ones");
 const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
 const ARRAY: Range = range(1, 512, "an array is a page");
 const QUEUE: Range = range(1, 1024, "QEMU's queues end at 1024");
@@ -224,6 +233,8 @@ static GUEST: Table = Table {
         key("init_on_alloc", "Allocated pages are zeroed.", Kind::Flag).default("false"),
         key("init_on_free", "Freed pages are zeroed.", Kind::Flag).default("false"),
         key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
+        key("deflate_silently", "The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.", Kind::Flag)
+            .default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -399,24 +410,42 @@ static HOST: Table = Table {
         key("profile", "Whose device and policy.", Kind::Word("profile", profiles)).default("\"qemu\""),
         key(
             "dirty_log",
-            "How guest writes are tracked; default: manual-clear for qemu, get-clears for firecracker.",
+            "How guest writes are tracked; default: manual-clear for qemu, get-clears for firecracker and cloud-hypervisor.",
             Kind::Word("dirty log", dirty_logs),
         ),
         key("chunk", "Memory per CLEAR (only with manual-clear).", Kind::SizePowerOfTwo(CHUNK)).default("\"1 GiB\""),
+        key("ring_size", "Entries of a vCPU's dirty ring (the log `ring` has them).", Kind::PowerOfTwo(RING)).default("4096"),
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",
-            "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker; and what the driver asks for.",
+            "Feature bits that the balloon offers; default: stats-vq, free-page-hint, page-poison for qemu, free-page-hint for firecracker; and what the driver asks for. For cloud-hypervisor, which has no others but deflate-on-oom: page-reporting.",
             Kind::Words("feature", features),
         ),
         key("queue_numbering", "How the device numbers its queues.", Kind::Word("numbering", numberings)).default("\"dense\""),
         key("walk", "How the host looks for free pages in the guest's memory map (driver host-walk alone).", Kind::Word("walk", walks))
             .default("\"naive\""),
         key("hint_queue_size", "Size of the hint queue; default: 1024 for qemu, 256 for firecracker.", Kind::PowerOfTwo(HINT_QUEUE)),
-        key("queue_size", "Size of the other queues but reporting's; default: 128 for qemu, 256 for firecracker.", Kind::PowerOfTwo(QUEUE)),
+        key(
+            "queue_size",
+            "Size of the other queues but reporting's; default: 128 for qemu and cloud-hypervisor, 256 for firecracker.",
+            Kind::PowerOfTwo(QUEUE),
+        ),
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
+            .default("\"4 KiB\""),
+        key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),
+        key("blocks", "RAM blocks that guest memory consists of, one behind the other; none: it is one.", Kind::Tables(&BLOCK)),
+    ],
+};
+
+static BLOCK: Table = Table {
+    title: "[[host.blocks]]",
+    keys: &[
+        key("name", "Its name.", Kind::Text).required(),
+        key("pages", "Its length; without it the last block takes what is left.", Kind::Integer(PAGES)),
+        key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
     ],
 };
 
@@ -433,7 +462,13 @@ static MIGRATION: Table = Table {
             Kind::Time(range(1, 2_000_000_000_000, "with none the last round never comes, and QEMU takes at most 2000 s")),
         )
         .default("\"300 ms\""),
-        key("zero_pages", "Zero pages are found and sent as a 9-byte record.", Kind::Flag).default("true"),
+        key(
+            "zero_pages",
+            "Who finds pages of zeros, which go as 9 bytes; `true`: legacy, `false`: none.",
+            Kind::FlagOrWord("way to find zero pages", zero_pages),
+        )
+        .default("\"legacy\""),
+        key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
         key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
@@ -482,6 +517,7 @@ static WRITE: Table = Table {
     keys: &[
         key("page", "The page.", Kind::Page).required(),
         key("byte", "First byte stored; a number unique in the scenario follows.", Kind::Integer(BYTE)).required(),
+        key("zero", "The store is all zero; then `byte` is 0.", Kind::True),
         key("offset", "Byte offset in the page.", Kind::Integer(range(0, PAGE_SIZE - 8, "the store's 8 bytes must stay in the page")))
             .default("0"),
         key("pages", "Pages written, one store in each (dma and vhost).", Kind::Integer(PAGES)).default("1"),
@@ -555,6 +591,7 @@ static EXPECT: Table = Table {
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+        key("blocked", "How long somebody was held up.", Kind::Tables(&BLOCKED)),
         key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
@@ -573,6 +610,16 @@ static TIMES: Table =
 
 static INSNS: Table =
     Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static BLOCKED: Table = Table {
+    title: "[[expect.blocked]]",
+    keys: &[
+        key("who", "Who was held up.", Kind::Word("actor", waiters)).required(),
+        key("on", "By what; default: all together.", Kind::Word("wait", holds)),
+        key("min", "At least.", Kind::Time(TIME)),
+        key("max", "At most.", Kind::Time(TIME)),
+    ],
+};
 
 static COSTS: Table = Table {
     title: "[costs]",
@@ -634,6 +681,7 @@ pub(super) fn tables() -> Vec<&'static Table> {
                 | Kind::Rate(_)
                 | Kind::RateOrUnlimited(_)
                 | Kind::Word(..)
+                | Kind::FlagOrWord(..)
                 | Kind::Words(..)
                 | Kind::Vcpu
                 | Kind::Actor

@@ -230,6 +230,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::SnapshotUnprotect
         | K::IommuUnmap
         | K::Pin
+        | K::RamSkip
+        | K::RamDelta
         | K::DstPlace => Reading::OfPage,
         K::GuestReady
         | K::GuestStart
@@ -257,6 +259,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::ChannelSync
         | K::PostcopyStart
         | K::DstEnd
+        | K::LinkStall
+        | K::LinkResume
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId

@@ -7,7 +7,7 @@
 use host::dirty::bitmap::DirtyBitmap;
 use host::event::{Actor, EventKind, PageRange, Pfn};
 use host::migration::postcopy::Landing;
-use host::step::Move;
+use host::step::{Await, Move};
 use wire::platform::{MAILBOX, PAGE_SHIFT};
 
 use crate::world::guest::Pending;
@@ -60,7 +60,7 @@ impl World {
         let migration = &self.state.vmm.migration;
         match () {
             () if !migration.is_missing(pfn) => Readiness::Ready(None),
-            () if migration.is_asked_for(pfn) => Readiness::Page(pfn),
+            () if migration.is_asked_for(pfn) => Readiness::Await(Await::Page),
             () => Readiness::Ready(Some(Move::on(EventKind::DstFault, PageRange::page(pfn)))),
         }
     }

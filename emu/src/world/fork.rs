@@ -47,6 +47,7 @@ impl World {
         let World {
             scenario,
             faults,
+            hosts: _,
             image: _,
             ram,
             machine,

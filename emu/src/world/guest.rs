@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use host::dirty::accel::LogMode;
-use host::event::{Actor, Event, LockId, PageRange, Pfn};
+use host::dirty::accel::{LogMode, Store};
+use host::event::{Actor, Event, EventKind, Level, LockId, PageRange, Pfn};
 use host::step::Move;
 use wire::debug;
 use wire::platform::{self, lapic, vector};
@@ -60,10 +60,37 @@ pub(super) enum Pending {
         /// Which.
         pfn: Pfn,
     },
+    /// Have its dirty ring reaped, which is full, and go on.
+    RingFull {
+        /// How far that is.
+        stage: RingStage,
+        /// What it does then.
+        then: Box<Pending>,
+    },
     /// Nothing, until an interrupt comes.
     Halted,
     /// Nothing, ever.
     Dead,
+}
+
+impl Pending {
+    /// Returns the way out of a full ring, back to what the vCPU was about to do.
+    fn full(then: Pending) -> Self {
+        Pending::RingFull { stage: RingStage::Exit, then: Box::new(then) }
+    }
+}
+
+/// Where a vCPU with a full ring stands (QEMU: accel/kvm/kvm-all.c kvm_cpu_exec(), KVM_EXIT_DIRTY_RING_FULL).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum RingStage {
+    /// It leaves the guest.
+    Exit,
+    /// It waits for the BQL.
+    Lock,
+    /// It reaps all rings.
+    Reap,
+    /// It gives their entries back, and the BQL.
+    Reset,
 }
 
 /// An access to a device register.
@@ -131,7 +158,7 @@ impl Vcpu {
             Pending::Store { marked, .. } => !marked && self.frame.is_none(),
             // The thread sits in its page fault.
             Pending::Missing { .. } => false,
-            Pending::Device { .. } | Pending::Dead => false,
+            Pending::Device { .. } | Pending::RingFull { .. } | Pending::Dead => false,
         }
     }
 }
@@ -140,10 +167,11 @@ impl World {
     /// Returns what the vCPU would do next.
     pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
         let vcpu = &self.state.vcpus[cpu];
-        if !self.state.vmm.vm.running && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
+        let reaping = matches!(vcpu.pending, Pending::RingFull { stage: RingStage::Reap | RingStage::Reset, .. });
+        if !self.state.vmm.vm.running && !reaping && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
             return Readiness::Idle;
         }
-        if vcpu.stop_at_insns == Some(vcpu.insns) {
+        if vcpu.stop_at_insns == Some(vcpu.insns) && !matches!(vcpu.pending, Pending::RingFull { .. }) {
             return Readiness::Idle;
         }
         match &vcpu.pending {
@@ -157,12 +185,16 @@ impl World {
                 let changed = self.ram.read_u16(*address) != *value;
                 if changed || self.can_interrupt(cpu) { Readiness::Ready(None) } else { Readiness::UsedBuffer }
             }
-            Pending::Store { address, marked, .. } => Readiness::Ready(Some(self.store_move(*address, *marked))),
+            Pending::Store { address, marked, .. } => Readiness::Ready(Some(self.store_move(cpu, *address, *marked))),
             Pending::Device { access, taken } => match self.device_locks(*access).get(*taken) {
                 Some(lock) => Readiness::Lock(*lock),
                 None => Readiness::Ready(self.device_move(*access)),
             },
             Pending::Missing { pfn } => self.missing_next(*pfn),
+            Pending::RingFull { stage: RingStage::Exit, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingFull))),
+            Pending::RingFull { stage: RingStage::Lock, .. } => Readiness::Lock(LockId::Bql),
+            Pending::RingFull { stage: RingStage::Reap, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReap))),
+            Pending::RingFull { stage: RingStage::Reset, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReset))),
             Pending::Halted if self.can_interrupt(cpu) => Readiness::Ready(None),
             Pending::Halted => vcpu.timer_ns.map_or(Readiness::Idle, Readiness::At),
             Pending::Dead => Readiness::Idle,
@@ -178,6 +210,7 @@ impl World {
     pub(super) fn vcpu_behind_lock(&self, cpu: usize) -> Option<Move> {
         match &self.state.vcpus[cpu].pending {
             Pending::Device { access, .. } => self.device_move(*access),
+            Pending::RingFull { .. } => Some(Move::plain(EventKind::RingReap)),
             Pending::Run
             | Pending::Announced(_)
             | Pending::Spin { .. }
@@ -206,6 +239,7 @@ impl World {
             Pending::Store { address, len, marked } => self.vcpu_store(cpu, address, len, marked),
             Pending::Device { access, taken } => self.vcpu_device(cpu, access, taken),
             Pending::Missing { pfn } => self.vcpu_missing(cpu, pfn),
+            Pending::RingFull { stage, then } => self.vcpu_ring_full(cpu, stage, then),
             Pending::Halted => {
                 if self.state.vcpus[cpu].timer_ns.is_some_and(|at| at <= self.state.now_ns) {
                     self.state.vcpus[cpu].timer_ns = None;
@@ -225,7 +259,12 @@ impl World {
         // Where a search chooses before each instruction, one is a move.
         let single = self.state.window == Window::Open && self.scenario.search.grain == Grain::Instruction;
         let mut left = budget;
+        self.state.vmm.accel.vcpu_goes_on(cpu as u8);
         loop {
+            if self.ring_is_full(cpu) {
+                self.state.vcpus[cpu].pending = Pending::full(Pending::Run);
+                return cost;
+            }
             if self.can_interrupt(cpu) {
                 match self.take_interrupt(cpu) {
                     Some(cost_ns) => cost += cost_ns,
@@ -235,6 +274,8 @@ impl World {
             let stop = self.state.vcpus[cpu].stop_at_insns.map_or(left, |stop| left.min(stop - self.state.vcpus[cpu].insns));
             // An interrupt that waits for the guest to allow it is taken at the first instruction that does.
             let waits = self.state.vcpus[cpu].frame.is_none() && !self.state.vcpus[cpu].interrupts.is_empty();
+            // An instruction stores to one page, mostly: none is missed when the ring has no room for more.
+            let stop = stop.min(self.state.vmm.accel.ring_room(cpu as u8));
             let run = self.machine.run(cpu, if waits || single { stop.min(1) } else { stop });
             self.state.vcpus[cpu].insns += run.insns;
             left = left.saturating_sub(run.insns);
@@ -353,11 +394,11 @@ impl World {
     }
 
     /// What a store to a named page would do first: be recorded, or be made.
-    fn store_move(&self, address: u64, marked: bool) -> Move {
+    fn store_move(&self, cpu: usize, address: u64, marked: bool) -> Move {
         let page = self.store_page(address);
-        match self.mark_due(page, marked) {
-            true => Move::on(host::event::EventKind::DirtyMark, PageRange::page(page)),
-            false => Move::on(host::event::EventKind::GuestWrite, PageRange::page(page)),
+        match self.mark_due(cpu, page, marked) {
+            true => Move::on(EventKind::DirtyMark, PageRange::page(page)),
+            false => Move::on(EventKind::GuestWrite, PageRange::page(page)),
         }
     }
 
@@ -367,18 +408,20 @@ impl World {
 
     /// Returns whether the store has to be recorded before it is made. A vCPU under KVM faults again when the page was protected again
     /// meanwhile; TCG's slow path has left the check behind once it has marked.
-    fn mark_due(&self, page: Pfn, marked: bool) -> bool {
-        let due = self.state.vmm.accel.would_mark(page, &self.state.vmm.d).is_some();
+    fn mark_due(&self, cpu: usize, page: Pfn, marked: bool) -> bool {
+        let due = self.state.vmm.accel.would_mark(Store::plain(cpu as u8, page), &self.state.vmm.d).is_some();
         due && !(marked && self.state.vmm.accel.mode() == LogMode::Tcg)
     }
 
     fn vcpu_store(&mut self, cpu: usize, address: u64, len: u8, marked: bool) -> u64 {
         let page = self.store_page(address);
         let actor = Actor::Vcpu(cpu as u8);
-        if self.mark_due(page, marked) {
-            let level = self.state.vmm.accel.guest_store(page, &mut self.state.vmm.d).expect("a mark is due");
+        self.state.vmm.accel.vcpu_goes_on(cpu as u8);
+        if self.mark_due(cpu, page, marked) {
+            let level = self.record_store(cpu, page).expect("a mark is due");
             self.emit(actor, Event::DirtyMark { pfn: page, level });
-            self.state.vcpus[cpu].pending = Pending::Store { address, len, marked: true };
+            let store = Pending::Store { address, len, marked: true };
+            self.state.vcpus[cpu].pending = if self.ring_is_full(cpu) { Pending::full(store) } else { store };
             return self.costs.tracked_store_ns;
         }
         let run = self.machine.step_store(cpu);
@@ -395,7 +438,7 @@ impl World {
                 // of TCG's that was consumed is the defect K15 itself. Neither is repeated here.
                 self.wrote(pfn, actor, Some(self.trace.len() - 1));
             } else {
-                self.state.vmm.accel.guest_store(pfn, &mut self.state.vmm.d);
+                self.record_store(cpu, pfn);
                 self.wrote(pfn, actor, Some(self.trace.len() - 1));
             }
         }
@@ -413,9 +456,56 @@ impl World {
     /// Records the stores of guest code to pages that nobody named, since the last time.
     pub(super) fn guest_wrote(&mut self, cpu: usize) {
         for pfn in self.machine.drain_written() {
-            self.state.vmm.accel.guest_store(pfn, &mut self.state.vmm.d);
+            self.record_store(cpu, pfn);
             self.wrote(pfn, Actor::Vcpu(cpu as u8), None);
         }
+    }
+
+    /// Records a store of guest code, and returns where.
+    fn record_store(&mut self, cpu: usize, pfn: Pfn) -> Option<Level> {
+        self.state.vmm.accel.guest_store(Store::plain(cpu as u8, pfn), &mut self.state.vmm.d, &self.faults)
+    }
+
+    fn ring_is_full(&self, cpu: usize) -> bool {
+        self.state.vmm.accel.ring_room(cpu as u8) == 0
+    }
+
+    /// One move of a vCPU on its way out of a full ring.
+    fn vcpu_ring_full(&mut self, cpu: usize, stage: RingStage, then: Box<Pending>) -> u64 {
+        let actor = Actor::Vcpu(cpu as u8);
+        let (next, cost) = match stage {
+            RingStage::Exit => {
+                self.emit(actor, Event::RingFull { cpu: cpu as u8 });
+                (Some(RingStage::Lock), self.costs.exit_ns)
+            }
+            RingStage::Lock => {
+                self.with_ctx(actor, |_, ctx| ctx.lock(LockId::Bql));
+                (Some(RingStage::Reap), self.costs.lock_ns)
+            }
+            RingStage::Reap => {
+                let cost = self.with_ctx(actor, |vmm, ctx| {
+                    let cost = vmm.reap(ctx);
+                    if !vmm.accel.awaits_reset() {
+                        ctx.unlock(LockId::Bql);
+                    }
+                    cost
+                });
+                (self.state.vmm.accel.awaits_reset().then_some(RingStage::Reset), cost)
+            }
+            RingStage::Reset => {
+                self.with_ctx(actor, |vmm, ctx| {
+                    vmm.accel.ring_reset(ctx);
+                    ctx.unlock(LockId::Bql);
+                });
+                self.protect();
+                (None, self.costs.clear_ns)
+            }
+        };
+        self.state.vcpus[cpu].pending = match next {
+            Some(stage) => Pending::RingFull { stage, then },
+            None => *then,
+        };
+        cost
     }
 
     fn device_access(&self, address: u64, len: u8, write: Option<u64>) -> Access {
@@ -427,7 +517,6 @@ impl World {
     }
 
     fn device_move(&self, access: Access) -> Option<Move> {
-        use host::event::EventKind;
         use wire::virtio::mmio;
         let cmd_id = mmio::CONFIG + wire::balloon::config::FREE_PAGE_HINT_CMD_ID;
         match access {

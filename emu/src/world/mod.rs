@@ -6,6 +6,7 @@
 //! gives the same bytes.
 
 mod arrival;
+mod blocked;
 pub mod doctor;
 mod end;
 mod exposed;
@@ -28,7 +29,7 @@ use host::event::{Actor, Event, EventKind, LockId, MigrationStatus, PageRange, P
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::step::{Costs, Ctx, Move, Next, Watch};
+use host::step::{Await, Costs, Ctx, Move, Next, Watch};
 use host::vmm::Vmm;
 use wire::task::TaskOp;
 use xxhash_rust::xxh3::Xxh3;
@@ -39,6 +40,7 @@ use crate::outcome::{GuestCrash, Outcome};
 use crate::scenario::model::{Pattern, Scenario};
 use crate::search::system::{Happening, Objects};
 use crate::vcpu::Machine;
+use crate::world::blocked::Blocked;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
@@ -71,7 +73,15 @@ pub fn memory_at_end(scenario: &Scenario, options: &RunOptions) -> Vec<u8> {
 }
 
 /// Host actors in the order in which ties are broken; the injector comes before them all, the vCPUs next.
-pub(crate) const HOST_ORDER: [Actor; 4] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration];
+const HOST_ORDER: [Actor; 5] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration, Actor::Vhost];
+
+/// Returns the host actors of a scenario: a backend is one if it has moves of its own.
+pub(crate) fn hosts_of(scenario: &Scenario) -> &'static [Actor] {
+    match scenario.host.devices.vhost_log_ack_ns {
+        None => HOST_ORDER.split_last().expect("five").1,
+        Some(_) => &HOST_ORDER,
+    }
+}
 
 /// Unwatched pages that the migration thread may send between two looks at the schedule.
 const BULK_PAGES_MAX: u64 = 4096;
@@ -89,8 +99,8 @@ pub(crate) enum Readiness {
     GuestLock(u32),
     /// Once the device has used a buffer that the guest polls for.
     UsedBuffer,
-    /// Once this page has arrived.
-    Page(Pfn),
+    /// In the middle of something, once another actor has done this.
+    Await(Await),
     /// When another actor gives it something to do.
     Idle,
 }
@@ -102,6 +112,8 @@ pub(crate) enum End {
     Quiet,
     /// The guest or the VMM is dead.
     Crash,
+    /// Some wait for each other, whatever the others could still do.
+    Deadlock,
     /// A limit of the scenario was reached.
     Limit,
     /// An event came before its time with another event's move, and could not be held back.
@@ -124,6 +136,8 @@ pub(crate) struct World {
     scenario: Arc<Scenario>,
     faults: Faults,
     image: &'static Image,
+    /// Host actors, in the order of ties.
+    hosts: &'static [Actor],
     ram: Arc<GuestRam>,
     machine: Machine,
     /// What moves cost: the scenario's, or nothing while a search chooses.
@@ -159,7 +173,7 @@ pub(crate) struct State {
     injections: Vec<InjectionState>,
     start: Option<InjectionState>,
     oracle: Oracle,
-    /// Virtual time of each actor: vCPUs first, then [`HOST_ORDER`].
+    /// Virtual time of each actor: vCPUs first, then those of [`hosts_of`].
     times_ns: Vec<u64>,
     now_ns: u64,
     steps: u64,
@@ -174,6 +188,8 @@ pub(crate) struct State {
     /// Task operations that did not fit into the mailboxes yet, by vCPU.
     backlog: Vec<VecDeque<TaskOp>>,
     crash: Option<GuestCrash>,
+    /// Who waits for what, and since when.
+    blocked: Blocked,
     /// The VMM is dead.
     host_crashed: bool,
     /// Who picks the next move.
@@ -202,6 +218,9 @@ impl World {
             }
             if !self.step() {
                 return End::Quiet;
+            }
+            if self.state.blocked.has_grown() && !self.circle().is_empty() {
+                return End::Deadlock;
             }
         }
     }
@@ -274,9 +293,11 @@ impl World {
             only_timers = false;
             consider(at_ns.max(self.state.now_ns), Who::Injector(due));
         }
-        for slot in 0..self.state.vcpus.len() + HOST_ORDER.len() {
+        for slot in 0..self.state.vcpus.len() + self.hosts.len() {
             let (readiness, who) = self.readiness(slot);
             let free = self.held_back(slot, readiness).is_none();
+            let hold = self.hold(slot, readiness).map(|(hold, _)| hold);
+            self.state.blocked.note(slot, self.actor_of(slot), hold, self.state.times_ns[slot], self.state.now_ns);
             match readiness {
                 Readiness::Ready(_) if free => {
                     only_timers = false;
@@ -294,7 +315,7 @@ impl World {
                 | Readiness::Lock(_)
                 | Readiness::GuestLock(_)
                 | Readiness::UsedBuffer
-                | Readiness::Page(_)
+                | Readiness::Await(_)
                 | Readiness::Idle => {
                     // Who waits is not in the past when it goes on.
                     self.state.times_ns[slot] = self.state.times_ns[slot].max(self.state.now_ns);
@@ -326,14 +347,14 @@ impl World {
         match readiness {
             Readiness::Ready(what) => holds(what?),
             Readiness::Lock(_) => holds(Move::plain(EventKind::LockTake)).or_else(|| holds(self.behind_lock(slot)?)),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Page(_) | Readiness::Idle => None,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => None,
         }
     }
 
     fn behind_lock(&self, slot: usize) -> Option<Move> {
         match slot.checked_sub(self.state.vcpus.len()) {
             None => self.vcpu_behind_lock(slot),
-            Some(index) => self.asking(index, |vmm, ctx| vmm.behind_lock(HOST_ORDER[index], ctx)),
+            Some(index) => self.asking(index, |vmm, ctx| vmm.behind_lock(self.hosts[index], ctx)),
         }
     }
 
@@ -351,11 +372,11 @@ impl World {
 
     fn host_next(&self, index: usize) -> Readiness {
         let in_store = self.vcpus_in_store();
-        match self.asking(index, |vmm, ctx| vmm.next(HOST_ORDER[index], in_store, ctx)) {
+        match self.asking(index, |vmm, ctx| vmm.next(self.hosts[index], in_store, ctx)) {
             Next::Do(what) => Readiness::Ready(Some(what)),
             Next::Lock(lock) => Readiness::Lock(lock),
             Next::Sleep(at_ns) => Readiness::At(at_ns),
-            Next::Page(pfn) => Readiness::Page(pfn),
+            Next::Wait(what) => Readiness::Await(what),
             Next::Idle => Readiness::Idle,
         }
     }
@@ -369,7 +390,7 @@ impl World {
         match readiness {
             Readiness::Ready(_) => true,
             Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Page(_) | Readiness::Idle => false,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => false,
         }
     }
 
@@ -379,7 +400,7 @@ impl World {
         let mut locks = self.state.locks.clone();
         let own_ns = self.state.times_ns[self.state.vcpus.len() + index];
         let ctx = Ctx {
-            actor: HOST_ORDER[index],
+            actor: self.hosts[index],
             now_ns: own_ns.max(self.state.now_ns),
             ram: &self.ram,
             locks: &mut locks,
@@ -392,7 +413,7 @@ impl World {
     }
 
     fn host_step(&mut self, index: usize, until_ns: u64) -> u64 {
-        let actor = HOST_ORDER[index];
+        let actor = self.hosts[index];
         let in_store = self.vcpus_in_store();
         let bulk = actor == Actor::Migration && !self.state.gates.looks_at(EventKind::RamPage);
         let announced = if cfg!(debug_assertions) { self.host_next(index) } else { Readiness::Idle };
@@ -558,7 +579,7 @@ impl World {
     }
 }
 
-/// Index of the main loop in [`HOST_ORDER`].
+/// Index of the main loop among the host's actors.
 const MAIN_LOOP: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

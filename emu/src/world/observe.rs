@@ -21,10 +21,11 @@ impl Observed for Observation<'_> {
         let at = usize::try_from(word).expect("64-bit host");
         match level {
             Level::K => self.vmm.accel.k_bits().word(at),
+            Level::Ring => self.vmm.accel.ring_bits().word(at),
             Level::S => self.vmm.accel.s_bits().word(at),
-            Level::D => self.vmm.d.bits().word(at),
-            Level::V => self.vmm.vhost.bits().word(at),
-            Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b().word(at)),
+            Level::D => self.vmm.d.word(at),
+            Level::V => self.vmm.devices.recorded(at),
+            Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b_word(at)),
         }
     }
 
@@ -41,7 +42,7 @@ impl Observed for Observation<'_> {
     }
 
     fn bitmap_count(&self) -> u64 {
-        self.vmm.migration.ram().map_or(0, |ram| ram.b().count())
+        self.vmm.migration.ram().map_or(0, |ram| ram.popcount())
     }
 
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {
@@ -62,6 +63,14 @@ impl Observed for Observation<'_> {
 
     fn unasked(&self) -> Option<Pfn> {
         self.vmm.migration.unasked()
+    }
+
+    fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64 {
+        if !self.vmm.destination.is_zeroed() {
+            return 0;
+        }
+        let zero = |bit: &u64| pages >> bit & 1 == 1 && self.ram.is_zero(Pfn(word * 64 + bit));
+        (0..64).filter(zero).fold(0, |zeros, bit| zeros | 1 << bit)
     }
 
     fn migration_status(&self) -> MigrationStatus {

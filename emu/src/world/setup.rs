@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use host::balloon::BalloonOptions;
-use host::dirty::accel::LogMode;
+use host::devices::DeviceOptions;
+use host::devices::vhost::VhostOptions;
+use host::dirty::accel::{LogMode, TrackingOptions};
+use host::dirty::ram_list::BlockOptions;
 use host::event::Pfn;
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::migration::pace::MigrationOptions;
+use host::migration::pace::{FirstRound, MigrationOptions};
 use host::step::Watch;
 use host::vmm::{Vmm, VmmOptions};
 use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
@@ -17,15 +20,16 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
+use crate::world::blocked::Blocked;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
-use crate::world::{HOST_ORDER, RunOptions, State, Window, World};
+use crate::world::{RunOptions, State, Window, World, hosts_of};
 
 impl World {
     /// Returns a world at its first instruction. For a search, what may happen can, and no rate is estimated or kept, for time stands still.
@@ -33,6 +37,7 @@ impl World {
         let image = guest_image();
         let ram = Arc::new(GuestRam::new(scenario.guest.ram_bytes));
         let vcpus = usize::from(scenario.guest.vcpus);
+        let hosts = hosts_of(scenario);
         let machine = Machine::new(Arc::clone(&ram), image, vcpus);
         let mut faults: Faults = scenario.faults.iter().chain(&options.faults).copied().collect();
         faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
@@ -54,7 +59,7 @@ impl World {
             injections: vec![InjectionState::Waiting; injections],
             start: scenario.migration.start.as_ref().map(|_| InjectionState::Waiting),
             oracle,
-            times_ns: vec![0; vcpus + HOST_ORDER.len()],
+            times_ns: vec![0; vcpus + hosts.len()],
             now_ns: 0,
             steps: 0,
             ready: false,
@@ -63,6 +68,7 @@ impl World {
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            blocked: Blocked::new(vcpus + hosts.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
@@ -71,6 +77,7 @@ impl World {
             scenario: Arc::clone(scenario),
             faults,
             image,
+            hosts,
             ram,
             machine,
             costs: scenario.costs.clone(),
@@ -106,6 +113,7 @@ impl World {
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
+                | flag(guest.deflate_silently, boot_flag::DEFLATE_SILENTLY)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -144,16 +152,21 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
+        blocks: host.blocks.iter().map(block_options).collect(),
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
+            DirtyLog::Ring => LogMode::Ring,
             DirtyLog::Tcg => LogMode::Tcg,
         },
+        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
+        devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
                 Profile::Qemu => host::balloon::Profile::Qemu,
                 Profile::Firecracker => host::balloon::Profile::Firecracker,
+                Profile::CloudHypervisor => host::balloon::Profile::CloudHypervisor,
             },
             protocol: host::balloon::Protocol::of(
                 scenario.guest.driver,
@@ -171,19 +184,29 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
+            machine: host::balloon::Machine { host_page: u64::from(host.host_page) },
         },
         migration: MigrationOptions {
             bandwidth: scenario.migration.bandwidth,
             max_bandwidth: scenario.migration.max_bandwidth,
             downtime_limit_ns: scenario.migration.downtime_limit_ns,
-            zero_page_detection: scenario.migration.zero_page_detection,
+            encoding: scenario.migration.encoding,
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
             modes: scenario.migration.modes.clone(),
+            first_round: match host.profile {
+                Profile::Qemu | Profile::Firecracker => FirstRound::All,
+                Profile::CloudHypervisor => FirstRound::Populated,
+            },
             paced: !searched,
         },
     }
+}
+
+fn block_options(block: &RamBlock) -> BlockOptions {
+    let RamBlock { name, pages, offset } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
 }
 
 /// Returns the guest's image, parsed once.

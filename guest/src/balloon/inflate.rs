@@ -9,7 +9,7 @@ use crate::balloon::dialect::ranges;
 use crate::balloon::driver::{VirtioBalloon, is_2012};
 use crate::kernel::list;
 use crate::kernel::panic::warn;
-use crate::kernel::switch::{fault, faulty};
+use crate::kernel::switch::{deflate_silently, fault, faulty};
 use crate::kernel::timer::msleep;
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
@@ -147,7 +147,9 @@ pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
     }
     let num_freed_pages = vb.num_pfns().get() as usize;
     // The host is told before the pages are freed, and they are freed only when it has answered.
-    if num_freed_pages != 0 {
+    if num_freed_pages != 0 && deflate_silently() && !vb.has_feature(feature::MUST_TELL_HOST) {
+        deflate_untold(vb);
+    } else if num_freed_pages != 0 {
         tell_host(vb, vb.deflate_vq().get(), DEFLATE);
     }
     if faulty(fault::RELEASE_OUTSIDE_LOCK) {
@@ -160,6 +162,14 @@ pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
     release_pages_balloon(vb);
     vb.balloon_mutex().unlock();
     num_freed_pages
+}
+
+/// Takes the pages in `pfns` out of the balloon without a word to the device, as VIRTIO 1.2 §5.5.6.1 lets a driver do that has not negotiated
+/// MUST_TELL_HOST. Differs: Linux tells in any case.
+fn deflate_untold(vb: VirtioBalloon) {
+    for i in 0..vb.num_pfns().get() as usize {
+        arch::trace(DEFLATE, u64::from(vb.pfns().element(i).get()), 0);
+    }
 }
 
 /// Frees the pages whose frames stand in `pfns`. Linux: release_pages_by_pfn(), until 4.4.

@@ -26,6 +26,11 @@ pub fn dialect() -> Dialect {
     Dialect::from_number(number).expect("a dialect that this kernel knows")
 }
 
+/// Whether the driver reuses what it deflates without telling, where it may.
+pub fn deflate_silently() -> bool {
+    arch::read64(BOOT_INFO + offset_of!(BootInfo, flags) as u64) & wire::platform::boot_flag::DEFLATE_SILENTLY != 0
+}
+
 /// Whether the driver numbers its queues as the specification does.
 pub fn spec_queues() -> bool {
     arch::read64(BOOT_INFO + offset_of!(BootInfo, flags) as u64) & wire::platform::boot_flag::SPEC_QUEUES != 0

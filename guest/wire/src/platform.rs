@@ -108,4 +108,6 @@ pub mod boot_flag {
     pub const SPEC_QUEUES: u64 = 1 << 3;
     /// The driver is a module that a task loads later, by `wire::task::op::BIND`.
     pub const LATE_PROBE: u64 = 1 << 4;
+    /// The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.
+    pub const DEFLATE_SILENTLY: u64 = 1 << 5;
 }

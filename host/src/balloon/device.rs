@@ -5,6 +5,7 @@
 use super::hinting::Hinting;
 use super::iothread::Iothread;
 use super::main_loop::MainLoop;
+use super::partial::Partial;
 use super::protocol::{Numbering, Protocol};
 use super::request::Request;
 use super::stats::Stats;
@@ -27,7 +28,13 @@ pub enum Profile {
     /// Firecracker: src/vmm/src/devices/virtio/balloon/device.rs process_free_page_hinting_queue(), start_hinting(). Its docs/ballooning.md
     /// warns (commit 1a431856d) that a guest which reuses a page before the hint is consumed finds zeros there.
     Firecracker,
+    /// No statistics and no hints; inflated and reported pages are dropped. Cloud Hypervisor: virtio-devices/src/balloon.rs.
+    CloudHypervisor,
 }
+
+/// Features that Cloud Hypervisor never offers (virtio-devices/src/balloon.rs Balloon::new()).
+const UNKNOWN_TO_CLOUD_HYPERVISOR: u64 =
+    feature::MUST_TELL_HOST | feature::STATS_VQ | feature::FREE_PAGE_HINT | feature::PAGE_POISON | feature::HINT_WAIT_ON_ACK;
 
 /// What a balloon device is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +55,22 @@ pub struct BalloonOptions {
     pub stats_interval_ns: u64,
     /// Pages that the host wants in the balloon at boot, 4 KiB each.
     pub target_pages: u32,
+    /// What it is built into.
+    pub machine: Machine,
+}
+
+/// The machine around a balloon device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// 4 KiB pages in a page of the host (QEMU: qemu_ram_pagesize()): nothing smaller can be discarded. A power of two.
+    pub host_page: u64,
+}
+
+impl Default for Machine {
+    /// Host pages as large as the balloon's.
+    fn default() -> Self {
+        Self { host_page: 1 }
+    }
 }
 
 /// What a queue is for.
@@ -73,6 +96,7 @@ impl BalloonOptions {
         match self.profile {
             Profile::Qemu => self.features | feature::STATS_VQ,
             Profile::Firecracker => self.features,
+            Profile::CloudHypervisor => self.features & !UNKNOWN_TO_CLOUD_HYPERVISOR,
         }
     }
 
@@ -108,7 +132,7 @@ impl BalloonOptions {
             config_isr: match self.profile {
                 // QEMU: virtio_notify_config() sets both causes, so that a driver looks at its rings, too.
                 Profile::Qemu => isr::CONFIG_CHANGE | isr::USED_BUFFER,
-                Profile::Firecracker => isr::CONFIG_CHANGE,
+                Profile::Firecracker | Profile::CloudHypervisor => isr::CONFIG_CHANGE,
             },
         }
     }
@@ -145,6 +169,8 @@ pub struct BalloonState {
     pub(super) main_loop: MainLoop,
     /// Statistics.
     pub(super) stats: Stats,
+    /// A page of the host that was inflated in part.
+    pub(super) partial: Option<Partial>,
 }
 
 impl BalloonState {
@@ -162,6 +188,7 @@ impl BalloonState {
             iothread: Iothread::new(),
             main_loop: MainLoop::new(),
             stats: Stats::default(),
+            partial: None,
         }
     }
 }
@@ -178,7 +205,11 @@ pub struct BalloonDevice {
 
 impl BalloonDevice {
     /// Returns a device as after power-on.
+    ///
+    /// # Panics
+    /// When a page of the host is no power of two of the balloon's.
     pub fn new(options: BalloonOptions) -> Self {
+        assert!(options.machine.host_page.is_power_of_two(), "{} balloon pages in a host page", options.machine.host_page);
         let transport = VirtioMmio::new(options.transport());
         let state = BalloonState::new(&options);
         Self { roles: options.queues(), options, transport, state }
@@ -201,6 +232,7 @@ impl BalloonDevice {
             iothread,
             main_loop,
             stats,
+            partial,
         } = state;
         // The other bytes are filled in anew before anybody looks at them.
         let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
@@ -213,6 +245,7 @@ impl BalloonDevice {
         iothread.fold(fold);
         main_loop.fold(fold);
         stats.fold(now_ns, fold);
+        fold.add_part(Tag::Partial, partial);
     }
 
     /// Returns the transport, to look at.
@@ -412,6 +445,7 @@ impl BalloonDevice {
         self.state.request = Request::default();
         self.state.poison_val = 0;
         self.state.main_loop.forget_kicks();
+        self.forget_partial(ctx);
         self.transport.reset();
     }
 
@@ -424,7 +458,7 @@ impl BalloonDevice {
         match (hinting.status(), self.options.profile) {
             _ if !self.options.protocol.has_cmd_id() => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Requested, _) | (HintStatus::Start, Profile::Firecracker) => hinting.cmd_id(),
-            (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu) => CmdId(balloon::CMD_ID_STOP),
+            (HintStatus::Stop, _) | (HintStatus::Start, Profile::Qemu | Profile::CloudHypervisor) => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Done, _) => CmdId(balloon::CMD_ID_DONE),
         }
     }

@@ -49,7 +49,7 @@ pub(super) enum IdEffect {
 impl Hinting {
     pub(super) fn new(profile: Profile) -> Self {
         let cmd_id = match profile {
-            Profile::Qemu => CmdId(CMD_ID_MIN),
+            Profile::Qemu | Profile::CloudHypervisor => CmdId(CMD_ID_MIN),
             // Firecracker counts from the first id that is not reserved.
             Profile::Firecracker => CmdId(CMD_ID_DONE),
         };
@@ -75,7 +75,7 @@ impl Hinting {
     /// QEMU: virtio_balloon_free_page_start(); Firecracker: start_hinting().
     fn next_cmd_id(&mut self, profile: Profile, stride: u32) {
         let first = match profile {
-            Profile::Qemu => CMD_ID_MIN,
+            Profile::Qemu | Profile::CloudHypervisor => CMD_ID_MIN,
             Profile::Firecracker => CMD_ID_DONE + 1,
         };
         self.cmd_id = CmdId(self.cmd_id.0.checked_add(stride).unwrap_or(first));
@@ -129,7 +129,7 @@ impl BalloonDevice {
     pub(super) fn hint_stop_by_driver(&mut self, ctx: &mut Ctx<'_>) {
         assert_eq!(self.state.hinting.status, HintStatus::Start, "only a started round is stopped by the driver");
         self.set_hint_status(match self.options.profile {
-            Profile::Qemu => HintStatus::Stop,
+            Profile::Qemu | Profile::CloudHypervisor => HintStatus::Stop,
             Profile::Firecracker => HintStatus::Requested,
         });
         ctx.emit(Event::HintStop { from: HintStatus::Start });

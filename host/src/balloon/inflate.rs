@@ -1,7 +1,7 @@
 //! Inflate and deflate: the guest names pages, the host drops their contents.
 //!
-//! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_handle_output(), balloon_inflate_page(), balloon_deflate_page(). Host pages are 4 KiB here,
-//! so a balloon page is a host page, and deflating is only advice. In the interfaces posted as v6, v8 and v10 pages come as ranges
+//! QEMU: hw/virtio/virtio-balloon.c virtio_balloon_handle_output(), balloon_inflate_page(), balloon_deflate_page(). Deflating is only
+//! advice. Where pages of the host are larger than the balloon's, see [`super::partial`]. In the interfaces posted as v6, v8 and v10 pages come as ranges
 //! ([`super::request`]), if the driver has taken that feature.
 
 use super::device::BalloonDevice;
@@ -58,8 +58,16 @@ impl BalloonDevice {
     /// Takes a page and drops its contents, unless pages may not be discarded. QEMU: balloon_inflate_page().
     pub(super) fn inflate_page(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
         ctx.emit(Event::BalloonInflate { pfn });
-        if !self.state.inhibited {
-            self.discard(PageRange::page(pfn), ctx);
+        if !self.state.inhibited
+            && let Some(range) = self.whole_host_page(pfn, ctx)
+        {
+            self.discard(range, ctx);
         }
+    }
+
+    /// Gives a page back; whoever touches it gets a new one. QEMU: balloon_deflate_page().
+    pub(super) fn deflate_page(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        ctx.emit(Event::BalloonDeflate { pfn });
+        self.deflate_partial(pfn, ctx);
     }
 }

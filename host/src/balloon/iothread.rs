@@ -479,7 +479,7 @@ impl BalloonDevice {
                 let queue = self.hint_queue();
                 self.transport.queue_mut(queue).set_notification(wanted, ram)
             }
-            Profile::Qemu | Profile::Firecracker => false,
+            Profile::Qemu | Profile::Firecracker | Profile::CloudHypervisor => false,
         }
     }
 }

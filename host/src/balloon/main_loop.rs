@@ -208,7 +208,7 @@ impl BalloonDevice {
             QueueRole::Stats => {
                 vec![Item::Stats { records: super::stats::records(element, ram), odd: super::stats::odd_records(element, ram) }]
             }
-            QueueRole::Reporting => super::reporting::ranges(element, self.options.profile),
+            QueueRole::Reporting => super::reporting::ranges(element, self.options.profile, self.options.machine.host_page),
             QueueRole::FreePage => unreachable!("the iothread serves the hint queue"),
             QueueRole::Absent => unreachable!("a queue that is not there takes no element"),
         }
@@ -232,7 +232,7 @@ impl BalloonDevice {
     fn run_item(&mut self, item: Item, ctx: &mut Ctx<'_>) {
         match item {
             Item::Inflate(page) => self.inflate_page(page.first, ctx),
-            Item::Deflate(page) => ctx.emit(Event::BalloonDeflate { pfn: page.first }),
+            Item::Deflate(page) => self.deflate_page(page.first, ctx),
             Item::Report { range, whole } => self.take_report(range, whole, ctx),
             Item::Stats { records, odd } => {
                 ctx.emit(Event::BalloonStats { records });
@@ -246,13 +246,15 @@ impl BalloonDevice {
     /// Ends an element, and takes the next one. The statistics buffer is kept until the next poll, and only one is taken per kick.
     fn finish(&mut self, work: Work, ctx: &mut Ctx<'_>) -> Option<Work> {
         let Work { queue, role, element, items: _, next: _, pages: _ } = work;
+        self.forget_partial(ctx);
         match role {
             QueueRole::Stats => {
                 self.hold_stats(queue, element, ctx);
                 None
             }
             QueueRole::Inflate | QueueRole::Deflate | QueueRole::Reporting | QueueRole::FreePage | QueueRole::Absent => {
-                self.return_element(queue, element, 0, ctx);
+                let len = self.used_len(role, &element);
+                self.return_element(queue, element, len, ctx);
                 self.take_work(queue, ctx)
             }
         }

@@ -129,8 +129,10 @@ pub(super) fn parts(element: &Element, options: &BalloonOptions, ram: &GuestRam)
         (Protocol::Requests(_), _) if element.readable.is_empty() => vec![Part::REQUEST],
         (Protocol::Requests(format), _) => format.response(element, ram).into_iter().map(Part::told).collect(),
         (Protocol::Addresses, _) if element.readable_bytes() != 4 => addresses(element, ram).into_iter().map(Part::told).collect(),
-        (Protocol::Addresses | Protocol::Merged, Profile::Qemu) => merged(element, ram),
-        (Protocol::Addresses | Protocol::Merged, Profile::Firecracker) => segments(element, ram),
+        (Protocol::Addresses | Protocol::Merged, Profile::Qemu | Profile::CloudHypervisor) => {
+            merged(element, options.machine.host_page, ram)
+        }
+        (Protocol::Addresses | Protocol::Merged, Profile::Firecracker) => segments(element, options.machine.host_page, ram),
         (Protocol::Walk(_), _) => unreachable!("a host that looks by itself has no hint queue"),
     };
     assert!(!parts.is_empty(), "element {} has a descriptor", element.head);
@@ -138,7 +140,7 @@ pub(super) fn parts(element: &Element, options: &BalloonOptions, ram: &GuestRam)
 }
 
 /// QEMU: get_free_page_hints().
-fn merged(element: &Element, ram: &GuestRam) -> Vec<Part> {
+fn merged(element: &Element, host_page: u64, ram: &GuestRam) -> Vec<Part> {
     let mut parts = Vec::new();
     if !element.readable.is_empty() {
         let mut word = [0; 4];
@@ -149,17 +151,19 @@ fn merged(element: &Element, ram: &GuestRam) -> Vec<Part> {
             HintElement::Malformed(read as u64)
         }));
     }
-    parts.extend(element.writable.iter().map(|segment| Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment) }));
+    let part =
+        |segment: &crate::transport::Segment| Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment, host_page) };
+    parts.extend(element.writable.iter().map(part));
     parts
 }
 
 /// Firecracker: process_free_page_hinting_queue().
-fn segments(element: &Element, ram: &GuestRam) -> Vec<Part> {
+fn segments(element: &Element, host_page: u64, ram: &GuestRam) -> Vec<Part> {
     let part = |segment: &crate::transport::Segment| {
         if segment.len == 4 {
             Part::told(HintElement::Id(CmdId(ram.read_u32(segment.address))))
         } else {
-            Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment) }
+            Part { element: HintElement::Pages(pages(*segment)), whole: whole(*segment, host_page) }
         }
     };
     element.readable.iter().chain(&element.writable).map(part).collect()

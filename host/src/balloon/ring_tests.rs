@@ -178,7 +178,7 @@ impl Profile {
     fn after_stop(self, actor: Actor) -> HintStatus {
         match (self, actor) {
             (Profile::Firecracker, Actor::Iothread) => HintStatus::Requested,
-            (Profile::Qemu | Profile::Firecracker, _) => HintStatus::Stop,
+            (Profile::Qemu | Profile::Firecracker | Profile::CloudHypervisor, _) => HintStatus::Stop,
         }
     }
 }

@@ -81,7 +81,7 @@ impl BalloonDevice {
         let element = self.state.stats.take().expect("the timer runs only while a buffer is held");
         let len = match self.options.profile {
             Profile::Qemu => records(&element, ctx.ram).saturating_mul(stat::RECORD_BYTES as u32),
-            Profile::Firecracker => 0,
+            Profile::Firecracker | Profile::CloudHypervisor => 0,
         };
         self.return_element(queue, element, len, ctx);
     }

@@ -86,6 +86,7 @@ pub(super) fn options(profile: Profile) -> BalloonOptions {
         hint_queue_size: QUEUE_SIZE,
         stats_interval_ns: 1_000_000,
         target_pages: 0,
+        machine: super::device::Machine::default(),
     }
 }
 
@@ -322,7 +323,7 @@ impl Rig {
                 assert!(*at > self.now_ns, "sleeps until {at} at {}", self.now_ns);
                 false
             }
-            Next::Page(_) | Next::Idle => false,
+            Next::Wait(_) | Next::Idle => false,
         }
     }
 
@@ -331,7 +332,7 @@ impl Rig {
         match next {
             Next::Do(announced) => assert_eq!(*announced, Move::of(first)),
             Next::Lock(lock) => assert_eq!(*first, Event::LockTake { lock: *lock }),
-            Next::Sleep(_) | Next::Page(_) | Next::Idle => panic!("no move was announced"),
+            Next::Sleep(_) | Next::Wait(_) | Next::Idle => panic!("no move was announced"),
         }
     }
 

@@ -12,8 +12,9 @@
 
 use super::bitmap::{DirtyBitmap, WORD_PAGES};
 use super::physmem::DirtyMemory;
+use super::ring::{RING_SIZE, Rings};
 use crate::event::{Event, Level, PageRange, Pfn};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
 
@@ -27,8 +28,41 @@ pub enum LogMode {
     },
     /// KVM without it: GET copies, clears and write-protects.
     GetClears,
+    /// KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP: each vCPU lists what it writes; what KVM writes outside of vCPUs is in K.
+    Ring,
     /// TCG: stores mark D.
     Tcg,
+}
+
+/// What a log is made from, beside its mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackingOptions {
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Places of a vCPU's ring.
+    pub ring_size: u32,
+}
+
+impl Default for TrackingOptions {
+    fn default() -> Self {
+        Self { vcpus: 1, ring_size: RING_SIZE }
+    }
+}
+
+/// A vCPU's store as the log sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Store {
+    /// Which vCPU.
+    pub cpu: u8,
+    /// To which page.
+    pub pfn: Pfn,
+}
+
+impl Store {
+    /// Returns a plain store.
+    pub fn plain(cpu: u8, pfn: Pfn) -> Self {
+        Self { cpu, pfn }
+    }
 }
 
 /// K with its write protection, and S.
@@ -42,6 +76,7 @@ pub struct Accelerator {
     /// Bits of S that a CLEAR took between GET and merge.
     s_unmerged: DirtyBitmap,
     merged: bool,
+    rings: Rings,
     /// Pages that became protected since the vCPUs were last told.
     protected: DirtyBitmap,
     protected_any: bool,
@@ -50,6 +85,11 @@ pub struct Accelerator {
 impl Accelerator {
     /// Returns an accelerator that does not log.
     pub fn new(mode: LogMode, pages: u64) -> Self {
+        Self::with(mode, &TrackingOptions::default(), pages)
+    }
+
+    /// Returns the same with options.
+    pub fn with(mode: LogMode, options: &TrackingOptions, pages: u64) -> Self {
         let none = DirtyBitmap::new(pages);
         Self {
             mode,
@@ -59,6 +99,7 @@ impl Accelerator {
             s: none.clone(),
             s_unmerged: none.clone(),
             merged: true,
+            rings: Rings::new(options.vcpus, options.ring_size, pages),
             protected: none,
             protected_any: false,
         }
@@ -67,7 +108,7 @@ impl Accelerator {
     /// Adds its state to a hash.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
         // Without protected pages, whether there are any is asked in vain.
-        let Self { mode: _, logging, k, wp, s, s_unmerged, merged, protected, protected_any: _ } = self;
+        let Self { mode, logging, k, wp, s, s_unmerged, merged, rings, protected, protected_any: _ } = self;
         fold.add(Tag::Logging, u64::from(*logging));
         fold.add(Tag::Merged, u64::from(*merged));
         fold.sum_of(Tag::K as u64, k.fold());
@@ -75,6 +116,9 @@ impl Accelerator {
         fold.sum_of(Tag::S as u64, s.fold());
         fold.sum_of(Tag::SUnmerged as u64, s_unmerged.fold());
         fold.sum_of(Tag::Protected as u64, protected.fold());
+        if *mode == LogMode::Ring {
+            rings.fold(fold);
+        }
     }
 
     /// Returns how stores are tracked.
@@ -117,23 +161,39 @@ impl Accelerator {
         !self.merged && (self.s.test(pfn) || self.s_unmerged.test(pfn))
     }
 
-    /// Returns whether the mode has a K (and a GET).
+    /// Returns the pages that stand in a vCPU's ring.
+    pub fn ring_bits(&self) -> &DirtyBitmap {
+        self.rings.held()
+    }
+
+    /// Returns whether each sync begins with a GET.
     pub fn has_get(&self) -> bool {
         match self.mode {
             LogMode::ManualClear { .. } | LogMode::GetClears => true,
-            LogMode::Tcg => false,
+            LogMode::Ring | LogMode::Tcg => false,
         }
+    }
+
+    /// Returns whether vCPUs list what they write.
+    pub fn has_rings(&self) -> bool {
+        self.mode == LogMode::Ring
+    }
+
+    /// Returns whether S holds what a merge has not taken.
+    pub fn awaits_merge(&self) -> bool {
+        !self.merged
     }
 
     /// Returns whether the mode has a CLEAR. Without manual clear the VMM's call returns at once (QEMU: kvm_physical_log_clear()).
     pub fn has_clear(&self) -> bool {
         match self.mode {
             LogMode::ManualClear { .. } => true,
-            LogMode::GetClears | LogMode::Tcg => false,
+            LogMode::GetClears | LogMode::Ring | LogMode::Tcg => false,
         }
     }
 
     /// Switches tracking on.
+    /// [`Fault::RingInitiallySet`]: rings start with nothing protected.
     ///
     /// # Panics
     /// When it is on.
@@ -144,9 +204,11 @@ impl Accelerator {
         for bits in [&mut self.k, &mut self.wp, &mut self.s, &mut self.s_unmerged] {
             bits.reset();
         }
+        self.rings.clear();
         match self.mode {
             LogMode::ManualClear { initially_set: true } => self.k.fill(),
-            LogMode::ManualClear { initially_set: false } | LogMode::GetClears => {
+            LogMode::Ring if ctx.faults.on(Fault::RingInitiallySet) => {}
+            LogMode::ManualClear { initially_set: false } | LogMode::GetClears | LogMode::Ring => {
                 self.wp.fill();
                 self.protect_all();
             }
@@ -165,6 +227,7 @@ impl Accelerator {
         self.logging = false;
         self.merged = true;
         self.protected_any = false;
+        self.rings.clear();
         for bits in [&mut self.k, &mut self.wp, &mut self.s, &mut self.s_unmerged, &mut self.protected] {
             bits.reset();
         }
@@ -172,23 +235,31 @@ impl Accelerator {
     }
 
     /// Returns where a vCPU's store to this page would be recorded now, or `None` when it would leave no new trace.
-    pub fn would_mark(&self, pfn: Pfn, d: &DirtyMemory) -> Option<Level> {
+    pub fn would_mark(&self, store: Store, d: &DirtyMemory) -> Option<Level> {
+        let Store { cpu: _, pfn } = store;
         if !self.logging {
             return None;
         }
         match self.mode {
             LogMode::ManualClear { .. } | LogMode::GetClears => self.wp.test(pfn).then_some(Level::K),
+            LogMode::Ring => self.wp.test(pfn).then_some(Level::Ring),
             LogMode::Tcg => (!d.test(pfn)).then_some(Level::D),
         }
     }
 
     /// Records a vCPU's store to this page, and returns where (see [`Self::would_mark`]).
-    pub fn guest_store(&mut self, pfn: Pfn, d: &mut DirtyMemory) -> Option<Level> {
-        let level = self.would_mark(pfn, d)?;
+    /// [`Fault::RingEntryLag`]: others see the flag of a ring's entry before what it holds.
+    pub fn guest_store(&mut self, store: Store, d: &mut DirtyMemory, faults: &Faults) -> Option<Level> {
+        let Store { cpu, pfn } = store;
+        let level = self.would_mark(store, d)?;
         match self.mode {
             LogMode::ManualClear { .. } | LogMode::GetClears => {
                 let new = self.k.set(pfn);
                 assert!(new, "page {pfn} was write-protected although set in K");
+                self.wp.clear(pfn);
+            }
+            LogMode::Ring => {
+                self.rings.push(cpu, pfn, faults.on(Fault::RingEntryLag));
                 self.wp.clear(pfn);
             }
             LogMode::Tcg => {
@@ -199,16 +270,57 @@ impl Accelerator {
         Some(level)
     }
 
+    /// The vCPU has left what recorded its last store behind: others see all of it.
+    pub fn vcpu_goes_on(&mut self, cpu: u8) {
+        self.rings.settle(cpu);
+    }
+
+    /// Returns how many pages a vCPU may write before its ring is full; without rings, any number.
+    pub fn ring_room(&self, cpu: u8) -> u64 {
+        if self.has_rings() && self.logging { self.rings.room(cpu) } else { u64::MAX }
+    }
+
+    /// Returns whether reaped entries wait for their reset.
+    pub fn awaits_reset(&self) -> bool {
+        self.rings.has_collected()
+    }
+
+    /// Reaps all rings into S. QEMU: kvm_dirty_ring_reap_locked(), its first half.
+    ///
+    /// # Panics
+    /// When there are no rings.
+    pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        assert!(self.has_rings(), "a reap without rings");
+        let pages = self.rings.reap(&mut self.s);
+        // A vCPU may have waited for its lock until the log was over.
+        self.merged = !self.logging;
+        ctx.emit(Event::RingReap { pages });
+        pages
+    }
+
+    /// Gives the reaped entries back, and protects their pages. Linux: kvm_vm_ioctl_reset_dirty_pages().
+    ///
+    /// # Panics
+    /// When nothing was reaped.
+    pub fn ring_reset(&mut self, ctx: &mut Ctx<'_>) {
+        assert!(self.awaits_reset(), "a reset of rings from which nothing was reaped");
+        let pages = self.rings.reset();
+        self.wp.merge(&pages);
+        self.protected.merge(&pages);
+        self.protected_any = true;
+        ctx.emit(Event::RingReset { pages: pages.count() });
+    }
+
     /// GET: copies K to S; without manual clear K is cleared and its pages are protected again.
     ///
     /// # Panics
     /// When the mode has no K, logging is off, or the last copy was not merged.
     pub fn get(&mut self, ctx: &mut Ctx<'_>) {
-        assert!(self.has_get() && self.logging, "GET without a log");
+        assert!(self.mode != LogMode::Tcg && self.logging, "GET without a log");
         assert!(self.merged, "GET over a copy that was not merged");
         self.s.copy_from(&self.k);
         self.merged = false;
-        if self.mode == LogMode::GetClears {
+        if matches!(self.mode, LogMode::GetClears | LogMode::Ring) {
             self.wp.merge(&self.k);
             self.protected.merge(&self.k);
             self.protected_any = true;
@@ -226,6 +338,10 @@ impl Accelerator {
         self.merged = true;
         let pages = d.merge(&self.s) + d.merge(&self.s_unmerged);
         self.s_unmerged.reset();
+        if self.has_rings() {
+            // The reaper adds to S: what D has must not come again (QEMU: kvm_slot_reset_dirty_pages()).
+            self.s.reset();
+        }
         ctx.emit(Event::DirtyMerge { pages });
     }
 
@@ -269,7 +385,7 @@ impl Accelerator {
                 self.protected.set_word(at, bits);
                 self.protected_any = true;
             }
-            LogMode::Tcg | LogMode::ManualClear { .. } | LogMode::GetClears => {}
+            LogMode::Tcg | LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring => {}
         }
     }
 
@@ -305,20 +421,24 @@ mod tests {
         (accel, d)
     }
 
+    fn store(accel: &mut Accelerator, pfn: Pfn, d: &mut DirtyMemory) -> Option<Level> {
+        accel.guest_store(Store::plain(0, pfn), d, &Faults::default())
+    }
+
     #[test]
     fn initially_set_protects_nothing_until_the_clear() {
         let mut desk = Desk::new(&[]);
         let (mut accel, mut d) = started(LogMode::ManualClear { initially_set: true }, 128, &mut desk);
         assert_eq!(accel.take_protected(), []);
         assert!(accel.k(Pfn(5)) && !accel.wp(Pfn(5)));
-        assert_eq!(accel.guest_store(Pfn(5), &mut d), None);
+        assert_eq!(store(&mut accel, Pfn(5), &mut d), None);
         accel.get(&mut desk.ctx());
         accel.merge(&mut d, &mut desk.ctx());
         accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
         assert_eq!(accel.take_protected(), [PageRange::new(Pfn(0), 64)]);
-        assert_eq!(accel.guest_store(Pfn(5), &mut d), Some(Level::K));
-        assert_eq!(accel.guest_store(Pfn(5), &mut d), None);
-        assert_eq!(accel.guest_store(Pfn(70), &mut d), None);
+        assert_eq!(store(&mut accel, Pfn(5), &mut d), Some(Level::K));
+        assert_eq!(store(&mut accel, Pfn(5), &mut d), None);
+        assert_eq!(store(&mut accel, Pfn(70), &mut d), None);
     }
 
     #[test]
@@ -329,7 +449,7 @@ mod tests {
             assert_eq!(accel.take_protected(), [PageRange::new(Pfn(0), 128)]);
             assert_eq!(accel.take_protected(), []);
             assert!(!accel.k(Pfn(0)));
-            assert_eq!(accel.would_mark(Pfn(0), &d), Some(Level::K));
+            assert_eq!(accel.would_mark(Store::plain(0, Pfn(0)), &d), Some(Level::K));
         }
     }
 
@@ -337,10 +457,10 @@ mod tests {
     fn manual_get_leaves_k_so_that_a_later_store_shares_its_bit() {
         let mut desk = Desk::new(&[]);
         let (mut accel, mut d) = started(MANUAL, 64, &mut desk);
-        accel.guest_store(Pfn(3), &mut d);
+        store(&mut accel, Pfn(3), &mut d);
         accel.get(&mut desk.ctx());
         assert!(accel.k(Pfn(3)) && accel.s(Pfn(3)) && accel.unmerged(Pfn(3)));
-        assert_eq!(accel.guest_store(Pfn(3), &mut d), None);
+        assert_eq!(store(&mut accel, Pfn(3), &mut d), None);
         accel.merge(&mut d, &mut desk.ctx());
         assert!(d.test(Pfn(3)) && !accel.unmerged(Pfn(3)));
     }
@@ -349,12 +469,12 @@ mod tests {
     fn get_clears_records_a_store_behind_the_get_by_itself() {
         let mut desk = Desk::new(&[]);
         let (mut accel, mut d) = started(LogMode::GetClears, 64, &mut desk);
-        accel.guest_store(Pfn(3), &mut d);
+        store(&mut accel, Pfn(3), &mut d);
         accel.take_protected();
         accel.get(&mut desk.ctx());
         assert!(!accel.k(Pfn(3)) && accel.s(Pfn(3)) && accel.wp(Pfn(3)));
         assert_eq!(accel.take_protected(), [PageRange::page(Pfn(3))]);
-        assert_eq!(accel.guest_store(Pfn(3), &mut d), Some(Level::K));
+        assert_eq!(store(&mut accel, Pfn(3), &mut d), Some(Level::K));
     }
 
     #[test]
@@ -362,11 +482,11 @@ mod tests {
         let mut desk = Desk::new(&[]);
         let (mut accel, mut d) = started(MANUAL, 128, &mut desk);
         for pfn in [5, 40, 100] {
-            accel.guest_store(Pfn(pfn), &mut d);
+            store(&mut accel, Pfn(pfn), &mut d);
         }
         accel.get(&mut desk.ctx());
         accel.merge(&mut d, &mut desk.ctx());
-        accel.guest_store(Pfn(6), &mut d);
+        store(&mut accel, Pfn(6), &mut d);
         desk.take_events();
         accel.clear(PageRange::new(Pfn(0), 10), &mut desk.ctx());
         assert_eq!(desk.take_events(), [Event::DirtyClear { range: PageRange::new(Pfn(0), 10), cleared: 1 }]);
@@ -378,11 +498,11 @@ mod tests {
     fn a_page_cleared_once_is_not_cleared_again_for_the_same_get() {
         let mut desk = Desk::new(&[]);
         let (mut accel, mut d) = started(MANUAL, 64, &mut desk);
-        accel.guest_store(Pfn(5), &mut d);
+        store(&mut accel, Pfn(5), &mut d);
         accel.get(&mut desk.ctx());
         accel.merge(&mut d, &mut desk.ctx());
         accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
-        accel.guest_store(Pfn(5), &mut d);
+        store(&mut accel, Pfn(5), &mut d);
         accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
         assert!(accel.k(Pfn(5)));
     }
@@ -394,11 +514,11 @@ mod tests {
         accel.get(&mut desk.ctx());
         accel.merge(&mut d, &mut desk.ctx());
         for pfn in [5, 40, 64] {
-            accel.guest_store(Pfn(pfn), &mut d);
+            store(&mut accel, Pfn(pfn), &mut d);
         }
         accel.clear(PageRange::new(Pfn(0), 10), &mut desk.ctx());
         assert!(accel.k(Pfn(5)) && !accel.k(Pfn(40)) && accel.wp(Pfn(40)) && accel.k(Pfn(64)));
-        accel.guest_store(Pfn(40), &mut d);
+        store(&mut accel, Pfn(40), &mut d);
         accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
         assert!(accel.k(Pfn(40)), "a whole word has no tail");
     }
@@ -407,7 +527,7 @@ mod tests {
     fn a_clear_between_get_and_merge_leaves_the_merge_whole() {
         let mut desk = Desk::new(&[]);
         let (mut accel, mut d) = started(MANUAL, 64, &mut desk);
-        accel.guest_store(Pfn(5), &mut d);
+        store(&mut accel, Pfn(5), &mut d);
         accel.get(&mut desk.ctx());
         accel.clear(PageRange::new(Pfn(0), 64), &mut desk.ctx());
         assert!(!accel.k(Pfn(5)) && accel.unmerged(Pfn(5)));
@@ -422,12 +542,12 @@ mod tests {
         let mut desk = Desk::new(&[]);
         let (mut accel, mut d) = started(LogMode::Tcg, 128, &mut desk);
         accel.take_protected();
-        assert_eq!(accel.guest_store(Pfn(70), &mut d), Some(Level::D));
-        assert_eq!(accel.guest_store(Pfn(70), &mut d), None);
+        assert_eq!(store(&mut accel, Pfn(70), &mut d), Some(Level::D));
+        assert_eq!(store(&mut accel, Pfn(70), &mut d), None);
         d.exchange_into(&mut DirtyBitmap::new(128), |at, bits| accel.d_cleaned(at, bits));
         assert_eq!(accel.take_protected(), [PageRange::page(Pfn(70))]);
-        assert_eq!(accel.would_mark(Pfn(70), &d), Some(Level::D));
+        assert_eq!(accel.would_mark(Store::plain(0, Pfn(70)), &d), Some(Level::D));
         accel.log_stop(&mut desk.ctx());
-        assert_eq!(accel.would_mark(Pfn(70), &d), None);
+        assert_eq!(accel.would_mark(Store::plain(0, Pfn(70)), &d), None);
     }
 }

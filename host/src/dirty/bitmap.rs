@@ -99,6 +99,49 @@ impl DirtyBitmap {
         self.words.iter().copied()
     }
 
+    /// Returns 64 bits from any bit on; those behind the last are clear.
+    pub fn window(&self, first: u64) -> u64 {
+        let (at, shift) = (index(first / WORD_PAGES), first % WORD_PAGES);
+        let word = |at: usize| if at < self.words.len() { self.word(at) } else { 0 };
+        let high = if shift == 0 { 0 } else { word(at + 1) << (WORD_PAGES - shift) };
+        word(at) >> shift | high
+    }
+
+    /// Sets bits from any bit on, and returns how many of them were clear.
+    ///
+    /// # Panics
+    /// When one lies behind the last.
+    pub fn set_window(&mut self, first: u64, bits: u64) -> u64 {
+        assert!(bits == 0 || first + u64::from(bits.ilog2()) < self.pages(), "bits {bits:#x} from {first} on of {} pages", self.pages());
+        let new = bits & !self.window(first);
+        let (at, shift) = (index(first / WORD_PAGES), first % WORD_PAGES);
+        let high = if shift == 0 { 0 } else { new >> (WORD_PAGES - shift) };
+        [(at, new << shift), (at + 1, high)].into_iter().filter(|(_, bits)| *bits != 0).for_each(|(at, bits)| self.set_word(at, bits));
+        u64::from(new.count_ones())
+    }
+
+    /// Clears bits from any bit on, and returns how many of them were set.
+    pub fn clear_window(&mut self, first: u64, bits: u64) -> u64 {
+        let set = bits & self.window(first);
+        let (at, shift) = (index(first / WORD_PAGES), first % WORD_PAGES);
+        let high = if shift == 0 { 0 } else { set >> (WORD_PAGES - shift) };
+        let parts = [(at, set << shift), (at + 1, high)];
+        parts.into_iter().filter(|(_, bits)| *bits != 0).for_each(|(at, bits)| self.put(at, self.word(at) & !bits));
+        u64::from(set.count_ones())
+    }
+
+    /// Clears a word, and returns what it was.
+    ///
+    /// # Panics
+    /// When there is no such word.
+    pub fn take_word(&mut self, at: usize) -> u64 {
+        let word = self.word(at);
+        if word != 0 {
+            self.put(at, 0);
+        }
+        word
+    }
+
     /// Returns the part of a range that has bits here.
     pub fn clip(&self, range: PageRange) -> PageRange {
         let first = range.first.0.min(self.pages());

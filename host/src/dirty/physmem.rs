@@ -3,7 +3,10 @@
 //! QEMU: system/physmem.c. Set by device writes at any time, by GET's copy and by vhost's log at a sync, and by guest stores under TCG;
 //! emptied word by word into B.
 
-use super::bitmap::DirtyBitmap;
+use std::sync::Arc;
+
+use super::bitmap::{DirtyBitmap, WORD_PAGES};
+use super::ram_list::{RamList, low_bits};
 use crate::event::{PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
@@ -11,31 +14,53 @@ use crate::fold::{Fold, Tag};
 /// D.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirtyMemory {
+    ram: Arc<RamList>,
+    /// By ram_addr.
     bits: DirtyBitmap,
     tracking: bool,
 }
 
 impl DirtyMemory {
-    /// Returns D of new RAM: all dirty (QEMU: system/physmem.c ram_block_add() marks a new block for all clients), tracking off.
+    /// Returns D of new RAM that is one block.
     pub fn new(pages: u64) -> Self {
-        Self { bits: DirtyBitmap::full(pages), tracking: false }
+        Self::of(RamList::one(pages))
+    }
+
+    /// Returns D of new RAM: all dirty (QEMU: system/physmem.c ram_block_add() marks a new block for all clients), tracking off.
+    pub fn of(ram: Arc<RamList>) -> Self {
+        let mut bits = DirtyBitmap::new(ram.end());
+        ram.places().iter().for_each(|place| bits.set_range(PageRange::new(Pfn(place.offset), place.pages)));
+        Self { ram, bits, tracking: false }
     }
 
     /// Adds its state to a hash.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { bits, tracking } = self;
+        let Self { ram: _, bits, tracking } = self;
         fold.sum_of(Tag::D as u64, bits.fold());
         fold.add(Tag::DTracking, u64::from(*tracking));
     }
 
-    /// Returns the bits.
+    /// Returns the RAM blocks.
+    pub fn ram(&self) -> &Arc<RamList> {
+        &self.ram
+    }
+
+    /// Returns the bits, by ram_addr.
     pub fn bits(&self) -> &DirtyBitmap {
         &self.bits
     }
 
+    /// Returns the bits of 64 of the guest's pages, those from 64 times `at` on.
+    pub fn word(&self, at: usize) -> u64 {
+        if self.ram.is_flat() {
+            return self.bits.word(at);
+        }
+        self.ram.guest_word(at as u64, |index| Some((&self.bits, self.ram.places()[index].offset)))
+    }
+
     /// Returns whether the page is dirty.
     pub fn test(&self, pfn: Pfn) -> bool {
-        self.bits.test(pfn)
+        self.bits.test(self.ram.addr(pfn))
     }
 
     /// Returns whether marks count.
@@ -48,31 +73,89 @@ impl DirtyMemory {
         self.tracking = tracking;
     }
 
+    /// Forgets all marks.
+    pub fn reset(&mut self) {
+        self.bits.reset();
+    }
+
     /// Marks pages while tracking is on.
     pub fn mark(&mut self, range: PageRange) {
         if self.tracking {
-            self.bits.set_range(range);
+            let Self { ram, bits, tracking: _ } = self;
+            ram.parts(range).for_each(|(index, part)| {
+                bits.set_range(PageRange::new(Pfn(ram.places()[index].offset + part.first.0), part.count));
+            });
         }
     }
 
     /// Marks what a device wrote through the VMM, one range per write (QEMU: system/physmem.c invalidate_and_set_dirty()).
-    /// [`Fault::DmaFirstPage`]: only the first page of each write.
+    /// [`Fault::DmaFirstPage`]: only the first page of each write. [`Fault::VmmWritesUntracked`]: nothing.
     pub fn mark_device_write(&mut self, ranges: &[PageRange], faults: &Faults) {
+        if faults.on(Fault::VmmWritesUntracked) {
+            return;
+        }
         for range in ranges {
             let marked = if faults.on(Fault::DmaFirstPage) { range.count.min(1) } else { range.count };
             self.mark(PageRange::new(range.first, marked));
         }
     }
 
-    /// Merges another record in, and returns how many of its bits are set.
+    /// Merges another record in, which has a bit for each of the guest's pages, and returns how many of its bits are set.
     pub fn merge(&mut self, other: &DirtyBitmap) -> u64 {
-        self.bits.merge(other);
+        let Self { ram, bits, tracking: _ } = self;
+        if ram.is_flat() {
+            bits.merge(other);
+            return other.count();
+        }
+        for place in ram.places() {
+            for page in (0..place.pages).step_by(WORD_PAGES as usize) {
+                let word = other.window(place.first.0 + page) & low_bits(WORD_PAGES.min(place.pages - page));
+                bits.set_window(place.offset + page, word);
+            }
+        }
         other.count()
     }
 
-    /// Moves all bits into B word by word, and returns how many were new there. `cleaned` sees the words that D had.
-    pub fn exchange_into(&mut self, b: &mut DirtyBitmap, cleaned: impl FnMut(usize, u64)) -> u64 {
-        b.exchange_from(&mut self.bits, cleaned)
+    /// Moves all bits into a bitmap of all ram_addrs, and returns how many were new there. `cleaned` sees the words that D had, with their index.
+    pub fn exchange_into(&mut self, to: &mut DirtyBitmap, cleaned: impl FnMut(usize, u64)) -> u64 {
+        to.exchange_from(&mut self.bits, cleaned)
+    }
+
+    /// Moves whole words into a block's B, from the word of ram_addr `first` on, as many as B has, and returns how many bits were new there,
+    /// B's and those of the last word that stand behind its end. `cleaned` sees the words that D had, with the index.
+    pub fn exchange_words(&mut self, first: u64, b: &mut DirtyBitmap, behind: &mut u64, mut cleaned: impl FnMut(usize, u64)) -> u64 {
+        let start = first / WORD_PAGES;
+        if start == 0 && b.pages() == self.bits.pages() {
+            return self.exchange_into(b, cleaned);
+        }
+        let mut new = 0;
+        for at in 0..b.words() {
+            let word = usize::try_from(start + at).expect("64-bit host");
+            if start + at >= self.bits.words() || self.bits.word(word) == 0 {
+                continue;
+            }
+            let bits = self.bits.take_word(word);
+            cleaned(word, bits);
+            let own = bits & low_bits(WORD_PAGES.min(b.pages() - at * WORD_PAGES));
+            new += b.set_window(at * WORD_PAGES, own) + u64::from((bits & !own & !*behind).count_ones());
+            *behind |= bits & !own;
+        }
+        new
+    }
+
+    /// Moves bits into a block's B page by page, from ram_addr `first` on, and returns how many were new there. `cleaned` sees 64 ram_addrs each
+    /// time, with the first.
+    pub fn exchange_pages(&mut self, first: u64, b: &mut DirtyBitmap, mut cleaned: impl FnMut(u64, u64)) -> u64 {
+        let mut new = 0;
+        for page in (0..b.pages()).step_by(WORD_PAGES as usize) {
+            let bits = self.bits.window(first + page) & low_bits(WORD_PAGES.min(b.pages() - page));
+            if bits != 0 {
+                self.bits.clear_window(first + page, bits);
+                cleaned(first + page, bits);
+                new += b.set_window(page, bits);
+            }
+        }
+        new
     }
 }
 

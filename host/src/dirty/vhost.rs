@@ -44,7 +44,7 @@ impl VhostLog {
         self.bits.is_clear()
     }
 
-    /// The backend starts to log (QEMU: vhost_migration_log()). Differs: at once, the backend's acknowledgement takes no time.
+    /// The backend starts to log (QEMU: vhost_migration_log()).
     pub fn log_start(&mut self) {
         self.bits.reset();
         self.logging = true;
@@ -54,6 +54,11 @@ impl VhostLog {
     pub fn log_stop(&mut self) {
         self.bits.reset();
         self.logging = false;
+    }
+
+    /// What stands in the log is forgotten.
+    pub(crate) fn forget(&mut self) {
+        self.bits.reset();
     }
 
     /// The backend wrote pages.

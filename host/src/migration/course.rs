@@ -66,6 +66,7 @@ impl Course {
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
                 | Op::StopVm
+                | Op::WaitDevices
                 | Op::WaitDestination
                 | Op::WaitLoaded
                 | Op::WaitRecover
@@ -187,8 +188,11 @@ fn pending_bytes(run: &Run) -> u64 {
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Get | SyncMove::Merge) => view.accel.has_get(),
-        Op::Sync(SyncMove::Vhost) => !view.vhost.is_clear(),
+        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
+        Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
@@ -199,6 +203,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::WaitRecover => !run.post.recover,
         // The main loop that is left has nobody to share its lock with.
         Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
+        Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
         Op::SetFinal => run.status.is_running(),

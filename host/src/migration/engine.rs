@@ -16,22 +16,24 @@
 //! What becomes of Active with postcopy is in [`crate::migration::postcopy`].
 
 use crate::destination::Destination;
+use crate::devices::Devices;
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::bitmap::WORD_PAGES;
 use crate::dirty::physmem::DirtyMemory;
-use crate::dirty::vhost::VhostLog;
 use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
+use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::notifier::PrecopyNotifier;
 use crate::migration::op::{self, Op, SyncMove};
-use crate::migration::pace::{MigrationOptions, Pace};
+use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::postcopy::Postcopy;
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
-use crate::migration::wire::{DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
-use crate::step::{Ctx, Move, Next};
+use crate::migration::wire::{Record, Wire};
+use crate::migration::xbzrle::Xbzrle;
+use crate::step::{Await, Ctx, Move, Next};
 
 /// Whether the source's vCPUs run (QEMU: runstate_is_running()).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,8 +48,8 @@ pub struct Parts<'a> {
     pub accel: &'a mut Accelerator,
     /// D.
     pub d: &'a mut DirtyMemory,
-    /// V.
-    pub vhost: &'a mut VhostLog,
+    /// V, and who keeps it.
+    pub devices: &'a mut Devices,
     /// Who is told of the phases.
     pub notifier: &'a mut dyn PrecopyNotifier,
     /// The receiving side.
@@ -61,7 +63,7 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// Returns what [`Migration::next`] needs of them.
     pub fn view(&self) -> View<'_> {
-        View { accel: self.accel, vhost: self.vhost, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
+        View { accel: self.accel, devices: self.devices, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
     }
 }
 
@@ -70,8 +72,8 @@ impl Parts<'_> {
 pub struct View<'a> {
     /// K and S.
     pub accel: &'a Accelerator,
-    /// V.
-    pub vhost: &'a VhostLog,
+    /// V, and who keeps it.
+    pub devices: &'a Devices,
     /// The receiving side.
     pub destination: &'a Destination,
     /// The source's vCPUs.
@@ -100,12 +102,16 @@ pub(crate) struct Run {
     /// The switchover stopped a running VM.
     pub(crate) stopped_vm: bool,
     pub(crate) link_down: bool,
+    /// The peer does not read.
+    pub(crate) stalled: bool,
     /// The destination has answered that it has all.
     pub(crate) destination_done: bool,
     pub(crate) slice: Slice,
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
     pub(crate) post: Postcopy,
+    /// The cache for differences, if they are sent.
+    pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
     pub(crate) pages_normal: u64,
     pub(crate) pages_zero: u64,
@@ -212,7 +218,8 @@ impl Migration {
             return Err(StartError::CleanupPending);
         }
         let tried = self.run.status != MigrationStatus::None;
-        self.run = Run::new(self.run.status, options, tried);
+        let stalled = self.run.stalled;
+        self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
         self.thread = Course { ops: op::setup(), pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
@@ -253,6 +260,21 @@ impl Migration {
             ctx.emit(Event::LinkDown);
         }
         hit
+    }
+
+    /// The peer stops to read, or reads again, whether or not a migration is under way. Returns whether that is new.
+    pub fn set_stalled(&mut self, stalled: bool, ctx: &mut Ctx<'_>) -> bool {
+        let new = self.run.stalled != stalled;
+        if new {
+            self.run.stalled = stalled;
+            ctx.emit(if stalled { Event::LinkStall } else { Event::LinkResume });
+        }
+        new
+    }
+
+    /// Returns whether the peer does not read.
+    pub fn stalled(&self) -> bool {
+        self.run.stalled
     }
 
     /// Returns what an actor would do next, at its own time `ctx.now_ns`. A [`Next::Sleep`] is over once that time has come.
@@ -298,6 +320,7 @@ impl Migration {
             | Op::LockVmState { .. }
             | Op::SetDevice
             | Op::SaveDevice
+            | Op::WaitDevices
             | Op::WaitDestination
             | Op::SetCompleted
             | Op::SetFailing
@@ -404,6 +427,7 @@ impl Migration {
             Op::StopVm => {
                 self.run.stopped_vm = true;
                 parts.vm.running = false;
+                parts.devices.vm_stopped(ctx);
                 ctx.emit(Event::VmStop);
                 self.thread.push_front([Op::LockVmState { running: false }, Op::Unlock(LockId::FreePage)]);
                 ctx.costs.vm_stop_ns
@@ -418,9 +442,22 @@ impl Migration {
                 ctx.unlock(LockId::Bql);
                 ctx.costs.lock_ns
             }
+            Op::LogStart => {
+                let cost = self.run.perform(op, parts, ctx);
+                if parts.devices.is_ordered() {
+                    self.thread.push_front([Op::WaitDevices]);
+                }
+                cost
+            }
+            Op::Sync(SyncMove::Devices) => {
+                let cost = self.run.perform(op, parts, ctx);
+                if !parts.devices.is_clear() {
+                    self.thread.push_front([op]);
+                }
+                cost
+            }
             Op::Lock(_)
             | Op::Unlock(_)
-            | Op::LogStart
             | Op::Act(_)
             | Op::WriteSetup
             | Op::Sync(_)
@@ -441,7 +478,13 @@ impl Migration {
             | Op::Reload
             | Op::SendEnd
             | Op::SetFinal => self.run.perform(op, parts, ctx),
-            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDestination | Op::WaitLoaded | Op::WaitRecover => {
+            Op::Slice { .. }
+            | Op::Choose(_)
+            | Op::Sleep { .. }
+            | Op::WaitDevices
+            | Op::WaitDestination
+            | Op::WaitLoaded
+            | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }
         }
@@ -476,6 +519,7 @@ impl Run {
     fn new(status: MigrationStatus, options: MigrationOptions, tried: bool) -> Self {
         assert!(options.bandwidth > 0, "a link without bandwidth");
         let link_ns = |bytes: u64| bytes * 1_000_000_000 / options.bandwidth;
+        let xbzrle_pages = options.encoding.xbzrle_pages;
         let (data_ns, zero_ns) = (link_ns(DATA_RECORD_BYTES), link_ns(ZERO_RECORD_BYTES));
         Self {
             status,
@@ -484,11 +528,13 @@ impl Run {
             tried,
             stopped_vm: false,
             link_down: false,
+            stalled: false,
             destination_done: false,
             slice: Slice::default(),
             hand: None,
             wire: Wire::default(),
             post: Postcopy::default(),
+            xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
             pages_zero: 0,
@@ -505,11 +551,13 @@ impl Run {
             tried,
             stopped_vm,
             link_down,
+            stalled,
             destination_done,
             slice,
             hand,
             wire,
             post,
+            xbzrle,
             bytes_sent,
             pages_normal: _,
             pages_zero: _,
@@ -517,7 +565,7 @@ impl Run {
             zero_ns: _,
         } = self;
         fold.add_part(Tag::Status, status);
-        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some()]);
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled]);
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
         }
@@ -530,6 +578,9 @@ impl Run {
         }
         if let Some(hand) = hand {
             fold.add_part(Tag::Hand, hand);
+        }
+        if let Some(xbzrle) = xbzrle {
+            fold.add_part(Tag::Xbzrle, xbzrle);
         }
         if !wire.is_empty() {
             fold.add_part(Tag::Wire, wire);
@@ -566,11 +617,13 @@ impl Run {
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
-            Op::Sync(SyncMove::Get) => plain(EventKind::DirtyGet),
+            Op::Sync(SyncMove::Reap) => plain(EventKind::RingReap),
+            Op::Sync(SyncMove::Reset) => plain(EventKind::RingReset),
+            Op::Sync(SyncMove::Get | SyncMove::Backup) => plain(EventKind::DirtyGet),
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
-            Op::Sync(SyncMove::Vhost) => plain(EventKind::VhostMerge),
+            Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
-            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Idle,
+            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
             Op::SetActive
             | Op::SetDevice
@@ -588,7 +641,9 @@ impl Run {
             Op::Pass => plain(EventKind::Pass),
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
-            Op::WaitDestination | Op::WaitLoaded | Op::WaitRecover => Next::Idle,
+            Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
+            Op::WaitRecover => Next::Idle,
+            Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
         }
@@ -684,6 +739,7 @@ impl Run {
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
+            | Op::WaitDevices
             | Op::WaitDestination
             | Op::WaitLoaded
             | Op::WaitRecover
@@ -699,7 +755,15 @@ impl Run {
     fn perform_sync(&mut self, part: SyncMove, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let words_ns = parts.d.bits().pages().div_ceil(WORD_PAGES) * ctx.costs.sync_word_ns;
         match part {
-            SyncMove::Get => {
+            SyncMove::Reap => {
+                let pages = parts.accel.reap(ctx);
+                ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
+            }
+            SyncMove::Reset => {
+                parts.accel.ring_reset(ctx);
+                ctx.costs.clear_ns
+            }
+            SyncMove::Get | SyncMove::Backup => {
                 parts.accel.get(ctx);
                 words_ns
             }
@@ -707,8 +771,8 @@ impl Run {
                 parts.accel.merge(parts.d, ctx);
                 words_ns
             }
-            SyncMove::Vhost => {
-                parts.vhost.merge(parts.d, ctx);
+            SyncMove::Devices => {
+                parts.devices.merge(parts.d, ctx);
                 words_ns
             }
             SyncMove::Bitmap => {
@@ -728,8 +792,13 @@ impl Run {
     fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
+        if self.options.first_round == FirstRound::Populated {
+            // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
+            parts.d.reset();
+            self.ram_mut().leave_out_holes(ctx.ram);
+        }
         parts.d.set_tracking(true);
-        parts.vhost.log_start();
+        parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);
         ctx.costs.state_ns
     }
@@ -738,7 +807,7 @@ impl Run {
     fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         self.ram = None;
         parts.d.set_tracking(false);
-        parts.vhost.log_stop();
+        parts.devices.log_stop();
         parts.accel.log_stop(ctx);
         ctx.costs.state_ns
     }

@@ -48,6 +48,8 @@ pub(crate) enum Op {
     SetDevice,
     /// Sends the devices' state and releases the BQL.
     SaveDevice,
+    /// Waits for the devices that have been ordered to log and have not answered.
+    WaitDevices,
     /// Waits for the destination's answer.
     WaitDestination,
     /// Device -> Completed.
@@ -79,12 +81,18 @@ pub(crate) enum Op {
 /// A part of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum SyncMove {
+    /// Kicks the vCPUs and reaps their rings.
+    Reap,
+    /// Gives the reaped entries back.
+    Reset,
     /// GET.
     Get,
     /// S into D.
     Merge,
-    /// V into D; no move when V is empty.
-    Vhost,
+    /// GET of what KVM wrote outside of vCPUs, where these have rings.
+    Backup,
+    /// V into D, a move for each log that is not empty.
+    Devices,
     /// D into B.
     Bitmap,
     /// Waits for vCPUs that have marked but not yet stored.
@@ -104,24 +112,27 @@ pub(crate) enum Choice {
     Restart,
 }
 
-/// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held.
-pub(crate) const SYNC: [Op; 9] = [
-    Op::Notify(PrecopyReason::BeforeBitmapSync),
-    Op::Sync(SyncMove::Get),
-    Op::Sync(SyncMove::Merge),
-    Op::Sync(SyncMove::Vhost),
-    Op::Lock(LockId::Bitmap),
-    Op::Sync(SyncMove::Bitmap),
-    Op::Unlock(LockId::Bitmap),
-    Op::Sync(SyncMove::After),
-    Op::Notify(PrecopyReason::AfterBitmapSync),
-];
+/// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held. `last`: the one with the VM stopped, which alone collects KVM's bitmap
+/// beside the rings.
+pub(crate) fn sync(last: bool) -> impl Iterator<Item = Op> {
+    let collect = [Op::Sync(SyncMove::Reap), Op::Sync(SyncMove::Reset), Op::Sync(SyncMove::Get), Op::Sync(SyncMove::Merge)];
+    let backup = if last { [Op::Sync(SyncMove::Backup), Op::Sync(SyncMove::Merge)].as_slice() } else { &[] };
+    let rest = [
+        Op::Sync(SyncMove::Devices),
+        Op::Lock(LockId::Bitmap),
+        Op::Sync(SyncMove::Bitmap),
+        Op::Unlock(LockId::Bitmap),
+        Op::Sync(SyncMove::After),
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+    ];
+    [Op::Notify(PrecopyReason::BeforeBitmapSync)].into_iter().chain(collect).chain(backup.iter().copied()).chain(rest)
+}
 
 /// From the thread's start to the first decision (QEMU: migration_thread() and ram_save_setup()). The BQL is free while the setup is
 /// written: in a real migration the guest reads its first command id in that time.
 pub(crate) fn setup() -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
-    ops.extend(SYNC);
+    ops.extend(sync(false));
     ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
@@ -129,7 +140,7 @@ pub(crate) fn setup() -> VecDeque<Op> {
 /// The sync that ends a round (QEMU: ram_state_pending_sync()).
 pub(crate) fn round_end() -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql)]);
-    ops.extend(SYNC);
+    ops.extend(sync(false));
     ops.extend([Op::Unlock(LockId::Bql), Op::Pass, Op::Choose(Choice::Switchover)]);
     ops
 }
@@ -150,12 +161,12 @@ pub(crate) fn iterate() -> VecDeque<Op> {
 /// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
 /// in 11.1.50, or, as up to 11.0, behind it.
 pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Vhost), Op::SetDevice]);
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetDevice]);
     if complete_before_sync {
         ops.push_back(Op::Notify(PrecopyReason::Complete));
-        ops.extend(SYNC);
+        ops.extend(sync(true));
     } else {
-        ops.extend(SYNC);
+        ops.extend(sync(true));
         ops.push_back(Op::Notify(PrecopyReason::Complete));
     }
     ops.extend([
@@ -174,8 +185,8 @@ pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
 
 /// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
 pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Vhost), Op::SetPostcopy]);
-    ops.extend(SYNC.into_iter().filter(|op| told || !matches!(op, Op::Notify(_))));
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
+    ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
     ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
     ops
 }

@@ -3,12 +3,24 @@
 //! QEMU: migration/migration.c migration_update_counters(), migration_rate_limit(); migration/migration-stats.c
 //! migration_rate_exceeded(). Both work on windows of at least 100 ms. Differs: integers, rounded down, where QEMU computes in floating point.
 
+use crate::migration::encoding::EncodingOptions;
 use crate::migration::postcopy::Modes;
 
 /// Length of a window, nanoseconds (QEMU: BUFFER_DELAY, 100 ms).
 pub const WINDOW_NS: u64 = 100_000_000;
 /// Windows per second (QEMU: XFER_LIMIT_RATIO).
 const WINDOWS_PER_SECOND: u64 = 1_000_000_000 / WINDOW_NS;
+
+/// What a migration sends before it looks at any log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum FirstRound {
+    /// All of memory (QEMU: ram_init_bitmaps()).
+    #[default]
+    All,
+    /// What is populated; the destination's memory is zero where nothing arrives (Cloud Hypervisor: vmm/src/memory_manager.rs
+    /// memory_range_table() with MemoryRangePolicy::Sparse). Differs: a populated page of zeros is left out, too.
+    Populated,
+}
 
 /// What the migration is asked to keep to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,14 +31,16 @@ pub struct MigrationOptions {
     pub max_bandwidth: u64,
     /// Longest wanted pause at the end, nanoseconds (QEMU: `downtime-limit`).
     pub downtime_limit_ns: u64,
-    /// Zero pages are found and sent as a 9-byte record.
-    pub zero_page_detection: bool,
+    /// How pages are written.
+    pub encoding: EncodingOptions,
     /// Fewest syncs before the last one; the threshold is 0 until then. QEMU has no such option: it shows later rounds in small guests.
     pub rounds_min: u32,
     /// Pages per bit of C, as a power of two: 6..=31 (QEMU: `x-clear-bitmap-shift`).
     pub chunk_shift: u8,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0, not behind it.
     pub complete_before_sync: bool,
+    /// What the first round is about.
+    pub first_round: FirstRound,
     /// Time and bytes have a say: the bandwidth is estimated, the rate is limited, and a slice ends after 50 ms. Without it a slice ends when
     /// nothing is left, and whatever a sync finds is little enough for the switchover once there were `rounds_min` syncs, and two: for
     /// searches, in which the clock stands still, and in which a guest that answers each round would keep the migration going for ever. QEMU
@@ -43,10 +57,11 @@ impl Default for MigrationOptions {
             bandwidth: 128 << 20,
             max_bandwidth: 128 << 20,
             downtime_limit_ns: 300_000_000,
-            zero_page_detection: true,
+            encoding: EncodingOptions::default(),
             rounds_min: 0,
             chunk_shift: 18,
             complete_before_sync: false,
+            first_round: FirstRound::All,
             paced: true,
             modes: Modes::default(),
         }

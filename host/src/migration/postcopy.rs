@@ -217,7 +217,7 @@ impl Run {
     pub(crate) fn take_request(&mut self, ctx: &mut Ctx<'_>) -> u64 {
         let pfn = self.post.requests.pop_front().expect("a request is there");
         ctx.emit(Event::DstRequest { pfn });
-        self.post.urgent = self.ram().b().test(pfn).then_some(pfn);
+        self.post.urgent = self.ram().is_dirty(pfn).then_some(pfn);
         ctx.costs.element_ns
     }
 

@@ -1,13 +1,20 @@
 //! B, C and N: what the migration thread still has to send.
 //!
-//! QEMU: migration/ram.c RAMState, RAMBlock.bmap and .clear_bmap. All RAM is one block.
+//! QEMU: migration/ram.c RAMState. B and C are the blocks' own (`blocks`), N counts over all, and so does the cursor go (`scan`). Everybody else speaks
+//! of guest-physical pages.
 
+use std::sync::Arc;
+
+use super::blocks::Block;
+use super::scan::Cursor;
 use crate::dirty::accel::Accelerator;
 use crate::dirty::bitmap::{DirtyBitmap, WORD_PAGES};
 use crate::dirty::physmem::DirtyMemory;
+use crate::dirty::ram_list::RamList;
 use crate::event::{CmdId, Event, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::memory::GuestRam;
 use crate::step::Ctx;
 
 /// Smallest chunk shift (QEMU: include/system/ramblock.h CLEAR_BITMAP_SHIFT_MIN).
@@ -18,14 +25,13 @@ pub const CHUNK_SHIFT_MAX: u8 = 31;
 /// The bitmaps of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamState {
-    b: DirtyBitmap,
+    list: Arc<RamList>,
+    /// B and C of each block.
+    blocks: Vec<Block>,
     /// Number of bits of B, kept beside it as QEMU does.
     n: u64,
-    /// One bit per chunk: K of this chunk has not been cleared since the last sync.
-    c: DirtyBitmap,
     chunk_shift: u8,
-    /// Where the scan goes on, across slices and syncs.
-    cursor: Pfn,
+    cursor: Cursor,
     syncs: u32,
     /// Pages that the syncs since the start found newly dirty.
     dirtied: u64,
@@ -33,42 +39,87 @@ pub struct RamState {
 
 impl RamState {
     /// Returns bitmaps with everything to send (QEMU: ram_list_init_bitmaps()).
-    /// [`Fault::RetryFromD`]: a copy of D if a migration was tried before. [`Fault::BitmapOffByOne`]: page 0 is left out.
+    /// [`Fault::RetryFromD`]: a copy of D if a migration was tried before. [`Fault::BitmapOffByOne`]: page 0 of each block is left out.
     ///
     /// # Panics
     /// When the chunk shift is out of range.
     pub fn new(chunk_shift: u8, tried_before: bool, d: &DirtyMemory, ctx: &Ctx<'_>) -> Self {
         assert!((CHUNK_SHIFT_MIN..=CHUNK_SHIFT_MAX).contains(&chunk_shift), "chunk shift {chunk_shift}");
-        let pages = d.bits().pages();
-        let mut b = DirtyBitmap::full(pages);
-        if ctx.faults.on(Fault::RetryFromD) && tried_before {
-            b.copy_from(d.bits());
+        let list = Arc::clone(d.ram());
+        let mut blocks: Vec<Block> = list.places().iter().map(|place| Block::new(place, chunk_shift)).collect();
+        for block in &mut blocks {
+            let Block { place, b: Some(b), .. } = block else { continue };
+            if ctx.faults.on(Fault::RetryFromD) && tried_before {
+                b.reset();
+                (0..place.pages).filter(|page| d.test(place.pfn(Pfn(*page)))).for_each(|page| {
+                    b.set(Pfn(page));
+                });
+            }
+            if ctx.faults.on(Fault::BitmapOffByOne) {
+                b.clear(Pfn(0));
+            }
         }
-        if ctx.faults.on(Fault::BitmapOffByOne) {
-            b.clear(Pfn(0));
+        let n = blocks.iter().map(Block::count).sum();
+        Self { list, blocks, n, chunk_shift, cursor: Cursor::start(), syncs: 0, dirtied: 0 }
+    }
+
+    /// Leaves out what nobody ever populated.
+    pub(crate) fn leave_out_holes(&mut self, ram: &GuestRam) {
+        let holes: Vec<Pfn> = self.b().ones().filter(|pfn| ram.is_zero(*pfn)).collect();
+        for pfn in holes {
+            let (_, block, page) = self.locate_mut(pfn);
+            block.b.as_mut().map(|b| b.clear(page));
         }
-        let n = b.count();
-        Self { b, n, c: DirtyBitmap::new(pages.div_ceil(1 << chunk_shift)), chunk_shift, cursor: Pfn(0), syncs: 0, dirtied: 0 }
+        self.n = self.popcount();
     }
 
     /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `counted` their number is only reported.
     pub(crate) fn fold(&mut self, counted: u32, fold: &mut Fold) {
-        let Self { b, n, c, chunk_shift: _, cursor, syncs, dirtied: _ } = self;
-        fold.sum_of(Tag::B as u64, b.fold());
+        let Self { list: _, blocks, n, chunk_shift: _, cursor, syncs, dirtied: _ } = self;
+        for (index, block) in (0..).zip(blocks) {
+            let Block { place: _, b, c, behind } = block;
+            let of_block = |tag: Tag| tag as u64 + (index << 32);
+            if let Some(b) = b {
+                fold.sum_of(of_block(Tag::B), b.fold());
+            }
+            fold.sum_of(of_block(Tag::C), c.fold());
+            if *behind != 0 {
+                fold.word(of_block(Tag::B), u64::MAX, *behind);
+            }
+        }
         fold.add(Tag::N, *n);
-        fold.sum_of(Tag::C as u64, c.fold());
-        fold.add(Tag::Cursor, cursor.0);
+        fold.word(Tag::Cursor as u64, cursor.at as u64, cursor.page.0);
         fold.add(Tag::Syncs, u64::from((*syncs).min(counted)));
     }
 
-    /// Returns B.
-    pub fn b(&self) -> &DirtyBitmap {
-        &self.b
+    /// Returns B as one bitmap of the guest's pages.
+    pub fn b(&self) -> DirtyBitmap {
+        if let ([Block { b: Some(b), .. }], true) = (self.blocks.as_slice(), self.list.is_flat()) {
+            return b.clone();
+        }
+        let mut all = DirtyBitmap::new(self.list.pages());
+        (0..all.words()).for_each(|at| all.set_word(at as usize, self.b_word(at as usize)));
+        all
+    }
+
+    /// Returns B's bits of 64 of the guest's pages, those from 64 times `at` on.
+    pub fn b_word(&self, at: usize) -> u64 {
+        match self.blocks.as_slice() {
+            [Block { b: Some(b), .. }] => b.word(at),
+            _ => self.list.guest_word(at as u64, |index| self.blocks[index].b.as_ref().map(|b| (b, 0))),
+        }
+    }
+
+    /// Returns whether the page is in B.
+    pub fn is_dirty(&self, pfn: Pfn) -> bool {
+        let (block, page) = self.locate(pfn);
+        block.b.as_ref().is_some_and(|b| b.test(page))
     }
 
     /// Returns whether the page's chunk is set in C.
     pub fn c(&self, pfn: Pfn) -> bool {
-        self.c.test(self.chunk_of(pfn))
+        let (block, page) = self.locate(pfn);
+        block.c.test(Block::chunk_of(page, self.chunk_shift))
     }
 
     /// Returns N, pages.
@@ -78,7 +129,7 @@ impl RamState {
 
     /// Returns how many bits B has: what N must equal.
     pub fn popcount(&self) -> u64 {
-        self.b.count()
+        self.blocks.iter().map(Block::count).sum()
     }
 
     /// Returns whether N is the number of bits of B.
@@ -98,41 +149,44 @@ impl RamState {
 
     /// Returns the pages of the chunk that holds a page.
     pub fn chunk(&self, pfn: Pfn) -> PageRange {
-        let first = self.chunk_of(pfn).0 << self.chunk_shift;
-        self.b.clip(PageRange::new(Pfn(first), 1 << self.chunk_shift))
+        let (block, page) = self.locate(pfn);
+        block.chunk(page, self.chunk_shift)
     }
 
-    /// Returns whether RAM is a whole number of words: only then D is merged by words and C is used (QEMU: the fast path of
-    /// physical_memory_sync_dirty_bitmap()).
-    pub fn aligned(&self) -> bool {
-        self.b.pages().is_multiple_of(WORD_PAGES)
-    }
-
-    /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). RAM that is no whole number of words
-    /// gets one CLEAR of all of it at once instead of C.
+    /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). A block that is no whole number of words
+    /// of D gets one CLEAR of all of it at once instead of C.
     pub fn sync(&mut self, d: &mut DirtyMemory, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
         let before = self.n;
-        let new = d.exchange_into(&mut self.b, |at, bits| accel.d_cleaned(at, bits));
+        let list = Arc::clone(&self.list);
+        let mut cleaned = |first: u64, bits: u64| match list.is_flat() {
+            true => accel.d_cleaned((first / WORD_PAGES) as usize, bits),
+            false => list.guest_words(first, bits, |at, bits| accel.d_cleaned(at, bits)),
+        };
+        let new: u64 = self.blocks.iter_mut().map(|block| block.sync(d, ctx.faults, &mut cleaned)).sum();
         self.n += new;
         self.dirtied += new;
         self.syncs += 1;
         ctx.emit(Event::BitmapSync { round: self.syncs, before, after: self.n });
-        if self.aligned() {
-            self.c.fill();
-        } else if accel.has_clear() {
-            accel.clear(PageRange::new(Pfn(0), self.b.pages()), ctx);
+        for block in self.blocks.iter_mut().filter(|block| block.b.is_some()) {
+            if block.place.aligned() {
+                block.c.fill();
+            } else if accel.has_clear() {
+                accel.clear(block.place.range(), ctx);
+            }
         }
     }
 
     /// Returns the next page to send, from the cursor on and around (QEMU: find_dirty_block()).
     pub fn next_dirty(&self) -> Option<Pfn> {
-        self.b.next_set(self.cursor).or_else(|| self.b.next_set(Pfn(0)))
+        let found = self.cursor.next_dirty(self.list.order(), &self.blocks)?;
+        Some(self.blocks[self.list.order()[found.at]].place.pfn(found.page))
     }
 
     /// Takes the page's chunk out of C, and returns whether it was there: a CLEAR of it must then precede the page's read.
     pub fn take_chunk(&mut self, pfn: Pfn) -> bool {
-        let chunk = self.chunk_of(pfn);
-        self.c.clear(chunk)
+        let chunk_shift = self.chunk_shift;
+        let (_, block, page) = self.locate_mut(pfn);
+        block.c.clear(Block::chunk_of(page, chunk_shift))
     }
 
     /// Takes a page out of B to be sent (QEMU: migration_bitmap_clear_dirty()).
@@ -140,19 +194,24 @@ impl RamState {
     /// # Panics
     /// When it is not in B.
     pub fn take(&mut self, pfn: Pfn) {
-        let was = self.b.clear(pfn);
+        let (index, block, page) = self.locate_mut(pfn);
+        let was = block.b.as_mut().is_some_and(|b| b.clear(page));
         assert!(was, "page {pfn} is sent though not in B");
         self.n -= 1;
-        self.cursor = pfn;
+        let at = self.list.order().iter().position(|listed| *listed == index).expect("every block is listed");
+        self.cursor = Cursor { at, page };
     }
 
     /// Puts in B what a destination that has these pages has not (QEMU: ram_dirty_bitmap_reload()).
     pub(crate) fn reload(&mut self, received: &[PageRange]) {
-        self.b.fill();
-        for range in received {
-            self.b.clear_range(*range);
+        for b in self.blocks.iter_mut().filter_map(|block| block.b.as_mut()) {
+            b.fill();
         }
-        self.n = self.b.count();
+        let list = Arc::clone(&self.list);
+        for (index, part) in received.iter().flat_map(|range| list.parts(*range)) {
+            self.blocks[index].b.as_mut().map(|b| b.clear_range(part));
+        }
+        self.n = self.popcount();
     }
 
     /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits
@@ -160,8 +219,9 @@ impl RamState {
     /// [`Fault::HintKeepsK`]: K and C stay as they are. [`Fault::HintOnePageMore`]: the page behind the range is treated as hinted, too.
     pub fn free_page_hint(&mut self, range: PageRange, id: CmdId, accel: &mut Accelerator, ctx: &mut Ctx<'_>) -> u64 {
         let extra = u64::from(ctx.faults.on(Fault::HintOnePageMore));
-        let hit = self.b.clip(PageRange::new(range.first, range.count + extra));
-        let cleared = self.b.clear_range(hit);
+        let hit = self.list.clip(PageRange::new(range.first, range.count + extra));
+        let list = Arc::clone(&self.list);
+        let cleared = list.parts(hit).map(|(index, part)| self.blocks[index].b.as_mut().map_or(0, |b| b.clear_range(part))).sum();
         self.n -= cleared;
         ctx.emit(Event::HintApply { range, id, cleared });
         if !ctx.faults.on(Fault::HintKeepsK) {
@@ -177,17 +237,26 @@ impl RamState {
         cleared
     }
 
-    fn chunk_of(&self, pfn: Pfn) -> Pfn {
-        Pfn(pfn.0 >> self.chunk_shift)
+    fn locate(&self, pfn: Pfn) -> (&Block, Pfn) {
+        let block = &self.blocks[self.list.block_of(pfn)];
+        (block, Pfn(pfn.0 - block.place.first.0))
+    }
+
+    fn locate_mut(&mut self, pfn: Pfn) -> (usize, &mut Block, Pfn) {
+        let index = self.list.block_of(pfn);
+        let block = &mut self.blocks[index];
+        let page = Pfn(pfn.0 - block.place.first.0);
+        (index, block, page)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirty::accel::LogMode;
+    use crate::dirty::accel::{LogMode, Store};
     use crate::dirty::testing::Desk;
     use crate::event::EventKind;
+    use crate::fault::Faults;
 
     const ID: CmdId = CmdId(0x8000_0001);
 
@@ -238,7 +307,7 @@ mod tests {
         }
 
         fn write(&mut self, pfn: u64) {
-            self.accel.guest_store(Pfn(pfn), &mut self.d);
+            self.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.d, &Faults::default());
         }
     }
 
@@ -259,7 +328,7 @@ mod tests {
             stack.write(70);
         }
         stack.sync();
-        stack.ram.b().test(Pfn(70))
+        stack.ram.is_dirty(Pfn(70))
     }
 
     #[test]
@@ -282,7 +351,7 @@ mod tests {
         stack.write(70);
         stack.hint(70, 1);
         stack.sync();
-        assert!(!stack.ram.b().test(Pfn(70)));
+        assert!(!stack.ram.is_dirty(Pfn(70)));
     }
 
     /// A row that the measured matrix has not: the chunk is cleared behind the write and before the hint, by a neighbour's sending.
@@ -297,7 +366,7 @@ mod tests {
             stack.ram.take(Pfn(64));
             stack.hint(70, 1);
             stack.sync();
-            assert_eq!(stack.ram.b().test(Pfn(70)), mode != MODES[0], "{mode:?}");
+            assert_eq!(stack.ram.is_dirty(Pfn(70)), mode != MODES[0], "{mode:?}");
         }
     }
 
@@ -334,7 +403,7 @@ mod tests {
             stack.hint(64, 64);
             stack.send_all();
             stack.sync();
-            assert_eq!(stack.ram.b().test(Pfn(70)), back);
+            assert_eq!(stack.ram.is_dirty(Pfn(70)), back);
         }
     }
 
@@ -342,7 +411,7 @@ mod tests {
     fn one_page_more_takes_the_neighbour() {
         let mut stack = Stack::new(MODES[0], 256, 6, &[Fault::HintOnePageMore]);
         assert_eq!(stack.hint(10, 10), 11);
-        assert!(!stack.ram.b().test(Pfn(20)) && stack.ram.b().test(Pfn(21)));
+        assert!(!stack.ram.is_dirty(Pfn(20)) && stack.ram.is_dirty(Pfn(21)));
     }
 
     #[test]
@@ -355,7 +424,7 @@ mod tests {
         stack.write(70);
         stack.hint(70, 1);
         stack.sync();
-        assert!(stack.ram.b().test(Pfn(70)));
+        assert!(stack.ram.is_dirty(Pfn(70)));
     }
 
     #[test]
@@ -363,7 +432,7 @@ mod tests {
         let mut desk = Desk::new(&[Fault::BitmapOffByOne]);
         let d = DirtyMemory::new(128);
         let ram = RamState::new(6, false, &d, &desk.ctx());
-        assert!(!ram.b().test(Pfn(0)) && ram.n() == 127 && ram.n_equals_popcount());
+        assert!(!ram.is_dirty(Pfn(0)) && ram.n() == 127 && ram.n_equals_popcount());
         let mut clean = d;
         clean.exchange_into(&mut DirtyBitmap::new(128), |_, _| ());
         desk = Desk::new(&[Fault::RetryFromD]);
@@ -380,7 +449,7 @@ mod tests {
         stack.write(100);
         stack.write(3);
         stack.sync();
-        stack.ram.cursor = Pfn(50);
+        stack.ram.cursor.page = Pfn(50);
         assert_eq!(stack.ram.next_dirty(), Some(Pfn(100)));
         stack.ram.take(Pfn(100));
         assert_eq!(stack.ram.next_dirty(), Some(Pfn(3)));

@@ -1,7 +1,7 @@
 //! The engine's order of events and its ends.
 
 use host::destination::DestinationStatus;
-use host::dirty::accel::LogMode;
+use host::dirty::accel::{LogMode, Store};
 use host::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, MigrationStatus, PageRange, Pfn};
 use host::fault::Fault;
 use host::migration::engine::StartError;
@@ -395,7 +395,7 @@ fn store_around_sync(faults: &[Fault]) -> (bool, Vec<Pfn>) {
     let mut world = World::new(LogMode::Tcg, 64).with_faults(faults);
     world.start(fast());
     world.run_until(|event| event.kind() == EventKind::IterateEnd);
-    world.state.accel.guest_store(Pfn(9), &mut world.state.d);
+    world.state.accel.guest_store(Store::plain(0, Pfn(9)), &mut world.state.d, &world.faults);
     world.state.vcpus_in_store = true;
     let taken = Event::RamPage { pfn: Pfn(9), zero: true, round: 2 };
     let waited = loop {

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use host::dirty::accel::{Accelerator, LogMode};
+use host::dirty::accel::{Accelerator, LogMode, Store, TrackingOptions};
 use host::dirty::physmem::DirtyMemory;
 use host::dirty::vhost::VhostLog;
 use host::event::{Actor, CmdId, PageRange, Pfn};
@@ -36,6 +36,7 @@ enum Op {
     /// A second user of the log clears its pages.
     Display(u64, u64),
     Restart,
+    Reap,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -50,12 +51,18 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1u64..300).prop_map(Op::SendMany),
         3 => (page.clone(), count.clone()).prop_map(|(pfn, count)| Op::Hint(pfn, count)),
         1 => (page, count).prop_map(|(pfn, count)| Op::Display(pfn, count)),
+        1 => Just(Op::Reap),
         1 => Just(Op::Restart),
     ]
 }
 
-const MODES: [LogMode; 4] =
-    [LogMode::ManualClear { initially_set: true }, LogMode::ManualClear { initially_set: false }, LogMode::GetClears, LogMode::Tcg];
+const MODES: [LogMode; 5] = [
+    LogMode::ManualClear { initially_set: true },
+    LogMode::ManualClear { initially_set: false },
+    LogMode::GetClears,
+    LogMode::Ring,
+    LogMode::Tcg,
+];
 
 fn shape() -> impl Strategy<Value = (LogMode, u64, u8)> {
     (prop::sample::select(MODES.to_vec()), prop::sample::select(vec![64, 100, 128, 192, 321]), 6u8..=8)
@@ -64,7 +71,10 @@ fn shape() -> impl Strategy<Value = (LogMode, u64, u8)> {
 /// The levels as sets.
 #[derive(Debug, Default)]
 struct Sets {
+    /// With rings, what stands in them.
     k: BTreeSet<u64>,
+    /// Reaped and not reset.
+    collected: BTreeSet<u64>,
     s: BTreeSet<u64>,
     v: BTreeSet<u64>,
     d: BTreeSet<u64>,
@@ -117,7 +127,7 @@ impl Stack {
             mode,
             pages,
             shift,
-            accel: Accelerator::new(mode, pages),
+            accel: Accelerator::with(mode, &TrackingOptions { vcpus: 2, ..TrackingOptions::default() }, pages),
             d: DirtyMemory::new(pages),
             vhost: VhostLog::new(pages),
             ram: None,
@@ -169,6 +179,7 @@ impl Stack {
         self.sets.b = all.clone();
         self.sets.c.clear();
         self.sets.s.clear();
+        self.sets.collected.clear();
         self.sets.copied.clear();
         self.sets.v.clear();
         self.sets.k = if self.mode == (LogMode::ManualClear { initially_set: true }) { all } else { BTreeSet::new() };
@@ -216,6 +227,14 @@ impl Stack {
         let part = self.sync_part;
         self.sync_part = (part + 1) % 4;
         match part {
+            0 if self.mode == LogMode::Ring => self.reap(),
+            1 if self.mode == LogMode::Ring => {
+                self.reset();
+                self.with(|accel, d, _, _, ctx| accel.merge(d, ctx));
+                self.sets.s.clear();
+                let copied = std::mem::take(&mut self.sets.copied);
+                self.sets.d.extend(copied);
+            }
             0 if self.mode != LogMode::Tcg => {
                 self.with(|accel, _, _, _, ctx| accel.get(ctx));
                 self.sets.s = self.sets.k.clone();
@@ -257,15 +276,42 @@ impl Stack {
         }
     }
 
+    fn reap(&mut self) {
+        self.with(|accel, _, _, _, ctx| accel.reap(ctx));
+        let k = std::mem::take(&mut self.sets.k);
+        for set in [&mut self.sets.s, &mut self.sets.copied, &mut self.sets.collected] {
+            set.extend(&k);
+        }
+        for page in &mut self.unsent {
+            page.noted |= std::mem::take(&mut page.fresh);
+        }
+    }
+
+    fn reset(&mut self) {
+        if !self.sets.collected.is_empty() {
+            self.with(|accel, _, _, _, ctx| accel.ring_reset(ctx));
+            self.sets.collected.clear();
+        }
+    }
+
+    /// The reaper works behind the back of the migration, but not of a sync.
+    fn reaper(&mut self) {
+        if self.mode == LogMode::Ring && self.sync_part == 0 {
+            self.reap();
+            self.reset();
+        }
+    }
+
     fn store(&mut self, pfn: u64) {
         let pfn = pfn % self.pages;
-        self.with(|accel, d, _, _, _| accel.guest_store(Pfn(pfn), d));
+        self.with(|accel, d, _, _, _| accel.guest_store(Store::plain((pfn % 2) as u8, Pfn(pfn)), d, &Faults::default()));
         match self.mode {
             LogMode::Tcg => {
                 self.sets.d.insert(pfn);
                 self.unsent[pfn as usize].noted = true;
             }
-            LogMode::ManualClear { .. } | LogMode::GetClears => {
+            LogMode::Ring if self.sets.collected.contains(&pfn) => self.unsent[pfn as usize].noted = true,
+            LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring => {
                 self.sets.k.insert(pfn);
                 self.unsent[pfn as usize].fresh = true;
             }
@@ -341,6 +387,7 @@ impl Stack {
             Op::SendMany(count) => (0..count).for_each(|_| self.send()),
             Op::Hint(pfn, count) => self.hint(self.range(pfn, count)),
             Op::Display(pfn, count) => self.display(self.range(pfn, count)),
+            Op::Reap => self.reaper(),
             Op::Restart => self.restart(),
         }
     }
@@ -348,10 +395,15 @@ impl Stack {
     /// Returns the first page with an unsent write that no level records.
     fn forgotten(&self) -> Option<u64> {
         let b = self.ram.as_ref().expect("made by begin").b();
+        let ring = self.accel.ring_bits();
         (0..self.pages).find(|pfn| {
             let page = Pfn(*pfn);
-            let recorded =
-                self.accel.k(page) || self.accel.unmerged(page) || self.vhost.bits().test(page) || self.d.test(page) || b.test(page);
+            let recorded = self.accel.k(page)
+                || ring.test(page)
+                || self.accel.unmerged(page)
+                || self.vhost.bits().test(page)
+                || self.d.test(page)
+                || b.test(page);
             self.unsent[*pfn as usize].any() && !recorded
         })
     }
@@ -359,7 +411,7 @@ impl Stack {
     fn compare(&self) -> Result<(), TestCaseError> {
         let ram = self.ram.as_ref().expect("made by begin");
         let set = |test: &dyn Fn(Pfn) -> bool| (0..self.pages).filter(|pfn| test(Pfn(*pfn))).collect::<BTreeSet<_>>();
-        prop_assert_eq!(&set(&|pfn| self.accel.k(pfn)), &self.sets.k, "K");
+        prop_assert_eq!(&set(&|pfn| self.accel.k(pfn) || self.accel.ring_bits().test(pfn)), &self.sets.k, "K");
         prop_assert_eq!(&set(&|pfn| self.accel.s(pfn)), &self.sets.s, "S");
         prop_assert_eq!(&set(&|pfn| self.accel.unmerged(pfn)), &self.sets.copied, "copied");
         prop_assert_eq!(&set(&|pfn| self.vhost.bits().test(pfn)), &self.sets.v, "V");
@@ -368,7 +420,8 @@ impl Stack {
         prop_assert_eq!(&set(&|pfn| ram.c(pfn)).iter().map(|pfn| pfn >> self.shift).collect::<BTreeSet<_>>(), &self.sets.c, "C");
         if self.mode != LogMode::Tcg {
             prop_assert!(set(&|pfn| self.accel.wp(pfn)).is_disjoint(&self.sets.k), "protected though in K");
-            prop_assert_eq!(set(&|pfn| self.accel.wp(pfn) || self.accel.k(pfn)).len() as u64, self.pages, "neither protected nor in K");
+            let traced = |pfn: Pfn| self.sets.k.contains(&pfn.0) || self.sets.collected.contains(&pfn.0);
+            prop_assert_eq!(set(&|pfn| self.accel.wp(pfn) || traced(pfn)).len() as u64, self.pages, "neither protected nor in K");
         }
         prop_assert_eq!(ram.n(), self.sets.b.len() as u64, "N");
         prop_assert!(ram.n_equals_popcount());
@@ -421,7 +474,14 @@ fn caught(fault: Option<Fault>) -> bool {
 #[test]
 fn each_fault_of_the_bitmaps_that_loses_writes_is_caught() {
     assert!(!caught(None));
-    let losing = [Fault::HintOnePageMore, Fault::ClearTailUnmasked, Fault::RetryFromD, Fault::BitmapOffByOne, Fault::DmaFirstPage];
+    let losing = [
+        Fault::HintOnePageMore,
+        Fault::ClearTailUnmasked,
+        Fault::RetryFromD,
+        Fault::BitmapOffByOne,
+        Fault::DmaFirstPage,
+        Fault::RingInitiallySet,
+    ];
     for fault in losing {
         assert!(caught(Some(fault)), "{} goes unseen", fault.name());
     }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use host::destination::Destination;
-use host::dirty::accel::{Accelerator, LogMode};
+use host::devices::{DeviceOptions, Devices};
+use host::dirty::accel::{Accelerator, LogMode, Store};
 use host::dirty::physmem::DirtyMemory;
-use host::dirty::vhost::VhostLog;
 use host::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
@@ -73,7 +73,7 @@ pub(crate) struct State {
     pub(crate) migration: Migration,
     pub(crate) accel: Accelerator,
     pub(crate) d: DirtyMemory,
-    pub(crate) vhost: VhostLog,
+    pub(crate) devices: Devices,
     pub(crate) device: Device,
     pub(crate) destination: Destination,
     pub(crate) vm: VmState,
@@ -108,7 +108,7 @@ impl World {
                 migration: Migration::new(),
                 accel: Accelerator::new(mode, pages),
                 d: DirtyMemory::new(pages),
-                vhost: VhostLog::new(pages),
+                devices: Devices::new(pages, DeviceOptions::default()),
                 device: Device { status: HintStatus::Stop, id: 0x8000_0000 },
                 destination: Destination::new(pages, 7),
                 vm: VmState { running: true },
@@ -133,8 +133,8 @@ impl World {
 
     /// Calls the engine with everything it may use.
     pub(crate) fn call<T>(&mut self, actor: Actor, at_ns: u64, f: impl FnOnce(&mut Migration, &mut Parts<'_>, &mut Ctx<'_>) -> T) -> T {
-        let State { migration, accel, d, vhost, device, destination, vm, vcpus_in_store, locks, now_ns: _, times: _ } = &mut self.state;
-        let mut parts = Parts { accel, d, vhost, notifier: device, destination, vm, vcpus_in_store: *vcpus_in_store };
+        let State { migration, accel, d, devices, device, destination, vm, vcpus_in_store, locks, now_ns: _, times: _ } = &mut self.state;
+        let mut parts = Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: *vcpus_in_store };
         let mut ctx = Ctx {
             actor,
             now_ns: at_ns,
@@ -165,7 +165,7 @@ impl World {
 
     /// A vCPU stores the value to a page.
     pub(crate) fn store(&mut self, pfn: u64, value: u64) {
-        self.state.accel.guest_store(Pfn(pfn), &mut self.state.d);
+        self.state.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.state.d, &self.faults);
         self.ram.write_unlogged(pfn * PAGE, &value.to_le_bytes());
     }
 
@@ -183,7 +183,7 @@ impl World {
         for pfn in range.pages() {
             self.ram.write_unlogged(pfn.address(), &value.to_le_bytes());
         }
-        self.state.vhost.mark(range);
+        self.state.devices.vhost.mark(range);
     }
 
     /// The iothread applies a hint, if the migration thread lets it.
@@ -211,7 +211,7 @@ impl World {
             });
             match next {
                 Next::Sleep(until) if until > at => at = until,
-                Next::Page(_) | Next::Idle => {
+                Next::Wait(_) | Next::Idle => {
                     at = at.max(self.state.now_ns);
                     self.state.times.insert(actor, at);
                     return (at, Next::Idle);
@@ -230,7 +230,7 @@ impl World {
             match next {
                 Next::Lock(lock) if self.state.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => ready.push((at, actor, next)),
-                Next::Page(_) | Next::Idle | Next::Sleep(_) => {}
+                Next::Wait(_) | Next::Idle | Next::Sleep(_) => {}
             }
         }
         let (at, actor, next) = ready.iter().min_by_key(|(at, actor, _)| (*at, *actor)).cloned()?;
@@ -245,7 +245,7 @@ impl World {
         match next {
             Next::Do(announced) => assert_eq!(Move::of(event), announced, "{event:?}"),
             Next::Lock(lock) => assert_eq!(*event, Event::LockTake { lock }),
-            Next::Page(_) | Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
+            Next::Wait(_) | Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
         }
         assert!(self.state.migration.n_equals_popcount());
         self.state.now_ns = self.state.now_ns.max(at);

@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use host::destination::Destination;
+use host::devices::{DeviceOptions, Devices};
 use host::dirty::accel::{Accelerator, LogMode};
 use host::dirty::physmem::DirtyMemory;
-use host::dirty::vhost::VhostLog;
 use host::event::{Actor, CmdId, PageRange, Pfn, PrecopyReason};
 use host::fault::Faults;
 use host::lock::Locks;
@@ -60,7 +60,8 @@ fn copy(ram: &GuestRam) -> (Duration, u64) {
 
 /// Migrates with all pages dirty in each round, and returns the time of the steps behind the first round, and the pages that they sent.
 fn migrate(ram: &GuestRam, mode: LogMode, chunk_shift: u8, bulk: bool) -> (Duration, u64) {
-    let (mut accel, mut d, mut vhost) = (Accelerator::new(mode, PAGES), DirtyMemory::new(PAGES), VhostLog::new(PAGES));
+    let (mut accel, mut d) = (Accelerator::new(mode, PAGES), DirtyMemory::new(PAGES));
+    let mut devices = Devices::new(PAGES, DeviceOptions::default());
     let (mut migration, mut destination) = (Migration::new(), Destination::new(PAGES, 1));
     let (mut vm, mut notifier) = (VmState { running: true }, NoDevice);
     let (mut locks, faults, costs, watch, mut events) =
@@ -80,7 +81,7 @@ fn migrate(ram: &GuestRam, mode: LogMode, chunk_shift: u8, bulk: bool) -> (Durat
         let mut parts = Parts {
             accel: &mut accel,
             d: &mut d,
-            vhost: &mut vhost,
+            devices: &mut devices,
             notifier: &mut notifier,
             destination: &mut destination,
             vm: &mut vm,
@@ -106,7 +107,7 @@ fn migrate(ram: &GuestRam, mode: LogMode, chunk_shift: u8, bulk: bool) -> (Durat
             }
             Next::Do(_) | Next::Lock(_) => now_ns += 1 + migration.step(Actor::Migration, &mut parts, &mut ctx),
             Next::Sleep(until_ns) => now_ns = until_ns,
-            Next::Page(_) | Next::Idle => break,
+            Next::Wait(_) | Next::Idle => break,
         }
         if syncs > 1 {
             time += start.elapsed();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use emu::oracle::{Observed, Oracle, OracleOptions};
 use host::balloon::{BalloonOptions, Profile};
-use host::dirty::accel::LogMode;
+use host::devices::DeviceOptions;
+use host::dirty::accel::{LogMode, Store, TrackingOptions};
 use host::event::{Actor, Event, Level, MigrationStatus, Pfn, Stamped};
 use host::fault::Faults;
 use host::lock::Locks;
@@ -34,9 +35,18 @@ pub(crate) fn options() -> VmmOptions {
         hint_queue_size: 1024,
         stats_interval_ns: 0,
         target_pages: 0,
+        machine: host::balloon::Machine::default(),
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
-    VmmOptions { pages: PAGES, log: LogMode::ManualClear { initially_set: true }, balloon, migration }
+    VmmOptions {
+        pages: PAGES,
+        blocks: Vec::new(),
+        log: LogMode::ManualClear { initially_set: true },
+        tracking: TrackingOptions::default(),
+        devices: DeviceOptions::default(),
+        balloon,
+        migration,
+    }
 }
 
 /// Returns a host that has sent half of its pages.
@@ -53,7 +63,7 @@ fn migrating(ram: &GuestRam) -> Vmm {
                 Next::Do(_) | Next::Lock(_) => {
                     vmm.step(actor, false, &mut ctx);
                 }
-                Next::Sleep(_) | Next::Page(_) | Next::Idle => {}
+                Next::Sleep(_) | Next::Wait(_) | Next::Idle => {}
             }
         }
     }
@@ -106,6 +116,9 @@ impl Observed for Quiet<'_> {
         None
     }
 
+    fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
+        0
+    }
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
@@ -122,7 +135,7 @@ fn of_the_host(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
     let mut saved: Vec<Vmm> = Vec::with_capacity(RUNS);
     let clone = median_ns(|| (), |()| saved.push(vmm.clone()));
     let dropped = median_ns(|| saved.pop(), Option::take);
-    let store = |vmm: &mut Vmm| vmm.accel.guest_store(Pfn(9), &mut vmm.d);
+    let store = |vmm: &mut Vmm| vmm.accel.guest_store(Store::plain(0, Pfn(9)), &mut vmm.d, &Faults::default());
     let place = |vmm: &mut Vmm| vmm.destination.place_from(Pfn(9), ram, true);
     let behind = |change: &dyn Fn(&mut Vmm)| {
         let mut clone = vmm.clone();

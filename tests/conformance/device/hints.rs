@@ -142,7 +142,7 @@ fn c40_a_hinted_page_that_was_not_written_since_may_be_changed() {
         rig.send(QueueRole::FreePage, &[pages(PAGE, 1)]);
         assert_eq!(applied(&rig), 1);
         match profile {
-            Profile::Qemu => {
+            Profile::Qemu | Profile::CloudHypervisor => {
                 assert_eq!(rig.sink.applied, [PageRange::page(Pfn(PAGE))]);
                 assert!(rig.holds(PAGE, 1, 0x11), "it is left out of the migration, and stays as it is");
             }

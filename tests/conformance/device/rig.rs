@@ -99,6 +99,7 @@ pub(crate) fn options(profile: Profile) -> BalloonOptions {
         hint_queue_size: SIZE,
         stats_interval_ns: STATS_NS,
         target_pages: 0,
+        machine: host::balloon::Machine::default(),
     }
 }
 
@@ -334,7 +335,7 @@ impl Rig {
         match next {
             Next::Do(_) => true,
             Next::Lock(lock) => self.locks.holder(*lock).is_none(),
-            Next::Sleep(_) | Next::Page(_) | Next::Idle => false,
+            Next::Sleep(_) | Next::Wait(_) | Next::Idle => false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::search::draw::Draw;
 use crate::search::system::{Choice, Ending, Key, Step, System};
 use crate::world::doctor::{Divergence, Guard, Way, What, compare_events, elsewhere, guarded, hash, last_events, value};
 use crate::world::search::{Saved, SearchWorld};
-use crate::world::{HOST_ORDER, RunOptions};
+use crate::world::{RunOptions, hosts_of};
 
 /// Most moves of the schedule.
 const MOVES_MAX: usize = 1_000;
@@ -160,10 +160,10 @@ fn compare(first: &Walked, second: &Walked, scenario: &Scenario) -> Option<Found
 
 /// Returns a choice in words: who, and what his move announces.
 fn choice_text(choice: &Choice, scenario: &Scenario) -> String {
-    let id = usize::from(choice.id);
+    let (id, hosts) = (usize::from(choice.id), hosts_of(scenario));
     let who = match id.checked_sub(usize::from(scenario.guest.vcpus)) {
         None => Actor::Vcpu(id as u8).to_string(),
-        Some(host) => HOST_ORDER.get(host).map_or_else(|| format!("injector {}", host - HOST_ORDER.len()), ToString::to_string),
+        Some(host) => hosts.get(host).map_or_else(|| format!("injector {}", host - hosts.len()), ToString::to_string),
     };
     match choice.key {
         Some(Key { kind, .. }) if kind != Key::INJECTION => format!("{who}: {}", EventKind::ALL[usize::from(kind)].name()),

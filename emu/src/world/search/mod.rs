@@ -32,7 +32,7 @@ use crate::search::system::{Choice, Edge, Ending, Key, Objects, Step, System};
 use crate::vcpu::Context;
 use crate::world::search::counts::{Counts, named};
 use crate::world::search::memory::{Memory, SavedMemory};
-use crate::world::{Due, End, HOST_ORDER, Readiness, RunOptions, State, Who, Window, World};
+use crate::world::{Due, End, Readiness, RunOptions, State, Who, Window, World};
 
 pub use play::{Replayed, default_path, recorded, replay};
 
@@ -144,7 +144,7 @@ impl SearchWorld {
     /// Returns who makes a choice.
     fn who(&self, id: u16) -> Who {
         let (id, vcpus) = (usize::from(id), self.world.state.vcpus.len());
-        match id.checked_sub(vcpus + HOST_ORDER.len()) {
+        match id.checked_sub(vcpus + self.world.hosts.len()) {
             Some(index) if index == self.world.state.injections.len() => Who::Injector(Due::Start),
             Some(index) if index == self.world.state.injections.len() + 1 => Who::Injector(Due::Rest),
             Some(index) => Who::Injector(Due::Injection(index)),
@@ -154,7 +154,7 @@ impl SearchWorld {
     }
 
     fn id(&self, who: Who) -> u16 {
-        let actors = self.world.state.vcpus.len() + HOST_ORDER.len();
+        let actors = self.world.state.vcpus.len() + self.world.hosts.len();
         let id = match who {
             Who::Vcpu(cpu) => cpu,
             Who::Host(index) => self.world.state.vcpus.len() + index,
@@ -167,8 +167,8 @@ impl SearchWorld {
 
     fn choice(&self, who: Who, key: Option<Key>) -> Choice {
         let id = self.id(who);
-        let actor = id.min((self.world.state.vcpus.len() + HOST_ORDER.len()) as u16);
-        Choice { id, actor, key, objects: Objects { shared: 0, changed: uses::own(who) } }
+        let actor = id.min((self.world.state.vcpus.len() + self.world.hosts.len()) as u16);
+        Choice { id, actor, key, objects: Objects { shared: 0, changed: self.world.own(who) } }
     }
 
     /// Returns the key of an announced move: that of the first named page that it is about.
@@ -181,7 +181,7 @@ impl SearchWorld {
     fn everybody(&self, into: &mut Vec<Choice>) {
         let mut only_timers = true;
         let mut sleepers = Vec::new();
-        for slot in 0..self.world.state.vcpus.len() + HOST_ORDER.len() {
+        for slot in 0..self.world.state.vcpus.len() + self.world.hosts.len() {
             let (readiness, who) = self.world.readiness(slot);
             if self.world.held_back(slot, readiness).is_some() {
                 continue;
@@ -199,7 +199,7 @@ impl SearchWorld {
                     only_timers &= who == Who::Host(super::MAIN_LOOP);
                     sleepers.push(self.choice(who, None));
                 }
-                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Page(_) | Readiness::Idle => {}
+                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => {}
             }
         }
         let injections = self.world.state.injections.len();
@@ -218,7 +218,7 @@ impl SearchWorld {
             into.sort_by_key(|choice| choice.id);
         }
         // Where all others are at rest, what may happen need not.
-        let may = (self.world.state.vcpus.len() + HOST_ORDER.len() + self.world.scenario.injections.len()) as u16;
+        let may = (self.world.state.vcpus.len() + self.world.hosts.len() + self.world.scenario.injections.len()) as u16;
         let start = self.id(Who::Injector(Due::Start));
         if !into.is_empty() && into.iter().all(|choice| (may..start).contains(&choice.id)) {
             into.push(self.choice(Who::Injector(Due::Rest), None));
@@ -237,7 +237,7 @@ impl SearchWorld {
                 | Readiness::Lock(_)
                 | Readiness::GuestLock(_)
                 | Readiness::UsedBuffer
-                | Readiness::Page(_)
+                | Readiness::Await(_)
                 | Readiness::Idle => None,
             },
         };
@@ -274,7 +274,7 @@ impl System for SearchWorld {
     type Saved = Saved;
 
     fn actors(&self) -> u16 {
-        (self.world.state.vcpus.len() + HOST_ORDER.len() + 1) as u16
+        (self.world.state.vcpus.len() + self.world.hosts.len() + 1) as u16
     }
 
     fn choices(&mut self, into: &mut Vec<Choice>) {

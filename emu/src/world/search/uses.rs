@@ -3,26 +3,17 @@
 use host::dirty::accel::LogMode;
 use host::event::{Actor, Event, PageRange};
 
-use crate::scenario::model::Action;
+use crate::scenario::model::{Action, Command};
 use crate::search::system::{Footprint, Happening, Key, Objects, Step};
 use crate::world::guest::Pending;
 use crate::world::observe::Observation;
 use crate::world::search::{Cpu, SearchWorld};
-use crate::world::{Due, HOST_ORDER, Who, World, object};
+use crate::world::{Due, Who, World, object};
 
 /// More pages than this are all pages.
 const PAGES_MAX: usize = 96;
 /// Pages of a region: bitmaps, and what the oracle knows of pages, are hashed by words of so many, so that changes within one do not add up.
 const REGION_SHIFT: u32 = 6;
-
-/// Returns what is its mover's own.
-pub(super) fn own(who: Who) -> u64 {
-    match who {
-        Who::Vcpu(cpu) => object::vcpu(cpu) | object::interrupts(cpu),
-        Who::Host(index) => own_of_host(HOST_ORDER[index]),
-        Who::Injector(_) => object::ORDER,
-    }
-}
 
 fn own_of_host(actor: Actor) -> u64 {
     match actor {
@@ -33,11 +24,21 @@ fn own_of_host(actor: Actor) -> u64 {
             use object::{BITMAP, DESTINATION, DEVICE, MIGRATION, MONITOR, RECORDS, STATUS, VM, WIRE};
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
         }
-        Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => unreachable!("{actor} is no thread of the host"),
+        Actor::Vhost => object::RECORDS,
+        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => unreachable!("{actor} is no thread of the host"),
     }
 }
 
 impl World {
+    /// Returns what is its mover's own.
+    pub(super) fn own(&self, who: Who) -> u64 {
+        match who {
+            Who::Vcpu(cpu) => object::vcpu(cpu) | object::interrupts(cpu),
+            Who::Host(index) => own_of_host(self.hosts[index]),
+            Who::Injector(_) => object::ORDER,
+        }
+    }
+
     /// Returns what a move shares with others, whatever it does.
     fn shared(&self, who: Who) -> u64 {
         use object::{BITMAP, CLOCK, DESTINATION, IN_STORE, ORDER, RECORDS, STATUS, VM, WIRE};
@@ -45,7 +46,7 @@ impl World {
         always
             | match who {
                 Who::Vcpu(cpu) => match self.state.vcpus[cpu].pending {
-                    Pending::Store { .. } => RECORDS | IN_STORE,
+                    Pending::Store { .. } | Pending::RingFull { .. } => RECORDS | IN_STORE,
                     Pending::Run
                     | Pending::Announced(_)
                     | Pending::Spin { .. }
@@ -55,8 +56,8 @@ impl World {
                     | Pending::Halted
                     | Pending::Dead => 0,
                 },
-                Who::Host(index) if HOST_ORDER[index] == Actor::Iothread => STATUS | RECORDS,
-                Who::Host(index) if HOST_ORDER[index] == Actor::Migration => STATUS | RECORDS | BITMAP | WIRE | DESTINATION,
+                Who::Host(index) if self.hosts[index] == Actor::Iothread => STATUS | RECORDS,
+                Who::Host(index) if self.hosts[index] == Actor::Migration => STATUS | RECORDS | BITMAP | WIRE | DESTINATION,
                 Who::Host(_) => STATUS | RECORDS,
                 Who::Injector(_) => STATUS,
             }
@@ -64,7 +65,7 @@ impl World {
 
     /// Returns what a move changes, whatever it tells.
     fn changed(&self, who: Who) -> u64 {
-        let waits_for_stores = matches!(who, Who::Host(index) if HOST_ORDER[index] != Actor::Iothread);
+        let waits_for_stores = matches!(who, Who::Host(index) if self.hosts[index] != Actor::Iothread);
         let stores = if waits_for_stores && self.state.vmm.accel.mode() == LogMode::Tcg { object::IN_STORE } else { 0 };
         let more = match who {
             Who::Vcpu(cpu) if matches!(self.state.vcpus[cpu].pending, Pending::Device { .. }) => object::DEVICE | object::MONITOR,
@@ -80,12 +81,14 @@ impl World {
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
+                    // What happens to the link past the main loop changes what others find at once.
+                    Action::Monitor(Command::StallLink | Command::ResumeLink | Command::Yank) => u64::MAX,
                     Action::Monitor(_) => object::MONITOR,
                     Action::ClearLog { .. } => u64::MAX,
                 }
             }
         };
-        own(who) | stores | more
+        self.own(who) | stores | more
     }
 }
 
@@ -226,6 +229,10 @@ impl Used {
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
             Event::DstEnd => DESTINATION | STORES,
+            Event::LinkResume => STATUS | WIRE,
+            Event::LinkStall => STATUS | WIRE,
+            Event::RamDelta { .. } => BITMAP | WIRE,
+            Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
             Event::IommuUnmap { .. } => RECORDS | STORES,
             Event::VhostLogStart => RECORDS,

@@ -373,7 +373,7 @@ fn each_hint_comes_back_with_an_interrupt_when_it_is_over_and_done_with() {
             let kinds: Vec<_> = rig.take_events().iter().map(Event::kind).collect();
             use EventKind::{DeviceIrq, HintApply, HintIgnore, HintPop, HintPush, HostDiscard};
             let expected = match (status, profile) {
-                (HintStatus::Start, Profile::Qemu) => vec![HintPop, HintApply, HintPush, DeviceIrq],
+                (HintStatus::Start, Profile::Qemu | Profile::CloudHypervisor) => vec![HintPop, HintApply, HintPush, DeviceIrq],
                 (HintStatus::Start, Profile::Firecracker) => vec![HintPop, HintApply, HostDiscard, HintPush, DeviceIrq],
                 (HintStatus::Stop | HintStatus::Requested | HintStatus::Done, _) => vec![HintPop, HintIgnore, HintPush, DeviceIrq],
             };

@@ -1,0 +1,106 @@
+//! Where faults come from: the catalogues of real bugs, their ids, and what of them cannot be switched on here.
+
+use super::Fault;
+
+/// Whose bug a fault is. The catalogues have ids of their own, and some look alike: B04 is QEMU's, B4 is Linux's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Catalogue {
+    /// QEMU's history, and that of other VMMs.
+    Vmm,
+    /// Bugs of Linux's balloon driver, page allocator and virtio core.
+    Linux,
+    /// Flaws of interfaces that were posted and never merged.
+    Posted,
+    /// None: edits of QEMU that were tried against real guests.
+    Mutation,
+}
+
+/// Systems of [`Catalogue::Vmm`], as sources begin.
+const VMMS: &[&str] = &["QEMU", "Firecracker", "Cloud Hypervisor", "Propolis", "e2b"];
+
+/// Entries of [`Catalogue::Vmm`] that are no faults here: id, what it was, why not.
+pub const NOT_HERE: &[(&str, &str, &str)] = &[];
+
+impl Fault {
+    /// Returns the fault of that name.
+    pub fn from_name(name: &str) -> Option<Fault> {
+        Fault::ALL.iter().copied().find(|fault| fault.name() == name)
+    }
+
+    /// Returns whose bug it is.
+    pub fn catalogue(self) -> Catalogue {
+        if self.id() == "-" {
+            Catalogue::Mutation
+        } else if self.guest_bit().is_some() {
+            Catalogue::Linux
+        } else if self.vmm().is_some() {
+            Catalogue::Vmm
+        } else {
+            Catalogue::Posted
+        }
+    }
+
+    /// Returns the id with the system that it is of, as "QEMU B04" and "Linux B4"; empty: it has none.
+    pub fn label(self) -> String {
+        match self.catalogue() {
+            Catalogue::Vmm => format!("{} {}", self.vmm().expect("it is a VMM's"), self.id()),
+            Catalogue::Linux => format!("Linux {}", self.id()),
+            Catalogue::Posted => format!("posted {}", self.id()),
+            Catalogue::Mutation => String::new(),
+        }
+    }
+
+    fn vmm(self) -> Option<&'static str> {
+        VMMS.iter().copied().find(|vmm| self.source().starts_with(vmm))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Letters of the catalogue of VMMs, and how many entries each has.
+    const LETTERS: [(char, u32); 10] =
+        [('H', 19), ('B', 11), ('K', 20), ('Q', 14), ('E', 19), ('P', 7), ('V', 10), ('C', 6), ('S', 3), ('X', 7)];
+
+    fn catalogued() -> BTreeSet<String> {
+        LETTERS.iter().flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number:02}"))).collect()
+    }
+
+    /// Ids of faults; an entry of the catalogue with two bugs in it has an `a` and a `b`.
+    fn shown() -> BTreeSet<&'static str> {
+        let vmms = Fault::ALL.iter().filter(|fault| fault.catalogue() == Catalogue::Vmm);
+        vmms.map(|fault| fault.id().trim_end_matches(|c: char| c.is_ascii_lowercase())).collect()
+    }
+
+    #[test]
+    fn names_are_unique_and_found_again() {
+        for fault in Fault::ALL {
+            assert_eq!(Fault::from_name(fault.name()), Some(*fault));
+        }
+    }
+
+    #[test]
+    fn every_id_is_in_the_catalogue_that_its_source_names() {
+        let catalogued = catalogued();
+        for id in shown() {
+            assert!(catalogued.contains(id), "{id} is in no catalogue of a VMM's bugs");
+        }
+        for fault in Fault::ALL.iter().filter(|fault| matches!(fault.catalogue(), Catalogue::Linux | Catalogue::Posted)) {
+            let letter = if fault.catalogue() == Catalogue::Linux { 'B' } else { 'S' };
+            let number = fault.id().strip_prefix(letter).and_then(|number| number.parse::<u32>().ok());
+            let number = number.unwrap_or_else(|| panic!("{}: {} is no id of its catalogue", fault.name(), fault.id()));
+            assert_eq!(fault.id(), format!("{letter}{number}"), "{}: those of the other catalogue have two digits", fault.name());
+        }
+    }
+
+    #[test]
+    fn no_entry_is_both_here_and_not_here() {
+        let (catalogued, shown) = (catalogued(), shown());
+        for (id, ..) in NOT_HERE {
+            assert!(catalogued.contains(*id) && !shown.contains(id), "{id}");
+        }
+    }
+}
