@@ -569,8 +569,6 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
-    #[doc = "The destination has read the end of the stream: what has not come never will."]
-    DstEnd = "dst.end",
     #[doc = "A page equals what was sent of it last: nothing goes on the wire."]
     RamSkip { pfn: Pfn } = "ram.skip",
     #[doc = "A page goes on the wire as what differs from what was sent of it last."]
@@ -579,6 +577,8 @@ events! {
     LinkStall = "link.stall",
     #[doc = "The peer reads again."]
     LinkResume = "link.resume",
+    #[doc = "The destination has read the end of the stream: what has not come never will."]
+    DstEnd = "dst.end",
 }
 
 impl Event {
