@@ -363,7 +363,7 @@ impl BalloonDevice {
         let mut accept = chain.accept;
         for (index, part) in chain.parts.iter().enumerate().skip(chain.next) {
             let action = match part.element {
-                HintElement::Id(id) => match self.id_effect(id, ctx.faults.on(Fault::HintRepeatedId)) {
+                HintElement::Id(id) => match self.id_effect(id, ctx) {
                     IdEffect::Start => Action::Start,
                     IdEffect::Stop => Action::Stop,
                     IdEffect::Ignored => {
