@@ -10,6 +10,7 @@ use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{CmdId, Pfn};
 use crate::fold::{Fold, Tag, mix_wide};
 use crate::memory::GuestRam;
+use crate::migration::xbzrle::{self, DecodeError};
 use crate::page::{PageBytes, PageContents, ZERO_PAGE};
 use wire::platform::PAGE_SIZE;
 
@@ -191,6 +192,17 @@ impl Destination {
     pub fn place_data(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
         *self.slot(pfn) = Some(contents);
         self.received.set(pfn);
+    }
+
+    /// Changes a page's bytes by the difference from what it held (QEMU: migration/ram.c load_xbzrle()).
+    ///
+    /// # Errors
+    /// When the difference is none.
+    pub fn place_delta(&mut self, pfn: Pfn, delta: &[u8]) -> Result<(), DecodeError> {
+        let mut bytes = self.page(pfn);
+        let decoded = xbzrle::decode(delta, &mut bytes);
+        self.place_data(pfn, Arc::new(PageContents::new(&bytes)));
+        decoded
     }
 
     /// Reads a page from the source's RAM straight into its place here, and returns whether it was placed as zero: the contents of

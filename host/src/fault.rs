@@ -348,6 +348,42 @@ faults! {
         fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// A round is requested without the device's lock.
+    HintStartUnlocked { name: "hint-start-unlocked", id: "H02", source: "QEMU 1a83e0b9c4 (Coverity 1430269), fixed in 5.1",
+        mechanism: "start() writes the new id and the new status without free_page_lock, while the iothread stands between its look at them and what it does about it",
+        effect: Loss,
+        steps: ["the iothread pops an old start id, and finds that it is the current one", "the main loop counts the id up and requests the next round", "the iothread starts that round: hints of the old one count in it"],
+        fix: "start() takes the lock, as the iothread does for each element." },
+    /// Of an element the first segment counts.
+    HintFirstSegment { name: "hint-first-segment", id: "H04", source: "QEMU 0fe7245d8b, fixed in 6.2",
+        mechanism: "only the first writable segment of an element is hinted; a buffer has several when it is chained, or crosses the border of two memory regions",
+        effect: OverSend,
+        steps: ["the guest hints a block in two descriptors", "the device clears the pages of the first", "the pages of the second are sent"],
+        fix: "All segments of the element are taken." },
+    /// An element is looked at after it was freed.
+    HintElementFreed { name: "hint-element-freed", id: "H10", source: "QEMU ae440bd14c, fixed in 4.0",
+        mechanism: "an element is freed behind its readable part; its writable segments are looked at then",
+        effect: HostCrash,
+        steps: ["the guest exposes one chain with the round's id and a block", "the iothread reads the id and frees the element", "it goes on to the element's writable segments"],
+        fix: "The element is freed once, at the end." },
+    /// A hint queue has nobody to serve it.
+    HintQueueWithoutIothread { name: "hint-queue-without-iothread", id: "H11", source: "QEMU 12fc8903a8, fixed in 5.1",
+        mechanism: "without an iothread the feature is taken back, but the queue stays where it was made: a kick of it schedules a bottom half that does not exist",
+        effect: HostCrash,
+        steps: ["the device is made with hints and reports, and without an iothread", "the driver is offered no hints, and takes the fourth queue for reports", "it kicks that queue: the device schedules nothing at all"],
+        fix: "The device cannot be made so." },
+    /// What is undone goes by what the driver took.
+    UnrealizeByGuestFeatures { name: "unrealize-by-guest-features", id: "H12", source: "QEMU 49b01711b8, fixed in 5.1",
+        mechanism: "the notifier is removed only if the driver has negotiated hints: one that is unbound has negotiated nothing",
+        effect: HostCrash,
+        steps: ["the driver is unbound, the balloon is unplugged", "the migration's list of notifiers still names it", "a migration starts, and calls into freed memory"],
+        fix: "What the device offers decides, as it did when the notifier was added." },
+    /// The iothread is never let go of.
+    IothreadReference { name: "iothread-reference", id: "H13", source: "QEMU 105aef9c94, fixed in 5.1",
+        mechanism: "the reference to the iothread's object that the device takes when it is made is not dropped when it goes",
+        effect: Leak,
+        steps: ["the balloon takes a reference to its iothread", "the balloon is unplugged", "the iothread cannot be deleted any more"],
+        fix: "unrealize() drops the reference." },
 
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
@@ -405,6 +441,21 @@ faults! {
         fix: "The length is tested, too." },
 
     // ---- 3E: page encoding and channels
+    /// A zero page leaves its old copy in the cache.
+    ZeroLeavesCache { name: "zero-leaves-cache", id: "E01", source: "QEMU, fixed in 2.0 by 6d3cb1f970",
+        mechanism: "a page that goes as a zero record leaves its old bytes in the XBZRLE cache: the next difference is taken against what the destination no longer has", effect: Loss,
+        steps: ["page P goes as v1, and the cache keeps v1", "P is zero: a zero record goes out, and the destination's P is zero", "P holds v3: the difference from v1 to v3 is applied to zeros"],
+        fix: "a zero record puts zeros into the cache" },
+    /// A page of the cache is queued by reference.
+    CachedPageAsync { name: "cached-page-async", id: "E01b", source: "QEMU, fixed in 2.0 by 6d3cb1f970",
+        mechanism: "the copy in the XBZRLE cache is queued by reference, and another page takes the slot (which then nothing kept it from) before the bytes are written out", effect: Loss,
+        steps: ["P is put into slot s of the cache, and slot s is queued for the wire", "Q has the same slot, and takes it", "the queue is written out: the record of P carries the bytes of Q"],
+        fix: "what is sent from the cache is copied when it is queued" },
+    /// A refused insertion sends the slot.
+    RefusedInsertSends { name: "refused-insert-sends", id: "E02", source: "QEMU, fixed in 2.1 by 1534ee93cc",
+        mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
+        steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
+        fix: "a page that was refused is sent from RAM" },
 
     // ---- 3F: postcopy
 

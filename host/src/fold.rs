@@ -45,6 +45,8 @@ pub(crate) enum Tag {
     BytesSent,
     Hand,
     Wire,
+    Xbzrle,
+
     DestinationStatus,
     Received,
     Contents,
@@ -70,6 +72,7 @@ pub(crate) enum Tag {
     RingHeld,
     RingCollected,
     Partial,
+    Ties,
     VhostOrder,
 }
 

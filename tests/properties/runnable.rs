@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::{EncodingOptions, ZeroPages};
 use host::step::Costs;
 use proptest::collection::vec;
 use proptest::option;
@@ -302,7 +303,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             init_on_alloc,
             init_on_free,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
         }
     })
@@ -385,6 +386,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 balloon_pages,
                 stats_interval_ns,
                 host_page: 1,
+                iothread: true,
                 devices,
                 blocks,
             }
@@ -421,17 +423,22 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
         1 => Just(None),
     ];
     let rates = (25..34u32, any::<bool>(), 25..34u32);
-    (start, rates, 100_000_000..1_000_000_000u64, any::<(bool, bool)>(), 1..5u32).prop_map(
-        |(start, (bandwidth, limited, limit), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
+    (start, rates, 100_000_000..1_000_000_000u64, (encoding(), any::<bool>()), 1..5u32).prop_map(
+        |(start, (bandwidth, limited, limit), downtime_limit_ns, (encoding, complete_before_sync), rounds_min)| Migration {
             start,
             bandwidth: 1 << bandwidth,
             max_bandwidth: if limited { 1 << limit } else { 0 },
             downtime_limit_ns,
-            zero_page_detection,
+            encoding,
             rounds_min,
             complete_before_sync,
         },
     )
+}
+
+fn encoding() -> impl Strategy<Value = EncodingOptions> {
+    let xbzrle = prop_oneof![Just(0), (0..=12u32).prop_map(|shift| 1 << shift)];
+    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
 }
 
 fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec> {
@@ -490,10 +497,12 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
         return rest.boxed();
     }
     let by = prop_oneof![2 => (0..vcpus).prop_map(Actor::Vcpu), 1 => select(vec![Actor::Dma, Actor::Vhost])];
-    let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<u8>(), 1..4u64, by).prop_map(|(page, offset, byte, pages, by)| {
-        let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte, pages }, by)
-    });
+    let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<(u8, bool)>(), 1..4u64, by).prop_map(
+        |(page, offset, (byte, zero), pages, by)| {
+            let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
+        },
+    );
     let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
     prop_oneof![11 => rest, 12 => write, 1 => clear].boxed()
 }

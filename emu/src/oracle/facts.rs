@@ -13,6 +13,9 @@ const ZERO_RECORD_BYTES: u64 = 9;
 /// A page's record: header and contents (QEMU: migration/ram.c save_normal_page()).
 const NORMAL_RECORD_BYTES: u64 = 8 + 4096;
 
+/// What precedes a difference: header, encoding, length (QEMU: save_xbzrle_page()).
+const DELTA_HEADER_BYTES: u64 = 8 + 1 + 2;
+
 /// Numbers so far. What counts pages, blocks, bytes, syncs and downtime belongs to the last migration; the rest to the whole run.
 #[derive(Debug, Clone)]
 pub(crate) struct Counter {
@@ -67,15 +70,25 @@ impl Counter {
         }
     }
 
+    /// A page goes on the wire as a difference of that many bytes.
+    pub(crate) fn send_delta(&mut self, len: u64, first: bool) {
+        self.send_bytes(DELTA_HEADER_BYTES + len, first);
+        self.facts.pages_normal += 1;
+    }
+
     /// A page goes on the wire, for the first time in this migration or again.
     pub(crate) fn send(&mut self, zero: bool, first: bool) {
         if zero {
             self.facts.pages_zero += 1;
-            self.facts.bytes_sent += ZERO_RECORD_BYTES;
+            self.send_bytes(ZERO_RECORD_BYTES, first);
         } else {
             self.facts.pages_normal += 1;
-            self.facts.bytes_sent += NORMAL_RECORD_BYTES;
+            self.send_bytes(NORMAL_RECORD_BYTES, first);
         }
+    }
+
+    fn send_bytes(&mut self, bytes: u64, first: bool) {
+        self.facts.bytes_sent += bytes;
         if first {
             self.pages_sent_once += 1;
         } else {

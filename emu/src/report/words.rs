@@ -14,12 +14,16 @@ pub fn particulars(event: &Event) -> String {
         E::GuestReady | E::GuestStop | E::GuestOom | E::LogStart | E::LogStop | E::AfterSync | E::PostcopyStart | E::VhostLogStart => {
             String::new()
         }
-        E::DstStart | E::VmStop | E::VmStart | E::LinkDown | E::HintWake | E::HintQuiet | E::HintSleep => String::new(),
+        E::DstStart | E::VmStop | E::VmStart | E::LinkDown | E::HintWake | E::HintQuiet | E::HintSleep | E::LinkStall | E::LinkResume => {
+            String::new()
+        }
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),
         E::GuestInflate { pfn } | E::GuestDeflate { pfn } | E::BalloonInflate { pfn } | E::BalloonDeflate { pfn } => pfn.to_string(),
-        E::BitmapTake { pfn } | E::GuestIsolate { pfn } | E::GuestPutback { pfn } | E::GuestDequeue { pfn } => pfn.to_string(),
+        E::BitmapTake { pfn } | E::RamSkip { pfn } | E::GuestIsolate { pfn } | E::GuestPutback { pfn } | E::GuestDequeue { pfn } => {
+            pfn.to_string()
+        }
         E::GuestMigratePage { pfn, to } => format!("{pfn} to {to}"),
         E::GuestMigrateDone { pfn, error: 0 } => pfn.to_string(),
         E::GuestMigrateDone { pfn, error } => format!("{pfn}, error {error}"),
@@ -92,6 +96,8 @@ pub fn particulars(event: &Event) -> String {
         E::Throttle { percent } => format!("{percent} %"),
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
+        E::HintNewId { id } => format!("round {id}"),
+        E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::{EncodingOptions, ZeroPages};
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -15,7 +16,7 @@ use wire::switch::correct;
 use super::model::*;
 use super::pattern::is_about_pages;
 use super::vocabulary::INTEGER_MAX;
-use super::words::{BLAMES, FEATURES};
+use super::words::{BLAMES, FEATURES, WAITERS, held_up_by};
 use crate::outcome::Verdict;
 
 /// Allocations of random scenarios with the order that each has.
@@ -201,11 +202,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = any::<(bool, bool, bool, bool, bool)>();
+    let flags = (any::<(bool, bool, bool, bool)>(), any::<(bool, bool, bool)>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free, late_probe, deflate_silently) = flags;
+        let ((page_poison, init_on_alloc, init_on_free, late_probe), (deflate_silently, hint_in_two, start_with_hint)) = flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -220,7 +221,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
-            deflate_silently,
+            manners: Manners { deflate_silently, hint_in_two, start_with_hint },
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -282,7 +283,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices()),
+        (time_ns(), host_page, devices(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -291,7 +292,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices),
+                (stats_interval_ns, host_page, devices, iothread),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -308,6 +309,7 @@ fn host() -> impl Strategy<Value = Host> {
                     balloon_pages,
                     stats_interval_ns,
                     host_page,
+                    iothread,
                     devices,
                     blocks,
                 }
@@ -326,17 +328,22 @@ fn tracking() -> impl Strategy<Value = Tracking> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, any::<(bool, bool)>(), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (zero_page_detection, complete_before_sync), rounds_min)| Migration {
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>()), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync), rounds_min)| Migration {
             start,
             bandwidth,
             max_bandwidth,
             downtime_limit_ns,
-            zero_page_detection,
+            encoding,
             rounds_min,
             complete_before_sync,
         },
     )
+}
+
+fn encoding() -> impl Strategy<Value = EncodingOptions> {
+    let xbzrle = prop_oneof![Just(0), (0..=20u32).prop_map(|shift| 1 << shift)];
+    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -373,7 +380,18 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
     let vcpu = (0..vcpus).prop_map(Actor::Vcpu).boxed();
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
     let command = prop_oneof![
-        select(vec![Command::Migrate, Command::Cancel, Command::Stop, Command::Cont, Command::ResetDevice, Command::BreakLink]),
+        select(vec![
+            Command::Migrate,
+            Command::Cancel,
+            Command::Stop,
+            Command::Cont,
+            Command::ResetDevice,
+            Command::BreakLink,
+            Command::Unplug,
+            Command::StallLink,
+            Command::ResumeLink,
+            Command::Yank,
+        ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
     ];
     let without_page = prop_oneof![
@@ -385,10 +403,10 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
         return without_page.boxed();
     }
     let device = select(vec![Actor::Dma, Actor::Vhost]);
-    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<u8>());
-    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, byte), pages, by)| {
+    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
+    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, (byte, zero)), pages, by)| {
         let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte, pages }, by)
+        (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
     });
     let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
     prop_oneof![without_page, write, clear].boxed()
@@ -427,8 +445,10 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
     );
     let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
     let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
+    let wait = (select(WAITERS), option::of(select(held_up_by())), counts());
+    let blocked = vec(wait.prop_map(|(who, on, (min, max))| BlockedExpect { who, on, ns: CountExpect { min, max } }), 0..3);
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, (insns, blocked)).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, (irq_off_insns, blocked))| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -437,6 +457,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             destination_cmd_id,
             events,
             irq_off_insns,
+            blocked,
         },
     )
 }

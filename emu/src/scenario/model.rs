@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
+use host::migration::encoding::EncodingOptions;
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -111,10 +112,21 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
-    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
-    pub deflate_silently: bool,
+    /// What the driver does otherwise than Linux.
+    pub manners: Manners,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
+}
+
+/// What a driver may do by the specification, and Linux's does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manners {
+    /// It reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
+    /// Each hinted block is a chain of two descriptors.
+    pub hint_in_two: bool,
+    /// A round's first block is in the chain of the round's id.
+    pub start_with_hint: bool,
 }
 
 /// Which interface the balloon driver and the device speak.
@@ -369,6 +381,8 @@ pub struct Host {
     pub stats_interval_ns: u64,
     /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
     pub host_page: u16,
+    /// There is an iothread for hints; without it the balloon offers none.
+    pub iothread: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -437,6 +451,7 @@ impl Host {
             stats_interval_ns: 0,
             blocks: Vec::new(),
             host_page: 1,
+            iothread: true,
             devices: Devices::default(),
         }
     }
@@ -552,7 +567,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: Vec::new(),
         }
     }
@@ -567,7 +582,7 @@ impl Default for Migration {
             bandwidth: 1 << 30,
             max_bandwidth: 128 << 20,
             downtime_limit_ns: 300_000_000,
-            zero_page_detection: true,
+            encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
         }
@@ -586,6 +601,7 @@ impl Default for Expect {
             destination_cmd_id: None,
             events: BTreeMap::new(),
             irq_off_insns: None,
+            blocked: Vec::new(),
         }
     }
 }
@@ -601,8 +617,8 @@ pub struct Migration {
     pub max_bandwidth: u64,
     /// QEMU's `downtime-limit`, nanoseconds.
     pub downtime_limit_ns: u64,
-    /// Zero pages are found and sent as a 9-byte record.
-    pub zero_page_detection: bool,
+    /// How pages are written.
+    pub encoding: EncodingOptions,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
@@ -665,6 +681,8 @@ pub enum Action {
         offset: u64,
         /// First byte stored; a number unique in the scenario follows.
         byte: u8,
+        /// The store is all zero.
+        zero: bool,
         /// Pages written (by dma and vhost): one store in each.
         pages: u64,
     },
@@ -701,8 +719,16 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `device_del` of the balloon; its driver should be unbound by then.
+    Unplug,
     /// The link breaks.
     BreakLink,
+    /// The destination stops reading.
+    StallLink,
+    /// The destination reads again.
+    ResumeLink,
+    /// `yank`.
+    Yank,
 }
 
 /// When an injection fires: once all its parts hold.
@@ -760,6 +786,19 @@ pub struct Expect {
     pub events: BTreeMap<String, CountExpect>,
     /// Instructions of the longest stretch with interrupts disabled.
     pub irq_off_insns: Option<CountExpect>,
+    /// How long who was held up.
+    pub blocked: Vec<BlockedExpect>,
+}
+
+/// How long somebody must have been held up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedExpect {
+    /// Who.
+    pub who: &'static str,
+    /// By what; `None`: by all together.
+    pub on: Option<&'static str>,
+    /// Nanoseconds.
+    pub ns: CountExpect,
 }
 
 /// What must be true of a page's sending.

@@ -89,6 +89,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::SnapshotUnprotect
         | K::IommuUnmap
         | K::Pin
+        | K::RamSkip
+        | K::RamDelta
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail
@@ -156,6 +158,9 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::PostcopyStart
         | K::Throttle
         | K::VhostLogStart
+        | K::HintNewId
+        | K::LinkStall
+        | K::LinkResume
         | K::Inject => false,
     }
 }

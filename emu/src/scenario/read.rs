@@ -350,7 +350,9 @@ impl<'d> Reader<'d> {
     /// Returns the place in a key's set of words of the word that stands there.
     pub(super) fn word<T: Copy>(&mut self, fields: &Fields<'d>, key: &str, all: &[T]) -> Option<T> {
         let value = fields.get(key)?;
-        let Kind::Word(noun, words) = fields.table.key(key).kind else { unreachable!("`{key}` is no word") };
+        let (Kind::Word(noun, words) | Kind::FlagOrWord(noun, words)) = fields.table.key(key).kind else {
+            unreachable!("`{key}` is no word")
+        };
         self.word_of(value, noun, &words()).map(|index| all[index])
     }
 

@@ -1,5 +1,6 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
+use host::migration::encoding::{EncodingOptions, ZeroPages};
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
@@ -30,6 +31,7 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),
             devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
@@ -94,11 +96,31 @@ impl<'d> Reader<'d> {
             bandwidth: self.rate(&fields, "bandwidth").unwrap_or(default.bandwidth),
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
             downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
-            zero_page_detection: self.flag(&fields, "zero_pages").unwrap_or(default.zero_page_detection),
+            encoding: self.encoding(&fields),
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
             rounds_min: self
                 .integer(&fields, "rounds_min")
                 .map_or(default.rounds_min, |rounds| u32::try_from(rounds).expect("the range ends below")),
+        }
+    }
+
+    /// Reads how pages are written.
+    fn encoding(&mut self, fields: &Fields<'d>) -> EncodingOptions {
+        let default = EncodingOptions::default();
+        EncodingOptions {
+            zero_pages: self.zero_pages(fields).unwrap_or(default.zero_pages),
+            xbzrle_pages: self
+                .integer(fields, "xbzrle")
+                .map_or(default.xbzrle_pages, |pages| u32::try_from(pages).expect("the range ends below")),
+        }
+    }
+
+    /// A way to find zero pages, or whether they are looked for at all.
+    fn zero_pages(&mut self, fields: &Fields<'d>) -> Option<ZeroPages> {
+        match fields.get("zero_pages")?.get_ref().as_bool() {
+            Some(true) => Some(ZeroPages::Legacy),
+            Some(false) => Some(ZeroPages::None),
+            None => self.word(fields, "zero_pages", ZeroPages::ALL),
         }
     }
 

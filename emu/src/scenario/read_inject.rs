@@ -8,7 +8,9 @@ use wire::platform::PAGE_SHIFT;
 
 use super::contradiction::Edge;
 use super::diagnostic::{Diagnostic, nearest};
-use super::model::{Action, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Trigger};
+use super::model::{
+    Action, BlockedExpect, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Trigger,
+};
 use super::read::{Fields, Reader, Value, in_order};
 use super::read_guest::table_of;
 use super::vocabulary::{self, Kind};
@@ -170,6 +172,14 @@ impl<'d> Reader<'d> {
                 let write = self.fields(table_of(fields, key), value)?;
                 let page = self.page_of(&write);
                 let byte = self.integer(&write, "byte").map(|byte| u8::try_from(byte).expect("the range ends at 255"));
+                let zero = write.get("zero").is_some();
+                if zero {
+                    self.only_true(&write, "zero");
+                    if byte.is_some_and(|byte| byte != 0) {
+                        let diagnostic = Diagnostic::error(write.span_of("byte"), "a store of zeros has no other byte");
+                        self.report(diagnostic.label("not 0"));
+                    }
+                }
                 let offset = self.integer(&write, "offset").unwrap_or(0);
                 let count = self.integer(&write, "pages").unwrap_or(1);
                 if let (Some(Actor::Vcpu(_)), 2..) = (by, count) {
@@ -178,7 +188,7 @@ impl<'d> Reader<'d> {
                 }
                 let page = page?;
                 self.check_end(&write, &page, count, pages);
-                Some(Action::Write { page, offset, byte: byte?, pages: count })
+                Some(Action::Write { page, offset, byte: byte?, zero, pages: count })
             }
             "task" => self.operation(value).map(Action::Task),
             "monitor" => self.command(value).map(Action::Monitor),
@@ -235,7 +245,11 @@ impl<'d> Reader<'d> {
             "stop" => Some(Command::Stop),
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
+            "unplug-balloon" => Some(Command::Unplug),
             "break-link" => Some(Command::BreakLink),
+            "stall-link" => Some(Command::StallLink),
+            "resume-link" => Some(Command::ResumeLink),
+            "yank" => Some(Command::Yank),
             "balloon" => {
                 let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");
                 self.report(diagnostic.suggest(Some("{ balloon = \"4 MiB\" }")));
@@ -313,7 +327,21 @@ impl<'d> Reader<'d> {
             destination_cmd_id: self.integer(&fields, "destination_cmd_id").map(id),
             events: self.event_counts(&fields),
             irq_off_insns: self.irq_off_insns(&fields),
+            blocked: self.blocked(&fields),
         }
+    }
+
+    fn blocked(&mut self, fields: &Fields<'d>) -> Vec<BlockedExpect> {
+        let Some(value) = fields.get("blocked") else { return Vec::new() };
+        let mut all = Vec::new();
+        for element in self.list(value) {
+            let Some(entry) = self.fields(table_of(fields, "blocked"), element) else { continue };
+            let who = self.word(&entry, "who", words::WAITERS);
+            let on = self.word(&entry, "on", &words::held_up_by());
+            let ns = CountExpect { min: self.time(&entry, "min"), max: self.time(&entry, "max") };
+            all.extend(who.map(|who| BlockedExpect { who, on, ns }));
+        }
+        all
     }
 
     fn irq_off_insns(&mut self, fields: &Fields<'d>) -> Option<CountExpect> {

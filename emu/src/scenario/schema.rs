@@ -73,6 +73,7 @@ fn why(kind: &Kind) -> Option<String> {
         | Kind::Flag
         | Kind::True
         | Kind::Word(..)
+        | Kind::FlagOrWord(..)
         | Kind::Words(..)
         | Kind::Vcpu
         | Kind::Actor
@@ -113,6 +114,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::Rate(_) => quantity(RATES),
         Kind::RateOrUnlimited(_) => json!({ "anyOf": [{ "const": "unlimited" }, quantity(RATES)] }),
         Kind::Word(_, all) => word_set(&all()),
+        Kind::FlagOrWord(_, all) => json!({ "anyOf": [{ "type": "boolean" }, word_set(&all())] }),
         Kind::Words(_, all) => json!({ "type": "array", "items": word_set(&all()), "uniqueItems": true }),
         Kind::Vcpu => json!({ "type": "string", "pattern": "^vcpu[0-9]$" }),
         Kind::Actor => json!({ "type": "string", "pattern": "^(vcpu[0-9]|dma|vhost|display|main-loop)$" }),

@@ -5,7 +5,9 @@
 
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
-use super::words::{blames, corrections, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts, walks};
+use super::words::{
+    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, verdicts, waiters, walks, zero_pages,
+};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -77,6 +79,8 @@ pub(super) enum Kind {
     RateOrUnlimited(Range),
     /// One word of a set, and what such a word is.
     Word(&'static str, fn() -> Vec<Word>),
+    /// A flag, or one word of a set, and what such a word is.
+    FlagOrWord(&'static str, fn() -> Vec<Word>),
     /// A list of different words of a set, and what such a word is.
     Words(&'static str, fn() -> Vec<Word>),
     /// The name of a vCPU.
@@ -151,6 +155,7 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
@@ -230,6 +235,8 @@ static GUEST: Table = Table {
         key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
         key("deflate_silently", "The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.", Kind::Flag)
             .default("false"),
+        key("hint_in_two", "Each hinted block is a chain of two descriptors (driver hint alone).", Kind::Flag).default("false"),
+        key("start_with_hint", "A round's first block is in the chain of the round's id (driver hint alone).", Kind::Flag).default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -428,6 +435,7 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
         key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),
@@ -457,7 +465,13 @@ static MIGRATION: Table = Table {
             Kind::Time(range(1, 2_000_000_000_000, "with none the last round never comes, and QEMU takes at most 2000 s")),
         )
         .default("\"300 ms\""),
-        key("zero_pages", "Zero pages are found and sent as a 9-byte record.", Kind::Flag).default("true"),
+        key(
+            "zero_pages",
+            "Who finds pages of zeros, which go as 9 bytes; `true`: legacy, `false`: none.",
+            Kind::FlagOrWord("way to find zero pages", zero_pages),
+        )
+        .default("\"legacy\""),
+        key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),
@@ -502,6 +516,7 @@ static WRITE: Table = Table {
     keys: &[
         key("page", "The page.", Kind::Page).required(),
         key("byte", "First byte stored; a number unique in the scenario follows.", Kind::Integer(BYTE)).required(),
+        key("zero", "The store is all zero; then `byte` is 0.", Kind::True),
         key("offset", "Byte offset in the page.", Kind::Integer(range(0, PAGE_SIZE - 8, "the store's 8 bytes must stay in the page")))
             .default("0"),
         key("pages", "Pages written, one store in each (dma and vhost).", Kind::Integer(PAGES)).default("1"),
@@ -575,6 +590,7 @@ static EXPECT: Table = Table {
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+        key("blocked", "How long somebody was held up.", Kind::Tables(&BLOCKED)),
         key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
@@ -593,6 +609,16 @@ static TIMES: Table =
 
 static INSNS: Table =
     Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static BLOCKED: Table = Table {
+    title: "[[expect.blocked]]",
+    keys: &[
+        key("who", "Who was held up.", Kind::Word("actor", waiters)).required(),
+        key("on", "By what; default: all together.", Kind::Word("wait", holds)),
+        key("min", "At least.", Kind::Time(TIME)),
+        key("max", "At most.", Kind::Time(TIME)),
+    ],
+};
 
 static COSTS: Table = Table {
     title: "[costs]",
@@ -654,6 +680,7 @@ pub(super) fn tables() -> Vec<&'static Table> {
                 | Kind::Rate(_)
                 | Kind::RateOrUnlimited(_)
                 | Kind::Word(..)
+                | Kind::FlagOrWord(..)
                 | Kind::Words(..)
                 | Kind::Vcpu
                 | Kind::Actor

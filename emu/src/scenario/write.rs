@@ -5,14 +5,15 @@ use std::fmt::{Display, Write};
 
 use host::event::Actor;
 use host::fault::Fault;
+use host::migration::encoding::EncodingOptions;
 use host::step::Costs;
 use wire::balloon::seed_feature;
 use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation,
-    Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
+    Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Manners,
+    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -183,7 +184,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
         init_on_alloc,
         init_on_free,
         late_probe,
-        deflate_silently,
+        manners,
         tasks,
     } = guest;
     out.table("[guest]");
@@ -199,7 +200,10 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
-    out.unless(*deflate_silently == default.deflate_silently, "deflate_silently", || deflate_silently);
+    let Manners { deflate_silently, hint_in_two, start_with_hint } = manners;
+    out.unless(!deflate_silently, "deflate_silently", || deflate_silently);
+    out.unless(!hint_in_two, "hint_in_two", || hint_in_two);
+    out.unless(!start_with_hint, "start_with_hint", || start_with_hint);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -273,6 +277,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         balloon_pages,
         stats_interval_ns,
         host_page,
+        iothread,
         devices,
         blocks,
     } = host;
@@ -290,6 +295,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns } = devices;
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
@@ -308,16 +314,23 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, zero_page_detection, rounds_min, complete_before_sync } = migration;
+    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync } = migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
     let limit = || if *max_bandwidth == 0 { quoted("unlimited") } else { rate(*max_bandwidth) };
     out.unless(*max_bandwidth == default.max_bandwidth, "max_bandwidth", limit);
     out.unless(*downtime_limit_ns == default.downtime_limit_ns, "downtime_limit", || time(*downtime_limit_ns));
-    out.unless(*zero_page_detection == default.zero_page_detection, "zero_pages", || zero_page_detection);
+    write_encoding(out, encoding);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
+}
+
+fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
+    let default = EncodingOptions::default();
+    let EncodingOptions { zero_pages, xbzrle_pages } = encoding;
+    out.unless(*zero_pages == default.zero_pages, "zero_pages", || quoted(zero_pages.name()));
+    out.unless(*xbzrle_pages == default.xbzrle_pages, "xbzrle", || xbzrle_pages);
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -393,9 +406,10 @@ fn write_found(out: &mut Lines, found: &Found) {
 /// Returns the key and the value that say what an injection does.
 fn action_entry(action: &Action) -> (&'static str, String) {
     match action {
-        Action::Write { page, offset, byte, pages } => {
+        Action::Write { page, offset, byte, zero, pages } => {
+            let zero = if *zero { ", zero = true" } else { "" };
             let (offset, pages) = (unless(*offset == 0, "offset", offset), unless(*pages == 1, "pages", pages));
-            ("write", format!("{{ page = {}, byte = {byte:#04x}{offset}{pages} }}", quoted(page)))
+            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages} }}", quoted(page)))
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
@@ -421,12 +435,16 @@ fn command_value(command: Command) -> String {
         Command::Cont => quoted("cont"),
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
+        Command::Unplug => quoted("unplug-balloon"),
         Command::BreakLink => quoted("break-link"),
+        Command::StallLink => quoted("stall-link"),
+        Command::ResumeLink => quoted("resume-link"),
+        Command::Yank => quoted("yank"),
     }
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -443,6 +461,15 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     }
     if let Some(count) = irq_off_insns {
         out.key("irq_off_insns", count_table(*count));
+    }
+    for BlockedExpect { who, on, ns } in blocked {
+        out.header("[[expect.blocked]]");
+        out.key("who", quoted(who));
+        for (key, value) in [("on", on.map(quoted)), ("min", ns.min.map(time)), ("max", ns.max.map(time))] {
+            if let Some(value) = value {
+                out.key(key, value);
+            }
+        }
     }
     if !sent.is_empty() {
         out.header("[expect.sent]");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use host::event::{Actor, Event, Level, PageRange, Pfn};
-use host::vmm::Command as HostCommand;
+use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
 use wire::task;
 
@@ -145,12 +145,15 @@ impl World {
         }
         self.stop_for_injections(injection.by);
         match &injection.action {
-            Action::Write { page, offset, byte, pages } => {
+            Action::Write { page, offset, byte, zero, pages } => {
                 let first = self.state.pages.frames[page];
-                self.inject_write(index, injection.by, first, *offset, *byte, *pages);
+                self.inject_write(index, injection.by, first, *offset, (!zero).then_some(*byte), *pages);
             }
             Action::Task(operation) => self.inject_task(index, injection, operation),
-            Action::Monitor(command) => self.state.vmm.monitor.push(host_command(*command)),
+            Action::Monitor(command) => match host_command(*command) {
+                Given::Command(command) => self.state.vmm.monitor.push(command),
+                Given::Link(event) => self.with_ctx(Actor::Destination, |vmm, ctx| vmm.link(event, ctx)),
+            },
             Action::ClearLog { page, pages } => {
                 let range = self.in_ram(self.state.pages.frames[page], *pages);
                 // Where no log is kept, or none that can be cleared, there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap()
@@ -168,17 +171,19 @@ impl World {
         }
     }
 
-    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, offset: u64, byte: u8, pages: u64) {
+    /// A store that is all zero has no byte.
+    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, offset: u64, byte: Option<u8>, pages: u64) {
         let values = self.first_value(index)..;
+        let value_of = |number| byte.map_or(0, |byte| unique_value(number, byte));
         match by {
             Actor::Vcpu(cpu) => {
-                let value = unique_value(values.start, byte);
+                let value = value_of(values.start);
                 self.inject_store(index, usize::from(cpu), first.address() + offset, value);
             }
             Actor::Dma => {
                 let range = self.in_ram(first, pages);
                 for (pfn, number) in range.pages().zip(values) {
-                    let value = unique_value(number, byte);
+                    let value = value_of(number);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Dma, Event::DmaWrite { range });
@@ -192,7 +197,7 @@ impl World {
             Actor::Vhost => {
                 let range = self.in_ram(first, pages);
                 for (pfn, number) in range.pages().zip(values) {
-                    let value = unique_value(number, byte);
+                    let value = value_of(number);
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Vhost, Event::VhostWrite { range });
@@ -343,14 +348,26 @@ fn unique_value(number: u64, byte: u8) -> u64 {
     u64::from(byte) | number << 8
 }
 
-fn host_command(command: Command) -> HostCommand {
-    match command {
+/// Where a command goes.
+enum Given {
+    /// To the main loop.
+    Command(HostCommand),
+    /// Past it.
+    Link(LinkEvent),
+}
+
+fn host_command(command: Command) -> Given {
+    Given::Command(match command {
         Command::Migrate => HostCommand::Migrate,
         Command::Cancel => HostCommand::Cancel,
         Command::Stop => HostCommand::Stop,
         Command::Cont => HostCommand::Cont,
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
+        Command::Unplug => HostCommand::Unplug,
         Command::BreakLink => HostCommand::BreakLink,
-    }
+        Command::StallLink => return Given::Link(LinkEvent::Stall),
+        Command::ResumeLink => return Given::Link(LinkEvent::Resume),
+        Command::Yank => return Given::Link(LinkEvent::Yank),
+    })
 }

@@ -23,13 +23,15 @@ use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReas
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
+use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
-use crate::migration::wire::{DATA_RECORD_BYTES, Record, Wire, ZERO_RECORD_BYTES};
-use crate::step::{Ctx, Move, Next};
+use crate::migration::wire::{Record, Wire};
+use crate::migration::xbzrle::Xbzrle;
+use crate::step::{Await, Ctx, Move, Next};
 
 /// Whether the source's vCPUs run (QEMU: runstate_is_running()).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,11 +100,15 @@ pub(crate) struct Run {
     /// The switchover stopped a running VM.
     pub(crate) stopped_vm: bool,
     pub(crate) link_down: bool,
+    /// The peer does not read.
+    pub(crate) stalled: bool,
     /// The destination has answered that it has all.
     pub(crate) destination_done: bool,
     pub(crate) slice: Slice,
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
+    /// The cache for differences, if they are sent.
+    pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
     pub(crate) pages_normal: u64,
     pub(crate) pages_zero: u64,
@@ -204,7 +210,8 @@ impl Migration {
             return Err(StartError::CleanupPending);
         }
         let tried = self.run.status != MigrationStatus::None;
-        self.run = Run::new(self.run.status, options, tried);
+        let stalled = self.run.stalled;
+        self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
         self.thread = Course { ops: op::setup(), pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
@@ -240,6 +247,21 @@ impl Migration {
             ctx.emit(Event::LinkDown);
         }
         hit
+    }
+
+    /// The peer stops to read, or reads again, whether or not a migration is under way. Returns whether that is new.
+    pub fn set_stalled(&mut self, stalled: bool, ctx: &mut Ctx<'_>) -> bool {
+        let new = self.run.stalled != stalled;
+        if new {
+            self.run.stalled = stalled;
+            ctx.emit(if stalled { Event::LinkStall } else { Event::LinkResume });
+        }
+        new
+    }
+
+    /// Returns whether the peer does not read.
+    pub fn stalled(&self) -> bool {
+        self.run.stalled
     }
 
     /// Returns what an actor would do next, at its own time `ctx.now_ns`. A [`Next::Sleep`] is over once that time has come.
@@ -446,6 +468,9 @@ impl Migration {
             Some(plan) if plan.locked => {
                 course.push_front([Op::Lock(LockId::FreePage), Op::Act(plan.action), Op::Unlock(LockId::FreePage)]);
             }
+            Some(plan) if plan.action == NotifyAction::NewId => {
+                course.push_front([Op::Act(NotifyAction::NewId), Op::Act(NotifyAction::Start)]);
+            }
             Some(plan) => course.push_front([Op::Act(plan.action)]),
         }
         ctx.costs.state_ns
@@ -462,6 +487,7 @@ impl Run {
     fn new(status: MigrationStatus, options: MigrationOptions, tried: bool) -> Self {
         assert!(options.bandwidth > 0, "a link without bandwidth");
         let link_ns = |bytes: u64| bytes * 1_000_000_000 / options.bandwidth;
+        let xbzrle_pages = options.encoding.xbzrle_pages;
         let (data_ns, zero_ns) = (link_ns(DATA_RECORD_BYTES), link_ns(ZERO_RECORD_BYTES));
         Self {
             status,
@@ -470,10 +496,12 @@ impl Run {
             tried,
             stopped_vm: false,
             link_down: false,
+            stalled: false,
             destination_done: false,
             slice: Slice::default(),
             hand: None,
             wire: Wire::default(),
+            xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
             pages_zero: 0,
@@ -490,10 +518,12 @@ impl Run {
             tried,
             stopped_vm,
             link_down,
+            stalled,
             destination_done,
             slice,
             hand,
             wire,
+            xbzrle,
             bytes_sent,
             pages_normal: _,
             pages_zero: _,
@@ -501,7 +531,7 @@ impl Run {
             zero_ns: _,
         } = self;
         fold.add_part(Tag::Status, status);
-        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some()]);
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled]);
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
         }
@@ -511,6 +541,9 @@ impl Run {
         }
         if let Some(hand) = hand {
             fold.add_part(Tag::Hand, hand);
+        }
+        if let Some(xbzrle) = xbzrle {
+            fold.add_part(Tag::Xbzrle, xbzrle);
         }
         if !wire.is_empty() {
             fold.add_part(Tag::Wire, wire);
@@ -553,7 +586,7 @@ impl Run {
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
             Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
-            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Idle,
+            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
             Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
@@ -564,7 +597,8 @@ impl Run {
             Op::Pass => plain(EventKind::Pass),
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
-            Op::WaitDevices | Op::WaitDestination => Next::Idle,
+            Op::WaitDestination => Next::Wait(Await::Answer),
+            Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
         }

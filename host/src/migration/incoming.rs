@@ -3,16 +3,20 @@
 //! QEMU: migration/savevm.c qemu_loadvm_state_main(), migration/ram.c ram_load_precopy(), migration/migration.c
 //! process_incoming_migration_bh().
 
+use std::sync::Arc;
+
 use crate::destination::{Destination, DestinationStatus};
-use crate::event::{Event, EventKind, PageRange};
+use crate::event::{Event, EventKind, PageRange, Pfn};
+use crate::migration::encoding::Content;
 use crate::migration::engine::Run;
-use crate::migration::wire::{Content, Record};
+use crate::migration::wire::Record;
 use crate::step::{Ctx, Move, Next};
 
 impl Run {
     /// Returns the destination's next move: a record, or its start.
     pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
         match self.wire.front() {
+            _ if self.stalled => Next::Idle,
             Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
             Some(Record::Device { .. }) => Next::Do(Move::plain(EventKind::DstDevice)),
             None if self.healthy() && destination.status() == DestinationStatus::Loaded => Next::Do(Move::plain(EventKind::DstStart)),
@@ -25,10 +29,7 @@ impl Run {
         match self.wire.pop() {
             Some(Record::Page { pfn, content }) => {
                 ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
-                match content {
-                    Content::Zero => destination.place_zero(pfn),
-                    Content::Data(contents) => destination.place_data(pfn, contents),
-                }
+                self.place(pfn, &content, destination, ctx);
                 ctx.costs.page_ns / 2
             }
             Some(Record::Device { id, start }) => {
@@ -46,6 +47,23 @@ impl Run {
                 ctx.emit(Event::DstStart);
                 ctx.costs.vm_stop_ns
             }
+        }
+    }
+    /// Places a record of the main channel (QEMU: migration/ram.c ram_load_precopy(), load_xbzrle()).
+    pub(crate) fn place(&self, pfn: Pfn, content: &Content, destination: &mut Destination, ctx: &mut Ctx<'_>) {
+        match content {
+            Content::Zero => destination.place_zero(pfn),
+            Content::Data(contents) => destination.place_data(pfn, Arc::clone(contents)),
+            Content::Delta(delta) => {
+                if let Err(error) = destination.place_delta(pfn, delta) {
+                    ctx.crash(format!("the destination cannot decode the difference of page {pfn}: {error:?}"));
+                }
+            }
+            Content::Cached(slot) => {
+                let cache = self.xbzrle.as_ref().expect("who sends from a cache has one");
+                destination.place_data(pfn, cache.copy(*slot));
+            }
+            Content::Same => {}
         }
     }
 }

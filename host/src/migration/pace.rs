@@ -3,6 +3,8 @@
 //! QEMU: migration/migration.c migration_update_counters(), migration_rate_limit(); migration/migration-stats.c
 //! migration_rate_exceeded(). Both work on windows of at least 100 ms. Differs: integers, rounded down, where QEMU computes in floating point.
 
+use crate::migration::encoding::EncodingOptions;
+
 /// Length of a window, nanoseconds (QEMU: BUFFER_DELAY, 100 ms).
 pub const WINDOW_NS: u64 = 100_000_000;
 /// Windows per second (QEMU: XFER_LIMIT_RATIO).
@@ -28,8 +30,8 @@ pub struct MigrationOptions {
     pub max_bandwidth: u64,
     /// Longest wanted pause at the end, nanoseconds (QEMU: `downtime-limit`).
     pub downtime_limit_ns: u64,
-    /// Zero pages are found and sent as a 9-byte record.
-    pub zero_page_detection: bool,
+    /// How pages are written.
+    pub encoding: EncodingOptions,
     /// Fewest syncs before the last one; the threshold is 0 until then. QEMU has no such option: it shows later rounds in small guests.
     pub rounds_min: u32,
     /// Pages per bit of C, as a power of two: 6..=31 (QEMU: `x-clear-bitmap-shift`).
@@ -52,7 +54,7 @@ impl Default for MigrationOptions {
             bandwidth: 128 << 20,
             max_bandwidth: 128 << 20,
             downtime_limit_ns: 300_000_000,
-            zero_page_detection: true,
+            encoding: EncodingOptions::default(),
             rounds_min: 0,
             chunk_shift: 18,
             complete_before_sync: false,

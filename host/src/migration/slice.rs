@@ -4,15 +4,15 @@
 //! read of any of its pages; a page that nobody watches is taken, read, sent and placed in one move, unless the wire holds older records,
 //! which must not be overtaken.
 
-use std::sync::Arc;
-
 use crate::dirty::accel::Accelerator;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
+use crate::migration::encoding::{Content, DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::engine::{Parts, Run};
 use crate::migration::pace::Pace;
-use crate::migration::wire::{Content, DATA_RECORD_BYTES, Record, ZERO_RECORD_BYTES};
-use crate::page::PageContents;
-use crate::step::{Ctx, Move, Next, Watch};
+use crate::migration::ram::RamState;
+use crate::migration::wire::Record;
+use crate::migration::xbzrle::{Xbzrle, read_page};
+use crate::step::{Await, Ctx, Move, Next, Watch};
 
 /// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).
 const SLICE_MS_MAX: u64 = 50;
@@ -52,6 +52,10 @@ pub(crate) enum PageMove {
     Read(Pfn),
     /// Onto the wire.
     Send(Pfn),
+    /// Onto the wire, as what differs from what was sent last.
+    Delta(Pfn),
+    /// Nothing of it, since nothing differs.
+    Skip(Pfn),
     /// All of it, and placed.
     Page(Pfn),
 }
@@ -60,11 +64,14 @@ impl PageMove {
     pub(crate) fn next(self) -> Next {
         let on = |kind, pfn| Next::Do(Move::on(kind, PageRange::page(pfn)));
         match self {
-            PageMove::End | PageMove::Wait => Next::Idle,
+            PageMove::End => Next::Idle,
+            PageMove::Wait => Next::Wait(Await::Peer),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
             PageMove::Read(pfn) => on(EventKind::RamRead, pfn),
             PageMove::Send(pfn) => on(EventKind::RamSend, pfn),
+            PageMove::Delta(pfn) => on(EventKind::RamDelta, pfn),
+            PageMove::Skip(pfn) => on(EventKind::RamSkip, pfn),
             PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
         }
     }
@@ -82,6 +89,9 @@ impl Run {
         // A page in hand is dropped only with the whole migration: its link is shut.
         let dropped = self.hand.take();
         assert!(dropped.is_none() || !self.healthy(), "page {dropped:?} is dropped by a healthy migration");
+        if let (Some(xbzrle), None) = (&mut self.xbzrle, self.ram.as_ref().and_then(RamState::next_dirty)) {
+            xbzrle.scan_all();
+        }
         ctx.emit(Event::IterateEnd { sent: self.slice.sent });
         ctx.costs.state_ns
     }
@@ -92,10 +102,12 @@ impl Run {
             return PageMove::End;
         }
         if let Some(hand) = &self.hand {
-            return match hand.content {
+            return match &hand.content {
                 None => PageMove::Read(hand.pfn),
+                Some(Content::Same) => PageMove::Skip(hand.pfn),
                 Some(_) if self.wire.is_full() => PageMove::Wait,
-                Some(_) => PageMove::Send(hand.pfn),
+                Some(Content::Delta(_)) => PageMove::Delta(hand.pfn),
+                Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
         }
         if !last && (self.slice.over || pace.rate_exceeded(self.bytes_sent, &self.options)) {
@@ -107,7 +119,9 @@ impl Run {
             Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
-            Some(pfn) if watch.has(pfn) || self.options.paced && !self.wire.is_empty() => PageMove::Take(pfn),
+            Some(pfn) if watch.has(pfn) || self.options.paced && (!self.wire.is_empty() || self.encodes()) || self.stalled => {
+                PageMove::Take(pfn)
+            }
             Some(pfn) => PageMove::Page(pfn),
         }
     }
@@ -129,12 +143,12 @@ impl Run {
                 ctx.costs.page_ns / 2
             }
             PageMove::Read(pfn) => {
-                let content = self.read(pfn, ctx);
+                let content = self.read(pfn, last, ctx);
                 ctx.emit(Event::RamRead { pfn, zero: content.is_zero() });
                 self.hand = Some(Hand { pfn, content: Some(content) });
                 ctx.costs.page_ns - ctx.costs.page_ns / 2
             }
-            PageMove::Send(pfn) => self.send(pfn, last, ctx),
+            PageMove::Send(_) | PageMove::Delta(_) | PageMove::Skip(_) => self.send(last, ctx),
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
         }
     }
@@ -143,19 +157,37 @@ impl Run {
     pub(crate) fn page_step_plain(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> Option<u64> {
         match self.page_move(pace, last, parts.accel, ctx.watch) {
             PageMove::Page(pfn) => Some(self.whole_page(pfn, last, parts, ctx)),
-            PageMove::End | PageMove::Wait | PageMove::Clear { .. } | PageMove::Take(_) | PageMove::Read(_) | PageMove::Send(_) => None,
+            PageMove::End
+            | PageMove::Wait
+            | PageMove::Clear { .. }
+            | PageMove::Take(_)
+            | PageMove::Read(_)
+            | PageMove::Send(_)
+            | PageMove::Delta(_)
+            | PageMove::Skip(_) => None,
         }
     }
 
     fn whole_page(&mut self, pfn: Pfn, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.wire.is_empty() || !self.options.paced, "page {pfn} overtakes the wire");
         self.take(pfn, last);
-        let zero = parts.destination.place_from(pfn, ctx.ram, self.options.zero_page_detection);
+        let zero = if self.encodes() {
+            let content = self.read(pfn, last, ctx);
+            self.place(pfn, &content, parts.destination, ctx);
+            content.is_zero()
+        } else {
+            parts.destination.place_from(pfn, ctx.ram, self.options.encoding.thread_finds_zeros())
+        };
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
         cost
+    }
+
+    /// Returns whether pages go through the cache of what was sent last.
+    fn encodes(&self) -> bool {
+        self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
     }
 
     fn take(&mut self, pfn: Pfn, last: bool) {
@@ -165,28 +197,59 @@ impl Run {
             ram.take_chunk(pfn);
         }
         ram.take(pfn);
+        if let Some(xbzrle) = &mut self.xbzrle {
+            xbzrle.scan(pfn);
+        }
     }
 
-    fn read(&self, pfn: Pfn, ctx: &Ctx<'_>) -> Content {
-        if self.options.zero_page_detection && ctx.ram.is_zero(pfn) {
+    fn read(&mut self, pfn: Pfn, last: bool, ctx: &Ctx<'_>) -> Content {
+        let syncs = self.ram().syncs();
+        if self.options.encoding.thread_finds_zeros() && ctx.ram.is_zero(pfn) {
+            if let Some(xbzrle) = &mut self.xbzrle {
+                xbzrle.zero(pfn, syncs, ctx);
+            }
             return Content::Zero;
         }
-        let mut contents = Arc::new(PageContents::zeros());
-        Arc::get_mut(&mut contents).expect("it is new").read(pfn, ctx.ram);
-        Content::Data(contents)
+        let contents = read_page(pfn, ctx.ram);
+        match &mut self.xbzrle {
+            Some(xbzrle) if xbzrle.is_started() => xbzrle.encode(pfn, contents, last, syncs, ctx),
+            Some(_) | None => Content::Data(contents),
+        }
     }
 
-    fn send(&mut self, pfn: Pfn, last: bool, ctx: &mut Ctx<'_>) -> u64 {
-        let content = self.hand.take().and_then(|hand| hand.content).expect("a page that was read");
-        let zero = content.is_zero();
-        self.wire.push(Record::Page { pfn, content });
-        ctx.emit(Event::RamSend { pfn, zero, round: self.ram().syncs() });
-        let cost = self.count(zero);
+    /// Writes the page in hand, or drops it when there is nothing to write.
+    fn send(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
+        let Some(Hand { pfn, content: Some(content) }) = self.hand.take() else { unreachable!("a page that was read is sent") };
+        let round = self.ram().syncs();
+        ctx.emit(match &content {
+            Content::Same => Event::RamSkip { pfn },
+            Content::Delta(delta) => Event::RamDelta { pfn, len: delta.len() as u64, round },
+            Content::Zero | Content::Data(_) | Content::Cached(_) => Event::RamSend { pfn, zero: content.is_zero(), round },
+        });
+        let cost = self.count_content(&content);
+        if content != Content::Same {
+            self.wire.push(Record::Page { pfn, content });
+        }
         self.clock(last, ctx.now_ns + cost);
         cost
     }
 
     /// Accounts for a page on the wire, and returns the time it takes there.
+    fn count_content(&mut self, content: &Content) -> u64 {
+        match content {
+            Content::Zero => self.count(true),
+            Content::Data(_) | Content::Cached(_) => self.count(false),
+            Content::Delta(_) => {
+                let bytes = content.record_bytes();
+                self.pages_normal += 1;
+                self.bytes_sent += bytes;
+                bytes * 1_000_000_000 / self.options.bandwidth
+            }
+            Content::Same => 0,
+        }
+    }
+
+    /// Accounts for a page of zeros or of data on the wire, and returns the time it takes there.
     fn count(&mut self, zero: bool) -> u64 {
         if zero {
             self.pages_zero += 1;

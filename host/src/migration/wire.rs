@@ -4,37 +4,12 @@
 //! buffer is full, whatever it holds.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::event::{CmdId, Pfn};
-use crate::page::PageContents;
+use crate::migration::encoding::Content;
 
 /// Page records that fit into the socket's buffer (Linux: net.core.wmem_default, 208 KiB, holds 52).
 pub const WIRE_PAGES_MAX: usize = 52;
-/// Length of a zero page's record: the header's 8 bytes and the byte (QEMU: migration/ram.c save_zero_page()).
-pub const ZERO_RECORD_BYTES: u64 = 9;
-/// Length of a data page's record (QEMU: save_normal_page()).
-pub const DATA_RECORD_BYTES: u64 = 4096 + 8;
-
-/// What a page held when it was read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Content {
-    /// Zeros, and that was found out.
-    Zero,
-    /// These bytes.
-    Data(Arc<PageContents>),
-}
-
-impl Content {
-    /// Returns whether it goes as a zero record.
-    pub fn is_zero(&self) -> bool {
-        match self {
-            Content::Zero => true,
-            Content::Data(_) => false,
-        }
-    }
-}
-
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Record {
