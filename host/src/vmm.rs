@@ -59,6 +59,8 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// Takes the balloon device out of the machine.
+    Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
 }
@@ -84,6 +86,7 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
         }
     }
@@ -93,9 +96,13 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
-            Command::Migrate | Command::Cancel | Command::Stop | Command::Cont | Command::ResetDevice | Command::BreakLink => {
-                f.write_str(self.name())
-            }
+            Command::Migrate
+            | Command::Cancel
+            | Command::Stop
+            | Command::Cont
+            | Command::ResetDevice
+            | Command::Unplug
+            | Command::BreakLink => f.write_str(self.name()),
         }
     }
 }
@@ -343,7 +350,7 @@ impl Vmm {
     fn locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::ResetDevice | Command::Unplug => self.balloon.reset_locks(),
             Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
     }
@@ -401,6 +408,12 @@ impl Vmm {
             Command::Stop | Command::Cont => ctx.costs.state_ns,
             Command::Balloon { pages } => {
                 self.balloon.set_target(pages, ctx);
+                ctx.costs.state_ns
+            }
+            Command::Unplug => {
+                if self.balloon.is_plugged() {
+                    self.balloon.unrealize(ctx);
+                }
                 ctx.costs.state_ns
             }
             Command::ResetDevice => {

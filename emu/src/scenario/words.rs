@@ -31,6 +31,7 @@ pub(super) const COMMANDS: &[Word] = &[
     ("stop", "Stops the VM."),
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
+    ("unplug-balloon", "Takes the balloon device out of the machine."),
     ("break-link", "Breaks the link to the destination."),
     ("stall-link", "The destination stops reading; nothing of the VMM's is needed for it."),
     ("resume-link", "The destination reads again."),

@@ -292,6 +292,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::HintNewId
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet
