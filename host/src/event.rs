@@ -569,6 +569,8 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
+    #[doc = "The id of the next round is written, and nothing else of the round yet."]
+    HintNewId { id: CmdId } = "hint.new_id",
     #[doc = "A page equals what was sent of it last: nothing goes on the wire."]
     RamSkip { pfn: Pfn } = "ram.skip",
     #[doc = "A page goes on the wire as what differs from what was sent of it last."]
@@ -701,6 +703,7 @@ impl Event {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::DstEnd
+            | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
             | Event::Inject { .. } => None,

@@ -76,6 +76,7 @@ pub(crate) enum Tag {
     RingHeld,
     RingCollected,
     Partial,
+    Ties,
     VhostOrder,
 }
 

@@ -63,6 +63,8 @@ pub enum Command {
     StartPostcopy,
     /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
     Recover,
+    /// Takes the balloon device out of the machine.
+    Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
 }
@@ -90,6 +92,7 @@ impl Command {
             Command::ResetDevice => "reset-device",
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
+            Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
         }
     }
@@ -106,6 +109,7 @@ impl fmt::Display for Command {
             | Command::ResetDevice
             | Command::StartPostcopy
             | Command::Recover
+            | Command::Unplug
             | Command::BreakLink => f.write_str(self.name()),
         }
     }
@@ -437,7 +441,7 @@ impl Vmm {
     fn locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::ResetDevice | Command::Unplug => self.balloon.reset_locks(),
             Command::Recover => &[],
             Command::Migrate | Command::Cancel | Command::StartPostcopy | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
@@ -505,6 +509,12 @@ impl Vmm {
             Command::Stop | Command::Cont => ctx.costs.state_ns,
             Command::Balloon { pages } => {
                 self.balloon.set_target(pages, ctx);
+                ctx.costs.state_ns
+            }
+            Command::Unplug => {
+                if self.balloon.is_plugged() {
+                    self.balloon.unrealize(ctx);
+                }
                 ctx.costs.state_ns
             }
             Command::ResetDevice => {

@@ -67,6 +67,7 @@ fn show(event: &Event) -> Show {
         K::DstDiscard => Show::NamedOrRun,
         K::SnapshotFault => Show::NamedOrRun,
         K::SnapshotUnprotect => Show::NamedOrRun,
+        K::HintNewId => Show::Named,
         K::LinkStall => Show::Always,
         K::LinkResume => Show::Always,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,

@@ -103,6 +103,7 @@ pub fn particulars(event: &Event) -> String {
         E::Throttle { percent } => format!("{percent} %"),
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
+        E::HintNewId { id } => format!("round {id}"),
         E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
         E::Inject { index } => format!("inject[{index}]"),
     }

@@ -203,11 +203,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = any::<(bool, bool, bool, bool, bool)>();
+    let flags = (any::<(bool, bool, bool, bool)>(), any::<(bool, bool, bool)>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free, late_probe, deflate_silently) = flags;
+        let ((page_poison, init_on_alloc, init_on_free, late_probe), (deflate_silently, hint_in_two, start_with_hint)) = flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -222,7 +222,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
-            deflate_silently,
+            manners: Manners { deflate_silently, hint_in_two, start_with_hint },
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -284,7 +284,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices()),
+        (time_ns(), host_page, devices(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -293,7 +293,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices),
+                (stats_interval_ns, host_page, devices, iothread),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -310,6 +310,7 @@ fn host() -> impl Strategy<Value = Host> {
                     balloon_pages,
                     stats_interval_ns,
                     host_page,
+                    iothread,
                     devices,
                     blocks,
                 }
@@ -392,6 +393,7 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::BreakLink,
             Command::StartPostcopy,
             Command::Recover,
+            Command::Unplug,
             Command::StallLink,
             Command::ResumeLink,
             Command::Yank,

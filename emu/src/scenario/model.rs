@@ -113,10 +113,21 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
-    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
-    pub deflate_silently: bool,
+    /// What the driver does otherwise than Linux.
+    pub manners: Manners,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
+}
+
+/// What a driver may do by the specification, and Linux's does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manners {
+    /// It reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
+    /// Each hinted block is a chain of two descriptors.
+    pub hint_in_two: bool,
+    /// A round's first block is in the chain of the round's id.
+    pub start_with_hint: bool,
 }
 
 /// Which interface the balloon driver and the device speak.
@@ -371,6 +382,8 @@ pub struct Host {
     pub stats_interval_ns: u64,
     /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
     pub host_page: u16,
+    /// There is an iothread for hints; without it the balloon offers none.
+    pub iothread: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -439,6 +452,7 @@ impl Host {
             stats_interval_ns: 0,
             blocks: Vec::new(),
             host_page: 1,
+            iothread: true,
             devices: Devices::default(),
         }
     }
@@ -554,7 +568,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: Vec::new(),
         }
     }
@@ -709,6 +723,8 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `device_del` of the balloon; its driver should be unbound by then.
+    Unplug,
     /// The link breaks.
     BreakLink,
     /// `migrate_start_postcopy`.

@@ -159,6 +159,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::Throttle
         | K::VhostLogStart
         | K::DstEnd
+        | K::HintNewId
         | K::LinkStall
         | K::LinkResume
         | K::Inject => false,

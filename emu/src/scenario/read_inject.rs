@@ -245,6 +245,7 @@ impl<'d> Reader<'d> {
             "stop" => Some(Command::Stop),
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
+            "unplug-balloon" => Some(Command::Unplug),
             "break-link" => Some(Command::BreakLink),
             "start-postcopy" => Some(Command::StartPostcopy),
             "recover" => Some(Command::Recover),

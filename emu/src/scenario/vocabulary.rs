@@ -235,6 +235,8 @@ static GUEST: Table = Table {
         key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
         key("deflate_silently", "The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.", Kind::Flag)
             .default("false"),
+        key("hint_in_two", "Each hinted block is a chain of two descriptors (driver hint alone).", Kind::Flag).default("false"),
+        key("start_with_hint", "A round's first block is in the chain of the round's id (driver hint alone).", Kind::Flag).default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -433,6 +435,7 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
         key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),

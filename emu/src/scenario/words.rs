@@ -31,6 +31,7 @@ pub(super) const COMMANDS: &[Word] = &[
     ("stop", "Stops the VM."),
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
+    ("unplug-balloon", "Takes the balloon device out of the machine."),
     ("break-link", "Breaks the link to the destination."),
     ("start-postcopy", "Switches the migration to postcopy (`migrate_start_postcopy`)."),
     ("recover", "Joins both sides of a postcopy whose link broke (`migrate_recover`, and `migrate` with `resume`)."),

@@ -293,6 +293,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::HintNewId
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

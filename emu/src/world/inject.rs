@@ -364,6 +364,7 @@ fn host_command(command: Command) -> Given {
         Command::Cont => HostCommand::Cont,
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
+        Command::Unplug => HostCommand::Unplug,
         Command::BreakLink => HostCommand::BreakLink,
         Command::StartPostcopy => HostCommand::StartPostcopy,
         Command::Recover => HostCommand::Recover,

@@ -25,7 +25,7 @@ use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
 use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::postcopy::Postcopy;
@@ -502,6 +502,9 @@ impl Migration {
             None => {}
             Some(plan) if plan.locked => {
                 course.push_front([Op::Lock(LockId::FreePage), Op::Act(plan.action), Op::Unlock(LockId::FreePage)]);
+            }
+            Some(plan) if plan.action == NotifyAction::NewId => {
+                course.push_front([Op::Act(NotifyAction::NewId), Op::Act(NotifyAction::Start)]);
             }
             Some(plan) => course.push_front([Op::Act(plan.action)]),
         }

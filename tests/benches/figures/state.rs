@@ -122,6 +122,10 @@ impl Observed for Quiet<'_> {
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         true
     }

@@ -211,6 +211,7 @@ impl Used {
             Event::DstPlace { .. } | Event::DstDevice { .. } => DESTINATION,
             Event::DstStart => DESTINATION | STORES | RECORDS,
             Event::ConfigCmdId { .. }
+            | Event::HintNewId { .. }
             | Event::Notify { .. }
             | Event::DeviceIrq { .. }
             | Event::HintStop { .. }
