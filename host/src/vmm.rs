@@ -203,7 +203,7 @@ struct Left {
 struct LeftDevice;
 
 impl PrecopyNotifier for LeftDevice {
-    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &Ctx<'_>) -> Option<NotifyPlan> {
+    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
         None
     }
 
