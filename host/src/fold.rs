@@ -73,6 +73,8 @@ pub(crate) enum Tag {
     RingCollected,
     Partial,
     VhostOrder,
+    Torn,
+    Loaded,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.
