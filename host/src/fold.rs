@@ -72,6 +72,7 @@ pub(crate) enum Tag {
     RingHeld,
     RingCollected,
     Partial,
+    Ties,
     VhostOrder,
     Torn,
     Loaded,

@@ -158,6 +158,9 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::PostcopyStart
         | K::Throttle
         | K::VhostLogStart
+        | K::HintNewId
+        | K::LinkStall
+        | K::LinkResume
         | K::Inject => false,
     }
 }

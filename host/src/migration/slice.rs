@@ -13,7 +13,7 @@ use crate::migration::pace::Pace;
 use crate::migration::ram::RamState;
 use crate::migration::wire::Record;
 use crate::migration::xbzrle::{Xbzrle, read_page};
-use crate::step::{Ctx, Move, Next, Watch};
+use crate::step::{Await, Ctx, Move, Next, Watch};
 
 /// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).
 const SLICE_MS_MAX: u64 = 50;
@@ -69,7 +69,8 @@ impl PageMove {
     pub(crate) fn next(self) -> Next {
         let on = |kind, pfn| Next::Do(Move::on(kind, PageRange::page(pfn)));
         match self {
-            PageMove::End | PageMove::Wait => Next::Idle,
+            PageMove::End => Next::Idle,
+            PageMove::Wait => Next::Wait(Await::Peer),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
             PageMove::Load(pfn) => on(EventKind::BitmapLoad, pfn),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
@@ -135,7 +136,9 @@ impl Run {
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
-            Some(pfn) if watch.has(pfn) || self.options.paced && (!self.wire.is_empty() || self.encodes()) => PageMove::Take(pfn),
+            Some(pfn) if watch.has(pfn) || self.options.paced && (!self.wire.is_empty() || self.encodes()) || self.stalled => {
+                PageMove::Take(pfn)
+            }
             Some(pfn) => PageMove::Page(pfn),
         }
     }
