@@ -99,7 +99,7 @@ impl Course {
     fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
         match choice {
             Choice::Iteration => self.push_front(self.iteration(run, view, ctx)),
-            Choice::Switchover => self.push_front(self.switchover(run)),
+            Choice::Switchover => self.push_front(self.switchover(run, ctx)),
             Choice::Pause => self.pause(run, ctx.now_ns),
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
@@ -116,10 +116,18 @@ impl Course {
             }
             MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
             MigrationStatus::Active => {
-                let pending = pending_bytes(run);
-                if pending <= self.threshold(run) { op::round_end() } else { op::iterate() }
+                let round_is_over = pending_bytes(run) <= self.threshold(run) || ctx.faults.on(Fault::SyncEachSlice);
+                match round_is_over {
+                    true => op::round_end(),
+                    // N says that there is a page, and B has none. Differs: QEMU goes around until its estimate of the bandwidth changes.
+                    false if run.options.paced && run.ram().next_dirty().is_none() => {
+                        let until_ns = self.pace.window_end_ns().max(ctx.now_ns);
+                        VecDeque::from([Op::Sleep { until_ns }, Op::Choose(Choice::Pause), Op::Choose(Choice::Iteration)])
+                    }
+                    false => iterate(ctx),
+                }
             }
-            MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view),
+            MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view, ctx),
             MigrationStatus::Completed if run.post.moved => op::leave(),
             MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
@@ -133,7 +141,7 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() behind its sync.
-    fn switchover(&self, run: &Run) -> VecDeque<Op> {
+    fn switchover(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
         if run.status != MigrationStatus::Active || run.link_down {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
@@ -141,7 +149,7 @@ impl Course {
         if synced_enough && pending_bytes(run) <= self.threshold(run) {
             op::switchover(run.options.complete_before_sync)
         } else {
-            op::iterate()
+            iterate(ctx)
         }
     }
 
@@ -166,7 +174,7 @@ impl Course {
 }
 
 /// QEMU: migration_iteration_run() behind the switch, and migration_detect_error(): a link that breaks once the destination may run is waited for.
-fn postcopy_iteration(run: &Run, view: &View<'_>) -> VecDeque<Op> {
+fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
     let there = run.post.moved || view.destination.status() == DestinationStatus::Loaded;
     match run.status {
         _ if run.link_down && there => op::pause(),
@@ -174,14 +182,19 @@ fn postcopy_iteration(run: &Run, view: &View<'_>) -> VecDeque<Op> {
         MigrationStatus::PostcopyDevice if run.post.loaded => {
             VecDeque::from([Op::SetStatus(MigrationStatus::PostcopyActive), Op::Choose(Choice::Iteration)])
         }
-        _ if run.ram().n() > 0 || run.post.has_work() => op::iterate(),
+        _ if run.ram().next_dirty().is_some() || run.post.has_work() => iterate(ctx),
         MigrationStatus::PostcopyDevice => VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)]),
         _ => op::postcopy_end(),
     }
 }
 
+/// A count that went below 0 is very large, as in QEMU.
 fn pending_bytes(run: &Run) -> u64 {
-    run.ram().n() * PAGE_SIZE
+    run.ram().n().saturating_mul(PAGE_SIZE)
+}
+
+fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
+    op::iterate(!ctx.faults.on(Fault::SliceWithoutMutex))
 }
 
 /// Returns whether the move is one that the actor makes or waits in, as things are.
