@@ -361,7 +361,7 @@ impl BalloonDevice {
             && self.options.protocol.has_cmd_id()
             && ctx.faults.on(Fault::HintStartUnlocked)
         {
-            chain.decided = Some(self.id_effect(id, ctx.faults.on(Fault::HintRepeatedId)));
+            chain.decided = Some(self.id_effect(id, ctx));
         }
         Phase::Working(chain)
     }
@@ -410,7 +410,7 @@ impl BalloonDevice {
 
     /// Returns what an id does: what was decided when it was popped, or what the status says now. Under the lock that is the same.
     fn decided_effect(&self, chain: &Chain, id: CmdId, ctx: &Ctx<'_>) -> IdEffect {
-        chain.decided.unwrap_or_else(|| self.id_effect(id, ctx.faults.on(Fault::HintRepeatedId)))
+        chain.decided.unwrap_or_else(|| self.id_effect(id, ctx))
     }
 
     /// One part of an element, or its return. QEMU: get_free_page_hints().
