@@ -74,6 +74,8 @@ pub(crate) enum Tag {
     Partial,
     Ties,
     VhostOrder,
+    Torn,
+    Loaded,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -14,7 +14,7 @@ use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
-use crate::event::{Actor, Event, EventKind, LockId, Pfn};
+use crate::event::{Actor, Event, EventKind, LockId, PageRange, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
@@ -235,7 +235,7 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
-                Job::Balloon => None,
+                Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => None,
         }
@@ -311,6 +311,9 @@ impl Vmm {
 
     /// Returns what the main loop is at: a job that holds locks is finished first.
     fn job(&self, ctx: &Ctx<'_>) -> Job {
+        if let Some(range) = self.d.torn() {
+            return Job::Store(range);
+        }
         let head = self.monitor.queue.front().copied();
         match head {
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
@@ -331,6 +334,7 @@ impl Vmm {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
             Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
             Job::Balloon => self.balloon.main_loop_next(ctx),
         }
     }
@@ -341,6 +345,11 @@ impl Vmm {
             Job::Cleanup => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
+            }
+            Job::Store(range) => {
+                ctx.emit(Event::BitmapStore { range });
+                self.d.store_torn();
+                ctx.costs.sync_word_ns
             }
             Job::Balloon => self.balloon.main_loop_step(ctx),
         }
@@ -430,6 +439,8 @@ impl Vmm {
 enum Job {
     Monitor(Command),
     Cleanup,
+    /// A device's word of D goes back (a fault).
+    Store(PageRange),
     Balloon,
 }
 
@@ -438,7 +449,7 @@ mod tests {
     use super::*;
     use crate::balloon::Profile;
     use crate::dirty::accel::Store;
-    use crate::event::{PageRange, Stamped};
+    use crate::event::Stamped;
     use crate::fault::Faults;
     use crate::lock::Locks;
     use crate::memory::GuestRam;

@@ -84,12 +84,18 @@ impl Oracle {
         }
     }
 
-    pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {
+    pub(super) fn bitmap_sync(&mut self, index: usize, new: u64, world: &dyn Observed) {
         self.counter.sync();
         self.records.end_sync(&mut self.pages);
         self.device.synced();
         self.look_everywhere(index, Cause::SyncDropped, world);
         self.count_bitmap(index, world);
+        let dirtied = world.dirtied_last();
+        if dirtied != new {
+            self.break_rule(rules::DIRTY_RATE_COUNTS_NEW, Some(index), Blame::Host, || {
+                format!("the dirty rate counts {dirtied} pages, though the sync found {new} that were not in B")
+            });
+        }
     }
 
     pub(super) fn count_bitmap(&mut self, index: usize, world: &dyn Observed) {

@@ -54,6 +54,8 @@ pub trait Observed {
     fn remaining(&self) -> u64;
     /// Returns the number of bits in B.
     fn bitmap_count(&self) -> u64;
+    /// Returns how many pages the last sync found newly dirty, as the dirty rate counts them.
+    fn dirtied_last(&self) -> u64;
     /// Returns the page at the destination; `None` when it never arrived.
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; PAGE_SIZE as usize]>;
     /// Returns whether the page arrived and equals the source's.
@@ -293,7 +295,10 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
-            Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
+            Event::BitmapSync { round: _, before, after } => self.bitmap_sync(index, after.wrapping_sub(*before), world),
+            Event::BitmapStore { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::WordOverwritten, world);
+            }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
@@ -404,7 +409,6 @@ impl Oracle {
             | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
-            | Event::BitmapStore { .. }
             | Event::ChannelSync { .. }
             | Event::PostcopyStart
             | Event::DstDiscard { .. }

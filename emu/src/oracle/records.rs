@@ -41,6 +41,8 @@ pub(crate) enum Cause {
     Unmarked,
     /// The write was made while nothing was logged.
     Unlogged,
+    /// Another thread stored a word back that it had loaded before.
+    WordOverwritten,
     /// The sender took the page and did not send it.
     SenderDropped,
     /// Logging ended.
@@ -68,6 +70,7 @@ impl Cause {
             | Cause::SyncDropped
             | Cause::Unmarked
             | Cause::Unlogged
+            | Cause::WordOverwritten
             | Cause::SenderDropped
             | Cause::LogStopped
             | Cause::LeftBehind
@@ -93,6 +96,7 @@ impl Cause {
             Cause::SyncDropped => "sync-dropped",
             Cause::Unmarked => "unmarked",
             Cause::Unlogged => "unlogged",
+            Cause::WordOverwritten => "word-overwritten",
             Cause::SenderDropped => "sender-dropped",
             Cause::LogStopped => "log-stopped",
             Cause::LeftBehind => "left-behind",
@@ -120,6 +124,7 @@ impl Cause {
             Cause::SyncDropped => "no record of it was left after the sync",
             Cause::Unmarked => "the write was not recorded",
             Cause::Unlogged => "the write was made while nothing was logged",
+            Cause::WordOverwritten => "another thread stored the word of its bit back as it had been before",
             Cause::SenderDropped => "the sender took it and did not send it",
             Cause::LogStopped => "logging ended before it was merged",
             Cause::LeftBehind => "it was still recorded as unsent when the destination started",

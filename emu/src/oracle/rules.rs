@@ -63,6 +63,12 @@ pub const HINT_APPLIED_UNDER_ITS_ID: &str = "hint-applied-under-its-id";
 /// undone in between. Cannot alarm falsely: the engine changes both in one step.
 pub const N_EQUALS_POPCOUNT: &str = "n-equals-popcount";
 
+/// The dirty rate counts the pages that a sync has found newly dirty, and no others.
+///
+/// Source: QEMU: migration/ram.c `num_dirty_pages_period`, fb6135807f. It is what auto-converge goes by. Looked at after each sync. Cannot alarm falsely:
+/// the engine counts both in one step.
+pub const DIRTY_RATE_COUNTS_NEW: &str = "dirty-rate-counts-new-pages";
+
 /// A head that the device took from the hint queue is returned, and returned once; and the guest collects each buffer once.
 ///
 /// Source: VIRTIO 1.2 §2.7.8, §2.7.14. Forgotten when the driver resets the device. Misses: heads of other queues on the device's side.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use host::event::{Actor, Event, Level, PageRange, Pfn};
+use host::fault::Fault;
 use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
 use wire::task;
@@ -187,7 +188,12 @@ impl World {
                     self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
                 }
                 self.emit(Actor::Dma, Event::DmaWrite { range });
-                self.state.vmm.d.mark_device_write(&[range], &self.faults);
+                if self.state.vmm.d.tracking() && self.faults.on(Fault::DirtySetNotAtomic) {
+                    self.state.vmm.d.load_torn(range);
+                    self.emit(Actor::Dma, Event::BitmapLoad { range });
+                } else {
+                    self.state.vmm.d.mark_device_write(&[range], &self.faults);
+                }
                 self.wrote_range(range, Actor::Dma);
                 let marked: Vec<Pfn> = range.pages().filter(|pfn| self.state.watch.has(*pfn) && self.state.vmm.d.test(*pfn)).collect();
                 for pfn in marked {

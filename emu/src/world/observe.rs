@@ -45,6 +45,10 @@ impl Observed for Observation<'_> {
         self.vmm.migration.ram().map_or(0, |ram| ram.popcount())
     }
 
+    fn dirtied_last(&self) -> u64 {
+        self.vmm.migration.ram().map_or(0, |ram| ram.dirtied_last())
+    }
+
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {
         self.vmm.destination.arrived(pfn).then(|| self.vmm.destination.page(pfn))
     }

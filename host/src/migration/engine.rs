@@ -213,7 +213,7 @@ impl Migration {
         let stalled = self.run.stalled;
         self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
-        self.thread = Course { ops: op::setup(), pace: Pace::new(ctx.now_ns, 0) };
+        self.thread = Course { ops: op::setup(!ctx.faults.on(Fault::NoSyncAtStart)), pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
     }
 
@@ -632,7 +632,7 @@ impl Run {
             Op::Sync(part) => self.perform_sync(part, parts, ctx),
             Op::LogStart => self.log_start(parts, ctx),
             Op::LogStop => self.log_stop(parts, ctx),
-            Op::IterateBegin { .. } => self.slice_begin(ctx),
+            Op::IterateBegin { last } => self.slice_begin(last, ctx),
             Op::IterateEnd => self.slice_end(ctx),
             Op::RateLimit { until_ns } => {
                 ctx.emit(Event::RateLimit { until_ns });
@@ -732,6 +732,9 @@ impl Run {
 
     /// QEMU: migration/ram.c ram_save_cleanup().
     fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        if let (Some(ram), true) = (&self.ram, self.status != MigrationStatus::Completed && ctx.faults.on(Fault::DirtyNotRestored)) {
+            parts.d.merge(&ram.b());
+        }
         self.ram = None;
         parts.d.set_tracking(false);
         parts.devices.log_stop();

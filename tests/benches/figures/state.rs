@@ -96,6 +96,9 @@ impl Observed for Quiet<'_> {
     fn remaining(&self) -> u64 {
         0
     }
+    fn dirtied_last(&self) -> u64 {
+        0
+    }
     fn bitmap_count(&self) -> u64 {
         0
     }
