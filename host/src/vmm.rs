@@ -450,7 +450,8 @@ impl Vmm {
     fn locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice | Command::Unplug => self.balloon.reset_locks(),
+            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::Unplug => self.balloon.unplug_locks(),
             Command::Recover => &[],
             Command::Migrate | Command::Cancel | Command::StartPostcopy | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
