@@ -98,6 +98,8 @@ pub enum Actor {
     Destination,
     /// The scenario.
     Injector,
+    /// An assigned device, which writes guest memory past the VMM.
+    Vfio,
 }
 
 impl fmt::Display for Actor {
@@ -112,6 +114,7 @@ impl fmt::Display for Actor {
             Actor::Display => f.write_str("display"),
             Actor::Destination => f.write_str("dest"),
             Actor::Injector => f.write_str("injector"),
+            Actor::Vfio => f.write_str("vfio"),
         }
     }
 }
@@ -557,6 +560,12 @@ events! {
     RamSkip { pfn: Pfn } = "ram.skip",
     #[doc = "A page goes on the wire as what differs from what was sent of it last."]
     RamDelta { pfn: Pfn, len: u64, round: u32 } = "ram.delta",
+    #[doc = "An assigned device wrote guest memory."]
+    VfioWrite { range: PageRange } = "vfio.write",
+    #[doc = "An assigned device's dirty log was merged into D."]
+    VfioMerge { pages: u64 } = "dirty.vfio_merge",
+    #[doc = "The guest sets a queue of the vhost device up: its used ring lies here."]
+    VhostQueue { range: PageRange, queue: u8 } = "vhost.queue",
 }
 
 impl Event {
@@ -571,6 +580,8 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::VhostQueue { range, .. }
+            | Event::VfioWrite { range }
             | Event::Pin { range }
             | Event::IommuUnmap { range }
             | Event::SnapshotUnprotect { range }
@@ -678,6 +689,7 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::VfioMerge { .. }
             | Event::Inject { .. } => None,
         }
     }

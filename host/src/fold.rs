@@ -73,6 +73,9 @@ pub(crate) enum Tag {
     RingCollected,
     Partial,
     VhostOrder,
+    VhostQueues,
+    Vfio,
+    Iommu,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

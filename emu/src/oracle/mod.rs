@@ -286,7 +286,10 @@ impl Oracle {
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
             }
-            Event::VhostMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
+            Event::IommuUnmap { range } => {
+                self.records.look_range(&mut self.pages, *range, index, |_, _| Cause::Unmapped, world);
+            }
+            Event::VhostMerge { pages: _ } | Event::VfioMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
             Event::DirtyClear { range, cleared: _ } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
@@ -412,8 +415,9 @@ impl Oracle {
             | Event::SnapshotUnprotect { .. }
             | Event::Throttle { .. }
             | Event::VhostLogStart
-            | Event::IommuUnmap { .. }
             | Event::Pin { .. }
+            | Event::VfioWrite { .. }
+            | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }
     }

@@ -43,6 +43,8 @@ pub(crate) enum Cause {
     Unlogged,
     /// The sender took the page and did not send it.
     SenderDropped,
+    /// A device's note of it went with the device's mapping.
+    Unmapped,
     /// Logging ended.
     LogStopped,
     /// The destination started while the record still stood.
@@ -69,6 +71,7 @@ impl Cause {
             | Cause::Unmarked
             | Cause::Unlogged
             | Cause::SenderDropped
+            | Cause::Unmapped
             | Cause::LogStopped
             | Cause::LeftBehind
             | Cause::OnWire
@@ -94,6 +97,7 @@ impl Cause {
             Cause::Unmarked => "unmarked",
             Cause::Unlogged => "unlogged",
             Cause::SenderDropped => "sender-dropped",
+            Cause::Unmapped => "unmapped",
             Cause::LogStopped => "log-stopped",
             Cause::LeftBehind => "left-behind",
             Cause::OnWire => "on-wire",
@@ -121,6 +125,7 @@ impl Cause {
             Cause::Unmarked => "the write was not recorded",
             Cause::Unlogged => "the write was made while nothing was logged",
             Cause::SenderDropped => "the sender took it and did not send it",
+            Cause::Unmapped => "the note of it went with the device's mapping",
             Cause::LogStopped => "logging ended before it was merged",
             Cause::LeftBehind => "it was still recorded as unsent when the destination started",
             Cause::OnWire => "it was still on the wire when the destination started",

@@ -95,6 +95,9 @@ pub fn particulars(event: &Event) -> String {
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
         E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
+        E::VfioWrite { range } => range.to_string(),
+        E::VfioMerge { pages } => format!("{pages} pages to D"),
+        E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

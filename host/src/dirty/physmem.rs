@@ -100,6 +100,12 @@ impl DirtyMemory {
         }
     }
 
+    /// Merges another record in as if the guest's addresses were those of the RAM blocks, and returns how many of its bits are set.
+    pub(crate) fn merge_as_it_is(&mut self, other: &DirtyBitmap) -> u64 {
+        other.ranges().into_iter().for_each(|range| self.bits.set_range(self.bits.clip(range)));
+        other.count()
+    }
+
     /// Merges another record in, which has a bit for each of the guest's pages, and returns how many of its bits are set.
     pub fn merge(&mut self, other: &DirtyBitmap) -> u64 {
         let Self { ram, bits, tracking: _ } = self;

@@ -25,7 +25,7 @@ fn own_of_host(actor: Actor) -> u64 {
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
         }
         Actor::Vhost => object::RECORDS,
-        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => unreachable!("{actor} is no thread of the host"),
+        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => unreachable!("{actor} is no thread of the host"),
     }
 }
 
@@ -76,10 +76,11 @@ impl World {
                 let by = match injection.by {
                     Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
                     Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
-                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => 0,
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => 0,
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
+                    Action::VhostQueue { .. } | Action::Iommu { .. } => object::RECORDS,
                     Action::Monitor(_) => object::MONITOR,
                     Action::ClearLog { .. } => u64::MAX,
                 }
@@ -225,6 +226,8 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::VhostQueue { .. } => RECORDS,
+            Event::VfioMerge { .. } => RECORDS,
             Event::RamDelta { .. } => BITMAP | WIRE,
             Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
@@ -286,6 +289,7 @@ impl Used {
             | Event::GuestNamed { .. }
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
+            | Event::VfioWrite { .. }
             | Event::GuestWarn { .. } => 0,
         }
     }
