@@ -348,6 +348,42 @@ faults! {
         fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// A round is requested without the device's lock.
+    HintStartUnlocked { name: "hint-start-unlocked", id: "H02", source: "QEMU 1a83e0b9c4 (Coverity 1430269), fixed in 5.1",
+        mechanism: "start() writes the new id and the new status without free_page_lock, while the iothread stands between its look at them and what it does about it",
+        effect: Loss,
+        steps: ["the iothread pops an old start id, and finds that it is the current one", "the main loop counts the id up and requests the next round", "the iothread starts that round: hints of the old one count in it"],
+        fix: "start() takes the lock, as the iothread does for each element." },
+    /// Of an element the first segment counts.
+    HintFirstSegment { name: "hint-first-segment", id: "H04", source: "QEMU 0fe7245d8b, fixed in 6.2",
+        mechanism: "only the first writable segment of an element is hinted; a buffer has several when it is chained, or crosses the border of two memory regions",
+        effect: OverSend,
+        steps: ["the guest hints a block in two descriptors", "the device clears the pages of the first", "the pages of the second are sent"],
+        fix: "All segments of the element are taken." },
+    /// An element is looked at after it was freed.
+    HintElementFreed { name: "hint-element-freed", id: "H10", source: "QEMU ae440bd14c, fixed in 4.0",
+        mechanism: "an element is freed behind its readable part; its writable segments are looked at then",
+        effect: HostCrash,
+        steps: ["the guest exposes one chain with the round's id and a block", "the iothread reads the id and frees the element", "it goes on to the element's writable segments"],
+        fix: "The element is freed once, at the end." },
+    /// A hint queue has nobody to serve it.
+    HintQueueWithoutIothread { name: "hint-queue-without-iothread", id: "H11", source: "QEMU 12fc8903a8, fixed in 5.1",
+        mechanism: "without an iothread the feature is taken back, but the queue stays where it was made: a kick of it schedules a bottom half that does not exist",
+        effect: HostCrash,
+        steps: ["the device is made with hints and reports, and without an iothread", "the driver is offered no hints, and takes the fourth queue for reports", "it kicks that queue: the device schedules nothing at all"],
+        fix: "The device cannot be made so." },
+    /// What is undone goes by what the driver took.
+    UnrealizeByGuestFeatures { name: "unrealize-by-guest-features", id: "H12", source: "QEMU 49b01711b8, fixed in 5.1",
+        mechanism: "the notifier is removed only if the driver has negotiated hints: one that is unbound has negotiated nothing",
+        effect: HostCrash,
+        steps: ["the driver is unbound, the balloon is unplugged", "the migration's list of notifiers still names it", "a migration starts, and calls into freed memory"],
+        fix: "What the device offers decides, as it did when the notifier was added." },
+    /// The iothread is never let go of.
+    IothreadReference { name: "iothread-reference", id: "H13", source: "QEMU 105aef9c94, fixed in 5.1",
+        mechanism: "the reference to the iothread's object that the device takes when it is made is not dropped when it goes",
+        effect: Leak,
+        steps: ["the balloon takes a reference to its iothread", "the balloon is unplugged", "the iothread cannot be deleted any more"],
+        fix: "unrealize() drops the reference." },
 
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
@@ -403,6 +439,46 @@ faults! {
         mechanism: "whether whole words may be moved is asked of the block's beginning alone: a block that ends within a word of D takes the bits of its neighbour", effect: Loss,
         steps: ["a block of 30 pages lies before another in one word of D", "a vCPU writes page 2 of the second, which sets bit 32", "the sync of the first block takes the whole word: the second block's bit is gone before its turn"],
         fix: "The length is tested, too." },
+    /// Bits of D are set by a load and a store.
+    DirtySetNotAtomic { name: "dirty-set-not-atomic", id: "Q05", source: "QEMU d114875b9a and 5f2cb94688, fixed in 2.4",
+        mechanism: "who sets a bit of D loads its word, changes it and stores it back: what another thread set in between is gone", effect: Loss,
+        steps: ["a device's thread loads a word of D to mark P", "another loads it to mark Q, the first stores it with P's bit", "the second stores it with Q's bit and without P's: the write to P is forgotten"],
+        fix: "Bits of D are set and taken by atomic operations." },
+    /// The last scan begins nowhere.
+    ScanWithoutPlace { name: "scan-without-place", id: "Q08", source: "QEMU 4934a5dd7c, fixed in 8.0",
+        mechanism: "a scan is over when it comes back to the block where the last page was found; with no such block it never is, if nothing is left to send", effect: Stall,
+        steps: ["the VM is stopped, the scan's place has been reset, and the last sync finds nothing", "the scan goes through all blocks and looks whether it is back at its place", "it has none, so it goes around for ever, with the VM stopped"],
+        fix: "The scan's place is set before the scan." },
+    /// The dirty rate counts what was known to be dirty.
+    PeriodCountsAll { name: "period-counts-all", id: "Q10", source: "QEMU fb6135807f, fixed in 5.1",
+        mechanism: "the pages of a period are all bits that a sync takes from D, not those that are new in B: the first sync counts all of RAM, and auto-converge throttles at once", effect: WrongStatistics,
+        steps: ["B starts with all pages", "the first sync finds all of D set and not one page that is new", "the period's counter goes up by all of RAM all the same"],
+        fix: "Only bits that are new in B are counted." },
+    /// Logging starts on old bits.
+    NoSyncAtStart { name: "no-sync-at-start", id: "Q11", source: "QEMU 79536f4f16, fixed in 1.3",
+        mechanism: "no sync follows the start of the log: bits that were set in D long before are found by the second round and sent again", effect: OverSend,
+        steps: ["D is full of bits from before the migration when logging starts", "round 1 leaves out what the guest hints, and sends the rest", "the first sync finds all the old bits: everything is sent again, hinted pages too"],
+        fix: "A sync follows the start of the log." },
+    /// Each slice ends with a sync.
+    SyncEachSlice { name: "sync-each-slice", id: "Q12", source: "QEMU 28ef5339c3 (8.0), fixed in 9.0 by 910c164736",
+        mechanism: "what must be sent before the switchover is taken for 0 (with postcopy-ram on, all RAM may come later), so each iteration asks for an exact answer, and has a sync: no hint round outlasts a slice", effect: OverSend,
+        steps: ["the engine asks before each slice how much is left, and is told that nothing must be sent", "so it wants to know exactly, and syncs: the hint round stops and another begins", "the guest's hints come when their round is over, and their pages are sent"],
+        fix: "The exact answer is asked for once all that is left is below the threshold." },
+    /// Hints change B without its mutex.
+    HintWithoutMutex { name: "hint-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
+        mechanism: "the iothread loads words of B, counts the hinted bits and stores the words without bitmap_mutex: pages that the migration thread takes meanwhile are counted twice, and N goes below what B has", effect: WrongStatistics,
+        steps: ["the iothread loads a word of B to clear hinted pages", "the migration thread takes one of them to send it: N goes down", "the iothread stores the word, and takes it off N once more"],
+        fix: "Who changes B holds bitmap_mutex." },
+    /// Slices run without the mutex of B.
+    SliceWithoutMutex { name: "slice-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
+        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the iothread clears in between is back, and hinted pages are sent", effect: OverSend,
+        steps: ["the migration thread loads a word of B to take a page", "the iothread clears the word's other pages, which are hinted", "the migration thread stores the word as it was, less its own page"],
+        fix: "The mutex is held for the whole slice." },
+    /// A migration that failed keeps what it took.
+    DirtyNotRestored { name: "dirty-not-restored", id: "X07", source: "Propolis #232, #616 and #682",
+        mechanism: "a migration that failed has consumed the dirty bits of what it sent; the next one starts from those that are left", effect: Loss,
+        steps: ["a migration sends P and takes its bit", "the link breaks; the destination and all that it has is gone", "the next migration starts from the bits that are left: P is not among them"],
+        fix: "After a failure everything counts as dirty again." },
 
     // ---- 3E: page encoding and channels
     /// A zero page leaves its old copy in the cache.

@@ -14,7 +14,7 @@ use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
-use crate::event::{Actor, Event, EventKind, LockId, Pfn};
+use crate::event::{Actor, Event, EventKind, LockId, PageRange, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
@@ -59,8 +59,21 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// Takes the balloon device out of the machine.
+    Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+}
+
+/// What happens to the connection; nobody's lock is needed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkEvent {
+    /// The peer stops reading.
+    Stall,
+    /// The peer reads again.
+    Resume,
+    /// `yank`: the operator has the socket shut, past the main loop (QEMU: qmp_yank(), an out-of-band command).
+    Yank,
 }
 
 impl Command {
@@ -73,6 +86,7 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
         }
     }
@@ -82,9 +96,13 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
-            Command::Migrate | Command::Cancel | Command::Stop | Command::Cont | Command::ResetDevice | Command::BreakLink => {
-                f.write_str(self.name())
-            }
+            Command::Migrate
+            | Command::Cancel
+            | Command::Stop
+            | Command::Cont
+            | Command::ResetDevice
+            | Command::Unplug
+            | Command::BreakLink => f.write_str(self.name()),
         }
     }
 }
@@ -220,7 +238,7 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
-                Job::Balloon => None,
+                Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
         }
@@ -249,6 +267,18 @@ impl Vmm {
     pub fn step_bulk(&mut self, vcpus_in_store: bool, until_ns: u64, pages_max: u64, ctx: &mut Ctx<'_>) -> u64 {
         let (migration, mut parts) = self.parts(vcpus_in_store);
         migration.step_bulk(Actor::Migration, &mut parts, ctx, until_ns, pages_max)
+    }
+
+    /// Something happens to the connection, whoever holds which lock.
+    pub fn link(&mut self, event: LinkEvent, ctx: &mut Ctx<'_>) {
+        match event {
+            LinkEvent::Stall => drop(self.migration.set_stalled(true, ctx)),
+            LinkEvent::Resume => drop(self.migration.set_stalled(false, ctx)),
+            LinkEvent::Yank => {
+                ctx.emit(Event::Monitor { command: "yank".to_owned() });
+                self.migration.fail(ctx);
+            }
+        }
     }
 
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
@@ -284,6 +314,9 @@ impl Vmm {
 
     /// Returns what the main loop is at: a job that holds locks is finished first.
     fn job(&self, ctx: &Ctx<'_>) -> Job {
+        if let Some(range) = self.d.torn() {
+            return Job::Store(range);
+        }
         let head = self.monitor.queue.front().copied();
         match head {
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
@@ -304,6 +337,7 @@ impl Vmm {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
             Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
             Job::Balloon => self.balloon.main_loop_next(ctx),
         }
     }
@@ -315,6 +349,11 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
+            Job::Store(range) => {
+                ctx.emit(Event::BitmapStore { range });
+                self.d.store_torn();
+                ctx.costs.sync_word_ns
+            }
             Job::Balloon => self.balloon.main_loop_step(ctx),
         }
     }
@@ -324,6 +363,7 @@ impl Vmm {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
+            Command::Unplug => self.balloon.unplug_locks(),
             Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
     }
@@ -383,6 +423,12 @@ impl Vmm {
                 self.balloon.set_target(pages, ctx);
                 ctx.costs.state_ns
             }
+            Command::Unplug => {
+                if self.balloon.is_plugged() {
+                    self.balloon.unrealize(ctx);
+                }
+                ctx.costs.state_ns
+            }
             Command::ResetDevice => {
                 self.balloon.reset(ctx);
                 ctx.costs.state_ns
@@ -396,6 +442,8 @@ impl Vmm {
 enum Job {
     Monitor(Command),
     Cleanup,
+    /// A device's word of D goes back (a fault).
+    Store(PageRange),
     Balloon,
 }
 
@@ -404,7 +452,7 @@ mod tests {
     use super::*;
     use crate::balloon::Profile;
     use crate::dirty::accel::Store;
-    use crate::event::{PageRange, Stamped};
+    use crate::event::Stamped;
     use crate::fault::Faults;
     use crate::lock::Locks;
     use crate::memory::GuestRam;
@@ -467,7 +515,7 @@ mod tests {
                 Next::Lock(lock) if self.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => return self.with(actor, ram, |vmm, ctx| vmm.step(actor, false, ctx)).1,
                 Next::Sleep(until_ns) => self.now_ns = until_ns,
-                Next::Idle => {}
+                Next::Wait(_) | Next::Idle => {}
             }
             Vec::new()
         }

@@ -35,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) b: Bits,
     pub(crate) c: Bits,
     pub(crate) n: u64,
+    pub(crate) dirtied_last: u64,
     pub(crate) logging: bool,
     pub(crate) wire: BTreeSet<Pfn>,
     pub(crate) there: Vec<Option<[u8; PAGE_SIZE as usize]>>,
@@ -71,6 +72,9 @@ impl Observed for Host {
     fn bitmap_count(&self) -> u64 {
         self.b.iter().filter(|bit| **bit).count() as u64
     }
+    fn dirtied_last(&self) -> u64 {
+        self.dirtied_last
+    }
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; PAGE_SIZE as usize]> {
         self.there[pfn.0 as usize]
     }
@@ -87,6 +91,10 @@ impl Observed for Host {
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         self.running
     }
@@ -145,6 +153,7 @@ impl Bench {
             b: none(),
             c: none(),
             n: 0,
+            dirtied_last: 0,
             logging: false,
             wire: BTreeSet::new(),
             there: vec![None; PAGES as usize],

@@ -54,6 +54,8 @@ pub trait Observed {
     fn remaining(&self) -> u64;
     /// Returns the number of bits in B.
     fn bitmap_count(&self) -> u64;
+    /// Returns how many pages the last sync found newly dirty, as the dirty rate counts them.
+    fn dirtied_last(&self) -> u64;
     /// Returns the page at the destination; `None` when it never arrived.
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; PAGE_SIZE as usize]>;
     /// Returns whether the page arrived and equals the source's.
@@ -66,6 +68,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
+    fn iothread_references_left(&self) -> u32;
 }
 
 /// What the oracle must know of the world.
@@ -294,7 +298,10 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
-            Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
+            Event::BitmapSync { round: _, before, after } => self.bitmap_sync(index, after.wrapping_sub(*before), world),
+            Event::BitmapStore { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::WordOverwritten, world);
+            }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
@@ -348,6 +355,8 @@ impl Oracle {
             }
             Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintIgnore { range, status: _ } => self.device.judged(*range),
+            Event::DeviceBroken { queue: _ } => self.device.broken(),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
             Event::BalloonOddStats { odd } => self.odd_stats(index, *odd),
@@ -379,9 +388,7 @@ impl Oracle {
             | Event::GuestWarn { .. }
             | Event::GuestCrash { .. }
             | Event::DeviceIrq { .. }
-            | Event::DeviceBroken { .. }
             | Event::Notify { .. }
-            | Event::HintIgnore { .. }
             | Event::BalloonStats { .. }
             | Event::AfterSync
             | Event::IterateBegin { .. }
@@ -405,7 +412,6 @@ impl Oracle {
             | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
-            | Event::BitmapStore { .. }
             | Event::ChannelSync { .. }
             | Event::PostcopyStart
             | Event::DstDiscard { .. }
@@ -416,6 +422,9 @@ impl Oracle {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::Pin { .. }
+            | Event::HintNewId { .. }
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::VfioWrite { .. }
             | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}

@@ -41,6 +41,8 @@ pub(crate) enum Cause {
     Unmarked,
     /// The write was made while nothing was logged.
     Unlogged,
+    /// Another thread stored a word back that it had loaded before.
+    WordOverwritten,
     /// The sender took the page and did not send it.
     SenderDropped,
     /// A device's note of it went with the device's mapping.
@@ -70,6 +72,7 @@ impl Cause {
             | Cause::SyncDropped
             | Cause::Unmarked
             | Cause::Unlogged
+            | Cause::WordOverwritten
             | Cause::SenderDropped
             | Cause::Unmapped
             | Cause::LogStopped
@@ -96,6 +99,7 @@ impl Cause {
             Cause::SyncDropped => "sync-dropped",
             Cause::Unmarked => "unmarked",
             Cause::Unlogged => "unlogged",
+            Cause::WordOverwritten => "word-overwritten",
             Cause::SenderDropped => "sender-dropped",
             Cause::Unmapped => "unmapped",
             Cause::LogStopped => "log-stopped",
@@ -124,6 +128,7 @@ impl Cause {
             Cause::SyncDropped => "no record of it was left after the sync",
             Cause::Unmarked => "the write was not recorded",
             Cause::Unlogged => "the write was made while nothing was logged",
+            Cause::WordOverwritten => "another thread stored the word of its bit back as it had been before",
             Cause::SenderDropped => "the sender took it and did not send it",
             Cause::Unmapped => "the note of it went with the device's mapping",
             Cause::LogStopped => "logging ended before it was merged",

@@ -160,6 +160,9 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::PostcopyStart
         | K::Throttle
         | K::VhostLogStart
+        | K::HintNewId
+        | K::LinkStall
+        | K::LinkResume
         | K::VfioMerge
         | K::Inject => false,
     }

@@ -263,6 +263,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::SlotCreate
         | K::ChannelSync
         | K::PostcopyStart
+        | K::LinkStall
+        | K::LinkResume
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -295,6 +297,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::HintNewId
         | K::VfioMerge
         | K::Pass => Reading::Detail,
         K::GuestAdd

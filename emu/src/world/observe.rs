@@ -45,6 +45,10 @@ impl Observed for Observation<'_> {
         self.vmm.migration.ram().map_or(0, |ram| ram.popcount())
     }
 
+    fn dirtied_last(&self) -> u64 {
+        self.vmm.migration.ram().map_or(0, |ram| ram.dirtied_last())
+    }
+
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {
         self.vmm.destination.arrived(pfn).then(|| self.vmm.destination.page(pfn))
     }
@@ -67,6 +71,10 @@ impl Observed for Observation<'_> {
 
     fn migration_status(&self) -> MigrationStatus {
         self.vmm.migration.status()
+    }
+
+    fn iothread_references_left(&self) -> u32 {
+        if self.vmm.balloon.is_plugged() { 0 } else { self.vmm.balloon.iothread_references() }
     }
 
     fn vm_running(&self) -> bool {

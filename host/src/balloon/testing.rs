@@ -36,6 +36,10 @@ impl HintSink for FakeSink {
         self.running
     }
 
+    fn load(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
+        ctx.emit(Event::BitmapLoad { range });
+    }
+
     fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64 {
         assert_eq!(ctx.locks.holder(LockId::Bitmap), Some(Actor::Iothread), "hint without bitmap_mutex");
         ctx.emit(Event::HintApply { range, id, cleared: range.count });
@@ -323,7 +327,7 @@ impl Rig {
                 assert!(*at > self.now_ns, "sleeps until {at} at {}", self.now_ns);
                 false
             }
-            Next::Idle => false,
+            Next::Wait(_) | Next::Idle => false,
         }
     }
 
@@ -332,7 +336,7 @@ impl Rig {
         match next {
             Next::Do(announced) => assert_eq!(*announced, Move::of(first)),
             Next::Lock(lock) => assert_eq!(*first, Event::LockTake { lock: *lock }),
-            Next::Sleep(_) | Next::Idle => panic!("no move was announced"),
+            Next::Sleep(_) | Next::Wait(_) | Next::Idle => panic!("no move was announced"),
         }
     }
 

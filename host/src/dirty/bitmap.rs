@@ -279,6 +279,16 @@ impl DirtyBitmap {
         }
     }
 
+    /// Gives a word another value, as a plain store does. Bits behind the last page must be clear.
+    ///
+    /// # Panics
+    /// When there is no such word.
+    pub fn store_word(&mut self, at: usize, word: u64) {
+        if word != self.word(at) {
+            self.put(at, word);
+        }
+    }
+
     /// Becomes equal to `other`, and shares its words for as long as neither changes.
     ///
     /// # Panics

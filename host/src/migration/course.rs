@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::event::{LockId, MigrationStatus};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
@@ -90,8 +91,8 @@ impl Course {
 
     fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
         match choice {
-            Choice::Iteration => self.push_front(self.iteration(run)),
-            Choice::Switchover => self.push_front(self.switchover(run)),
+            Choice::Iteration => self.push_front(self.iteration(run, ctx)),
+            Choice::Switchover => self.push_front(self.switchover(run, ctx)),
             Choice::Pause => self.pause(run, ctx.now_ns),
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
@@ -101,14 +102,22 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
-    fn iteration(&self, run: &Run) -> VecDeque<Op> {
+    fn iteration(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
             MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
             MigrationStatus::Active => {
-                let pending = pending_bytes(run);
-                if pending <= self.threshold(run) { op::round_end() } else { op::iterate() }
+                let round_is_over = pending_bytes(run) <= self.threshold(run) || ctx.faults.on(Fault::SyncEachSlice);
+                match round_is_over {
+                    true => op::round_end(),
+                    // N says that there is a page, and B has none. Differs: QEMU goes around until its estimate of the bandwidth changes.
+                    false if run.options.paced && run.ram().next_dirty().is_none() => {
+                        let until_ns = self.pace.window_end_ns().max(ctx.now_ns);
+                        VecDeque::from([Op::Sleep { until_ns }, Op::Choose(Choice::Pause), Op::Choose(Choice::Iteration)])
+                    }
+                    false => iterate(ctx),
+                }
             }
             MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
@@ -120,7 +129,7 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() behind its sync.
-    fn switchover(&self, run: &Run) -> VecDeque<Op> {
+    fn switchover(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
         if run.status != MigrationStatus::Active || run.link_down {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
@@ -128,7 +137,7 @@ impl Course {
         if synced_enough && pending_bytes(run) <= self.threshold(run) {
             op::switchover(run.options.complete_before_sync)
         } else {
-            op::iterate()
+            iterate(ctx)
         }
     }
 
@@ -152,8 +161,13 @@ impl Course {
     }
 }
 
+/// A count that went below 0 is very large, as in QEMU.
 fn pending_bytes(run: &Run) -> u64 {
-    run.ram().n() * PAGE_SIZE
+    run.ram().n().saturating_mul(PAGE_SIZE)
+}
+
+fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
+    op::iterate(!ctx.faults.on(Fault::SliceWithoutMutex))
 }
 
 /// Returns whether the move is one that the actor makes or waits in, as things are.

@@ -24,14 +24,14 @@ use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
 use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::wire::{Record, Wire};
 use crate::migration::xbzrle::Xbzrle;
-use crate::step::{Ctx, Move, Next};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// Whether the source's vCPUs run (QEMU: runstate_is_running()).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +100,8 @@ pub(crate) struct Run {
     /// The switchover stopped a running VM.
     pub(crate) stopped_vm: bool,
     pub(crate) link_down: bool,
+    /// The peer does not read.
+    pub(crate) stalled: bool,
     /// The destination has answered that it has all.
     pub(crate) destination_done: bool,
     pub(crate) slice: Slice,
@@ -208,9 +210,10 @@ impl Migration {
             return Err(StartError::CleanupPending);
         }
         let tried = self.run.status != MigrationStatus::None;
-        self.run = Run::new(self.run.status, options, tried);
+        let stalled = self.run.stalled;
+        self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
-        self.thread = Course { ops: op::setup(), pace: Pace::new(ctx.now_ns, 0) };
+        self.thread = Course { ops: op::setup(!ctx.faults.on(Fault::NoSyncAtStart)), pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
     }
 
@@ -244,6 +247,21 @@ impl Migration {
             ctx.emit(Event::LinkDown);
         }
         hit
+    }
+
+    /// The peer stops to read, or reads again, whether or not a migration is under way. Returns whether that is new.
+    pub fn set_stalled(&mut self, stalled: bool, ctx: &mut Ctx<'_>) -> bool {
+        let new = self.run.stalled != stalled;
+        if new {
+            self.run.stalled = stalled;
+            ctx.emit(if stalled { Event::LinkStall } else { Event::LinkResume });
+        }
+        new
+    }
+
+    /// Returns whether the peer does not read.
+    pub fn stalled(&self) -> bool {
+        self.run.stalled
     }
 
     /// Returns what an actor would do next, at its own time `ctx.now_ns`. A [`Next::Sleep`] is over once that time has come.
@@ -458,6 +476,9 @@ impl Migration {
             Some(plan) if plan.locked => {
                 course.push_front([Op::Lock(LockId::FreePage), Op::Act(plan.action), Op::Unlock(LockId::FreePage)]);
             }
+            Some(plan) if plan.action == NotifyAction::NewId => {
+                course.push_front([Op::Act(NotifyAction::NewId), Op::Act(NotifyAction::Start)]);
+            }
             Some(plan) => course.push_front([Op::Act(plan.action)]),
         }
         ctx.costs.state_ns
@@ -483,6 +504,7 @@ impl Run {
             tried,
             stopped_vm: false,
             link_down: false,
+            stalled: false,
             destination_done: false,
             slice: Slice::default(),
             hand: None,
@@ -504,6 +526,7 @@ impl Run {
             tried,
             stopped_vm,
             link_down,
+            stalled,
             destination_done,
             slice,
             hand,
@@ -516,7 +539,7 @@ impl Run {
             zero_ns: _,
         } = self;
         fold.add_part(Tag::Status, status);
-        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some()]);
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled]);
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
         }
@@ -571,7 +594,7 @@ impl Run {
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
             Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
-            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Idle,
+            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
             Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
@@ -582,7 +605,8 @@ impl Run {
             Op::Pass => plain(EventKind::Pass),
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
-            Op::WaitDevices | Op::WaitDestination => Next::Idle,
+            Op::WaitDestination => Next::Wait(Await::Answer),
+            Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
         }
@@ -616,7 +640,7 @@ impl Run {
             Op::Sync(part) => self.perform_sync(part, parts, ctx),
             Op::LogStart => self.log_start(parts, ctx),
             Op::LogStop => self.log_stop(parts, ctx),
-            Op::IterateBegin { .. } => self.slice_begin(ctx),
+            Op::IterateBegin { last } => self.slice_begin(last, ctx),
             Op::IterateEnd => self.slice_end(ctx),
             Op::RateLimit { until_ns } => {
                 ctx.emit(Event::RateLimit { until_ns });
@@ -716,6 +740,9 @@ impl Run {
 
     /// QEMU: migration/ram.c ram_save_cleanup().
     fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        if let (Some(ram), true) = (&self.ram, self.status != MigrationStatus::Completed && ctx.faults.on(Fault::DirtyNotRestored)) {
+            parts.d.merge(&ram.b());
+        }
         self.ram = None;
         parts.d.set_tracking(false);
         parts.devices.log_stop();

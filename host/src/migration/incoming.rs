@@ -16,6 +16,7 @@ impl Run {
     /// Returns the destination's next move: a record, or its start.
     pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
         match self.wire.front() {
+            _ if self.stalled => Next::Idle,
             Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
             Some(Record::Device { .. }) => Next::Do(Move::plain(EventKind::DstDevice)),
             None if self.healthy() && destination.status() == DestinationStatus::Loaded => Next::Do(Move::plain(EventKind::DstStart)),

@@ -116,9 +116,12 @@ pub(crate) fn sync(last: bool) -> impl Iterator<Item = Op> {
 
 /// From the thread's start to the first decision (QEMU: migration_thread() and ram_save_setup()). The BQL is free while the setup is
 /// written: in a real migration the guest reads its first command id in that time.
-pub(crate) fn setup() -> VecDeque<Op> {
+/// Without `synced` ([`Fault::NoSyncAtStart`]) nothing is collected, though the notifier is told as ever.
+///
+/// [`Fault::NoSyncAtStart`]: crate::fault::Fault::NoSyncAtStart
+pub(crate) fn setup(synced: bool) -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
-    ops.extend(sync(false));
+    ops.extend(sync(false).filter(|op| synced || !matches!(op, Op::Sync(_))));
     ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
@@ -131,9 +134,12 @@ pub(crate) fn round_end() -> VecDeque<Op> {
     ops
 }
 
-/// A slice of sending (QEMU: ram_save_iterate(), then migration_rate_limit()).
-pub(crate) fn iterate() -> VecDeque<Op> {
-    VecDeque::from([
+/// A slice of sending (QEMU: ram_save_iterate(), then migration_rate_limit()). Without `locked` ([`Fault::SliceWithoutMutex`]) the mutex is
+/// left alone.
+///
+/// [`Fault::SliceWithoutMutex`]: crate::fault::Fault::SliceWithoutMutex
+pub(crate) fn iterate(locked: bool) -> VecDeque<Op> {
+    let mut ops = VecDeque::from([
         Op::Lock(LockId::Bitmap),
         Op::IterateBegin { last: false },
         Op::Slice { last: false },
@@ -141,7 +147,9 @@ pub(crate) fn iterate() -> VecDeque<Op> {
         Op::Unlock(LockId::Bitmap),
         Op::Choose(Choice::Pause),
         Op::Choose(Choice::Iteration),
-    ])
+    ]);
+    ops.retain(|op| locked || !matches!(op, Op::Lock(_) | Op::Unlock(_)));
+    ops
 }
 
 /// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
@@ -182,6 +190,7 @@ pub(crate) fn cleanup() -> VecDeque<Op> {
 /// Returns the first event of the notifier's action.
 pub(crate) fn action_event(action: NotifyAction) -> EventKind {
     match action {
+        NotifyAction::NewId => EventKind::HintNewId,
         NotifyAction::Stop => EventKind::HintStop,
         NotifyAction::Start => EventKind::HintRequest,
         NotifyAction::Done => EventKind::HintDone,

@@ -6,13 +6,14 @@
 
 use crate::dirty::accel::Accelerator;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
+use crate::fault::Fault;
 use crate::migration::encoding::{Content, DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::engine::{Parts, Run};
 use crate::migration::pace::Pace;
 use crate::migration::ram::RamState;
 use crate::migration::wire::Record;
 use crate::migration::xbzrle::{Xbzrle, read_page};
-use crate::step::{Ctx, Move, Next, Watch};
+use crate::step::{Await, Ctx, Move, Next, Watch};
 
 /// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).
 const SLICE_MS_MAX: u64 = 50;
@@ -26,6 +27,8 @@ pub(crate) struct Slice {
     start_ns: u64,
     sent: u64,
     over: bool,
+    /// The scan goes around for ever unless it finds a page (a fault).
+    endless: bool,
 }
 
 /// A page between B and the wire.
@@ -46,6 +49,8 @@ pub(crate) enum PageMove {
     Wait,
     /// CLEAR of a chunk.
     Clear { pfn: Pfn, chunk: PageRange },
+    /// The page's word of B is loaded (a fault).
+    Load(Pfn),
     /// Out of B.
     Take(Pfn),
     /// Read.
@@ -64,8 +69,10 @@ impl PageMove {
     pub(crate) fn next(self) -> Next {
         let on = |kind, pfn| Next::Do(Move::on(kind, PageRange::page(pfn)));
         match self {
-            PageMove::End | PageMove::Wait => Next::Idle,
+            PageMove::End => Next::Idle,
+            PageMove::Wait => Next::Wait(Await::Peer),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
+            PageMove::Load(pfn) => on(EventKind::BitmapLoad, pfn),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
             PageMove::Read(pfn) => on(EventKind::RamRead, pfn),
             PageMove::Send(pfn) => on(EventKind::RamSend, pfn),
@@ -77,9 +84,11 @@ impl PageMove {
 }
 
 impl Run {
-    pub(crate) fn slice_begin(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+    /// [`Fault::ScanWithoutPlace`]: the last slice's scan has no place to come back to, until it finds a page.
+    pub(crate) fn slice_begin(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.hand.is_none(), "a page is left from the last slice");
-        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false };
+        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false };
+        self.slice.endless = last && ctx.faults.on(Fault::ScanWithoutPlace);
         ctx.emit(Event::IterateBegin { remaining: self.ram().n() });
         ctx.costs.state_ns
     }
@@ -87,6 +96,9 @@ impl Run {
     pub(crate) fn slice_end(&mut self, ctx: &mut Ctx<'_>) -> u64 {
         // A page in hand is dropped only with the whole migration: its link is shut.
         let dropped = self.hand.take();
+        if let Some(ram) = &mut self.ram {
+            ram.forget_loaded(ctx.actor);
+        }
         assert!(dropped.is_none() || !self.healthy(), "page {dropped:?} is dropped by a healthy migration");
         if let (Some(xbzrle), None) = (&mut self.xbzrle, self.ram.as_ref().and_then(RamState::next_dirty)) {
             xbzrle.scan_all();
@@ -113,12 +125,20 @@ impl Run {
             return PageMove::End;
         }
         let ram = self.ram();
+        if let Some(pfn) = ram.loaded() {
+            return PageMove::Take(pfn);
+        }
         match ram.next_dirty() {
+            // Nobody sees it go around.
+            None if self.slice.endless => PageMove::Wait,
             None => PageMove::End,
             Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
-            Some(pfn) if watch.has(pfn) || self.options.paced && (!self.wire.is_empty() || self.encodes()) => PageMove::Take(pfn),
+            Some(pfn) if watch.has(pfn) || self.options.paced && (!self.wire.is_empty() || self.encodes()) || self.stalled => {
+                PageMove::Take(pfn)
+            }
             Some(pfn) => PageMove::Page(pfn),
         }
     }
@@ -133,10 +153,19 @@ impl Run {
                 parts.accel.clear(chunk, ctx);
                 ctx.costs.clear_ns
             }
+            PageMove::Load(pfn) => {
+                self.ram_mut().load(ctx.actor, PageRange::page(pfn));
+                ctx.emit(Event::BitmapLoad { range: PageRange::page(pfn) });
+                ctx.costs.page_ns / 4
+            }
             PageMove::Take(pfn) => {
+                let loaded = self.ram().loaded().is_some();
                 self.take(pfn, last);
                 self.hand = Some(Hand { pfn, content: None });
                 ctx.emit(Event::BitmapTake { pfn });
+                if loaded {
+                    ctx.emit(Event::BitmapStore { range: PageRange::page(pfn) });
+                }
                 ctx.costs.page_ns / 2
             }
             PageMove::Read(pfn) => {
@@ -157,6 +186,7 @@ impl Run {
             PageMove::End
             | PageMove::Wait
             | PageMove::Clear { .. }
+            | PageMove::Load(_)
             | PageMove::Take(_)
             | PageMove::Read(_)
             | PageMove::Send(_)
@@ -188,6 +218,7 @@ impl Run {
     }
 
     fn take(&mut self, pfn: Pfn, last: bool) {
+        self.slice.endless = false;
         let ram = self.ram_mut();
         if !last {
             // Where the accelerator has no CLEAR, the chunk's turn passes without a trace.

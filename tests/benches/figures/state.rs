@@ -63,7 +63,7 @@ fn migrating(ram: &GuestRam) -> Vmm {
                 Next::Do(_) | Next::Lock(_) => {
                     vmm.step(actor, false, &mut ctx);
                 }
-                Next::Sleep(_) | Next::Idle => {}
+                Next::Sleep(_) | Next::Wait(_) | Next::Idle => {}
             }
         }
     }
@@ -96,6 +96,9 @@ impl Observed for Quiet<'_> {
     fn remaining(&self) -> u64 {
         0
     }
+    fn dirtied_last(&self) -> u64 {
+        0
+    }
     fn bitmap_count(&self) -> u64 {
         0
     }
@@ -114,6 +117,10 @@ impl Observed for Quiet<'_> {
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         true
     }

@@ -42,6 +42,10 @@ impl HintSink for Sink {
         true
     }
 
+    fn load(&mut self, range: PageRange, _: &mut Ctx<'_>) {
+        unreachable!("{range} is loaded under a fault alone");
+    }
+
     fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64 {
         ctx.emit(Event::HintApply { range, id, cleared: range.count });
         self.applied.push(range);
@@ -335,7 +339,7 @@ impl Rig {
         match next {
             Next::Do(_) => true,
             Next::Lock(lock) => self.locks.holder(*lock).is_none(),
-            Next::Sleep(_) | Next::Idle => false,
+            Next::Sleep(_) | Next::Wait(_) | Next::Idle => false,
         }
     }
 
