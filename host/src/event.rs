@@ -98,6 +98,8 @@ pub enum Actor {
     Destination,
     /// The scenario.
     Injector,
+    /// An assigned device, which writes guest memory past the VMM.
+    Vfio,
 }
 
 impl fmt::Display for Actor {
@@ -112,6 +114,7 @@ impl fmt::Display for Actor {
             Actor::Display => f.write_str("display"),
             Actor::Destination => f.write_str("dest"),
             Actor::Injector => f.write_str("injector"),
+            Actor::Vfio => f.write_str("vfio"),
         }
     }
 }
@@ -579,6 +582,12 @@ events! {
     LinkStall = "link.stall",
     #[doc = "The peer reads again."]
     LinkResume = "link.resume",
+    #[doc = "An assigned device wrote guest memory."]
+    VfioWrite { range: PageRange } = "vfio.write",
+    #[doc = "An assigned device's dirty log was merged into D."]
+    VfioMerge { pages: u64 } = "dirty.vfio_merge",
+    #[doc = "The guest sets a queue of the vhost device up: its used ring lies here."]
+    VhostQueue { range: PageRange, queue: u8 } = "vhost.queue",
     #[doc = "The destination has read the end of the stream: what has not come never will."]
     DstEnd = "dst.end",
 }
@@ -595,6 +604,8 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::VhostQueue { range, .. }
+            | Event::VfioWrite { range }
             | Event::Pin { range }
             | Event::IommuUnmap { range }
             | Event::SnapshotUnprotect { range }
@@ -706,6 +717,7 @@ impl Event {
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::VfioMerge { .. }
             | Event::Inject { .. } => None,
         }
     }

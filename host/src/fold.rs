@@ -80,6 +80,9 @@ pub(crate) enum Tag {
     VhostOrder,
     Torn,
     Loaded,
+    VhostQueues,
+    Vfio,
+    Iommu,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -237,12 +237,15 @@ impl Vmm {
         let accel = Accelerator::with(options.log, &options.tracking, options.pages);
         let d = DirtyMemory::of(ram);
         let devices = Devices::new(options.pages, options.devices.clone());
+        let mut balloon = BalloonDevice::new(options.balloon.clone());
+        // QEMU: hw/vfio/container.c vfio_container_connect() forbids to discard what a device may hold pinned.
+        balloon.set_inhibited(options.devices.vfio);
         Self {
             fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
             accel,
             d,
             devices,
-            balloon: BalloonDevice::new(options.balloon.clone()),
+            balloon,
             migration: Migration::new(),
             destination: match options.migration.first_round {
                 FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
@@ -286,7 +289,7 @@ impl Vmm {
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
 
@@ -300,7 +303,7 @@ impl Vmm {
                 Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Store(_) | Job::Balloon => None,
             },
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => None,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
         }
     }
 
@@ -317,7 +320,7 @@ impl Vmm {
             }
             Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.step(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => {
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
@@ -626,7 +629,7 @@ mod tests {
                     self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
-                Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Vhost(pfn) => self.vmm.devices.vhost.wrote(PageRange::page(Pfn(*pfn)), &Faults::default()),
                 Act::Fold => {
                     self.fold();
                 }
@@ -738,7 +741,7 @@ mod tests {
             }),
             ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
             ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
-            ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
+            ("v", |vmm| vmm.devices.vhost.wrote(PageRange::page(Pfn(70)), &Faults::default())),
             ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
                 vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());

@@ -319,7 +319,10 @@ impl Oracle {
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
             }
-            Event::VhostMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
+            Event::IommuUnmap { range } => {
+                self.records.look_range(&mut self.pages, *range, index, |_, _| Cause::Unmapped, world);
+            }
+            Event::VhostMerge { pages: _ } | Event::VfioMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
             Event::DirtyClear { range, cleared: _ } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
@@ -447,11 +450,12 @@ impl Oracle {
             | Event::SnapshotUnprotect { .. }
             | Event::Throttle { .. }
             | Event::VhostLogStart
-            | Event::IommuUnmap { .. }
             | Event::Pin { .. }
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::VfioWrite { .. }
+            | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }
     }

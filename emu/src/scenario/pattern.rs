@@ -91,6 +91,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::Pin
         | K::RamSkip
         | K::RamDelta
+        | K::VfioWrite
+        | K::VhostQueue
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail
@@ -162,6 +164,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::HintNewId
         | K::LinkStall
         | K::LinkResume
+        | K::VfioMerge
         | K::Inject => false,
     }
 }

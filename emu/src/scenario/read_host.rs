@@ -35,7 +35,7 @@ impl<'d> Reader<'d> {
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),
-            devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
+            devices: self.devices(&fields),
         };
         if dirty_log != DirtyLog::ManualClear {
             self.only_with_manual_clear(&fields, dirty_log);
@@ -78,6 +78,18 @@ impl<'d> Reader<'d> {
     fn host_page(&mut self, fields: &Fields<'d>) -> Option<u16> {
         let bytes = self.size(fields, "host_page")?;
         Some(u16::try_from(bytes / PAGE_SIZE).expect("the key's range ends at 2 MiB"))
+    }
+
+    fn devices(&mut self, fields: &Fields<'d>) -> Devices {
+        let queues = self.integer(fields, "vhost_queues").unwrap_or(0);
+        let devices = Devices {
+            vhost_log_ack_ns: self.time(fields, "vhost_log_ack"),
+            vhost_queues: u8::try_from(queues).expect("the range ends at 8"),
+            vfio: self.flag(fields, "vfio").unwrap_or(false),
+            iommu: self.flag(fields, "iommu").unwrap_or(false),
+        };
+        self.devices = devices.clone();
+        devices
     }
 
     /// The balloon's size in 4 KiB pages, checked against the guest's memory.

@@ -7,7 +7,7 @@ use host::step::Await;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
 
-use super::model::{DirtyLog, Driver, Grain, Numbering, Profile, Walk};
+use super::model::{DirtyLog, Driver, Grain, Numbering, Profile, Target, Walk};
 use super::vocabulary::Word;
 use crate::outcome::{Blame, Verdict};
 
@@ -114,6 +114,14 @@ pub(super) fn profiles() -> Vec<Word> {
         Profile::CloudHypervisor => "Reports, no hints; the first round is sparse.",
     };
     Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
+}
+
+pub(super) fn targets() -> Vec<Word> {
+    vec![
+        (Target::Buffer.name(), "A buffer of the guest's."),
+        (Target::UsedRing(0).name(), "The used ring of a queue (vhost alone)."),
+        (Target::AvailEvent.name(), "The avail event behind a queue's used ring (dma alone)."),
+    ]
 }
 
 pub(super) fn dirty_logs() -> Vec<Word> {

@@ -14,7 +14,7 @@ use wire::switch::correct;
 
 use super::model::{
     Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Manners,
-    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
+    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -298,7 +298,10 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
-    let Devices { vhost_log_ack_ns } = devices;
+    let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
+    out.unless(*vhost_queues == 0, "vhost_queues", || vhost_queues);
+    out.unless(!vfio, "vfio", || vfio);
+    out.unless(!iommu, "iommu", || iommu);
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
     write_blocks(out, blocks);
 }
@@ -411,15 +414,24 @@ fn write_found(out: &mut Lines, found: &Found) {
 /// Returns the key and the value that say what an injection does.
 fn action_entry(action: &Action) -> (&'static str, String) {
     match action {
-        Action::Write { page, offset, byte, zero, pages } => {
+        Action::Write { page, offset, byte, zero, pages, target } => {
+            let into = unless(*target == Target::Buffer, "into", quoted(target.name()));
+            let queue = if let Target::UsedRing(queue) = target { unless(*queue == 0, "queue", queue) } else { String::new() };
             let zero = if *zero { ", zero = true" } else { "" };
             let (offset, pages) = (unless(*offset == 0, "offset", offset), unless(*pages == 1, "pages", pages));
-            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages} }}", quoted(page)))
+            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages}{into}{queue} }}", quoted(page)))
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
         Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages))),
         Action::RepeatId => ("repeat_id", true.to_string()),
+        Action::VhostQueue { page, queue } => {
+            ("vhost_queue", format!("{{ page = {}{} }}", quoted(page), unless(*queue == 0, "queue", queue)))
+        }
+        Action::Iommu { map, page, pages } => {
+            let key = if *map { "iommu_map" } else { "iommu_unmap" };
+            (key, format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages)))
+        }
     }
 }
 
@@ -428,7 +440,9 @@ pub fn injection_text(injection: &Injection) -> String {
     let (key, value) = action_entry(&injection.action);
     match injection.action {
         Action::Monitor(_) | Action::ClearLog { .. } => format!("{key} = {value}"),
-        Action::Write { .. } | Action::Task(_) | Action::RepeatId => format!("{key} = {value}, by {}", injection.by),
+        Action::Write { .. } | Action::Task(_) | Action::RepeatId | Action::VhostQueue { .. } | Action::Iommu { .. } => {
+            format!("{key} = {value}, by {}", injection.by)
+        }
     }
 }
 

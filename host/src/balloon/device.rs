@@ -311,7 +311,7 @@ impl BalloonDevice {
     /// The device goes on in another process, with what was saved of it: its threads and timers are new there, and they look at every queue
     /// when the VM starts. QEMU: virtio_load(), virtio_device_start_ioeventfd_impl().
     pub fn arrive(&mut self, running: bool, ctx: &mut Ctx<'_>) {
-        (self.state.iothread, self.state.main_loop, self.state.inhibited) = (Iothread::new(), MainLoop::new(), false);
+        (self.state.iothread, self.state.main_loop) = (Iothread::new(), MainLoop::new());
         self.vm_state_change(running, ctx);
         for (queue, role) in (0..).zip(&self.roles) {
             let ready = self.transport.driver_ok() && *role != QueueRole::Absent && self.transport.queue(queue).ready();

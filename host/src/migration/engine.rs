@@ -283,7 +283,7 @@ impl Migration {
             Actor::Migration => self.announce(&self.thread, view, ctx),
             Actor::MainLoop => self.announce(&self.bottom_half, view, ctx),
             Actor::Destination => self.run.destination_next(view.destination),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
 
@@ -292,7 +292,14 @@ impl Migration {
         let mut course = match actor {
             Actor::Migration => self.thread.clone(),
             Actor::MainLoop => self.bottom_half.clone(),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => {
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Destination
+            | Actor::Injector
+            | Actor::Vfio => {
                 return None;
             }
         };
@@ -355,7 +362,7 @@ impl Migration {
                 self.perform(op, parts, ctx)
             }
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => {
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} has no part in the migration")
             }
         }
@@ -412,7 +419,8 @@ impl Migration {
             | Actor::Vhost
             | Actor::Display
             | Actor::Destination
-            | Actor::Injector => &mut self.thread,
+            | Actor::Injector
+            | Actor::Vfio => &mut self.thread,
         }
     }
 
@@ -801,8 +809,8 @@ impl Run {
             self.ram_mut().leave_out_holes(ctx.ram);
         }
         parts.d.set_tracking(true);
-        parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);
+        parts.devices.log_start(ctx);
         ctx.costs.state_ns
     }
 
