@@ -67,6 +67,10 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
+    Postcopy,
+    Requests,
+    Missing,
+    Left,
     Ring,
     RingLag,
     RingHeld,
@@ -78,6 +82,11 @@ pub(crate) enum Tag {
     Partial,
     Ties,
     VhostOrder,
+    Torn,
+    Loaded,
+    VhostQueues,
+    Vfio,
+    Iommu,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

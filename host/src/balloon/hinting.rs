@@ -179,15 +179,16 @@ impl BalloonDevice {
 
     /// Returns what an id from the driver does in the present status. QEMU: get_free_page_hints(); with the fault as before 20a4da0f23.
     /// Firecracker: process_free_page_hinting_queue() compares the driver's last id with the host's for each range.
-    pub(super) fn id_effect(&self, id: CmdId, repeated_id_restarts: bool) -> IdEffect {
+    pub(super) fn id_effect(&self, id: CmdId, ctx: &Ctx<'_>) -> IdEffect {
         if let Some(format) = self.request_format() {
             return self.response_effect(format.is_current(id, self.state.hinting.cmd_id));
         }
         let current = id == self.state.hinting.cmd_id;
+        let repeated_id_restarts = || ctx.faults.on(Fault::HintRepeatedId);
         match (self.state.hinting.status, self.options.profile) {
             (HintStatus::Requested, _) if current => IdEffect::Start,
-            (HintStatus::Stop | HintStatus::Done, _) if current && repeated_id_restarts => IdEffect::Start,
-            (HintStatus::Start, _) if current && repeated_id_restarts => IdEffect::Ignored,
+            (HintStatus::Stop | HintStatus::Done, _) if current && repeated_id_restarts() => IdEffect::Start,
+            (HintStatus::Start, _) if current && repeated_id_restarts() => IdEffect::Ignored,
             (HintStatus::Start, Profile::Firecracker) if current => IdEffect::Ignored,
             (HintStatus::Start, _) => IdEffect::Stop,
             (HintStatus::Stop | HintStatus::Requested | HintStatus::Done, _) => IdEffect::Ignored,
