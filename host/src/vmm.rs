@@ -17,6 +17,7 @@ use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
 use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
@@ -373,10 +374,18 @@ impl Vmm {
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
-    /// Carries out a command about tracking.
+    /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.
     fn track(&mut self, command: TrackingCommand, ctx: &mut Ctx<'_>) {
         match command {
-            TrackingCommand::TogglePam => self.accel.replace_slot(PAM, &mut self.d, ctx),
+            TrackingCommand::TogglePam if ctx.faults.on(Fault::SlotUpdateTorn) => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::ReplaceSlot));
+            }
+            TrackingCommand::TogglePam => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.accel.replace_slot(PAM, ctx);
+            }
+            TrackingCommand::ReplaceSlot => self.accel.replace_slot(PAM, ctx),
             TrackingCommand::DirtyRateStart => self.accel.dirty_rate_start(&mut self.d, ctx),
             TrackingCommand::DirtyRateStop => self.accel.dirty_rate_stop(&mut self.d, ctx),
             TrackingCommand::PlugVcpu => {

@@ -105,6 +105,14 @@ impl Oracle {
         }
     }
 
+    /// A slot is new: what its log begins with, or what was merged of the old one, will be sent, hinted or not.
+    pub(super) fn slot_created(&mut self, range: PageRange, world: &dyn Observed) {
+        for (at, bits) in self.pages.words(range) {
+            let recorded = bits & (world.recorded(Level::K, at) | world.recorded(Level::D, at));
+            self.pages.edit(at, |marks| marks.sending.need_not_send &= !recorded);
+        }
+    }
+
     pub(super) fn migration_state(&mut self, index: usize, to: MigrationStatus, world: &dyn Observed) {
         self.counter.migration_state(to);
         self.counter.free_pages(world.ram());

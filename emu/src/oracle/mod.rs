@@ -314,7 +314,8 @@ impl Oracle {
             }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
-                if stamped.actor == Actor::Display {
+                // A display's refresh, or the end of a slot: no sync, and what was dirty before the round is found again.
+                if stamped.actor != Actor::Migration {
                     self.device.merged();
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
@@ -327,6 +328,7 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotCreate { range } => self.slot_created(*range, world),
             Event::SlotDelete { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
@@ -443,7 +445,6 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::ChannelSync { .. }
             | Event::DstDiscard { .. }
