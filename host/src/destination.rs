@@ -38,7 +38,10 @@ pub struct Destination {
     zeroed: bool,
     status: DestinationStatus,
     cmd_id: Option<CmdId>,
+    /// R.
     received: DirtyBitmap,
+    /// What was written: all of R, but for zeros that were taken to be there.
+    placed: DirtyBitmap,
     store: Arc<[Option<Arc<Part>>]>,
 }
 
@@ -74,7 +77,7 @@ impl Part {
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, zeroed, status, cmd_id, received, store } = self;
+        let Self { seed, zeroed, status, cmd_id, received, placed, store } = self;
         let data = store.iter().flatten().flat_map(|part| &part.pages).flatten().count();
         f.debug_struct("Destination")
             .field("seed", seed)
@@ -82,6 +85,7 @@ impl fmt::Debug for Destination {
             .field("status", status)
             .field("cmd_id", cmd_id)
             .field("received", &received.count())
+            .field("placed", &placed.count())
             .field("data", &data)
             .finish_non_exhaustive()
     }
@@ -97,6 +101,7 @@ impl Destination {
             status: DestinationStatus::Incoming,
             cmd_id: None,
             received: DirtyBitmap::new(pages),
+            placed: DirtyBitmap::new(pages),
             store: std::iter::repeat_n(None, parts).collect(),
         }
     }
@@ -118,9 +123,10 @@ impl Destination {
 
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { seed: _, zeroed: _, status, cmd_id, received, store } = self;
+        let Self { seed: _, zeroed: _, status, cmd_id, received, placed, store } = self;
         fold.add_part(Tag::DestinationStatus, &(*status, *cmd_id));
         fold.sum_of(Tag::Received as u64, received.fold());
+        fold.sum_of(Tag::Placed as u64, placed.fold());
         for (index, part) in (0..).zip(store.iter()) {
             if let Some(part) = part {
                 fold.sum_of(Tag::Contents as u64 + (index << 32), part.fold());
@@ -145,7 +151,7 @@ impl Destination {
 
     /// Returns whether anything arrived for the page.
     pub fn arrived(&self, pfn: Pfn) -> bool {
-        self.received.test(pfn)
+        self.received.test(pfn) || self.placed.test(pfn)
     }
 
     /// Returns the page's contents.
@@ -153,7 +159,7 @@ impl Destination {
     /// # Panics
     /// When there is no such page.
     pub fn page(&self, pfn: Pfn) -> PageBytes {
-        if !self.arrived(pfn) && !self.zeroed {
+        if !self.placed.test(pfn) && !self.zeroed {
             return self.garbage(pfn);
         }
         self.contents(pfn).map_or(ZERO_PAGE, |contents| *contents.bytes())
@@ -161,7 +167,7 @@ impl Destination {
 
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
-        if !self.arrived(pfn) && !self.zeroed {
+        if !self.placed.test(pfn) && !self.zeroed {
             let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
             return !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same);
         }
@@ -185,13 +191,34 @@ impl Destination {
         if self.contents(pfn).is_some() {
             *self.slot(pfn) = None;
         }
-        self.received.set(pfn);
+        self.record(pfn);
     }
 
     /// Places a page's bytes.
     pub fn place_data(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
         *self.slot(pfn) = Some(contents);
+        self.record(pfn);
+    }
+
+    /// Takes in a zero page of a channel: the first that arrives for a page only counts as received, for memory is taken to be zero then; later
+    /// ones make it zero (QEMU: migration/multifd-zero-page.c multifd_recv_zero_page_process()).
+    pub fn receive_zero(&mut self, pfn: Pfn) {
+        if self.received.test(pfn) {
+            self.place_zero(pfn);
+        } else {
+            self.received.set(pfn);
+        }
+    }
+
+    /// Places a page's bytes without a word to R.
+    pub(crate) fn place_unrecorded(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
+        *self.slot(pfn) = Some(contents);
+        self.placed.set(pfn);
+    }
+
+    fn record(&mut self, pfn: Pfn) {
         self.received.set(pfn);
+        self.placed.set(pfn);
     }
 
     /// Changes a page's bytes by the difference from what it held (QEMU: migration/ram.c load_xbzrle()).
@@ -218,7 +245,7 @@ impl Destination {
             slot.take().filter(|contents| Arc::strong_count(contents) == 1).unwrap_or_else(|| Arc::new(PageContents::zeros()));
         Arc::get_mut(&mut contents).expect("nobody else sees it").read(pfn, ram);
         *slot = Some(contents);
-        self.received.set(pfn);
+        self.record(pfn);
         false
     }
 

@@ -98,6 +98,10 @@ pub enum Actor {
     Destination,
     /// The scenario.
     Injector,
+    /// The sender of a channel beside the main one.
+    Channel(u8),
+    /// Its receiver, at the destination.
+    Receiver(u8),
 }
 
 impl fmt::Display for Actor {
@@ -112,6 +116,8 @@ impl fmt::Display for Actor {
             Actor::Display => f.write_str("display"),
             Actor::Destination => f.write_str("dest"),
             Actor::Injector => f.write_str("injector"),
+            Actor::Channel(n) => write!(f, "channel{n}"),
+            Actor::Receiver(n) => write!(f, "receiver{n}"),
         }
     }
 }
@@ -557,6 +563,10 @@ events! {
     RamSkip { pfn: Pfn } = "ram.skip",
     #[doc = "A page goes on the wire as what differs from what was sent of it last."]
     RamDelta { pfn: Pfn, len: u64, round: u32 } = "ram.delta",
+    #[doc = "A channel is given a packet of pages."]
+    ChannelQueue { channel: u8, pages: u32 } = "channel.queue",
+    #[doc = "All channels have sent what was taken before, and a barrier behind it."]
+    ChannelFlush { channels: u32 } = "channel.flush",
 }
 
 impl Event {
@@ -678,6 +688,8 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::ChannelQueue { .. }
+            | Event::ChannelFlush { .. }
             | Event::Inject { .. } => None,
         }
     }

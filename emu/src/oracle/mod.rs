@@ -73,6 +73,8 @@ pub trait Observed {
 pub struct OracleOptions {
     /// Pages of RAM.
     pub pages: u64,
+    /// Channels send pages: many are taken from B and not yet on the wire.
+    pub channels: bool,
     /// Number of vCPUs: that many task mailboxes are in use.
     pub vcpus: u8,
     /// Size of RAM, bytes.
@@ -175,7 +177,7 @@ impl Oracle {
         Self {
             options,
             pages: Pages::new(options.pages),
-            records: Records::new(),
+            records: Records::new(options.channels),
             device: Device::new(),
             heads: Heads::default(),
             counter: Counter::new(options.pages),
@@ -292,6 +294,7 @@ impl Oracle {
             }
             Event::LogStart => self.log_start(world),
             Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
+            Event::ChannelFlush { channels: _ } => self.flush(index),
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
@@ -414,6 +417,7 @@ impl Oracle {
             | Event::VhostLogStart
             | Event::IommuUnmap { .. }
             | Event::Pin { .. }
+            | Event::ChannelQueue { .. }
             | Event::Inject { .. } => {}
         }
     }

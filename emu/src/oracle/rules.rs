@@ -63,6 +63,12 @@ pub const HINT_APPLIED_UNDER_ITS_ID: &str = "hint-applied-under-its-id";
 /// undone in between. Cannot alarm falsely: the engine changes both in one step.
 pub const N_EQUALS_POPCOUNT: &str = "n-equals-popcount";
 
+/// When the channels have been flushed, every page that was taken from B is on its way.
+///
+/// Source: QEMU: migration/multifd.c multifd_send_sync_main(): what follows may count on the older copy being read. Looked at when the flush is
+/// over. Cannot alarm falsely: the migration thread has no page in hand then.
+pub const FLUSHED_PAGES_ARE_SENT: &str = "flushed-pages-are-sent";
+
 /// A head that the device took from the hint queue is returned, and returned once; and the guest collects each buffer once.
 ///
 /// Source: VIRTIO 1.2 §2.7.8, §2.7.14. Forgotten when the driver resets the device. Misses: heads of other queues on the device's side.

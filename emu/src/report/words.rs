@@ -95,6 +95,8 @@ pub fn particulars(event: &Event) -> String {
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
         E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
+        E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
+        E::ChannelFlush { channels } => format!("{channels} channels"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -158,6 +158,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::PostcopyStart
         | K::Throttle
         | K::VhostLogStart
+        | K::ChannelQueue
+        | K::ChannelFlush
         | K::Inject => false,
     }
 }

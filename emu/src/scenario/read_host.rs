@@ -1,6 +1,6 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
@@ -106,12 +106,24 @@ impl<'d> Reader<'d> {
     /// Reads how pages are written.
     fn encoding(&mut self, fields: &Fields<'d>) -> EncodingOptions {
         let default = EncodingOptions::default();
-        EncodingOptions {
+        let encoding = EncodingOptions {
             zero_pages: self.zero_pages(fields).unwrap_or(default.zero_pages),
             xbzrle_pages: self
                 .integer(fields, "xbzrle")
                 .map_or(default.xbzrle_pages, |pages| u32::try_from(pages).expect("the range ends below")),
+            channels: self
+                .integer(fields, "multifd_channels")
+                .map_or(default.channels, |count| u8::try_from(count).expect("the range ends below")),
+            compression: self.word(fields, "multifd_compression", Compression::ALL).unwrap_or(default.compression),
+            zero_copy: self.flag(fields, "zero_copy").unwrap_or(default.zero_copy),
+            mapped_ram: self.flag(fields, "mapped_ram").unwrap_or(default.mapped_ram),
+            destination_ram: self.word(fields, "destination_ram", DestinationRam::ALL).unwrap_or(default.destination_ram),
+        };
+        if let Some((key, why)) = encoding.refused() {
+            let diagnostic = Diagnostic::error(fields.span_of(key), why).label("does not go together");
+            self.report(diagnostic.note("QEMU refuses it, too"));
         }
+        encoding
     }
 
     /// A way to find zero pages, or whether they are looked for at all.

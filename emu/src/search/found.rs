@@ -290,6 +290,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::ChannelFlush
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet
@@ -304,6 +305,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RamPage
         | K::LockTake
         | K::LockRelease
+        | K::ChannelQueue
         | K::Inject => Reading::Machinery,
     }
 }

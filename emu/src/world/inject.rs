@@ -201,7 +201,8 @@ impl World {
                 self.state.vmm.devices.vhost.mark(range);
                 self.wrote_range(range, Actor::Vhost);
             }
-            Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination | Actor::Injector => {
+            Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display => unreachable!("checked by the parser"),
+            Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) | Actor::Injector => {
                 unreachable!("checked by the parser")
             }
         }
