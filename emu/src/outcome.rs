@@ -193,6 +193,19 @@ pub struct Facts {
     pub free_pages_min: Option<u64>,
     /// The smallest number of pages in free blocks of the largest order, likewise.
     pub free_pages_max_order_min: Option<u64>,
+    /// How long who waited for what: locks, and what others do.
+    pub blocked: Vec<BlockedTime>,
+}
+
+/// A time that somebody spent waiting in the middle of something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedTime {
+    /// Who.
+    pub who: String,
+    /// For what: a lock's name, or what another actor does.
+    pub on: String,
+    /// All such waits together, nanoseconds.
+    pub ns: u64,
 }
 
 /// All that is known of a finished run.

@@ -559,10 +559,16 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
+    #[doc = "The id of the next round is written, and nothing else of the round yet."]
+    HintNewId { id: CmdId } = "hint.new_id",
     #[doc = "A page equals what was sent of it last: nothing goes on the wire."]
     RamSkip { pfn: Pfn } = "ram.skip",
     #[doc = "A page goes on the wire as what differs from what was sent of it last."]
     RamDelta { pfn: Pfn, len: u64, round: u32 } = "ram.delta",
+    #[doc = "The peer stops reading: what is sent fills the link, and then whoever sends waits."]
+    LinkStall = "link.stall",
+    #[doc = "The peer reads again."]
+    LinkResume = "link.resume",
     #[doc = "A channel is given a packet of pages."]
     ChannelQueue { channel: u8, pages: u32 } = "channel.queue",
     #[doc = "All channels have sent what was taken before, and a barrier behind it."]
@@ -690,6 +696,9 @@ impl Event {
             | Event::VhostLogStart
             | Event::ChannelQueue { .. }
             | Event::ChannelFlush { .. }
+            | Event::HintNewId { .. }
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::Inject { .. } => None,
         }
     }

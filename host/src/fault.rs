@@ -348,6 +348,42 @@ faults! {
         fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// A round is requested without the device's lock.
+    HintStartUnlocked { name: "hint-start-unlocked", id: "H02", source: "QEMU 1a83e0b9c4 (Coverity 1430269), fixed in 5.1",
+        mechanism: "start() writes the new id and the new status without free_page_lock, while the iothread stands between its look at them and what it does about it",
+        effect: Loss,
+        steps: ["the iothread pops an old start id, and finds that it is the current one", "the main loop counts the id up and requests the next round", "the iothread starts that round: hints of the old one count in it"],
+        fix: "start() takes the lock, as the iothread does for each element." },
+    /// Of an element the first segment counts.
+    HintFirstSegment { name: "hint-first-segment", id: "H04", source: "QEMU 0fe7245d8b, fixed in 6.2",
+        mechanism: "only the first writable segment of an element is hinted; a buffer has several when it is chained, or crosses the border of two memory regions",
+        effect: OverSend,
+        steps: ["the guest hints a block in two descriptors", "the device clears the pages of the first", "the pages of the second are sent"],
+        fix: "All segments of the element are taken." },
+    /// An element is looked at after it was freed.
+    HintElementFreed { name: "hint-element-freed", id: "H10", source: "QEMU ae440bd14c, fixed in 4.0",
+        mechanism: "an element is freed behind its readable part; its writable segments are looked at then",
+        effect: HostCrash,
+        steps: ["the guest exposes one chain with the round's id and a block", "the iothread reads the id and frees the element", "it goes on to the element's writable segments"],
+        fix: "The element is freed once, at the end." },
+    /// A hint queue has nobody to serve it.
+    HintQueueWithoutIothread { name: "hint-queue-without-iothread", id: "H11", source: "QEMU 12fc8903a8, fixed in 5.1",
+        mechanism: "without an iothread the feature is taken back, but the queue stays where it was made: a kick of it schedules a bottom half that does not exist",
+        effect: HostCrash,
+        steps: ["the device is made with hints and reports, and without an iothread", "the driver is offered no hints, and takes the fourth queue for reports", "it kicks that queue: the device schedules nothing at all"],
+        fix: "The device cannot be made so." },
+    /// What is undone goes by what the driver took.
+    UnrealizeByGuestFeatures { name: "unrealize-by-guest-features", id: "H12", source: "QEMU 49b01711b8, fixed in 5.1",
+        mechanism: "the notifier is removed only if the driver has negotiated hints: one that is unbound has negotiated nothing",
+        effect: HostCrash,
+        steps: ["the driver is unbound, the balloon is unplugged", "the migration's list of notifiers still names it", "a migration starts, and calls into freed memory"],
+        fix: "What the device offers decides, as it did when the notifier was added." },
+    /// The iothread is never let go of.
+    IothreadReference { name: "iothread-reference", id: "H13", source: "QEMU 105aef9c94, fixed in 5.1",
+        mechanism: "the reference to the iothread's object that the device takes when it is made is not dropped when it goes",
+        effect: Leak,
+        steps: ["the balloon takes a reference to its iothread", "the balloon is unplugged", "the iothread cannot be deleted any more"],
+        fix: "unrealize() drops the reference." },
 
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.

@@ -75,6 +75,7 @@ pub(crate) enum Tag {
     RingHeld,
     RingCollected,
     Partial,
+    Ties,
     VhostOrder,
 }
 

@@ -21,8 +21,35 @@ pub enum Next {
     Lock(LockId),
     /// Wait until this virtual time, nanoseconds, or until another actor changes its mind.
     Sleep(u64),
+    /// Wait in the middle of something, with all locks that are held, for what another actor does.
+    Wait(Await),
     /// Nothing to do until another actor changes that.
     Idle,
+}
+
+/// What is waited for that is no lock and no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Await {
+    /// Room on the link: the peer has to take something off it (QEMU: a blocking sendmsg(), whatever locks the caller holds).
+    Peer,
+    /// The peer's answer that it has all (QEMU: the return path is joined).
+    Answer,
+    /// vCPUs that have marked a page and not yet stored to it (QEMU: accel/tcg tcg_log_global_after_sync()).
+    Stores,
+    /// A backend that has been asked to log its writes (QEMU: vhost-user's reply).
+    Devices,
+}
+
+impl Await {
+    /// Returns what it is in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Await::Peer => "room on the link",
+            Await::Answer => "the peer's answer",
+            Await::Stores => "stores that are marked",
+            Await::Devices => "a backend's acknowledgement",
+        }
+    }
 }
 
 /// The announced part of a move: enough to match a constraint's pattern.

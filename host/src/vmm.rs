@@ -60,8 +60,21 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// Takes the balloon device out of the machine.
+    Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+}
+
+/// What happens to the connection; nobody's lock is needed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkEvent {
+    /// The peer stops reading.
+    Stall,
+    /// The peer reads again.
+    Resume,
+    /// `yank`: the operator has the socket shut, past the main loop (QEMU: qmp_yank(), an out-of-band command).
+    Yank,
 }
 
 impl Command {
@@ -74,6 +87,7 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
         }
     }
@@ -83,9 +97,13 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
-            Command::Migrate | Command::Cancel | Command::Stop | Command::Cont | Command::ResetDevice | Command::BreakLink => {
-                f.write_str(self.name())
-            }
+            Command::Migrate
+            | Command::Cancel
+            | Command::Stop
+            | Command::Cont
+            | Command::ResetDevice
+            | Command::Unplug
+            | Command::BreakLink => f.write_str(self.name()),
         }
     }
 }
@@ -252,6 +270,18 @@ impl Vmm {
         migration.step_bulk(Actor::Migration, &mut parts, ctx, until_ns, pages_max)
     }
 
+    /// Something happens to the connection, whoever holds which lock.
+    pub fn link(&mut self, event: LinkEvent, ctx: &mut Ctx<'_>) {
+        match event {
+            LinkEvent::Stall => drop(self.migration.set_stalled(true, ctx)),
+            LinkEvent::Resume => drop(self.migration.set_stalled(false, ctx)),
+            LinkEvent::Yank => {
+                ctx.emit(Event::Monitor { command: "yank".to_owned() });
+                self.migration.fail(ctx);
+            }
+        }
+    }
+
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
         self.migration.wire().pages().any(|page| page == pfn)
@@ -325,7 +355,7 @@ impl Vmm {
     fn locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::ResetDevice | Command::Unplug => self.balloon.reset_locks(),
             Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
     }
@@ -383,6 +413,12 @@ impl Vmm {
             Command::Stop | Command::Cont => ctx.costs.state_ns,
             Command::Balloon { pages } => {
                 self.balloon.set_target(pages, ctx);
+                ctx.costs.state_ns
+            }
+            Command::Unplug => {
+                if self.balloon.is_plugged() {
+                    self.balloon.unrealize(ctx);
+                }
                 ctx.costs.state_ns
             }
             Command::ResetDevice => {
@@ -469,7 +505,7 @@ mod tests {
                 Next::Lock(lock) if self.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => return self.with(actor, ram, |vmm, ctx| vmm.step(actor, false, ctx)).1,
                 Next::Sleep(until_ns) => self.now_ns = until_ns,
-                Next::Idle => {}
+                Next::Wait(_) | Next::Idle => {}
             }
             Vec::new()
         }

@@ -303,7 +303,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             init_on_alloc,
             init_on_free,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
         }
     })
@@ -386,6 +386,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 balloon_pages,
                 stats_interval_ns,
                 host_page: 1,
+                iothread: true,
                 devices,
                 blocks,
             }

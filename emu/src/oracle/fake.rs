@@ -87,6 +87,10 @@ impl Observed for Host {
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         self.running
     }

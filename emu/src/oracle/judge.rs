@@ -264,6 +264,19 @@ impl Oracle {
     }
 
     pub(super) fn hint_push(&mut self, index: usize, head: u16) {
+        if let Some(range) = self.device.left_out() {
+            let rule = rules::EVERY_HINT_COUNTS;
+            self.violations.add(rule, || Violation {
+                rule,
+                verdict: Verdict::OverSend,
+                page: Some(range.first),
+                write: None,
+                doom: Some(index),
+                blame: Blame::Host,
+                cause: None,
+                what: format!("pages {range} of element {head} were hinted in an open round and passed over: they will be sent"),
+            });
+        }
         if !self.device.push(head) {
             self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Host, || {
                 format!("head {head} of the hint queue was returned without having been taken")
@@ -305,6 +318,7 @@ impl Oracle {
     /// Judges a hint: which pages it excuses, which it dooms, and whether it was right at all.
     pub(super) fn hint_apply(&mut self, index: usize, range: PageRange, id: CmdId, cleared: u64, world: &dyn Observed) {
         self.counter.hint_apply(cleared);
+        self.device.judged(range);
         let outside = self.device.why_not(id);
         let in_round = outside.is_none();
         if let Some(reason) = outside {
@@ -485,7 +499,21 @@ impl Oracle {
             cause: None,
             what: format!("head {head} was never returned"),
         });
-        self.leak(held, world).into_iter().chain(returned).collect()
+        self.leak(held, world).into_iter().chain(returned).chain(self.kept_iothread(world)).collect()
+    }
+
+    fn kept_iothread(&self, world: &dyn Observed) -> Option<Violation> {
+        let references = world.iothread_references_left();
+        (references > 0).then(|| Violation {
+            rule: rules::UNPLUGGED_DEVICE_LETS_GO,
+            verdict: Verdict::Leak,
+            page: None,
+            write: None,
+            doom: None,
+            blame: Blame::Host,
+            cause: None,
+            what: format!("the balloon is unplugged, and still holds {references} reference to its iothread"),
+        })
     }
 
     fn leak(&self, held: u64, world: &dyn Observed) -> Option<Violation> {

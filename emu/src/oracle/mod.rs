@@ -66,6 +66,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
+    fn iothread_references_left(&self) -> u32;
 }
 
 /// What the oracle must know of the world.
@@ -348,6 +350,8 @@ impl Oracle {
             }
             Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintIgnore { range, status: _ } => self.device.judged(*range),
+            Event::DeviceBroken { queue: _ } => self.device.broken(),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
             Event::BalloonOddStats { odd } => self.odd_stats(index, *odd),
@@ -379,9 +383,7 @@ impl Oracle {
             | Event::GuestWarn { .. }
             | Event::GuestCrash { .. }
             | Event::DeviceIrq { .. }
-            | Event::DeviceBroken { .. }
             | Event::Notify { .. }
-            | Event::HintIgnore { .. }
             | Event::BalloonStats { .. }
             | Event::AfterSync
             | Event::IterateBegin { .. }
@@ -418,6 +420,9 @@ impl Oracle {
             | Event::IommuUnmap { .. }
             | Event::Pin { .. }
             | Event::ChannelQueue { .. }
+            | Event::HintNewId { .. }
+            | Event::LinkStall
+            | Event::LinkResume
             | Event::Inject { .. } => {}
         }
     }

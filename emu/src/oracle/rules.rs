@@ -45,7 +45,7 @@ pub const DISCARDED_PAGE_WAS_GIVEN_UP: &str = "discarded-page-was-given-up";
 
 /// The device enters START only from REQUESTED, with the id that it requested, or again after the driver's own stop, before the next sync.
 ///
-/// Source: QEMU: hw/virtio/virtio-balloon.c get_free_page_hints(), fixed in 5.1 (20a4da0f23).
+/// Source: QEMU: hw/virtio/virtio-balloon.c get_free_page_hints(), fixed in 5.1 (20a4da0f23). The id that the device took last must be that one (1a83e0b9c4).
 /// Misses: a second start after the driver's own stop, which QEMU ignores and Firecracker takes; no harm comes of it in the same round. Cannot alarm falsely: only the device's own announcements are compared.
 pub const HINT_START_WAS_REQUESTED: &str = "hint-start-was-requested";
 
@@ -90,6 +90,17 @@ pub const EXPOSED_ID_IS_NOT_ALTERED: &str = "exposed-id-is-not-altered";
 /// too. Cannot alarm falsely: everything that was recorded before the sync has been merged
 /// into B, and the hint cleared B and the chunk's K.
 pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
+
+/// Of each element's pages the device tells what it did: it takes them as hints, or refuses them.
+///
+/// Source: VIRTIO 1.2 §5.5.6.5; QEMU 0fe7245d8b. Looked at when an element is returned while its round is open. Misses: elements that are returned outside a
+/// round, where nothing counts. Cannot alarm falsely: a device that breaks refuses the whole element.
+pub const EVERY_HINT_COUNTS: &str = "every-hint-counts";
+
+/// A balloon that is unplugged holds nothing of the machine any more.
+///
+/// Source: QEMU 105aef9c94. Looked at when the run ends at rest. Misses: whatever is not counted. Cannot alarm falsely.
+pub const UNPLUGGED_DEVICE_LETS_GO: &str = "unplugged-device-lets-go";
 
 /// When the guest runs on after a migration, or after DONE, it holds no hinted block once it is at rest.
 ///

@@ -3,7 +3,7 @@
 
 use host::event::CmdId;
 
-use super::record::{EventRecord, PageRecord, Record};
+use super::record::{EventRecord, FactsRecord, PageRecord, Record};
 use super::{ids, micros};
 
 /// A comparison of two runs.
@@ -157,8 +157,14 @@ fn headline(left: &Record, right: &Record) -> Vec<Row> {
         row("migrations", list(&a.migrations), list(&b.migrations)),
         row("least free pages", least(a.free_pages_min), least(b.free_pages_min)),
         row("  in blocks of the largest order", least(a.free_pages_max_order_min), least(b.free_pages_max_order_min)),
+        row("held up", blocked(a), blocked(b)),
         row("events", left.events, right.events),
     ]
+}
+
+fn blocked(facts: &FactsRecord) -> String {
+    let times: Vec<String> = facts.blocked.iter().map(|time| format!("{} {} ns for {}", time.who, time.ns, time.on)).collect();
+    times.join(", ")
 }
 
 fn pages(left: &Record, right: &Record) -> Vec<Row> {

@@ -13,13 +13,13 @@ use super::{Subject, words};
 use crate::outcome::{Facts, Outcome, name_of};
 
 /// Version of the format. It grows with every change that a reader could trip over.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// An outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Version of this format: 2.
+    /// Version of this format: 3.
     pub version: u32,
     /// The scenario's path, from `scenarios/` on where it lies in such a folder.
     pub scenario: String,
@@ -159,6 +159,20 @@ pub struct FactsRecord {
     pub free_pages_min: Option<u64>,
     /// Smallest number of pages in free blocks of the largest order since then.
     pub free_pages_max_order_min: Option<u64>,
+    /// How long who waited for what in the middle of something.
+    pub blocked: Vec<BlockedRecord>,
+}
+
+/// A time that somebody spent waiting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlockedRecord {
+    /// Who.
+    pub who: String,
+    /// For what: a lock's name, or what another actor does.
+    pub on: String,
+    /// All such waits together, nanoseconds.
+    pub ns: u64,
 }
 
 /// An event.
@@ -293,6 +307,7 @@ pub fn facts(facts: &Facts) -> FactsRecord {
         irq_off_in,
         free_pages_min,
         free_pages_max_order_min,
+        blocked,
     } = facts;
     FactsRecord {
         time_ns: *time_ns,
@@ -317,6 +332,7 @@ pub fn facts(facts: &Facts) -> FactsRecord {
         irq_off_in: irq_off_in.clone(),
         free_pages_min: *free_pages_min,
         free_pages_max_order_min: *free_pages_max_order_min,
+        blocked: blocked.iter().map(|time| BlockedRecord { who: time.who.clone(), on: time.on.clone(), ns: time.ns }).collect(),
     }
 }
 
@@ -354,7 +370,7 @@ mod tests {
         let mut record = Record::new(&sample::subject(), &sample::pass(), false);
         record.version += 1;
         let error = Record::from_json(&record.to_line()).expect_err("a later version");
-        assert!(error.contains("version 3"), "{error}");
+        assert!(error.contains(&format!("version {}", VERSION + 1)), "{error}");
     }
 
     #[test]

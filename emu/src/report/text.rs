@@ -16,11 +16,14 @@ const VIOLATIONS_MAX: usize = 8;
 /// Width of the header's left column.
 const LABEL: usize = 11;
 
+/// A report tells who waited for at least this long, nanoseconds: twice as long as a slice of sending holds its lock.
+const BLOCKED_NS_MIN: u64 = 100_000_000;
+
 /// Returns the report, each line ended.
 pub fn render(subject: &Subject, outcome: &Outcome, detail: Detail) -> String {
     let mut lines = header(subject, outcome);
     let timeline = timeline::lines(subject, outcome, detail);
-    for section in [pages(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline] {
+    for section in [pages(outcome), blocked(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline] {
         if !section.is_empty() {
             lines.push(String::new());
             lines.extend(section);
@@ -165,6 +168,12 @@ fn violations(outcome: &Outcome, detail: Detail) -> Vec<String> {
         lines.extend(labelled("", &format!("and {left} more; --trace lists them")));
     }
     lines
+}
+
+/// Returns who was held up for long, and by what.
+fn blocked(outcome: &Outcome) -> Vec<String> {
+    let long = outcome.facts.blocked.iter().filter(|time| time.ns >= BLOCKED_NS_MIN);
+    long.flat_map(|time| labelled("blocked", &format!("{}: {} us for {}", time.who, micros(time.ns), time.on))).collect()
 }
 
 fn waits(outcome: &Outcome) -> Vec<String> {

@@ -14,7 +14,9 @@ pub fn particulars(event: &Event) -> String {
         E::GuestReady | E::GuestStop | E::GuestOom | E::LogStart | E::LogStop | E::AfterSync | E::PostcopyStart | E::VhostLogStart => {
             String::new()
         }
-        E::DstStart | E::VmStop | E::VmStart | E::LinkDown | E::HintWake | E::HintQuiet | E::HintSleep => String::new(),
+        E::DstStart | E::VmStop | E::VmStart | E::LinkDown | E::HintWake | E::HintQuiet | E::HintSleep | E::LinkStall | E::LinkResume => {
+            String::new()
+        }
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),
@@ -94,6 +96,7 @@ pub fn particulars(event: &Event) -> String {
         E::Throttle { percent } => format!("{percent} %"),
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
+        E::HintNewId { id } => format!("round {id}"),
         E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
         E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
         E::ChannelFlush { channels } => format!("{channels} channels"),

@@ -16,7 +16,7 @@ use wire::switch::correct;
 use super::model::*;
 use super::pattern::is_about_pages;
 use super::vocabulary::INTEGER_MAX;
-use super::words::{BLAMES, FEATURES};
+use super::words::{BLAMES, FEATURES, WAITERS, held_up_by};
 use crate::outcome::Verdict;
 
 /// Allocations of random scenarios with the order that each has.
@@ -202,11 +202,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = any::<(bool, bool, bool, bool, bool)>();
+    let flags = (any::<(bool, bool, bool, bool)>(), any::<(bool, bool, bool)>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free, late_probe, deflate_silently) = flags;
+        let ((page_poison, init_on_alloc, init_on_free, late_probe), (deflate_silently, hint_in_two, start_with_hint)) = flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -221,7 +221,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
-            deflate_silently,
+            manners: Manners { deflate_silently, hint_in_two, start_with_hint },
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -283,7 +283,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices()),
+        (time_ns(), host_page, devices(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -292,7 +292,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices),
+                (stats_interval_ns, host_page, devices, iothread),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -309,6 +309,7 @@ fn host() -> impl Strategy<Value = Host> {
                     balloon_pages,
                     stats_interval_ns,
                     host_page,
+                    iothread,
                     devices,
                     blocks,
                 }
@@ -393,7 +394,18 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
     let vcpu = (0..vcpus).prop_map(Actor::Vcpu).boxed();
     let balloon = 0..=u32::try_from(RAM_BYTES_MIN / PAGE_SIZE).expect("a small number");
     let command = prop_oneof![
-        select(vec![Command::Migrate, Command::Cancel, Command::Stop, Command::Cont, Command::ResetDevice, Command::BreakLink]),
+        select(vec![
+            Command::Migrate,
+            Command::Cancel,
+            Command::Stop,
+            Command::Cont,
+            Command::ResetDevice,
+            Command::BreakLink,
+            Command::Unplug,
+            Command::StallLink,
+            Command::ResumeLink,
+            Command::Yank,
+        ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
     ];
     let without_page = prop_oneof![
@@ -447,8 +459,10 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
     );
     let ids = (option::of(vec(any::<u32>(), 0..4)), option::of(any::<u32>()));
     let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, insns).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, irq_off_insns)| Expect {
+    let wait = (select(WAITERS), option::of(select(held_up_by())), counts());
+    let blocked = vec(wait.prop_map(|(who, on, (min, max))| BlockedExpect { who, on, ns: CountExpect { min, max } }), 0..3);
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, (insns, blocked)).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, (irq_off_insns, blocked))| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -457,6 +471,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             destination_cmd_id,
             events,
             irq_off_insns,
+            blocked,
         },
     )
 }

@@ -112,10 +112,21 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
-    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
-    pub deflate_silently: bool,
+    /// What the driver does otherwise than Linux.
+    pub manners: Manners,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
+}
+
+/// What a driver may do by the specification, and Linux's does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manners {
+    /// It reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
+    /// Each hinted block is a chain of two descriptors.
+    pub hint_in_two: bool,
+    /// A round's first block is in the chain of the round's id.
+    pub start_with_hint: bool,
 }
 
 /// Which interface the balloon driver and the device speak.
@@ -370,6 +381,8 @@ pub struct Host {
     pub stats_interval_ns: u64,
     /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
     pub host_page: u16,
+    /// There is an iothread for hints; without it the balloon offers none.
+    pub iothread: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -438,6 +451,7 @@ impl Host {
             stats_interval_ns: 0,
             blocks: Vec::new(),
             host_page: 1,
+            iothread: true,
             devices: Devices::default(),
         }
     }
@@ -553,7 +567,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: Vec::new(),
         }
     }
@@ -587,6 +601,7 @@ impl Default for Expect {
             destination_cmd_id: None,
             events: BTreeMap::new(),
             irq_off_insns: None,
+            blocked: Vec::new(),
         }
     }
 }
@@ -704,8 +719,16 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `device_del` of the balloon; its driver should be unbound by then.
+    Unplug,
     /// The link breaks.
     BreakLink,
+    /// The destination stops reading.
+    StallLink,
+    /// The destination reads again.
+    ResumeLink,
+    /// `yank`.
+    Yank,
 }
 
 /// When an injection fires: once all its parts hold.
@@ -763,6 +786,19 @@ pub struct Expect {
     pub events: BTreeMap<String, CountExpect>,
     /// Instructions of the longest stretch with interrupts disabled.
     pub irq_off_insns: Option<CountExpect>,
+    /// How long who was held up.
+    pub blocked: Vec<BlockedExpect>,
+}
+
+/// How long somebody must have been held up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedExpect {
+    /// Who.
+    pub who: &'static str,
+    /// By what; `None`: by all together.
+    pub on: Option<&'static str>,
+    /// Nanoseconds.
+    pub ns: CountExpect,
 }
 
 /// What must be true of a page's sending.

@@ -160,6 +160,9 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::VhostLogStart
         | K::ChannelQueue
         | K::ChannelFlush
+        | K::HintNewId
+        | K::LinkStall
+        | K::LinkResume
         | K::Inject => false,
     }
 }

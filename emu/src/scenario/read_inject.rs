@@ -8,7 +8,9 @@ use wire::platform::PAGE_SHIFT;
 
 use super::contradiction::Edge;
 use super::diagnostic::{Diagnostic, nearest};
-use super::model::{Action, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Trigger};
+use super::model::{
+    Action, BlockedExpect, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Trigger,
+};
 use super::read::{Fields, Reader, Value, in_order};
 use super::read_guest::table_of;
 use super::vocabulary::{self, Kind};
@@ -243,7 +245,11 @@ impl<'d> Reader<'d> {
             "stop" => Some(Command::Stop),
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
+            "unplug-balloon" => Some(Command::Unplug),
             "break-link" => Some(Command::BreakLink),
+            "stall-link" => Some(Command::StallLink),
+            "resume-link" => Some(Command::ResumeLink),
+            "yank" => Some(Command::Yank),
             "balloon" => {
                 let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");
                 self.report(diagnostic.suggest(Some("{ balloon = \"4 MiB\" }")));
@@ -321,7 +327,21 @@ impl<'d> Reader<'d> {
             destination_cmd_id: self.integer(&fields, "destination_cmd_id").map(id),
             events: self.event_counts(&fields),
             irq_off_insns: self.irq_off_insns(&fields),
+            blocked: self.blocked(&fields),
         }
+    }
+
+    fn blocked(&mut self, fields: &Fields<'d>) -> Vec<BlockedExpect> {
+        let Some(value) = fields.get("blocked") else { return Vec::new() };
+        let mut all = Vec::new();
+        for element in self.list(value) {
+            let Some(entry) = self.fields(table_of(fields, "blocked"), element) else { continue };
+            let who = self.word(&entry, "who", words::WAITERS);
+            let on = self.word(&entry, "on", &words::held_up_by());
+            let ns = CountExpect { min: self.time(&entry, "min"), max: self.time(&entry, "max") };
+            all.extend(who.map(|who| BlockedExpect { who, on, ns }));
+        }
+        all
     }
 
     fn irq_off_insns(&mut self, fields: &Fields<'d>) -> Option<CountExpect> {

@@ -6,8 +6,8 @@
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::words::{
-    blames, compressions, corrections, destination_rams, dirty_logs, drivers, faults, features, grains, numberings, profiles, verdicts,
-    walks, zero_pages,
+    blames, compressions, corrections, destination_rams, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles,
+    verdicts, waiters, walks, zero_pages,
 };
 
 /// A table of the file.
@@ -237,6 +237,8 @@ static GUEST: Table = Table {
         key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
         key("deflate_silently", "The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.", Kind::Flag)
             .default("false"),
+        key("hint_in_two", "Each hinted block is a chain of two descriptors (driver hint alone).", Kind::Flag).default("false"),
+        key("start_with_hint", "A round's first block is in the chain of the round's id (driver hint alone).", Kind::Flag).default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -435,6 +437,7 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
         key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),
@@ -596,6 +599,7 @@ static EXPECT: Table = Table {
         key("cmd_ids", "The command ids that the configuration showed, without repeats.", Kind::Integers(ID)),
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
+        key("blocked", "How long somebody was held up.", Kind::Tables(&BLOCKED)),
         key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
@@ -614,6 +618,16 @@ static TIMES: Table =
 
 static INSNS: Table =
     Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static BLOCKED: Table = Table {
+    title: "[[expect.blocked]]",
+    keys: &[
+        key("who", "Who was held up.", Kind::Word("actor", waiters)).required(),
+        key("on", "By what; default: all together.", Kind::Word("wait", holds)),
+        key("min", "At least.", Kind::Time(TIME)),
+        key("max", "At most.", Kind::Time(TIME)),
+    ],
+};
 
 static COSTS: Table = Table {
     title: "[costs]",

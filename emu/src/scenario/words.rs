@@ -1,8 +1,9 @@
 //! The closed sets of words of the language, each word with its meaning: from the registries where one exists.
 
-use host::event::EventKind;
+use host::event::{EventKind, LockId};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, ZeroPages};
+use host::step::Await;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
 
@@ -30,8 +31,30 @@ pub(super) const COMMANDS: &[Word] = &[
     ("stop", "Stops the VM."),
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
+    ("unplug-balloon", "Takes the balloon device out of the machine."),
     ("break-link", "Breaks the link to the destination."),
+    ("stall-link", "The destination stops reading; nothing of the VMM's is needed for it."),
+    ("resume-link", "The destination reads again."),
+    ("yank", "Has the link shut past the main loop, whatever that waits for."),
 ];
+
+/// Who can be held up.
+pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothread", "main-loop", "migration", "dest"];
+
+/// Returns what somebody can be held up by, as reports call it.
+pub(super) fn held_up_by() -> Vec<&'static str> {
+    let host = LockId::ALL.into_iter().map(LockId::name);
+    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Devices].into_iter().map(Await::name);
+    host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
+}
+
+pub(super) fn waiters() -> Vec<Word> {
+    WAITERS.iter().map(|who| (*who, "One of the VMM's threads, or a vCPU.")).collect()
+}
+
+pub(super) fn holds() -> Vec<Word> {
+    held_up_by().into_iter().map(|what| (what, "A lock, or what somebody else does.")).collect()
+}
 
 /// Whom a violation may be blamed on.
 pub(super) const BLAMES: &[Blame] = &[Blame::Host, Blame::Guest, Blame::Gap];

@@ -12,8 +12,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Migration, Operation,
-    Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
+    Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Manners,
+    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -184,7 +184,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
         init_on_alloc,
         init_on_free,
         late_probe,
-        deflate_silently,
+        manners,
         tasks,
     } = guest;
     out.table("[guest]");
@@ -200,7 +200,10 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
-    out.unless(*deflate_silently == default.deflate_silently, "deflate_silently", || deflate_silently);
+    let Manners { deflate_silently, hint_in_two, start_with_hint } = manners;
+    out.unless(!deflate_silently, "deflate_silently", || deflate_silently);
+    out.unless(!hint_in_two, "hint_in_two", || hint_in_two);
+    out.unless(!start_with_hint, "start_with_hint", || start_with_hint);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -274,6 +277,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         balloon_pages,
         stats_interval_ns,
         host_page,
+        iothread,
         devices,
         blocks,
     } = host;
@@ -291,6 +295,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns } = devices;
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
@@ -435,12 +440,16 @@ fn command_value(command: Command) -> String {
         Command::Cont => quoted("cont"),
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
+        Command::Unplug => quoted("unplug-balloon"),
         Command::BreakLink => quoted("break-link"),
+        Command::StallLink => quoted("stall-link"),
+        Command::ResumeLink => quoted("resume-link"),
+        Command::Yank => quoted("yank"),
     }
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -457,6 +466,15 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
     }
     if let Some(count) = irq_off_insns {
         out.key("irq_off_insns", count_table(*count));
+    }
+    for BlockedExpect { who, on, ns } in blocked {
+        out.header("[[expect.blocked]]");
+        out.key("who", quoted(who));
+        for (key, value) in [("on", on.map(quoted)), ("min", ns.min.map(time)), ("max", ns.max.map(time))] {
+            if let Some(value) = value {
+                out.key(key, value);
+            }
+        }
     }
     if !sent.is_empty() {
         out.header("[expect.sent]");

@@ -258,6 +258,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::SlotCreate
         | K::ChannelSync
         | K::PostcopyStart
+        | K::LinkStall
+        | K::LinkResume
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -291,6 +293,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::Throttle
         | K::VhostLogStart
         | K::ChannelFlush
+        | K::HintNewId
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use host::event::{Actor, CmdId, Event, EventKind, LockId};
+use host::event::{Actor, CmdId, Event};
 
 use crate::oracle::{End as OracleEnd, guest_mm};
-use crate::outcome::{Facts, Outcome, PageFacts, Verdict, Violation, Wait};
-use crate::report::{counted, ids};
-use crate::scenario::model::{CountExpect, Scenario, SentExpect};
+use crate::outcome::{BlockedTime, Facts, Outcome, PageFacts, Verdict, Violation, Wait};
+use crate::report::{counted, ids, micros};
+use crate::scenario::model::{BlockedExpect, CountExpect, Scenario, SentExpect};
 use crate::search::system::Ending;
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
@@ -30,6 +30,7 @@ impl World {
             self.image.symbolise(address).rsplit_once('+').map_or_else(|| self.image.symbolise(address), |(name, _)| name.to_owned())
         };
         let irq_off_in = longest.map(|stretch| function(stretch.from));
+        let blocked = self.state.blocked.times(|slot| self.actor_of(slot), time_ns);
         let end = OracleEnd { time_ns, insns, steps, at_rest, irq_off_insns_max, irq_off_in };
         let findings = self.state.oracle.finish(&view, end);
         let pages = self.scenario.pages.keys().map(|name| {
@@ -37,7 +38,7 @@ impl World {
             (name.clone(), findings.page(pfn, &view))
         });
         let pages: BTreeMap<String, PageFacts> = pages.collect();
-        let (mut violations, facts) = (findings.violations, findings.facts);
+        let (mut violations, facts) = (findings.violations, Facts { blocked, ..findings.facts });
         // What is still broken was broken while the run lasted, mostly.
         let told: Vec<_> = violations.iter().map(|violation| (violation.rule, violation.page)).collect();
         violations.extend(broken_in_guest.into_iter().filter(|violation| !told.contains(&(violation.rule, violation.page))));
@@ -74,7 +75,7 @@ impl World {
 
     /// Returns where everybody stands at the end.
     fn rest(&self, end: End) -> Rest {
-        let (mut waits, cycle) = (self.waits(end), self.lock_cycle());
+        let (mut waits, cycle) = (self.waits(end), self.circle());
         let at_rest = end == End::Quiet && cycle.is_empty() && waits.is_empty();
         let sleepers = self.sleepers(end);
         // A vCPU that polls for what never comes does so for ever; the same vCPU of a VM that has moved is none of the source's any more.
@@ -152,34 +153,24 @@ impl World {
                 waits.push(self.injection_wait(index));
             }
         }
-        if self.state.vmm.migration.wire().is_full() {
-            let waits_for = format!("{} to read, since the wire is full", Actor::Destination);
-            let wait = Wait { who: Actor::Migration.to_string(), wants: EventKind::RamSend.name().to_owned(), waits_for };
-            waits.push(Open { gate: false, wait });
-        }
         for slot in 0..self.state.vcpus.len() + self.hosts.len() {
-            let (readiness, actor) = match slot.checked_sub(self.state.vcpus.len()) {
-                None => (self.vcpu_next(slot), Actor::Vcpu(slot as u8)),
-                Some(index) => (self.host_next(index), self.hosts[index]),
-            };
-            let wants = match readiness {
-                Readiness::Ready(Some(what)) => self.move_text(what),
-                Readiness::Lock(lock) => lock.name().to_owned(),
-                Readiness::GuestLock(lock) => format!("guest lock {}", guest_lock_name(lock)),
-                Readiness::UsedBuffer => "a used buffer".to_owned(),
-                Readiness::Ready(None) | Readiness::At(_) | Readiness::Idle => String::new(),
-            };
-            let (waits_for, gate) = match (self.held_back(slot, readiness), readiness) {
-                (Some(pattern), _) => (pattern_text(pattern, &self.scenario), true),
-                (None, Readiness::Lock(lock)) => match self.state.locks.holder(lock) {
-                    Some(holder) => (format!("{holder}, who holds {}", lock.name()), false),
-                    None => continue,
-                },
-                (None, Readiness::GuestLock(lock)) => (format!("the vCPU that holds {}", guest_lock_name(lock)), false),
-                (None, Readiness::UsedBuffer) => ("the device, which has none for it".to_owned(), false),
-                (None, Readiness::Ready(_) | Readiness::At(_) | Readiness::Idle) => continue,
-            };
-            waits.push(Open { gate, wait: Wait { who: actor.to_string(), wants, waits_for } });
+            let (readiness, _) = self.readiness(slot);
+            let held = self.held_back(slot, readiness).map(|pattern| pattern_text(pattern, &self.scenario));
+            if let Some(waits_for) = held {
+                let wants = match readiness {
+                    Readiness::Ready(Some(what)) => self.move_text(what),
+                    Readiness::Lock(lock) => lock.name().to_owned(),
+                    Readiness::Ready(None)
+                    | Readiness::GuestLock(_)
+                    | Readiness::UsedBuffer
+                    | Readiness::Await(_)
+                    | Readiness::At(_)
+                    | Readiness::Idle => String::new(),
+                };
+                waits.push(Open { gate: true, wait: Wait { who: self.actor_of(slot).to_string(), wants, waits_for } });
+            } else if let Some(hold) = self.hold(slot, readiness) {
+                waits.push(Open { gate: false, wait: self.wait_of(slot, hold) });
+            }
         }
         waits
     }
@@ -204,44 +195,6 @@ impl World {
             None => what.kind.name().to_owned(),
         }
     }
-
-    /// Returns a circle of actors that wait for each other's host locks.
-    fn lock_cycle(&self) -> Vec<Wait> {
-        let wanted = |actor: Actor| -> Option<LockId> {
-            let readiness = match actor {
-                Actor::Vcpu(cpu) => self.vcpu_next(usize::from(cpu)),
-                _ => self.host_next(self.hosts.iter().position(|host| *host == actor)?),
-            };
-            match readiness {
-                Readiness::Lock(lock) => Some(lock),
-                _ => None,
-            }
-        };
-        let actors = (0..self.state.vcpus.len()).map(|cpu| Actor::Vcpu(cpu as u8)).chain(self.hosts.iter().copied());
-        for start in actors {
-            let mut chain = vec![start];
-            let mut at = start;
-            while let Some(holder) = wanted(at).and_then(|lock| self.state.locks.holder(lock)) {
-                if holder == start {
-                    return chain
-                        .into_iter()
-                        .map(|actor| {
-                            let lock = wanted(actor).expect("it waits");
-                            let holder = self.state.locks.holder(lock).expect("it is held");
-                            let waits_for = format!("{holder}, who holds {}", lock.name());
-                            Wait { who: actor.to_string(), wants: lock.name().to_owned(), waits_for }
-                        })
-                        .collect();
-                }
-                if chain.contains(&holder) {
-                    break;
-                }
-                chain.push(holder);
-                at = holder;
-            }
-        }
-        Vec::new()
-    }
 }
 
 /// Where everybody stands at the end of a run.
@@ -260,10 +213,6 @@ struct Rest {
 struct Open {
     gate: bool,
     wait: Wait,
-}
-
-fn guest_lock_name(lock: u32) -> &'static str {
-    wire::debug::lock::NAMES.get((lock as usize).wrapping_sub(1)).copied().unwrap_or("?")
 }
 
 /// Returns what differs from the scenario's expectations, a sentence each.
@@ -305,10 +254,23 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         let bound = low.or_else(|| count.max.filter(|max| irq_off_insns_max > max).map(|max| format!("at most {max}")));
         differs.extend(bound.map(|bound| format!("the longest stretch is of {irq_off_insns_max} {what}, expected {bound}")));
     }
+    differs.extend(expect.blocked.iter().filter_map(|expected| unexpected_wait(expected, &outcome.facts)));
     for (name, count) in &expect.events {
         differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));
     }
     differs
+}
+
+fn unexpected_wait(expected: &BlockedExpect, facts: &Facts) -> Option<String> {
+    let fits = |time: &&BlockedTime| time.who == expected.who && expected.on.is_none_or(|on| on == time.on);
+    let ns: u64 = facts.blocked.iter().filter(fits).map(|time| time.ns).sum();
+    let missed = match expected.ns {
+        CountExpect { min: Some(min), .. } if ns < min => format!("at least {} us", micros(min)),
+        CountExpect { max: Some(max), .. } if ns > max => format!("at most {} us", micros(max)),
+        CountExpect { .. } => return None,
+    };
+    let on = expected.on.map_or(String::new(), |on| format!(" for {on}"));
+    Some(format!("{} waited {} us{on}, expected {missed}", expected.who, micros(ns)))
 }
 
 fn unexpected_sent(name: &str, expect: &SentExpect, page: &PageFacts) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use host::event::{Actor, Event, Level, PageRange, Pfn};
-use host::vmm::Command as HostCommand;
+use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
 use wire::task;
 
@@ -150,7 +150,10 @@ impl World {
                 self.inject_write(index, injection.by, first, *offset, (!zero).then_some(*byte), *pages);
             }
             Action::Task(operation) => self.inject_task(index, injection, operation),
-            Action::Monitor(command) => self.state.vmm.monitor.push(host_command(*command)),
+            Action::Monitor(command) => match host_command(*command) {
+                Given::Command(command) => self.state.vmm.monitor.push(command),
+                Given::Link(event) => self.with_ctx(Actor::Destination, |vmm, ctx| vmm.link(event, ctx)),
+            },
             Action::ClearLog { page, pages } => {
                 let range = self.in_ram(self.state.pages.frames[page], *pages);
                 // Where no log is kept, or none that can be cleared, there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap()
@@ -346,14 +349,26 @@ fn unique_value(number: u64, byte: u8) -> u64 {
     u64::from(byte) | number << 8
 }
 
-fn host_command(command: Command) -> HostCommand {
-    match command {
+/// Where a command goes.
+enum Given {
+    /// To the main loop.
+    Command(HostCommand),
+    /// Past it.
+    Link(LinkEvent),
+}
+
+fn host_command(command: Command) -> Given {
+    Given::Command(match command {
         Command::Migrate => HostCommand::Migrate,
         Command::Cancel => HostCommand::Cancel,
         Command::Stop => HostCommand::Stop,
         Command::Cont => HostCommand::Cont,
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
+        Command::Unplug => HostCommand::Unplug,
         Command::BreakLink => HostCommand::BreakLink,
-    }
+        Command::StallLink => return Given::Link(LinkEvent::Stall),
+        Command::ResumeLink => return Given::Link(LinkEvent::Resume),
+        Command::Yank => return Given::Link(LinkEvent::Yank),
+    })
 }

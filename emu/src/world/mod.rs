@@ -5,6 +5,7 @@
 //! move emits goes to the trace, to the constraints and to the oracle, in that order. There is no other source of order: the same scenario
 //! gives the same bytes.
 
+mod blocked;
 pub mod doctor;
 mod end;
 mod exposed;
@@ -27,7 +28,7 @@ use host::event::{Actor, Event, EventKind, LockId, MigrationStatus, PageRange, P
 use host::fault::{Fault, Faults};
 use host::lock::Locks;
 use host::memory::GuestRam;
-use host::step::{Costs, Ctx, Move, Next, Watch};
+use host::step::{Await, Costs, Ctx, Move, Next, Watch};
 use host::vmm::Vmm;
 use wire::task::TaskOp;
 use xxhash_rust::xxh3::Xxh3;
@@ -38,6 +39,7 @@ use crate::outcome::{GuestCrash, Outcome};
 use crate::scenario::model::{Pattern, Scenario};
 use crate::search::system::{Happening, Objects};
 use crate::vcpu::Machine;
+use crate::world::blocked::Blocked;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
@@ -99,6 +101,8 @@ pub(crate) enum Readiness {
     GuestLock(u32),
     /// Once the device has used a buffer that the guest polls for.
     UsedBuffer,
+    /// In the middle of something, once another actor has done this.
+    Await(Await),
     /// When another actor gives it something to do.
     Idle,
 }
@@ -110,6 +114,8 @@ pub(crate) enum End {
     Quiet,
     /// The guest or the VMM is dead.
     Crash,
+    /// Some wait for each other, whatever the others could still do.
+    Deadlock,
     /// A limit of the scenario was reached.
     Limit,
     /// An event came before its time with another event's move, and could not be held back.
@@ -184,6 +190,8 @@ pub(crate) struct State {
     /// Task operations that did not fit into the mailboxes yet, by vCPU.
     backlog: Vec<VecDeque<TaskOp>>,
     crash: Option<GuestCrash>,
+    /// Who waits for what, and since when.
+    blocked: Blocked,
     /// The VMM is dead.
     host_crashed: bool,
     /// Who picks the next move.
@@ -212,6 +220,9 @@ impl World {
             }
             if !self.step() {
                 return End::Quiet;
+            }
+            if self.state.blocked.has_grown() && !self.circle().is_empty() {
+                return End::Deadlock;
             }
         }
     }
@@ -287,6 +298,8 @@ impl World {
         for slot in 0..self.state.vcpus.len() + self.hosts.len() {
             let (readiness, who) = self.readiness(slot);
             let free = self.held_back(slot, readiness).is_none();
+            let hold = self.hold(slot, readiness).map(|(hold, _)| hold);
+            self.state.blocked.note(slot, self.actor_of(slot), hold, self.state.times_ns[slot], self.state.now_ns);
             match readiness {
                 Readiness::Ready(_) if free => {
                     only_timers = false;
@@ -300,7 +313,12 @@ impl World {
                     only_timers &= who == Who::Host(MAIN_LOOP);
                     consider(self.state.times_ns[slot].max(at_ns).max(self.state.now_ns), who);
                 }
-                Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => {
+                Readiness::Ready(_)
+                | Readiness::Lock(_)
+                | Readiness::GuestLock(_)
+                | Readiness::UsedBuffer
+                | Readiness::Await(_)
+                | Readiness::Idle => {
                     // Who waits is not in the past when it goes on.
                     self.state.times_ns[slot] = self.state.times_ns[slot].max(self.state.now_ns);
                 }
@@ -331,7 +349,7 @@ impl World {
         match readiness {
             Readiness::Ready(what) => holds(what?),
             Readiness::Lock(_) => holds(Move::plain(EventKind::LockTake)).or_else(|| holds(self.behind_lock(slot)?)),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => None,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => None,
         }
     }
 
@@ -360,6 +378,7 @@ impl World {
             Next::Do(what) => Readiness::Ready(Some(what)),
             Next::Lock(lock) => Readiness::Lock(lock),
             Next::Sleep(at_ns) => Readiness::At(at_ns),
+            Next::Wait(what) => Readiness::Await(what),
             Next::Idle => Readiness::Idle,
         }
     }
@@ -373,7 +392,7 @@ impl World {
         match readiness {
             Readiness::Ready(_) => true,
             Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
-            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => false,
+            Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => false,
         }
     }
 

@@ -69,6 +69,10 @@ impl Observed for Observation<'_> {
         self.vmm.migration.status()
     }
 
+    fn iothread_references_left(&self) -> u32 {
+        if self.vmm.balloon.is_plugged() { 0 } else { self.vmm.balloon.iothread_references() }
+    }
+
     fn vm_running(&self) -> bool {
         self.vmm.vm.running
     }

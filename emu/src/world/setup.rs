@@ -23,6 +23,7 @@ use crate::oracle::{Oracle, OracleOptions};
 use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
+use crate::world::blocked::Blocked;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
@@ -51,7 +52,7 @@ impl World {
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
-            vmm: Vmm::new(&vmm_options(scenario, searched)),
+            vmm: Vmm::new(&vmm_options(scenario, &faults, searched)),
             locks: Locks::default(),
             watch: Watch::default(),
             gates: Gates::new(scenario),
@@ -68,6 +69,7 @@ impl World {
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
+            blocked: Blocked::new(vcpus + hosts.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
@@ -112,7 +114,9 @@ impl World {
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
-                | flag(guest.deflate_silently, boot_flag::DEFLATE_SILENTLY)
+                | flag(guest.manners.deflate_silently, boot_flag::DEFLATE_SILENTLY)
+                | flag(guest.manners.hint_in_two, boot_flag::HINT_IN_TWO)
+                | flag(guest.manners.start_with_hint, boot_flag::START_WITH_HINT)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -147,7 +151,7 @@ impl World {
     }
 }
 
-fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
+fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
@@ -183,7 +187,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
-            machine: host::balloon::Machine { host_page: u64::from(host.host_page) },
+            machine: host::balloon::Machine { host_page: u64::from(host.host_page), iothread: iothread(host.iothread, faults) },
         },
         migration: MigrationOptions {
             bandwidth: scenario.migration.bandwidth,
@@ -199,6 +203,15 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             },
             paced: !searched,
         },
+    }
+}
+
+/// Returns whether a balloon finds an iothread, and whether it notices that it does not.
+fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
+    match present {
+        true => host::balloon::IothreadOption::Present,
+        false if faults.on(Fault::HintQueueWithoutIothread) => host::balloon::IothreadOption::MissingUnnoticed,
+        false => host::balloon::IothreadOption::Missing,
     }
 }
 

@@ -98,6 +98,8 @@ struct Chain {
     accept: Option<CmdId>,
     /// The element was refused: the loop ends unless the status is START.
     refused: bool,
+    /// What its id does, where that is decided before and not when it is done ([`Fault::HintStartUnlocked`]).
+    decided: Option<IdEffect>,
 }
 
 /// What comes next for an element.
@@ -119,6 +121,8 @@ enum Action {
     Ask,
     /// All parts are worked off.
     Push,
+    /// The element is looked at after it was freed.
+    Crash,
 }
 
 impl Iothread {
@@ -170,6 +174,7 @@ impl BalloonDevice {
                 Action::Ignore(range) => Next::Do(Move::on(EventKind::HintIgnore, range)),
                 Action::Ask => Next::Do(Move::plain(EventKind::HintAsk)),
                 Action::Push => Next::Do(Move::plain(EventKind::HintPush)),
+                Action::Crash => Next::Do(Move::plain(EventKind::HostCrash)),
             },
             Phase::Clearing(chain) => Next::Do(Move::on(EventKind::HintApply, chain.pages())),
             Phase::Cleared(_) | Phase::Returned(_) => release,
@@ -321,7 +326,7 @@ impl BalloonDevice {
         match self.transport.queue_mut(queue).pop(ctx.ram) {
             Ok(Some(element)) => {
                 let parts = parts(&element, &self.options, ctx.ram);
-                self.announce(Chain { element, parts, next: 0, accept: None, refused: false }, ctx)
+                self.announce(Chain { element, parts, next: 0, accept: None, refused: false, decided: None }, ctx)
             }
             Ok(None) => unreachable!("the queue is not empty"),
             Err(_) => {
@@ -336,7 +341,8 @@ impl BalloonDevice {
         let found = self.walk_finds(walk, ctx.ram).expect("there is more");
         self.state.walker.pass(found);
         let element = Element { head: 0, readable: Vec::new(), writable: Vec::new() };
-        self.announce(Chain { element, parts: vec![Part::told(HintElement::Found(found))], next: 0, accept: None, refused: false }, ctx)
+        let parts = vec![Part::told(HintElement::Found(found))];
+        self.announce(Chain { element, parts, next: 0, accept: None, refused: false, decided: None }, ctx)
     }
 
     fn announce(&mut self, mut chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
@@ -351,6 +357,12 @@ impl BalloonDevice {
         }
         chain.next = 0;
         chain.accept = self.open_round();
+        if let HintElement::Id(id) = chain.parts[0].element
+            && self.options.protocol.has_cmd_id()
+            && ctx.faults.on(Fault::HintStartUnlocked)
+        {
+            chain.decided = Some(self.id_effect(id, ctx));
+        }
         Phase::Working(chain)
     }
 
@@ -363,7 +375,7 @@ impl BalloonDevice {
         let mut accept = chain.accept;
         for (index, part) in chain.parts.iter().enumerate().skip(chain.next) {
             let action = match part.element {
-                HintElement::Id(id) => match self.id_effect(id, ctx.faults.on(Fault::HintRepeatedId)) {
+                HintElement::Id(id) => match self.decided_effect(chain, id, ctx) {
                     IdEffect::Start => Action::Start,
                     IdEffect::Stop => Action::Stop,
                     IdEffect::Ignored => {
@@ -383,6 +395,8 @@ impl BalloonDevice {
                 HintElement::Malformed(_) => Action::Refuse,
                 HintElement::Pages(range) | HintElement::Found(range) => match accept {
                     _ if range.count == 0 => continue,
+                    Some(_) if chain.has_pages_before(index) && ctx.faults.on(Fault::HintFirstSegment) => continue,
+                    _ if chain.has_id_before(index) && ctx.faults.on(Fault::HintElementFreed) => Action::Crash,
                     Some(id) if self.options.profile == Profile::Firecracker && part.whole => Action::Discard(range, id),
                     Some(_) if self.options.profile == Profile::Firecracker => Action::Ignore(range),
                     Some(_) if sink_running => Action::LockBitmap,
@@ -392,6 +406,11 @@ impl BalloonDevice {
             return (action, index, accept);
         }
         (Action::Push, chain.parts.len(), accept)
+    }
+
+    /// Returns what an id does: what was decided when it was popped, or what the status says now. Under the lock that is the same.
+    fn decided_effect(&self, chain: &Chain, id: CmdId, ctx: &Ctx<'_>) -> IdEffect {
+        chain.decided.unwrap_or_else(|| self.id_effect(id, ctx))
     }
 
     /// One part of an element, or its return. QEMU: get_free_page_hints().
@@ -432,6 +451,7 @@ impl BalloonDevice {
                 return (Phase::Returned(Outcome { used, go_on: true }), ctx.costs.element_ns);
             }
             Action::Push => return (self.push_hint(chain, ctx), ctx.costs.element_ns),
+            Action::Crash => ctx.crash(format!("element {} is looked at after it was freed", chain.element.head)),
         }
         chain.next += 1;
         chain.accept = self.open_round();
@@ -440,7 +460,7 @@ impl BalloonDevice {
 
     /// Returns an element; every popped one ends here. Nothing was written, so the used length is 0.
     fn push_hint(&mut self, chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
-        let Chain { element, parts: _, next: _, accept: _, refused } = chain;
+        let Chain { element, parts: _, next: _, accept: _, refused, decided: _ } = chain;
         let head = element.head;
         if self.walk().is_some() {
             ctx.emit(Event::HintPush { head, len: 0 });
@@ -485,6 +505,14 @@ impl BalloonDevice {
 }
 
 impl Chain {
+    fn has_pages_before(&self, index: usize) -> bool {
+        self.parts[..index].iter().any(|part| matches!(part.element, HintElement::Pages(_)))
+    }
+
+    fn has_id_before(&self, index: usize) -> bool {
+        self.parts[..index].iter().any(|part| matches!(part.element, HintElement::Id(_)))
+    }
+
     /// Returns the pages of the part at `next`.
     fn pages(&self) -> PageRange {
         match self.parts[self.next].element {

@@ -323,7 +323,7 @@ impl Rig {
                 assert!(*at > self.now_ns, "sleeps until {at} at {}", self.now_ns);
                 false
             }
-            Next::Idle => false,
+            Next::Wait(_) | Next::Idle => false,
         }
     }
 
@@ -332,7 +332,7 @@ impl Rig {
         match next {
             Next::Do(announced) => assert_eq!(*announced, Move::of(first)),
             Next::Lock(lock) => assert_eq!(*first, Event::LockTake { lock: *lock }),
-            Next::Sleep(_) | Next::Idle => panic!("no move was announced"),
+            Next::Sleep(_) | Next::Wait(_) | Next::Idle => panic!("no move was announced"),
         }
     }
 

@@ -124,7 +124,7 @@ impl Vhost {
     ///
     /// QEMU: hw/virtio/vhost.c vhost_dev_stop(). [`Fault::VhostFinalSyncSkipped`]: the log's size is set to 0 before that merge, which then finds nothing.
     pub(crate) fn vm_stopped(&mut self, ctx: &Ctx<'_>) {
-        if ctx.faults.on(Fault::VhostFinalSyncSkipped) {
+        if !self.log.is_clear() && ctx.faults.on(Fault::VhostFinalSyncSkipped) {
             self.log.forget();
         }
     }

@@ -364,7 +364,7 @@ impl Accelerator {
             protected.set_word(at, bits);
         };
         let mut cleared = self.k.clear_masked(range, Some(&self.s), &mut protect);
-        if ctx.faults.on(Fault::ClearTailUnmasked) && !range.end().0.is_multiple_of(WORD_PAGES) {
+        if !range.end().0.is_multiple_of(WORD_PAGES) && ctx.faults.on(Fault::ClearTailUnmasked) {
             let tail = PageRange::new(range.end(), WORD_PAGES - range.end().0 % WORD_PAGES);
             cleared += self.k.clear_masked(tail, None, &mut protect);
         }

@@ -95,7 +95,7 @@ impl DirtyMemory {
             return;
         }
         for range in ranges {
-            let marked = if faults.on(Fault::DmaFirstPage) { range.count.min(1) } else { range.count };
+            let marked = if range.count > 1 && faults.on(Fault::DmaFirstPage) { 1 } else { range.count };
             self.mark(PageRange::new(range.first, marked));
         }
     }

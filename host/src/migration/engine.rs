@@ -26,14 +26,14 @@ use crate::migration::course::Course;
 use crate::migration::encoding::{DATA_RECORD_BYTES, EncodingOptions, ZERO_RECORD_BYTES};
 use crate::migration::mapped_ram::MappedRam;
 use crate::migration::multifd::Multifd;
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::wire::{Record, Wire};
 use crate::migration::xbzrle::Xbzrle;
-use crate::step::{Ctx, Move, Next};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// Whether the source's vCPUs run (QEMU: runstate_is_running()).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +102,8 @@ pub(crate) struct Run {
     /// The switchover stopped a running VM.
     pub(crate) stopped_vm: bool,
     pub(crate) link_down: bool,
+    /// The peer does not read.
+    pub(crate) stalled: bool,
     /// The destination has answered that it has all.
     pub(crate) destination_done: bool,
     pub(crate) slice: Slice,
@@ -224,7 +226,8 @@ impl Migration {
             return Err(StartError::CleanupPending);
         }
         let tried = self.run.status != MigrationStatus::None;
-        self.run = Run::new(self.run.status, options, tried);
+        let stalled = self.run.stalled;
+        self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
         self.thread = Course { ops: op::setup(), pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
@@ -260,6 +263,21 @@ impl Migration {
             ctx.emit(Event::LinkDown);
         }
         hit
+    }
+
+    /// The peer stops to read, or reads again, whether or not a migration is under way. Returns whether that is new.
+    pub fn set_stalled(&mut self, stalled: bool, ctx: &mut Ctx<'_>) -> bool {
+        let new = self.run.stalled != stalled;
+        if new {
+            self.run.stalled = stalled;
+            ctx.emit(if stalled { Event::LinkStall } else { Event::LinkResume });
+        }
+        new
+    }
+
+    /// Returns whether the peer does not read.
+    pub fn stalled(&self) -> bool {
+        self.run.stalled
     }
 
     /// Returns what an actor would do next, at its own time `ctx.now_ns`. A [`Next::Sleep`] is over once that time has come.
@@ -473,6 +491,9 @@ impl Migration {
             Some(plan) if plan.locked => {
                 course.push_front([Op::Lock(LockId::FreePage), Op::Act(plan.action), Op::Unlock(LockId::FreePage)]);
             }
+            Some(plan) if plan.action == NotifyAction::NewId => {
+                course.push_front([Op::Act(NotifyAction::NewId), Op::Act(NotifyAction::Start)]);
+            }
             Some(plan) => course.push_front([Op::Act(plan.action)]),
         }
         ctx.costs.state_ns
@@ -498,6 +519,7 @@ impl Run {
             tried,
             stopped_vm: false,
             link_down: false,
+            stalled: false,
             destination_done: false,
             slice: Slice::default(),
             hand: None,
@@ -521,6 +543,7 @@ impl Run {
             tried,
             stopped_vm,
             link_down,
+            stalled,
             destination_done,
             slice,
             hand,
@@ -535,7 +558,7 @@ impl Run {
             zero_ns: _,
         } = self;
         fold.add_part(Tag::Status, status);
-        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some()]);
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled]);
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
         }
@@ -602,7 +625,7 @@ impl Run {
             Op::Sync(SyncMove::Merge) => plain(EventKind::DirtyMerge),
             Op::Sync(SyncMove::Devices) => plain(view.devices.merge_event()),
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
-            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Idle,
+            Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
             Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
@@ -613,7 +636,8 @@ impl Run {
             Op::Pass => plain(EventKind::Pass),
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
-            Op::WaitDevices | Op::WaitDestination => Next::Idle,
+            Op::WaitDestination => Next::Wait(Await::Answer),
+            Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
         }

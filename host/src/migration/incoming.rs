@@ -18,6 +18,7 @@ impl Run {
     /// Returns the destination's next move: a record, or its start.
     pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
         match self.wire.front() {
+            _ if self.stalled => Next::Idle,
             Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
             Some(Record::Flush) if self.multifd.as_ref().is_some_and(|multifd| multifd.all_at_barrier(true)) => {
                 Next::Do(Move::plain(EventKind::ChannelSync))
@@ -62,6 +63,7 @@ impl Run {
     pub(crate) fn receiver_next(&self, channel: u8) -> Next {
         let Some(multifd) = &self.multifd else { return Next::Idle };
         match multifd.front(channel) {
+            _ if self.stalled => Next::Idle,
             Some(Item::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
             Some(Item::Barrier { main: false }) if channel == 0 && multifd.all_at_barrier(false) => {
                 Next::Do(Move::plain(EventKind::ChannelSync))

@@ -18,7 +18,7 @@ use crate::migration::encoding::{Compression, Content, EncodingOptions};
 use crate::migration::engine::Run;
 use crate::migration::wire::WIRE_PAGES_MAX;
 use crate::migration::xbzrle::read_page;
-use crate::step::{Ctx, Move, Next};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// Pages of a packet (QEMU: migration/multifd.h MULTIFD_PACKET_SIZE, 512 KiB).
 pub const PACKET_PAGES_MAX: usize = 128;
@@ -240,7 +240,7 @@ impl Run {
             None => Next::Idle,
             Some(packet) => match packet.pages.iter().find(|(_, content)| content.is_none()) {
                 Some((pfn, _)) => on(EventKind::RamRead, *pfn),
-                None if channel.is_full() => Next::Idle,
+                None if channel.is_full() => Next::Wait(Await::Peer),
                 None => on(EventKind::RamSend, packet.pages[packet.written].0),
             },
         }

@@ -11,6 +11,8 @@ use crate::step::Ctx;
 pub enum NotifyAction {
     /// virtio_balloon_free_page_stop().
     Stop,
+    /// The first half of virtio_balloon_free_page_start() without its lock: the new id. The second is [`NotifyAction::Start`].
+    NewId,
     /// virtio_balloon_free_page_start().
     Start,
     /// virtio_balloon_free_page_done().
@@ -21,7 +23,7 @@ pub enum NotifyAction {
 /// says otherwise), then calls `act`, then releases, each in a step of its own.
 pub trait PrecopyNotifier {
     /// Returns what the notifier would do, reading its status without its lock, as QEMU does; `None` when it would do nothing.
-    fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &Ctx<'_>) -> Option<NotifyPlan>;
+    fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &mut Ctx<'_>) -> Option<NotifyPlan>;
     /// Does it.
     fn act(&mut self, action: NotifyAction, ctx: &mut Ctx<'_>);
     /// The VM stopped or runs again (QEMU: virtio_balloon_set_status(), called with the BQL and `free_page_lock` held): parks the iothread

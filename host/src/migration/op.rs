@@ -182,6 +182,7 @@ pub(crate) fn cleanup() -> VecDeque<Op> {
 /// Returns the first event of the notifier's action.
 pub(crate) fn action_event(action: NotifyAction) -> EventKind {
     match action {
+        NotifyAction::NewId => EventKind::HintNewId,
         NotifyAction::Stop => EventKind::HintStop,
         NotifyAction::Start => EventKind::HintRequest,
         NotifyAction::Done => EventKind::HintDone,

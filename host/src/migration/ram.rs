@@ -49,7 +49,7 @@ impl RamState {
         let mut blocks: Vec<Block> = list.places().iter().map(|place| Block::new(place, chunk_shift)).collect();
         for block in &mut blocks {
             let Block { place, b: Some(b), .. } = block else { continue };
-            if ctx.faults.on(Fault::RetryFromD) && tried_before {
+            if tried_before && ctx.faults.on(Fault::RetryFromD) {
                 b.reset();
                 (0..place.pages).filter(|page| d.test(place.pfn(Pfn(*page)))).for_each(|page| {
                     b.set(Pfn(page));

@@ -15,7 +15,7 @@ use crate::migration::pace::Pace;
 use crate::migration::ram::RamState;
 use crate::migration::wire::Record;
 use crate::migration::xbzrle::{Xbzrle, read_page};
-use crate::step::{Ctx, Move, Next};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).
 const SLICE_MS_MAX: u64 = 50;
@@ -71,7 +71,8 @@ impl PageMove {
     pub(crate) fn next(self) -> Next {
         let on = |kind, pfn| Next::Do(Move::on(kind, PageRange::page(pfn)));
         match self {
-            PageMove::End | PageMove::Wait => Next::Idle,
+            PageMove::End => Next::Idle,
+            PageMove::Wait => Next::Wait(Await::Peer),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
             PageMove::Read(pfn) => on(EventKind::RamRead, pfn),
@@ -138,7 +139,7 @@ impl Run {
             Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
-            Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() => PageMove::Take(pfn),
+            Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled => PageMove::Take(pfn),
             Some(pfn) => PageMove::Page(pfn),
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct Device {
 }
 
 impl PrecopyNotifier for Device {
-    fn plan(&self, reason: PrecopyReason, vm_running: bool, _ctx: &Ctx<'_>) -> Option<NotifyPlan> {
+    fn plan(&self, reason: PrecopyReason, vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
         let action = match reason {
             PrecopyReason::Setup | PrecopyReason::Complete => None,
             PrecopyReason::BeforeBitmapSync => (self.status != HintStatus::Stop).then_some(NotifyAction::Stop),
@@ -46,6 +46,7 @@ impl PrecopyNotifier for Device {
                 self.status = HintStatus::Stop;
                 ctx.emit(Event::HintStop { from });
             }
+            NotifyAction::NewId => unreachable!("this device starts under its lock"),
             NotifyAction::Start => {
                 self.id += 1;
                 self.status = HintStatus::Requested;
@@ -211,7 +212,7 @@ impl World {
             });
             match next {
                 Next::Sleep(until) if until > at => at = until,
-                Next::Idle => {
+                Next::Wait(_) | Next::Idle => {
                     at = at.max(self.state.now_ns);
                     self.state.times.insert(actor, at);
                     return (at, Next::Idle);
@@ -230,7 +231,7 @@ impl World {
             match next {
                 Next::Lock(lock) if self.state.locks.holder(lock).is_some() => {}
                 Next::Do(_) | Next::Lock(_) => ready.push((at, actor, next)),
-                Next::Idle | Next::Sleep(_) => {}
+                Next::Wait(_) | Next::Idle | Next::Sleep(_) => {}
             }
         }
         let (at, actor, next) = ready.iter().min_by_key(|(at, actor, _)| (*at, *actor)).cloned()?;
@@ -245,7 +246,7 @@ impl World {
         match next {
             Next::Do(announced) => assert_eq!(Move::of(event), announced, "{event:?}"),
             Next::Lock(lock) => assert_eq!(*event, Event::LockTake { lock }),
-            Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
+            Next::Wait(_) | Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
         }
         assert!(self.state.migration.n_equals_popcount());
         self.state.now_ns = self.state.now_ns.max(at);

@@ -28,7 +28,7 @@ const ROUNDS: u64 = 4;
 struct NoDevice;
 
 impl PrecopyNotifier for NoDevice {
-    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &Ctx<'_>) -> Option<NotifyPlan> {
+    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
         None
     }
 
@@ -107,7 +107,7 @@ fn migrate(ram: &GuestRam, mode: LogMode, chunk_shift: u8, bulk: bool) -> (Durat
             }
             Next::Do(_) | Next::Lock(_) => now_ns += 1 + migration.step(Actor::Migration, &mut parts, &mut ctx),
             Next::Sleep(until_ns) => now_ns = until_ns,
-            Next::Idle => break,
+            Next::Wait(_) | Next::Idle => break,
         }
         if syncs > 1 {
             time += start.elapsed();

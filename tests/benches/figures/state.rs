@@ -63,7 +63,7 @@ fn migrating(ram: &GuestRam) -> Vmm {
                 Next::Do(_) | Next::Lock(_) => {
                     vmm.step(actor, false, &mut ctx);
                 }
-                Next::Sleep(_) | Next::Idle => {}
+                Next::Sleep(_) | Next::Wait(_) | Next::Idle => {}
             }
         }
     }
@@ -114,6 +114,10 @@ impl Observed for Quiet<'_> {
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         true
     }

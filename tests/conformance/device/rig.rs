@@ -335,7 +335,7 @@ impl Rig {
         match next {
             Next::Do(_) => true,
             Next::Lock(lock) => self.locks.holder(*lock).is_none(),
-            Next::Sleep(_) | Next::Idle => false,
+            Next::Sleep(_) | Next::Wait(_) | Next::Idle => false,
         }
     }
 

@@ -156,6 +156,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.host.balloon_pages = host.balloon_pages);
         self.change(|scenario| scenario.host.stats_interval_ns = host.stats_interval_ns);
         self.change(|scenario| scenario.host.host_page = host.host_page);
+        self.change(|scenario| scenario.host.iothread = host.iothread);
         self.change(|scenario| scenario.host.devices = host.devices.clone());
         if !self.change(|scenario| scenario.host.features = host.features) {
             self.features(host.features);
@@ -168,7 +169,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.guest.init_on_alloc = guest.init_on_alloc);
         self.change(|scenario| scenario.guest.init_on_free = guest.init_on_free);
         self.change(|scenario| scenario.guest.late_probe = guest.late_probe);
-        self.change(|scenario| scenario.guest.deflate_silently = guest.deflate_silently);
+        self.change(|scenario| scenario.guest.manners = guest.manners);
         let start = self.scenario.migration.start.clone();
         self.change(|scenario| scenario.migration = Migration { start, ..migration.clone() });
         self.change(|scenario| scenario.migration.start = migration.start.clone());

@@ -198,7 +198,7 @@ impl SearchWorld {
                     only_timers &= who == Who::Host(super::MAIN_LOOP);
                     sleepers.push(self.choice(who, None));
                 }
-                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => {}
+                Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => {}
             }
         }
         let injections = self.world.state.injections.len();
@@ -232,7 +232,12 @@ impl SearchWorld {
             Who::Injector(Due::Rest) => None,
             Who::Vcpu(_) | Who::Host(_) => match self.world.readiness(usize::from(self.id(who))).0 {
                 Readiness::At(at_ns) => Some(at_ns),
-                Readiness::Ready(_) | Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Idle => None,
+                Readiness::Ready(_)
+                | Readiness::Lock(_)
+                | Readiness::GuestLock(_)
+                | Readiness::UsedBuffer
+                | Readiness::Await(_)
+                | Readiness::Idle => None,
             },
         };
         at_ns.unwrap_or(0).max(self.world.state.now_ns)

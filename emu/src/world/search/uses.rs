@@ -3,7 +3,7 @@
 use host::dirty::accel::LogMode;
 use host::event::{Actor, Event, PageRange};
 
-use crate::scenario::model::Action;
+use crate::scenario::model::{Action, Command};
 use crate::search::system::{Footprint, Happening, Key, Objects, Step};
 use crate::world::guest::Pending;
 use crate::world::observe::Observation;
@@ -88,6 +88,8 @@ impl World {
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
+                    // What happens to the link past the main loop changes what others find at once.
+                    Action::Monitor(Command::StallLink | Command::ResumeLink | Command::Yank) => u64::MAX,
                     Action::Monitor(_) => object::MONITOR,
                     Action::ClearLog { .. } => u64::MAX,
                 }
@@ -216,6 +218,7 @@ impl Used {
             Event::DstPlace { .. } | Event::DstDevice { .. } => DESTINATION,
             Event::DstStart => DESTINATION | STORES | RECORDS,
             Event::ConfigCmdId { .. }
+            | Event::HintNewId { .. }
             | Event::Notify { .. }
             | Event::DeviceIrq { .. }
             | Event::HintStop { .. }
@@ -235,6 +238,8 @@ impl Used {
             Event::Monitor { .. } => MONITOR,
             Event::ChannelFlush { .. } => WIRE,
             Event::ChannelQueue { .. } => WIRE,
+            Event::LinkResume => STATUS | WIRE,
+            Event::LinkStall => STATUS | WIRE,
             Event::RamDelta { .. } => BITMAP | WIRE,
             Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
