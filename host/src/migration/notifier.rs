@@ -46,6 +46,9 @@ pub struct NotifyPlan {
 pub trait HintSink {
     /// Returns whether a migration is under way.
     fn is_running(&self) -> bool;
+    /// Loads the words of B that a range lies in, without `bitmap_mutex` ([`crate::fault::Fault::HintWithoutMutex`] alone asks for that); emits
+    /// [`crate::event::Event::BitmapLoad`].
+    fn load(&mut self, range: PageRange, ctx: &mut Ctx<'_>);
     /// Clears a hinted range from the bitmaps, and returns how many bits of B were set. Called with `bitmap_mutex` held; emits
     /// [`crate::event::Event::HintApply`] first, then the CLEARs it causes.
     fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64;

@@ -27,7 +27,7 @@ fn own_of_host(actor: Actor) -> u64 {
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
         }
         Actor::Vhost => object::RECORDS,
-        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => unreachable!("{actor} is no thread of the host"),
+        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => unreachable!("{actor} is no thread of the host"),
     }
 }
 
@@ -60,6 +60,7 @@ impl World {
                     | Pending::Spin { .. }
                     | Pending::Poll { .. }
                     | Pending::Device { .. }
+                    | Pending::Missing { .. }
                     | Pending::Halted
                     | Pending::Dead => 0,
                 },
@@ -84,12 +85,15 @@ impl World {
                 let by = match injection.by {
                     Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
                     Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
-                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Channel(_) | Actor::Receiver(_) => 0,
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio | Actor::Channel(_) | Actor::Receiver(_) => {
+                        0
+                    }
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
                     // What happens to the link past the main loop changes what others find at once.
                     Action::Monitor(Command::StallLink | Command::ResumeLink | Command::Yank) => u64::MAX,
+                    Action::VhostQueue { .. } | Action::Iommu { .. } => object::RECORDS,
                     Action::Monitor(_) => object::MONITOR,
                     Action::ClearLog { .. } => u64::MAX,
                 }
@@ -236,10 +240,13 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::DstEnd => DESTINATION | STORES,
             Event::ChannelFlush { .. } => WIRE,
             Event::ChannelQueue { .. } => WIRE,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
+            Event::VhostQueue { .. } => RECORDS,
+            Event::VfioMerge { .. } => RECORDS,
             Event::RamDelta { .. } => BITMAP | WIRE,
             Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
@@ -301,6 +308,7 @@ impl Used {
             | Event::GuestNamed { .. }
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
+            | Event::VfioWrite { .. }
             | Event::GuestWarn { .. } => 0,
         }
     }
