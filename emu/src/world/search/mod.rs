@@ -22,6 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use host::event::Stamped;
+use host::fault::FaultSet;
 use host::step::{Costs, Move};
 
 use crate::oracle::guest_mm;
@@ -289,6 +290,10 @@ impl System for SearchWorld {
                 }
             }
         }
+    }
+
+    fn asked(&self) -> FaultSet {
+        self.world.faults.asked()
     }
 
     fn take(&mut self, choice: Choice) {
