@@ -213,6 +213,14 @@ pub enum MigrationStatus {
     Failing,
     /// Broken; the source runs.
     Failed,
+    /// Switched to postcopy; the destination has not told that it has the devices.
+    PostcopyDevice,
+    /// The destination runs, and pages still come.
+    PostcopyActive,
+    /// The same with a broken link.
+    PostcopyPaused,
+    /// A new link is there, and both sides find out what is missing.
+    PostcopyRecover,
 }
 
 impl MigrationStatus {
@@ -228,6 +236,10 @@ impl MigrationStatus {
             MigrationStatus::Cancelled => "cancelled",
             MigrationStatus::Failing => "failing",
             MigrationStatus::Failed => "failed",
+            MigrationStatus::PostcopyDevice => "postcopy-device",
+            MigrationStatus::PostcopyActive => "postcopy-active",
+            MigrationStatus::PostcopyPaused => "postcopy-paused",
+            MigrationStatus::PostcopyRecover => "postcopy-recover",
         }
     }
 
@@ -238,7 +250,11 @@ impl MigrationStatus {
             | MigrationStatus::Active
             | MigrationStatus::Device
             | MigrationStatus::Cancelling
-            | MigrationStatus::Failing => true,
+            | MigrationStatus::Failing
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => true,
             MigrationStatus::None | MigrationStatus::Completed | MigrationStatus::Cancelled | MigrationStatus::Failed => false,
         }
     }
@@ -572,6 +588,8 @@ events! {
     VfioMerge { pages: u64 } = "dirty.vfio_merge",
     #[doc = "The guest sets a queue of the vhost device up: its used ring lies here."]
     VhostQueue { range: PageRange, queue: u8 } = "vhost.queue",
+    #[doc = "The destination has read the end of the stream: what has not come never will."]
+    DstEnd = "dst.end",
 }
 
 impl Event {
@@ -695,6 +713,7 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::DstEnd
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume

@@ -160,6 +160,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::PostcopyStart
         | K::Throttle
         | K::VhostLogStart
+        | K::DstEnd
         | K::HintNewId
         | K::LinkStall
         | K::LinkResume

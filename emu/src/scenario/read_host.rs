@@ -1,6 +1,7 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
 use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
@@ -46,6 +47,9 @@ impl<'d> Reader<'d> {
     fn tracking(&mut self, fields: &Fields<'d>) -> Tracking {
         let default = Tracking::default();
         Tracking {
+            reap_interval_ns: self.time(fields, "reap_interval").unwrap_or(default.reap_interval_ns),
+            slots: self.several(fields, "slots").into_iter().map(|bytes| bytes / PAGE_SIZE).collect(),
+            smm: self.flag(fields, "smm").unwrap_or(default.smm),
             ring_size: self
                 .integer(fields, "ring_size")
                 .map_or(default.ring_size, |size| u32::try_from(size).expect("the range ends below")),
@@ -109,6 +113,11 @@ impl<'d> Reader<'d> {
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
             downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
             encoding: self.encoding(&fields),
+            modes: Modes {
+                run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
+                postcopy: self.flag(&fields, "postcopy").unwrap_or(default.modes.postcopy),
+                max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
+            },
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
             rounds_min: self
                 .integer(&fields, "rounds_min")

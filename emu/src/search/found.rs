@@ -263,6 +263,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::SlotCreate
         | K::ChannelSync
         | K::PostcopyStart
+        | K::DstEnd
         | K::LinkStall
         | K::LinkResume
         | K::Monitor => Reading::Milestone,

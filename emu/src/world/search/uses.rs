@@ -52,6 +52,7 @@ impl World {
                     | Pending::Spin { .. }
                     | Pending::Poll { .. }
                     | Pending::Device { .. }
+                    | Pending::Missing { .. }
                     | Pending::Halted
                     | Pending::Dead => 0,
                 },
@@ -229,6 +230,7 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::DstEnd => DESTINATION | STORES,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
             Event::VhostQueue { .. } => RECORDS,
