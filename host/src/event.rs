@@ -563,6 +563,8 @@ events! {
     LinkStall = "link.stall",
     #[doc = "The peer reads again."]
     LinkResume = "link.resume",
+    #[doc = "The destination cannot load a device's state, and gives up."]
+    DstRefuse { message: String } = "dst.refuse",
 }
 
 impl Event {
@@ -687,6 +689,7 @@ impl Event {
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::DstRefuse { .. }
             | Event::Inject { .. } => None,
         }
     }

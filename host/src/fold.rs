@@ -73,6 +73,7 @@ pub(crate) enum Tag {
     RingCollected,
     Partial,
     Ties,
+    LoadedDevice,
     VhostOrder,
     Torn,
     Loaded,

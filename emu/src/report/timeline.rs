@@ -83,6 +83,7 @@ fn show(event: &Event) -> Show {
         K::VhostLogStart => Show::Always,
         K::IommuUnmap => Show::Always,
         K::Pin => Show::Always,
+        K::DstRefuse => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
         K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,

@@ -98,6 +98,7 @@ pub fn particulars(event: &Event) -> String {
         E::Pin { range } => range.to_string(),
         E::HintNewId { id } => format!("round {id}"),
         E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
+        E::DstRefuse { message } => message.clone(),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -260,6 +260,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::PostcopyStart
         | K::LinkStall
         | K::LinkResume
+        | K::DstRefuse
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId

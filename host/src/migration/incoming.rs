@@ -13,6 +13,13 @@ use crate::migration::wire::Record;
 use crate::step::{Ctx, Move, Next};
 
 impl Run {
+    /// The destination gives up, and the link with it. Differs: a source that does not wait for an answer (QEMU: capability return-path) takes the VM for moved.
+    fn refuse(&mut self, ctx: &mut Ctx<'_>) {
+        self.wire.shut();
+        self.link_down = true;
+        ctx.emit(Event::LinkDown);
+    }
+
     /// Returns the destination's next move: a record, or its start.
     pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
         match self.wire.front() {
@@ -32,9 +39,13 @@ impl Run {
                 self.place(pfn, &content, destination, ctx);
                 ctx.costs.page_ns / 2
             }
-            Some(Record::Device { id, start }) => {
+            Some(Record::Device { id, state, start }) => {
                 ctx.emit(Event::DstDevice { id });
-                destination.load_device(id);
+                let Ok(device) = state.load().inspect_err(|error| ctx.emit(Event::DstRefuse { message: error.0.to_owned() })) else {
+                    self.refuse(ctx);
+                    return ctx.costs.state_ns;
+                };
+                destination.load_device(id, device);
                 if !start {
                     destination.finish(false);
                     self.destination_done = true;

@@ -228,6 +228,7 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::DstRefuse { .. } => DESTINATION | STATUS,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
             Event::RamDelta { .. } => BITMAP | WIRE,
