@@ -348,6 +348,11 @@ faults! {
         fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// The guest hints though postcopy may follow.
+    HintWithPostcopy { name: "hint-with-postcopy", id: "H07", source: "QEMU fd51e54fa1, fixed in 6.2",
+        mechanism: "hints leave pages out that the destination may ask for: they are taken for sent, and DONE comes when the device's state has gone", effect: Leak,
+        steps: ["the guest hints P, and B forgets it", "the migration is switched: the devices leave with a hint round that is still open", "the guest goes on with hinted pages that nobody will tell it to take back"],
+        fix: "with the capability postcopy-ram the notifier does nothing" },
     /// A round is requested without the device's lock.
     HintStartUnlocked { name: "hint-start-unlocked", id: "H02", source: "QEMU 1a83e0b9c4 (Coverity 1430269), fixed in 5.1",
         mechanism: "start() writes the new id and the new status without free_page_lock, while the iothread stands between its look at them and what it does about it",
@@ -511,6 +516,11 @@ faults! {
         fix: "a page that was refused is sent from RAM" },
 
     // ---- 3F: postcopy
+    /// Requests that were on a broken link are forgotten.
+    RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
+        mechanism: "after a recovery nobody asks again for the pages that were asked for before the link broke", effect: Stall,
+        steps: ["a vCPU at the destination touches P: request(P) goes out", "the link breaks, and is mended", "the source sends what it comes across: P is one of many"],
+        fix: "the destination keeps what it waits for, and asks for all of it again when the link is back" },
 
     // ---- 3G: device writers
     /// The last look at a backend's log finds nothing.
@@ -523,6 +533,47 @@ faults! {
         mechanism: "the order to log is posted to a vhost-user backend, and the migration goes on before the backend has read it", effect: Loss,
         steps: ["the migration thread posts the order to log, and sends the page", "the backend writes the page, and logs nothing yet", "the backend reads the order: from here on it logs"],
         fix: "The order asks for an answer, and the migration begins behind it." },
+
+    /// The queues of every pair are taken for those of the first.
+    VhostQueueIndex { name: "vhost-queue-index", id: "V03", source: "QEMU 25a2a920dd, fixed in 2.5",
+        mechanism: "when the log is switched on, the used rings of each queue pair are given to the backend under the indices of the first pair: those of the others are never logged", effect: Loss,
+        steps: ["the log is switched on: pair 0 and pair 1 are both told as queues 0 and 1", "the page with the used ring of queue 2 is sent", "the backend uses a buffer of queue 2, and logs nothing"],
+        fix: "The index of each queue is asked of the backend's own numbering." },
+    /// The log is not where the backend was told.
+    VhostLogBase { name: "vhost-log-base", id: "V04", source: "QEMU e05ca82002, fixed in 2.3",
+        mechanism: "the backend gets a wrong address as the base of its log: its marks go to memory that nobody looks at", effect: Loss,
+        steps: ["the backend is told the base of its log, a wrong one", "it writes a page that was sent, and marks it there", "the VMM merges its log, in which nothing stands"],
+        fix: "The address of the log's first word is passed by reference, as the call wants it." },
+    /// A mark of the log is taken for an address of RAM.
+    VhostGuestAddress { name: "vhost-guest-address", id: "V05", source: "QEMU 7b67b18adf, of 2011",
+        mechanism: "a bit of the backend's log stands for a guest-physical page, and is set in D as it is, where RAM blocks have addresses of their own", effect: Loss,
+        steps: ["a RAM block lies elsewhere in D than in the guest's address space", "the backend writes a page of it that was sent", "the sync marks another page in D"],
+        fix: "The address is translated before D is marked." },
+    /// The used ring's address is taken for the guest's.
+    VhostUsedRingIova { name: "vhost-used-ring-iova", id: "V05", source: "QEMU 345cc1cbcb, fixed in 8.0",
+        mechanism: "with an IOMMU the address of a used ring is the device's: taken for a guest-physical one, it lies behind the end of the log", effect: HostCrash,
+        steps: ["the guest maps a ring: devices reach it below 4 GiB", "the backend writes, and its log has a bit", "the sync looks at the log once more for the used ring, far behind its end"],
+        fix: "The address is translated before the log is looked at." },
+    /// A queue that nobody has set up makes the log endless.
+    VhostLogSize { name: "vhost-log-size", id: "V06", source: "QEMU 240e647a14, fixed in 4.1",
+        mechanism: "the log's size comes from the last byte of each used ring; for a queue that the guest has not set up that is -1", effect: HostCrash,
+        steps: ["the device has two queues, the guest uses one", "a migration starts: the log has to reach to the end of the second used ring", "that is at 2^64 - 1, and the allocation fails"],
+        fix: "Queues that are not set up do not count." },
+    /// The avail event is written and not marked.
+    AvailEventUnmarked { name: "avail-event-unmarked", id: "V07", source: "QEMU 3cdf847329, fixed in 2.9",
+        mechanism: "a device in the VMM writes the avail event of a queue through a cached mapping, and does not say so to the dirty log", effect: Loss,
+        steps: ["the page with the ring is sent", "the device writes its avail event, and nothing else of the page", "the destination's ring has the old one: the driver there sees no reason to kick"],
+        fix: "The write through the cache is followed by the mark." },
+    /// A device's DMA is not marked.
+    DmaUnmarked { name: "dma-unmarked", id: "V08", source: "QEMU bc9ca5958d, e37a0ef460 and 45e576c745",
+        mechanism: "a device model writes guest memory through a host pointer, and marks nothing, or the wrong range", effect: Loss,
+        steps: ["the page is sent", "the device writes it through a pointer", "D has no mark of it"],
+        fix: "The device marks the range that it wrote, by the offset in its region." },
+    /// What the hardware noted goes with the mapping.
+    VfioUnmapDropsDirty { name: "vfio-unmap-drops-dirty", id: "V09", source: "QEMU 6e360c0617, fixed in 11.0",
+        mechanism: "an assigned device's writes are noted by its addresses; when the guest unmaps one, the notes go with the mapping, unasked", effect: Loss,
+        steps: ["the device writes a page that was sent", "the guest is done with the buffer, and unmaps it", "the next sync asks for the mappings that are left"],
+        fix: "The dirty bits of a range are asked for before it is unmapped." },
 
     // ---- 3H: convergence, liveness
 

@@ -67,6 +67,10 @@ pub(crate) enum Tag {
     Queue,
     Request,
     Walk,
+    Postcopy,
+    Requests,
+    Missing,
+    Left,
     Ring,
     RingLag,
     RingHeld,
@@ -77,6 +81,9 @@ pub(crate) enum Tag {
     VhostOrder,
     Torn,
     Loaded,
+    VhostQueues,
+    Vfio,
+    Iommu,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

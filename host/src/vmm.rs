@@ -14,11 +14,11 @@ use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
-use crate::event::{Actor, Event, EventKind, LockId, PageRange, Pfn};
+use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
@@ -59,6 +59,10 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
+    Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
@@ -86,6 +90,8 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::StartPostcopy => "migrate_start_postcopy",
+            Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
         }
@@ -101,6 +107,8 @@ impl fmt::Display for Command {
             | Command::Stop
             | Command::Cont
             | Command::ResetDevice
+            | Command::StartPostcopy
+            | Command::Recover
             | Command::Unplug
             | Command::BreakLink => f.write_str(self.name()),
         }
@@ -167,7 +175,49 @@ pub struct Vmm {
     pub vm: VmState,
     /// Monitor commands.
     pub monitor: Monitor,
+    left: Option<Box<Left>>,
+    fresh: Arc<Fresh>,
     options: MigrationOptions,
+}
+
+/// What logs and devices are in a new process.
+#[derive(Debug)]
+struct Fresh {
+    accel: Accelerator,
+    d: DirtyMemory,
+    devices: Devices,
+}
+
+/// What is left of the source once the guest has gone over to the destination: the end of its migration works on that, until the next one starts.
+#[derive(Debug, Clone)]
+struct Left {
+    accel: Accelerator,
+    d: DirtyMemory,
+    devices: Devices,
+    vm: VmState,
+    device: LeftDevice,
+}
+
+/// The source's balloon: whatever it is told, its guest will not hear of it.
+#[derive(Debug, Clone)]
+struct LeftDevice;
+
+impl PrecopyNotifier for LeftDevice {
+    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
+        None
+    }
+
+    fn act(&mut self, action: NotifyAction, _ctx: &mut Ctx<'_>) {
+        unreachable!("nothing was planned, but {action:?}")
+    }
+
+    fn vm_state_change(&mut self, running: bool, _ctx: &mut Ctx<'_>) {
+        assert!(!running, "the guest runs elsewhere");
+    }
+
+    fn saved_cmd_id(&self) -> CmdId {
+        unreachable!("the devices are saved before the guest goes over")
+    }
 }
 
 /// Seed of the destination's garbage: any value will do, as long as it is always the same.
@@ -184,11 +234,18 @@ impl Vmm {
             blocks => Arc::new(RamList::new(blocks)),
         };
         assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
+        let accel = Accelerator::with(options.log, &options.tracking, options.pages);
+        let d = DirtyMemory::of(ram);
+        let devices = Devices::new(options.pages, options.devices.clone());
+        let mut balloon = BalloonDevice::new(options.balloon.clone());
+        // QEMU: hw/vfio/container.c vfio_container_connect() forbids to discard what a device may hold pinned.
+        balloon.set_inhibited(options.devices.vfio);
         Self {
-            accel: Accelerator::with(options.log, &options.tracking, options.pages),
-            d: DirtyMemory::of(ram),
-            devices: Devices::new(options.pages, options.devices.clone()),
-            balloon: BalloonDevice::new(options.balloon.clone()),
+            fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
+            accel,
+            d,
+            devices,
+            balloon,
             migration: Migration::new(),
             destination: match options.migration.first_round {
                 FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
@@ -196,6 +253,7 @@ impl Vmm {
             },
             vm: VmState { running: true },
             monitor: Monitor::default(),
+            left: None,
             options: options.migration.clone(),
         }
     }
@@ -203,8 +261,16 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, left, fresh: _, options: _ } = self;
         let mut fold = Fold::default();
+        if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
+            assert!(!vm.running, "the guest runs elsewhere");
+            let mut there = Fold::default();
+            accel.fold(&mut there);
+            d.fold(&mut there);
+            devices.fold(now_ns, &mut there);
+            fold.sum_of(Tag::Left as u64, there.sum());
+        }
         accel.fold(&mut fold);
         d.fold(&mut fold);
         devices.fold(now_ns, &mut fold);
@@ -223,7 +289,7 @@ impl Vmm {
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
 
@@ -237,7 +303,7 @@ impl Vmm {
                 Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Store(_) | Job::Balloon => None,
             },
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => None,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
         }
     }
 
@@ -254,7 +320,7 @@ impl Vmm {
             }
             Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.step(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => {
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
@@ -295,16 +361,42 @@ impl Vmm {
     }
 
     fn takes_hints(&self) -> bool {
-        self.migration.status().is_running() && self.migration.ram().is_some()
+        self.migration.takes_hints()
+    }
+
+    /// The guest goes over to the destination, with its devices: what they were at the source is left behind.
+    ///
+    /// # Panics
+    /// When it has gone already.
+    pub fn go_over(&mut self, running: bool, ctx: &mut Ctx<'_>) {
+        assert!(self.left.is_none() && !self.vm.running, "a guest goes over once");
+        let fresh = Arc::clone(&self.fresh);
+        let Fresh { accel, d, devices } = &*fresh;
+        let accel = std::mem::replace(&mut self.accel, accel.clone());
+        let d = std::mem::replace(&mut self.d, d.clone());
+        let devices = std::mem::replace(&mut self.devices, devices.clone());
+        self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
+        self.vm.running = running;
+        self.balloon.arrive(running, ctx);
     }
 
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
-        View { accel: &self.accel, devices: &self.devices, destination: &self.destination, vm: self.vm, vcpus_in_store }
+        let destination = &self.destination;
+        match &self.left {
+            Some(left) => View { accel: &left.accel, devices: &left.devices, destination, vm: left.vm, vcpus_in_store: false },
+            None => View { accel: &self.accel, devices: &self.devices, destination, vm: self.vm, vcpus_in_store },
+        }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, options: _ } = self;
-        (migration, Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store })
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, left, fresh: _, options: _ } = self;
+        let parts = match left.as_deref_mut() {
+            Some(Left { accel, d, devices, vm, device }) => {
+                Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }
+            }
+            None => Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store },
+        };
+        (migration, parts)
     }
 
     // ---- the main loop
@@ -316,6 +408,8 @@ impl Vmm {
         }
         let head = self.monitor.queue.front().copied();
         match head {
+            // QEMU: migrate-recover is made by the monitor's own thread, whatever the main loop waits for.
+            Some(Command::Recover) => return Job::Monitor(Command::Recover),
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
             Some(_) | None => {}
         }
@@ -361,7 +455,8 @@ impl Vmm {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
             Command::Unplug => self.balloon.unplug_locks(),
-            Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
+            Command::Recover => &[],
+            Command::Migrate | Command::Cancel | Command::StartPostcopy | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
         }
     }
 
@@ -390,12 +485,21 @@ impl Vmm {
             Command::Migrate => {
                 let refused = self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
+                    self.left = None;
                     self.destination.restart();
                 }
                 ctx.costs.state_ns
             }
             Command::Cancel => {
                 self.migration.cancel(ctx);
+                ctx.costs.state_ns
+            }
+            Command::StartPostcopy => {
+                self.migration.start_postcopy();
+                ctx.costs.state_ns
+            }
+            Command::Recover => {
+                self.migration.recover();
                 ctx.costs.state_ns
             }
             Command::BreakLink => {
@@ -525,7 +629,7 @@ mod tests {
                     self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
-                Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Vhost(pfn) => self.vmm.devices.vhost.wrote(PageRange::page(Pfn(*pfn)), &Faults::default()),
                 Act::Fold => {
                     self.fold();
                 }
@@ -637,7 +741,7 @@ mod tests {
             }),
             ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
             ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
-            ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
+            ("v", |vmm| vmm.devices.vhost.wrote(PageRange::page(Pfn(70)), &Faults::default())),
             ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
                 vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());

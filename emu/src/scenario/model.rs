@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -61,7 +62,12 @@ impl Scenario {
         let tasks = self.guest.tasks.iter().flat_map(|task| &task.operations);
         let injected = self.injections.iter().chain(&self.may).filter_map(|injection| match &injection.action {
             Action::Task(operation) => Some(operation),
-            Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
+            Action::Write { .. }
+            | Action::Monitor(_)
+            | Action::ClearLog { .. }
+            | Action::RepeatId
+            | Action::VhostQueue { .. }
+            | Action::Iommu { .. } => None,
         });
         let names: BTreeSet<&str> = tasks.chain(injected).filter_map(Operation::allocated_name).collect();
         assert!(names.len() <= wire::task::NAMES, "{} names, the guest's table holds {}", names.len(), wire::task::NAMES);
@@ -419,6 +425,12 @@ impl RamBlock {
 pub struct Devices {
     /// How long a vhost backend takes to answer the order to log, nanoseconds; `None`: it logs at once.
     pub vhost_log_ack_ns: Option<u64>,
+    /// Queues of the vhost device, two to a pair; 0: those that a scenario does not speak of.
+    pub vhost_queues: u8,
+    /// There is an assigned device.
+    pub vfio: bool,
+    /// The guest chooses the addresses that devices use.
+    pub iommu: bool,
 }
 
 impl Host {
@@ -585,6 +597,7 @@ impl Default for Migration {
             encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
+            modes: Modes::default(),
         }
     }
 }
@@ -623,6 +636,8 @@ pub struct Migration {
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
+    /// What goes beyond plain precopy.
+    pub modes: Modes,
 }
 
 /// What a name in `[pages]` means.
@@ -683,8 +698,10 @@ pub enum Action {
         byte: u8,
         /// The store is all zero.
         zero: bool,
-        /// Pages written (by dma and vhost): one store in each.
+        /// Pages written (by devices): one store in each.
         pages: u64,
+        /// What of the guest's it is.
+        target: Target,
     },
     /// A task operation on a vCPU.
     Task(Operation),
@@ -699,6 +716,45 @@ pub enum Action {
     },
     /// A stray element on the hint queue that repeats the current id, as a duplicated or delayed buffer would be (by a vCPU).
     RepeatId,
+    /// The guest sets a queue of the vhost device up (by a vCPU).
+    VhostQueue {
+        /// Where its used ring lies.
+        page: PageName,
+        /// Which queue.
+        queue: u8,
+    },
+    /// The guest lets devices reach pages, or not any more (by a vCPU).
+    Iommu {
+        /// It lets them.
+        map: bool,
+        /// The first page.
+        page: PageName,
+        /// How many.
+        pages: u64,
+    },
+}
+
+/// What a device writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// A buffer.
+    #[default]
+    Buffer,
+    /// A queue's used ring.
+    UsedRing(u8),
+    /// The avail event behind a queue's used ring.
+    AvailEvent,
+}
+
+impl Target {
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Buffer => "buffer",
+            Target::UsedRing(_) => "used-ring",
+            Target::AvailEvent => "avail-event",
+        }
+    }
 }
 
 /// A monitor command.
@@ -723,6 +779,10 @@ pub enum Command {
     Unplug,
     /// The link breaks.
     BreakLink,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover`.
+    Recover,
     /// The destination stops reading.
     StallLink,
     /// The destination reads again.

@@ -7,7 +7,7 @@ use host::step::Await;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
 
-use super::model::{DirtyLog, Driver, Grain, Numbering, Profile, Walk};
+use super::model::{DirtyLog, Driver, Grain, Numbering, Profile, Target, Walk};
 use super::vocabulary::Word;
 use crate::outcome::{Blame, Verdict};
 
@@ -33,6 +33,8 @@ pub(super) const COMMANDS: &[Word] = &[
     ("reset-device", "Resets the balloon device alone."),
     ("unplug-balloon", "Takes the balloon device out of the machine."),
     ("break-link", "Breaks the link to the destination."),
+    ("start-postcopy", "Switches the migration to postcopy (`migrate_start_postcopy`)."),
+    ("recover", "Joins both sides of a postcopy whose link broke (`migrate_recover`, and `migrate` with `resume`)."),
     ("stall-link", "The destination stops reading; nothing of the VMM's is needed for it."),
     ("resume-link", "The destination reads again."),
     ("yank", "Has the link shut past the main loop, whatever that waits for."),
@@ -44,7 +46,7 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Devices].into_iter().map(Await::name);
+    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Devices, Await::Page].into_iter().map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 
@@ -112,6 +114,14 @@ pub(super) fn profiles() -> Vec<Word> {
         Profile::CloudHypervisor => "Reports, no hints; the first round is sparse.",
     };
     Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
+}
+
+pub(super) fn targets() -> Vec<Word> {
+    vec![
+        (Target::Buffer.name(), "A buffer of the guest's."),
+        (Target::UsedRing(0).name(), "The used ring of a queue (vhost alone)."),
+        (Target::AvailEvent.name(), "The avail event behind a queue's used ring (dma alone)."),
+    ]
 }
 
 pub(super) fn dirty_logs() -> Vec<Word> {

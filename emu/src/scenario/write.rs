@@ -6,6 +6,7 @@ use std::fmt::{Display, Write};
 use host::event::Actor;
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use wire::balloon::seed_feature;
 use wire::platform::PAGE_SIZE;
@@ -13,7 +14,7 @@ use wire::switch::correct;
 
 use super::model::{
     Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Manners,
-    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
+    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -297,7 +298,10 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
-    let Devices { vhost_log_ack_ns } = devices;
+    let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
+    out.unless(*vhost_queues == 0, "vhost_queues", || vhost_queues);
+    out.unless(!vfio, "vfio", || vfio);
+    out.unless(!iommu, "iommu", || iommu);
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
     write_blocks(out, blocks);
 }
@@ -314,7 +318,7 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync } = migration;
+    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync, modes } = migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
@@ -324,6 +328,10 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     write_encoding(out, encoding);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
+    let Modes { run_on, postcopy, max_postcopy_bandwidth } = modes;
+    out.unless(!run_on, "run_on", || run_on);
+    out.unless(!postcopy, "postcopy", || postcopy);
+    out.unless(*max_postcopy_bandwidth == 0, "max_postcopy_bandwidth", || rate(*max_postcopy_bandwidth));
 }
 
 fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
@@ -406,15 +414,24 @@ fn write_found(out: &mut Lines, found: &Found) {
 /// Returns the key and the value that say what an injection does.
 fn action_entry(action: &Action) -> (&'static str, String) {
     match action {
-        Action::Write { page, offset, byte, zero, pages } => {
+        Action::Write { page, offset, byte, zero, pages, target } => {
+            let into = unless(*target == Target::Buffer, "into", quoted(target.name()));
+            let queue = if let Target::UsedRing(queue) = target { unless(*queue == 0, "queue", queue) } else { String::new() };
             let zero = if *zero { ", zero = true" } else { "" };
             let (offset, pages) = (unless(*offset == 0, "offset", offset), unless(*pages == 1, "pages", pages));
-            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages} }}", quoted(page)))
+            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages}{into}{queue} }}", quoted(page)))
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
         Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages))),
         Action::RepeatId => ("repeat_id", true.to_string()),
+        Action::VhostQueue { page, queue } => {
+            ("vhost_queue", format!("{{ page = {}{} }}", quoted(page), unless(*queue == 0, "queue", queue)))
+        }
+        Action::Iommu { map, page, pages } => {
+            let key = if *map { "iommu_map" } else { "iommu_unmap" };
+            (key, format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages)))
+        }
     }
 }
 
@@ -423,7 +440,9 @@ pub fn injection_text(injection: &Injection) -> String {
     let (key, value) = action_entry(&injection.action);
     match injection.action {
         Action::Monitor(_) | Action::ClearLog { .. } => format!("{key} = {value}"),
-        Action::Write { .. } | Action::Task(_) | Action::RepeatId => format!("{key} = {value}, by {}", injection.by),
+        Action::Write { .. } | Action::Task(_) | Action::RepeatId | Action::VhostQueue { .. } | Action::Iommu { .. } => {
+            format!("{key} = {value}, by {}", injection.by)
+        }
     }
 }
 
@@ -437,6 +456,8 @@ fn command_value(command: Command) -> String {
         Command::ResetDevice => quoted("reset-device"),
         Command::Unplug => quoted("unplug-balloon"),
         Command::BreakLink => quoted("break-link"),
+        Command::StartPostcopy => quoted("start-postcopy"),
+        Command::Recover => quoted("recover"),
         Command::StallLink => quoted("stall-link"),
         Command::ResumeLink => quoted("resume-link"),
         Command::Yank => quoted("yank"),

@@ -55,6 +55,11 @@ pub(super) enum Pending {
         /// How many of the locks it needs are taken.
         taken: usize,
     },
+    /// Use a page that has not arrived.
+    Missing {
+        /// Which.
+        pfn: Pfn,
+    },
     /// Have its dirty ring reaped, which is full, and go on.
     RingFull {
         /// How far that is.
@@ -151,6 +156,8 @@ impl Vcpu {
         match self.pending {
             Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Poll { .. } | Pending::Halted => self.frame.is_none(),
             Pending::Store { marked, .. } => !marked && self.frame.is_none(),
+            // The thread sits in its page fault.
+            Pending::Missing { .. } => false,
             Pending::Device { .. } | Pending::RingFull { .. } | Pending::Dead => false,
         }
     }
@@ -183,6 +190,7 @@ impl World {
                 Some(lock) => Readiness::Lock(*lock),
                 None => Readiness::Ready(self.device_move(*access)),
             },
+            Pending::Missing { pfn } => self.missing_next(*pfn),
             Pending::RingFull { stage: RingStage::Exit, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingFull))),
             Pending::RingFull { stage: RingStage::Lock, .. } => Readiness::Lock(LockId::Bql),
             Pending::RingFull { stage: RingStage::Reap, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReap))),
@@ -208,6 +216,7 @@ impl World {
             | Pending::Spin { .. }
             | Pending::Poll { .. }
             | Pending::Store { .. }
+            | Pending::Missing { .. }
             | Pending::Halted
             | Pending::Dead => None,
         }
@@ -229,6 +238,7 @@ impl World {
             }
             Pending::Store { address, len, marked } => self.vcpu_store(cpu, address, len, marked),
             Pending::Device { access, taken } => self.vcpu_device(cpu, access, taken),
+            Pending::Missing { pfn } => self.vcpu_missing(cpu, pfn),
             Pending::RingFull { stage, then } => self.vcpu_ring_full(cpu, stage, then),
             Pending::Halted => {
                 if self.state.vcpus[cpu].timer_ns.is_some_and(|at| at <= self.state.now_ns) {
@@ -242,7 +252,7 @@ impl World {
     }
 
     /// Takes an interrupt if one waits, then runs guest code until the vCPU has something to do that others may come before.
-    fn vcpu_run(&mut self, cpu: usize) -> u64 {
+    pub(super) fn vcpu_run(&mut self, cpu: usize) -> u64 {
         let mut cost = self.costs.guest_step_ns;
         self.vcpu_timer(cpu);
         let budget = self.scenario.limits.step_insns;
@@ -280,10 +290,15 @@ impl World {
         }
     }
 
-    /// Enters the handler of the first interrupt that waits, and returns what that costs; `None` when the guest has died of it.
+    /// Enters the handler of the first interrupt that waits, and returns what that costs; `None` when the guest has died of it, or has to wait for a page.
     fn take_interrupt(&mut self, cpu: usize) -> Option<u64> {
         let first = self.state.vcpus[cpu].interrupts.pop_first().expect("an interrupt waits");
         if let Err(fault) = self.machine.interrupt(cpu, first) {
+            if fault.kind == FaultKind::Missing {
+                self.state.vcpus[cpu].interrupts.insert(first);
+                self.state.vcpus[cpu].pending = Pending::Missing { pfn: self.store_page(fault.address) };
+                return None;
+            }
             self.crash(cpu, format!("interrupt {first:#x} cannot be taken: {}", fault_text(fault.kind, fault.address)));
             return None;
         }
@@ -318,6 +333,7 @@ impl World {
                 }
                 Pending::Device { access: self.device_access(address, len, Some(value)), taken: 0 }
             }
+            Exit::Missing { pfn } => Pending::Missing { pfn },
             Exit::Halt => Pending::Halted,
             Exit::Store { address, len } => Pending::Store { address, len, marked: false },
             Exit::Limit => {
@@ -410,6 +426,11 @@ impl World {
         }
         let run = self.machine.step_store(cpu);
         self.state.vcpus[cpu].insns += run.insns;
+        if let Exit::Missing { pfn } = run.exit {
+            // The store goes on to a page that is not there: none of it is made.
+            self.state.vcpus[cpu].pending = Pending::Missing { pfn };
+            return self.costs.exit_ns;
+        }
         self.emit(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
         for pfn in self.machine.drain_written() {
             if pfn == page {
@@ -625,6 +646,7 @@ fn fault_text(kind: FaultKind, address: u64) -> String {
         FaultKind::Null => format!("null access: {address:#x}"),
         FaultKind::OutsideRam => format!("access outside memory: {address:#x}"),
         FaultKind::WriteToText => format!("write to read-only memory: {address:#x}"),
+        FaultKind::Missing => format!("page that has not arrived: {address:#x}"),
         FaultKind::NoGate => format!("no interrupt gate: {address:#x}"),
         FaultKind::ExecuteData => format!("jump into data: {address:#x}"),
     }

@@ -61,6 +61,14 @@ impl Observed for Observation<'_> {
         self.vmm.destination.equals_at(word, pages, self.ram)
     }
 
+    fn arrived_at(&self, word: u64) -> u64 {
+        self.vmm.destination.received().word(usize::try_from(word).expect("64-bit host"))
+    }
+
+    fn unasked(&self) -> Option<Pfn> {
+        self.vmm.migration.unasked()
+    }
+
     fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64 {
         if !self.vmm.destination.is_zeroed() {
             return 0;

@@ -162,7 +162,11 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             DirtyLog::Tcg => LogMode::Tcg,
         },
         tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
-        devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
+        devices: DeviceOptions {
+            vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns, queues: host.devices.vhost_queues },
+            vfio: host.devices.vfio,
+            iommu: host.devices.iommu,
+        },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
@@ -196,6 +200,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            modes: scenario.migration.modes.clone(),
             first_round: match host.profile {
                 Profile::Qemu | Profile::Firecracker => FirstRound::All,
                 Profile::CloudHypervisor => FirstRound::Populated,

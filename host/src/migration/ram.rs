@@ -282,6 +282,18 @@ impl RamState {
         self.cursor = Cursor { at, page };
     }
 
+    /// Puts in B what a destination that has these pages has not (QEMU: ram_dirty_bitmap_reload()).
+    pub(crate) fn reload(&mut self, received: &[PageRange]) {
+        for b in self.blocks.iter_mut().filter_map(|block| block.b.as_mut()) {
+            b.fill();
+        }
+        let list = Arc::clone(&self.list);
+        for (index, part) in received.iter().flat_map(|range| list.parts(*range)) {
+            self.blocks[index].b.as_mut().map(|b| b.clear_range(part));
+        }
+        self.n = self.popcount();
+    }
+
     /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits
     /// of B were set.
     /// [`Fault::HintKeepsK`]: K and C stay as they are. [`Fault::HintOnePageMore`]: the page behind the range is treated as hinted, too.
