@@ -384,7 +384,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
-                tracking: Tracking { ring_size: 1 << ring_shift },
+                tracking: Tracking { ring_size: 1 << ring_shift, ..Tracking::default() },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,
@@ -508,7 +508,7 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
     let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<(u8, bool)>(), 1..4u64, by).prop_map(
         |(page, offset, (byte, zero), pages, by)| {
             let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer }, by)
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how: How::Plain }, by)
         },
     );
     let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));

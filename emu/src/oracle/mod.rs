@@ -329,6 +329,9 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotDelete { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
+            }
             Event::BitmapSync { round: _, before, after } => self.bitmap_sync(index, after.wrapping_sub(*before), world),
             Event::BitmapStore { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::WordOverwritten, world);
@@ -444,7 +447,6 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::ChannelSync { .. }

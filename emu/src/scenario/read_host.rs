@@ -47,6 +47,9 @@ impl<'d> Reader<'d> {
     fn tracking(&mut self, fields: &Fields<'d>) -> Tracking {
         let default = Tracking::default();
         Tracking {
+            reap_interval_ns: self.time(fields, "reap_interval").unwrap_or(default.reap_interval_ns),
+            slots: self.several(fields, "slots").into_iter().map(|bytes| bytes / PAGE_SIZE).collect(),
+            smm: self.flag(fields, "smm").unwrap_or(default.smm),
             ring_size: self
                 .integer(fields, "ring_size")
                 .map_or(default.ring_size, |size| u32::try_from(size).expect("the range ends below")),

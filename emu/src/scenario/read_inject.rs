@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use wire::platform::PAGE_SHIFT;
 
 use super::contradiction::Edge;
 use super::diagnostic::{Diagnostic, nearest};
 use super::model::{
-    Action, BlockedExpect, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Target, Trigger,
+    Action, BlockedExpect, Command, CountExpect, Expect, How, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Target, Trigger,
 };
 use super::read::{Fields, Reader, Value, in_order};
 use super::read_guest::table_of;
@@ -190,7 +191,12 @@ impl<'d> Reader<'d> {
                 let page = page?;
                 self.check_end(&write, &page, count, pages);
                 let target = self.target(&write, by)?;
-                Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target })
+                let how = self.word(&write, "how", How::ALL).unwrap_or_default();
+                if by.is_some_and(|by| !how.fits(by)) {
+                    let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
+                    self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
+                }
+                Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target, how })
             }
             "task" => self.operation(value).map(Action::Task),
             "monitor" => self.command(value).map(Action::Monitor),
@@ -304,6 +310,7 @@ impl<'d> Reader<'d> {
             "stall-link" => Some(Command::StallLink),
             "resume-link" => Some(Command::ResumeLink),
             "yank" => Some(Command::Yank),
+            _ if TrackingCommand::from_name(text).is_some() => TrackingCommand::from_name(text).map(Command::Tracking),
             "balloon" => {
                 let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");
                 self.report(diagnostic.suggest(Some("{ balloon = \"4 MiB\" }")));

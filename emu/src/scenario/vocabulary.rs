@@ -6,8 +6,8 @@
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::words::{
-    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, targets, verdicts, waiters, walks,
-    zero_pages,
+    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, hows, numberings, profiles, targets, verdicts, waiters,
+    walks, zero_pages,
 };
 
 /// A table of the file.
@@ -165,6 +165,8 @@ const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const RING: Range = range(4, 1 << 16, "a vCPU has to get on between two exits, and KVM takes no more than 65536 entries");
+const REAP: Range = range(1, 1_000_000_000_000, "a reaper that never sleeps would never let go");
+const SLOT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "the first slot begins at 0, and no memory is larger");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
 /// 4 KiB, 64 KiB, 2 MiB and what lies between.
 const HOST_PAGE: Range = range(PAGE_SIZE, 2 << 20, "such are the pages of anonymous memory, and the smaller huge ones");
@@ -419,6 +421,10 @@ static HOST: Table = Table {
         ),
         key("chunk", "Memory per CLEAR (only with manual-clear).", Kind::SizePowerOfTwo(CHUNK)).default("\"1 GiB\""),
         key("ring_size", "Entries of a vCPU's dirty ring (the log `ring` has them).", Kind::PowerOfTwo(RING)).default("4096"),
+        key("reap_interval", "The reaper looks at the dirty rings this often.", Kind::Time(REAP)).default("\"1 s\""),
+        key("slots", "Where memory slots begin, behind the first (KVM's logs have slots).", Kind::Several(&Kind::Size(SLOT, PAGE_SIZE)))
+            .default("[]"),
+        key("smm", "System management mode has an address space, and slots, of its own (KVM's logs).", Kind::Flag).default("false"),
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",
@@ -534,6 +540,7 @@ static WRITE: Table = Table {
         key("pages", "Pages written, one store in each (dma, vhost and vfio).", Kind::Integer(PAGES)).default("1"),
         key("into", "What the device writes.", Kind::Word("target", targets)).default("\"buffer\""),
         key("queue", "Whose used ring it is.", Kind::Integer(VHOST_QUEUES)).default("0"),
+        key("how", "What the tracking of writes takes the store for.", Kind::Word("kind of store", hows)).default("\"plain\""),
     ],
 };
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use host::dirty::accel::{LogMode, Store};
+use host::dirty::accel::{LogMode, Store, StoreKind};
 use host::event::{Actor, Event, EventKind, Level, LockId, PageRange, Pfn};
 use host::step::Move;
 use wire::debug;
@@ -115,6 +115,8 @@ pub(super) struct Frame {
     pub(super) injection: usize,
     /// Hash of the registers in `context`.
     pub(super) hash: u64,
+    /// What tracking takes the store for.
+    pub(super) kind: StoreKind,
 }
 
 /// A vCPU, but for its registers.
@@ -409,7 +411,7 @@ impl World {
     /// Returns whether the store has to be recorded before it is made. A vCPU under KVM faults again when the page was protected again
     /// meanwhile; TCG's slow path has left the check behind once it has marked.
     fn mark_due(&self, cpu: usize, page: Pfn, marked: bool) -> bool {
-        let due = self.state.vmm.accel.would_mark(Store::plain(cpu as u8, page), &self.state.vmm.d).is_some();
+        let due = self.state.vmm.accel.would_mark(self.store_of(cpu, page), &self.state.vmm.d, &self.faults).is_some();
         due && !(marked && self.state.vmm.accel.mode() == LogMode::Tcg)
     }
 
@@ -423,6 +425,10 @@ impl World {
             let store = Pending::Store { address, len, marked: true };
             self.state.vcpus[cpu].pending = if self.ring_is_full(cpu) { Pending::full(store) } else { store };
             return self.costs.tracked_store_ns;
+        }
+        if !marked {
+            // It leaves no mark, which is not to say that it leaves everything as it was.
+            self.record_store(cpu, page);
         }
         let run = self.machine.step_store(cpu);
         self.state.vcpus[cpu].insns += run.insns;
@@ -461,9 +467,16 @@ impl World {
         }
     }
 
+    /// Returns a vCPU's store as tracking sees it.
+    fn store_of(&self, cpu: usize, pfn: Pfn) -> Store {
+        let kind = self.state.vcpus[cpu].frame.as_ref().map_or(StoreKind::Plain, |frame| frame.kind);
+        Store { cpu: cpu as u8, pfn, kind }
+    }
+
     /// Records a store of guest code, and returns where.
     fn record_store(&mut self, cpu: usize, pfn: Pfn) -> Option<Level> {
-        self.state.vmm.accel.guest_store(Store::plain(cpu as u8, pfn), &mut self.state.vmm.d, &self.faults)
+        let store = self.store_of(cpu, pfn);
+        self.state.vmm.accel.guest_store(store, &mut self.state.vmm.d, &self.faults)
     }
 
     fn ring_is_full(&self, cpu: usize) -> bool {
@@ -603,7 +616,7 @@ impl World {
     }
 
     /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
-    pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64) {
+    pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64, kind: StoreKind) {
         assert!(self.state.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
         let (context, hash) = (self.machine.save_context(cpu), self.machine.hash_cpu(cpu));
         let mut regs = self.machine.regs(cpu);
@@ -613,7 +626,7 @@ impl World {
         regs.rflags &= !crate::vcpu::RFLAGS_IF;
         self.machine.set_regs(cpu, &regs);
         let resume = std::mem::replace(&mut self.state.vcpus[cpu].pending, Pending::Run);
-        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash });
+        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash, kind });
         self.state.times_ns[cpu] = self.state.now_ns;
     }
 

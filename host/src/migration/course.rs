@@ -201,9 +201,10 @@ fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reap) => view.accel.has_rings() && view.accel.logging(),
+        Op::Sync(SyncMove::Backup) => view.accel.has_rings() && view.accel.logging() && !ctx.faults.on(Fault::BackupIgnored),
         Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
-        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(ctx.faults),
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,

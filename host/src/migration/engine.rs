@@ -700,6 +700,7 @@ impl Run {
             }
             Op::StartVm => {
                 parts.vm.running = true;
+                parts.accel.vm_starts(parts.d);
                 self.stopped_vm = false;
                 ctx.emit(Event::VmStart);
                 vm_stop_ns
@@ -822,9 +823,9 @@ impl Run {
             parts.d.merge(&ram.b());
         }
         self.ram = None;
-        parts.d.set_tracking(false);
         parts.devices.log_stop();
-        parts.accel.log_stop(ctx);
+        parts.accel.log_stop(parts.vm.running, ctx);
+        parts.d.set_tracking(parts.accel.logging());
         ctx.costs.state_ns
     }
 }

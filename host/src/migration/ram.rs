@@ -187,9 +187,9 @@ impl RamState {
         block.chunk(page, self.chunk_shift)
     }
 
-    /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). [`Fault::PeriodCountsAll`]: the dirty rate counts all that
-    /// D had. A block that is no whole number of words
-    /// of D gets one CLEAR of all of it at once instead of C.
+    /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). A block that is no whole number of words
+    /// of D gets one CLEAR of all of it at once instead of C. [`Fault::ClearEmptyRange`]: of none of it. [`Fault::PeriodCountsAll`]: the dirty
+    /// rate counts all that D had.
     pub fn sync(&mut self, d: &mut DirtyMemory, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
         let before = self.n;
         let list = Arc::clone(&self.list);
@@ -211,7 +211,9 @@ impl RamState {
             if block.place.aligned() {
                 block.c.fill();
             } else if accel.has_clear() {
-                accel.clear(block.place.range(), ctx);
+                let range = block.place.range();
+                let count = if ctx.faults.on(Fault::ClearEmptyRange) { 0 } else { range.count };
+                accel.clear(PageRange::new(range.first, count), ctx);
             }
         }
     }
@@ -371,7 +373,7 @@ mod tests {
         }
 
         fn sync(&mut self) {
-            if self.accel.has_get() {
+            if self.accel.has_get(&Faults::default()) {
                 self.accel.get(&mut self.desk.ctx());
                 self.accel.merge(&mut self.d, &mut self.desk.ctx());
             }
