@@ -84,12 +84,18 @@ impl Oracle {
         }
     }
 
-    pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {
+    pub(super) fn bitmap_sync(&mut self, index: usize, new: u64, world: &dyn Observed) {
         self.counter.sync();
         self.records.end_sync(&mut self.pages);
         self.device.synced();
         self.look_everywhere(index, Cause::SyncDropped, world);
         self.count_bitmap(index, world);
+        let dirtied = world.dirtied_last();
+        if dirtied != new {
+            self.break_rule(rules::DIRTY_RATE_COUNTS_NEW, Some(index), Blame::Host, || {
+                format!("the dirty rate counts {dirtied} pages, though the sync found {new} that were not in B")
+            });
+        }
     }
 
     pub(super) fn count_bitmap(&mut self, index: usize, world: &dyn Observed) {
@@ -109,6 +115,10 @@ impl Oracle {
             | MigrationStatus::Failing
             | MigrationStatus::Failed
             | MigrationStatus::None => self.records.end_migration(),
+            MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => {}
             // The destination of a VM that was paused does not start: it is compared now.
             MigrationStatus::Completed if self.records.migrating => self.compare(index, world),
             MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::Device => {}
@@ -425,7 +435,7 @@ impl Oracle {
     }
 
     /// Lists a lost page, for reports.
-    fn lose(&mut self, pfn: Pfn) {
+    pub(super) fn lose(&mut self, pfn: Pfn) {
         if self.pages.keeps_details() {
             self.lost.push(pfn);
         }
@@ -439,7 +449,7 @@ impl Oracle {
             let marks = *self.pages.marks(at);
             // Excused pages that differ are only listed, for reports.
             let silent = if self.pages.keeps_details() { 0 } else { marks.excused() };
-            let asked = bits & !marks.dropped & !silent;
+            let asked = bits & !marks.dropped & !silent & !self.not_there(at);
             let mut differing = asked & !world.destination_equals_at(at, asked);
             for pfn in pages_of(at, differing).filter(|pfn| self.is_only_input(*pfn, world)) {
                 differing &= !place(pfn).1;
@@ -491,6 +501,29 @@ impl Oracle {
             what: format!("head {head} was never returned"),
         });
         self.leak(held, world).into_iter().chain(returned).chain(self.kept_iothread(world)).collect()
+    }
+
+    /// The destination has refused what the source says of the device.
+    pub(super) fn device_refused(&mut self, index: usize, message: &str) {
+        self.break_rule(rules::DEVICE_STATE_IS_LOADED, Some(index), Blame::Host, || {
+            format!("the destination does not load the device's state: {message}")
+        });
+    }
+
+    /// The device goes on at the destination: what the source's had in hand must be in its hand, or taken again.
+    pub(super) fn look_at_moved_queues(&mut self, index: usize, world: &dyn Observed) {
+        let Some(queue) = world.destination_stuck_queue() else { return };
+        let rule = rules::MOVED_BUFFERS_ARE_SERVED;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::Stall,
+            page: None,
+            write: None,
+            doom: Some(index),
+            blame: Blame::Host,
+            cause: None,
+            what: format!("a buffer of queue {queue} was taken at the source, and nobody at the destination will return it"),
+        });
     }
 
     fn kept_iothread(&self, world: &dyn Observed) -> Option<Violation> {

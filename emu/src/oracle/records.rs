@@ -41,8 +41,12 @@ pub(crate) enum Cause {
     Unmarked,
     /// The write was made while nothing was logged.
     Unlogged,
+    /// Another thread stored a word back that it had loaded before.
+    WordOverwritten,
     /// The sender took the page and did not send it.
     SenderDropped,
+    /// A device's note of it went with the device's mapping.
+    Unmapped,
     /// Logging ended.
     LogStopped,
     /// The destination started while the record still stood.
@@ -68,7 +72,9 @@ impl Cause {
             | Cause::SyncDropped
             | Cause::Unmarked
             | Cause::Unlogged
+            | Cause::WordOverwritten
             | Cause::SenderDropped
+            | Cause::Unmapped
             | Cause::LogStopped
             | Cause::LeftBehind
             | Cause::OnWire
@@ -93,7 +99,9 @@ impl Cause {
             Cause::SyncDropped => "sync-dropped",
             Cause::Unmarked => "unmarked",
             Cause::Unlogged => "unlogged",
+            Cause::WordOverwritten => "word-overwritten",
             Cause::SenderDropped => "sender-dropped",
+            Cause::Unmapped => "unmapped",
             Cause::LogStopped => "log-stopped",
             Cause::LeftBehind => "left-behind",
             Cause::OnWire => "on-wire",
@@ -120,7 +128,9 @@ impl Cause {
             Cause::SyncDropped => "no record of it was left after the sync",
             Cause::Unmarked => "the write was not recorded",
             Cause::Unlogged => "the write was made while nothing was logged",
+            Cause::WordOverwritten => "another thread stored the word of its bit back as it had been before",
             Cause::SenderDropped => "the sender took it and did not send it",
+            Cause::Unmapped => "the note of it went with the device's mapping",
             Cause::LogStopped => "logging ended before it was merged",
             Cause::LeftBehind => "it was still recorded as unsent when the destination started",
             Cause::OnWire => "it was still on the wire when the destination started",

@@ -113,6 +113,8 @@ enum Action {
     Refuse,
     /// `bitmap_mutex` is taken.
     LockBitmap,
+    /// It is not: words of B are loaded (a fault).
+    LoadBitmap(PageRange),
     /// Pages are discarded (profile firecracker).
     Discard(PageRange, CmdId),
     /// Pages change nothing.
@@ -170,6 +172,7 @@ impl BalloonDevice {
                 Action::Stop => Next::Do(Move::plain(EventKind::HintStop)),
                 Action::Refuse => Next::Do(Move::plain(EventKind::DeviceBroken)),
                 Action::LockBitmap => Next::Lock(LockId::Bitmap),
+                Action::LoadBitmap(range) => Next::Do(Move::on(EventKind::BitmapLoad, range)),
                 Action::Discard(range, _) => Next::Do(Move::on(EventKind::HintApply, range)),
                 Action::Ignore(range) => Next::Do(Move::on(EventKind::HintIgnore, range)),
                 Action::Ask => Next::Do(Move::plain(EventKind::HintAsk)),
@@ -241,7 +244,10 @@ impl BalloonDevice {
             Phase::Clearing(chain) => {
                 let id = chain.accept.expect("pages are cleared under a round");
                 sink.free_page_hint(chain.pages(), id, ctx);
-                (Phase::Cleared(chain), ctx.costs.clear_ns)
+                match ctx.locks.holder(LockId::Bitmap) == Some(ctx.actor) {
+                    true => (Phase::Cleared(chain), ctx.costs.clear_ns),
+                    false => (Phase::Working(Chain { next: chain.next + 1, ..chain }), ctx.costs.clear_ns),
+                }
             }
             Phase::Cleared(mut chain) => {
                 ctx.unlock(LockId::Bitmap);
@@ -399,6 +405,7 @@ impl BalloonDevice {
                     _ if chain.has_id_before(index) && ctx.faults.on(Fault::HintElementFreed) => Action::Crash,
                     Some(id) if self.options.profile == Profile::Firecracker && part.whole => Action::Discard(range, id),
                     Some(_) if self.options.profile == Profile::Firecracker => Action::Ignore(range),
+                    Some(_) if sink_running && ctx.faults.on(Fault::HintWithoutMutex) => Action::LoadBitmap(range),
                     Some(_) if sink_running => Action::LockBitmap,
                     Some(_) | None => Action::Ignore(range),
                 },
@@ -414,7 +421,7 @@ impl BalloonDevice {
     }
 
     /// One part of an element, or its return. QEMU: get_free_page_hints().
-    fn work(&mut self, mut chain: Chain, sink: &dyn HintSink, ctx: &mut Ctx<'_>) -> (Phase, u64) {
+    fn work(&mut self, mut chain: Chain, sink: &mut dyn HintSink, ctx: &mut Ctx<'_>) -> (Phase, u64) {
         let (action, next, accept) = self.action(&chain, sink.is_running(), ctx);
         for part in &chain.parts[chain.next..(next + 1).min(chain.parts.len())] {
             if let HintElement::Id(id) = part.element {
@@ -433,6 +440,10 @@ impl BalloonDevice {
             }
             Action::LockBitmap => {
                 ctx.lock(LockId::Bitmap);
+                return (Phase::Clearing(chain), ctx.costs.lock_ns);
+            }
+            Action::LoadBitmap(range) => {
+                sink.load(range, ctx);
                 return (Phase::Clearing(chain), ctx.costs.lock_ns);
             }
             Action::Discard(range, id) => {

@@ -94,6 +94,11 @@ impl DirtyBitmap {
         self.words[at]
     }
 
+    /// Returns all words, from the first page on.
+    pub fn all_words(&self) -> impl Iterator<Item = u64> {
+        self.words.iter().copied()
+    }
+
     /// Returns 64 bits from any bit on; those behind the last are clear.
     pub fn window(&self, first: u64) -> u64 {
         let (at, shift) = (index(first / WORD_PAGES), first % WORD_PAGES);
@@ -275,6 +280,16 @@ impl DirtyBitmap {
     pub fn set_word(&mut self, at: usize, bits: u64) {
         let word = self.words[at] | bits;
         if word != self.words[at] {
+            self.put(at, word);
+        }
+    }
+
+    /// Gives a word another value, as a plain store does. Bits behind the last page must be clear.
+    ///
+    /// # Panics
+    /// When there is no such word.
+    pub fn store_word(&mut self, at: usize, word: u64) {
+        if word != self.word(at) {
             self.put(at, word);
         }
     }

@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 
+use crate::destination::DestinationStatus;
 use crate::event::{LockId, MigrationStatus};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
@@ -58,7 +60,7 @@ impl Course {
             match front {
                 Op::Choose(choice) => self.choose(choice, run, view, ctx),
                 // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
-                Op::SetDevice => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
+                Op::SetDevice | Op::SetPostcopy => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
                 Op::SetActive
                 | Op::Sync(_)
                 | Op::Slice { .. }
@@ -66,11 +68,13 @@ impl Course {
                 | Op::StopVm
                 | Op::WaitDevices
                 | Op::WaitDestination
+                | Op::WaitLoaded
+                | Op::WaitRecover
                 | Op::SetCompleted
-                | Op::SetFinal => {}
-                Op::Lock(_)
+                | Op::Lock(_)
                 | Op::Unlock(_)
-                | Op::LogStart
+                | Op::SetFinal => {}
+                Op::LogStart
                 | Op::Notify(_)
                 | Op::Act(_)
                 | Op::WriteSetup
@@ -82,6 +86,10 @@ impl Course {
                 | Op::StartVm
                 | Op::SaveDevice
                 | Op::SetFailing
+                | Op::SavePackage
+                | Op::SetStatus(_)
+                | Op::Reload
+                | Op::SendEnd
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
             }
@@ -90,8 +98,8 @@ impl Course {
 
     fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
         match choice {
-            Choice::Iteration => self.push_front(self.iteration(run)),
-            Choice::Switchover => self.push_front(self.switchover(run)),
+            Choice::Iteration => self.push_front(self.iteration(run, view, ctx)),
+            Choice::Switchover => self.push_front(self.switchover(run, ctx)),
             Choice::Pause => self.pause(run, ctx.now_ns),
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
@@ -101,26 +109,39 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
-    fn iteration(&self, run: &Run) -> VecDeque<Op> {
+    fn iteration(&self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
             MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
+            MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
             MigrationStatus::Active => {
-                let pending = pending_bytes(run);
-                if pending <= self.threshold(run) { op::round_end() } else { op::iterate() }
+                let round_is_over = pending_bytes(run) <= self.threshold(run) || ctx.faults.on(Fault::SyncEachSlice);
+                match round_is_over {
+                    true => op::round_end(),
+                    // N says that there is a page, and B has none. Differs: QEMU goes around until its estimate of the bandwidth changes.
+                    false if run.options.paced && run.ram().next_dirty().is_none() => {
+                        let until_ns = self.pace.window_end_ns().max(ctx.now_ns);
+                        VecDeque::from([Op::Sleep { until_ns }, Op::Choose(Choice::Pause), Op::Choose(Choice::Iteration)])
+                    }
+                    false => iterate(ctx),
+                }
             }
+            MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view, ctx),
+            MigrationStatus::Completed if run.post.moved => op::leave(),
             MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::Device
             | MigrationStatus::Cancelled
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover
             | MigrationStatus::Failed => unreachable!("the migration thread decides in state {}", run.status.name()),
         }
     }
 
     /// QEMU: migration_iteration_run() behind its sync.
-    fn switchover(&self, run: &Run) -> VecDeque<Op> {
+    fn switchover(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
         if run.status != MigrationStatus::Active || run.link_down {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
@@ -128,14 +149,14 @@ impl Course {
         if synced_enough && pending_bytes(run) <= self.threshold(run) {
             op::switchover(run.options.complete_before_sync)
         } else {
-            op::iterate()
+            iterate(ctx)
         }
     }
 
     /// QEMU: migration_rate_limit().
     fn pause(&mut self, run: &Run, now_ns: u64) {
         self.pace.update(now_ns, run.bytes_sent, &run.options);
-        if run.healthy() && self.pace.rate_exceeded(run.bytes_sent, &run.options) {
+        if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
         }
@@ -152,24 +173,50 @@ impl Course {
     }
 }
 
+/// QEMU: migration_iteration_run() behind the switch, and migration_detect_error(): a link that breaks once the destination may run is waited for.
+fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
+    let there = run.post.moved || view.destination.status() == DestinationStatus::Loaded;
+    match run.status {
+        _ if run.link_down && there => op::pause(),
+        _ if run.link_down => VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)]),
+        MigrationStatus::PostcopyDevice if run.post.loaded => {
+            VecDeque::from([Op::SetStatus(MigrationStatus::PostcopyActive), Op::Choose(Choice::Iteration)])
+        }
+        _ if run.ram().next_dirty().is_some() || run.post.has_work() => iterate(ctx),
+        MigrationStatus::PostcopyDevice => VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)]),
+        _ => op::postcopy_end(),
+    }
+}
+
+/// A count that went below 0 is very large, as in QEMU.
 fn pending_bytes(run: &Run) -> u64 {
-    run.ram().n() * PAGE_SIZE
+    run.ram().n().saturating_mul(PAGE_SIZE)
+}
+
+fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
+    op::iterate(!ctx.faults.on(Fault::SliceWithoutMutex))
 }
 
 /// Returns whether the move is one that the actor makes or waits in, as things are.
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reap) => view.accel.has_rings() && view.accel.logging(),
+        Op::Sync(SyncMove::Backup) => view.accel.has_rings() && view.accel.logging() && !ctx.faults.on(Fault::BackupIgnored),
         Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
-        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(ctx.faults),
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
-        Op::Sleep { until_ns } => ctx.now_ns < until_ns,
+        // QEMU: a request breaks the wait (migration_make_urgent_request()).
+        Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
-        Op::SetDevice => run.status == MigrationStatus::Active && !run.link_down,
+        Op::SetDevice | Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitLoaded => run.healthy() && !run.post.loaded,
+        Op::WaitRecover => !run.post.recover,
+        // The main loop that is left has nobody to share its lock with.
+        Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
@@ -189,6 +236,10 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::StartVm
         | Op::SaveDevice
         | Op::SetFailing
+        | Op::SavePackage
+        | Op::SetStatus(_)
+        | Op::Reload
+        | Op::SendEnd
         | Op::Schedule
         | Op::LogStop => true,
     }

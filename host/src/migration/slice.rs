@@ -6,6 +6,7 @@
 
 use crate::dirty::accel::Accelerator;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
+use crate::fault::Fault;
 use crate::migration::encoding::{Content, DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::engine::{Parts, Run};
 use crate::migration::pace::Pace;
@@ -26,6 +27,8 @@ pub(crate) struct Slice {
     start_ns: u64,
     sent: u64,
     over: bool,
+    /// The scan goes around for ever unless it finds a page (a fault).
+    endless: bool,
 }
 
 /// A page between B and the wire.
@@ -46,6 +49,8 @@ pub(crate) enum PageMove {
     Wait,
     /// CLEAR of a chunk.
     Clear { pfn: Pfn, chunk: PageRange },
+    /// The page's word of B is loaded (a fault).
+    Load(Pfn),
     /// Out of B.
     Take(Pfn),
     /// Read.
@@ -58,6 +63,8 @@ pub(crate) enum PageMove {
     Skip(Pfn),
     /// All of it, and placed.
     Page(Pfn),
+    /// A request is looked at.
+    Request(Pfn),
 }
 
 impl PageMove {
@@ -67,20 +74,24 @@ impl PageMove {
             PageMove::End => Next::Idle,
             PageMove::Wait => Next::Wait(Await::Peer),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
+            PageMove::Load(pfn) => on(EventKind::BitmapLoad, pfn),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
             PageMove::Read(pfn) => on(EventKind::RamRead, pfn),
             PageMove::Send(pfn) => on(EventKind::RamSend, pfn),
             PageMove::Delta(pfn) => on(EventKind::RamDelta, pfn),
             PageMove::Skip(pfn) => on(EventKind::RamSkip, pfn),
             PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
+            PageMove::Request(pfn) => on(EventKind::DstRequest, pfn),
         }
     }
 }
 
 impl Run {
-    pub(crate) fn slice_begin(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+    /// [`Fault::ScanWithoutPlace`]: the last slice's scan has no place to come back to, until it finds a page.
+    pub(crate) fn slice_begin(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.hand.is_none(), "a page is left from the last slice");
-        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false };
+        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false };
+        self.slice.endless = last && ctx.faults.on(Fault::ScanWithoutPlace);
         ctx.emit(Event::IterateBegin { remaining: self.ram().n() });
         ctx.costs.state_ns
     }
@@ -88,6 +99,9 @@ impl Run {
     pub(crate) fn slice_end(&mut self, ctx: &mut Ctx<'_>) -> u64 {
         // A page in hand is dropped only with the whole migration: its link is shut.
         let dropped = self.hand.take();
+        if let Some(ram) = &mut self.ram {
+            ram.forget_loaded(ctx.actor);
+        }
         assert!(dropped.is_none() || !self.healthy(), "page {dropped:?} is dropped by a healthy migration");
         if let (Some(xbzrle), None) = (&mut self.xbzrle, self.ram.as_ref().and_then(RamState::next_dirty)) {
             xbzrle.scan_all();
@@ -110,13 +124,23 @@ impl Run {
                 Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
         }
-        if !last && (self.slice.over || pace.rate_exceeded(self.bytes_sent, &self.options)) {
+        if let Some(pfn) = self.post.request() {
+            return PageMove::Request(pfn);
+        }
+        if !last && self.post.urgent.is_none() && (self.slice.over || self.rate_exceeded(pace)) {
             return PageMove::End;
         }
         let ram = self.ram();
-        match ram.next_dirty() {
+        if let Some(pfn) = ram.loaded() {
+            return PageMove::Take(pfn);
+        }
+        match self.next_to_send() {
+            // Nobody sees it go around.
+            None if self.slice.endless => PageMove::Wait,
             None => PageMove::End,
-            Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            // QEMU: nothing is cleared once the source's vCPUs will not run any more.
+            Some(pfn) if !last && !self.in_postcopy() && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
             Some(pfn) if watch.has(pfn) || self.options.paced && (!self.wire.is_empty() || self.encodes()) || self.stalled => {
@@ -136,10 +160,19 @@ impl Run {
                 parts.accel.clear(chunk, ctx);
                 ctx.costs.clear_ns
             }
+            PageMove::Load(pfn) => {
+                self.ram_mut().load(ctx.actor, PageRange::page(pfn));
+                ctx.emit(Event::BitmapLoad { range: PageRange::page(pfn) });
+                ctx.costs.page_ns / 4
+            }
             PageMove::Take(pfn) => {
+                let loaded = self.ram().loaded().is_some();
                 self.take(pfn, last);
                 self.hand = Some(Hand { pfn, content: None });
                 ctx.emit(Event::BitmapTake { pfn });
+                if loaded {
+                    ctx.emit(Event::BitmapStore { range: PageRange::page(pfn) });
+                }
                 ctx.costs.page_ns / 2
             }
             PageMove::Read(pfn) => {
@@ -150,6 +183,7 @@ impl Run {
             }
             PageMove::Send(_) | PageMove::Delta(_) | PageMove::Skip(_) => self.send(last, ctx),
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
+            PageMove::Request(_) => self.take_request(ctx),
         }
     }
 
@@ -160,9 +194,11 @@ impl Run {
             PageMove::End
             | PageMove::Wait
             | PageMove::Clear { .. }
+            | PageMove::Load(_)
             | PageMove::Take(_)
             | PageMove::Read(_)
             | PageMove::Send(_)
+            | PageMove::Request(_)
             | PageMove::Delta(_)
             | PageMove::Skip(_) => None,
         }
@@ -180,6 +216,7 @@ impl Run {
         };
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
+        self.land(pfn, ctx);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
         cost
@@ -191,6 +228,7 @@ impl Run {
     }
 
     fn take(&mut self, pfn: Pfn, last: bool) {
+        self.slice.endless = false;
         let ram = self.ram_mut();
         if !last {
             // Where the accelerator has no CLEAR, the chunk's turn passes without a trace.
@@ -200,10 +238,17 @@ impl Run {
         if let Some(xbzrle) = &mut self.xbzrle {
             xbzrle.scan(pfn);
         }
+        self.post.urgent = self.post.urgent.filter(|urgent| *urgent != pfn);
+    }
+
+    /// Returns whether the window's share of the rate limit is used up.
+    pub(crate) fn rate_exceeded(&self, pace: &Pace) -> bool {
+        let limit = if self.in_postcopy() { self.options.modes.max_postcopy_bandwidth } else { self.options.max_bandwidth };
+        pace.rate_exceeded(self.bytes_sent, limit, &self.options)
     }
 
     fn read(&mut self, pfn: Pfn, last: bool, ctx: &Ctx<'_>) -> Content {
-        let syncs = self.ram().syncs();
+        let (syncs, postcopy) = (self.ram().syncs(), self.in_postcopy());
         if self.options.encoding.thread_finds_zeros() && ctx.ram.is_zero(pfn) {
             if let Some(xbzrle) = &mut self.xbzrle {
                 xbzrle.zero(pfn, syncs, ctx);
@@ -212,7 +257,7 @@ impl Run {
         }
         let contents = read_page(pfn, ctx.ram);
         match &mut self.xbzrle {
-            Some(xbzrle) if xbzrle.is_started() => xbzrle.encode(pfn, contents, last, syncs, ctx),
+            Some(xbzrle) if xbzrle.is_started() && !postcopy => xbzrle.encode(pfn, contents, last, syncs, ctx),
             Some(_) | None => Content::Data(contents),
         }
     }
@@ -274,12 +319,18 @@ impl Run {
     /// Returns whether the stream still works and is wanted.
     pub(crate) fn healthy(&self) -> bool {
         match self.status {
-            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device => !self.link_down,
+            MigrationStatus::Setup
+            | MigrationStatus::Active
+            | MigrationStatus::Device
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyRecover => !self.link_down,
             MigrationStatus::None
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling
             | MigrationStatus::Cancelled
             | MigrationStatus::Failing
+            | MigrationStatus::PostcopyPaused
             | MigrationStatus::Failed => false,
         }
     }

@@ -96,6 +96,9 @@ impl Observed for Quiet<'_> {
     fn remaining(&self) -> u64 {
         0
     }
+    fn dirtied_last(&self) -> u64 {
+        0
+    }
     fn bitmap_count(&self) -> u64 {
         0
     }
@@ -108,12 +111,24 @@ impl Observed for Quiet<'_> {
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
         self.1.destination.equals_at(word, pages, self.0)
     }
+    fn arrived_at(&self, _word: u64) -> u64 {
+        u64::MAX
+    }
+
+    fn unasked(&self) -> Option<Pfn> {
+        None
+    }
+
     fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
         0
     }
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        None
+    }
+
     fn iothread_references_left(&self) -> u32 {
         0
     }
