@@ -84,6 +84,7 @@ pub(crate) enum Tag {
     Reaper,
     Partial,
     Ties,
+    LoadedDevice,
     VhostOrder,
     Torn,
     Loaded,
