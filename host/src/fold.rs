@@ -46,6 +46,9 @@ pub(crate) enum Tag {
     Hand,
     Wire,
     Xbzrle,
+    Multifd,
+    MappedRam,
+    Placed,
 
     DestinationStatus,
     Received,
@@ -81,6 +84,7 @@ pub(crate) enum Tag {
     Reaper,
     Partial,
     Ties,
+    LoadedDevice,
     VhostOrder,
     Torn,
     Loaded,

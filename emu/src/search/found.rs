@@ -266,6 +266,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::DstEnd
         | K::LinkStall
         | K::LinkResume
+        | K::DstRefuse
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -298,6 +299,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::ChannelFlush
         | K::HintNewId
         | K::VfioMerge
         | K::Pass => Reading::Detail,
@@ -314,6 +316,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RamPage
         | K::LockTake
         | K::LockRelease
+        | K::ChannelQueue
         | K::Inject => Reading::Machinery,
     }
 }
