@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use crate::dirty::bitmap::DirtyBitmap;
-use crate::event::{CmdId, Pfn};
+use crate::event::{CmdId, PageRange, Pfn};
 use crate::fold::{Fold, Tag, mix_wide};
 use crate::memory::GuestRam;
 use crate::migration::xbzrle::{self, DecodeError};
@@ -192,6 +192,16 @@ impl Destination {
     pub fn place_data(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
         *self.slot(pfn) = Some(contents);
         self.received.set(pfn);
+    }
+
+    /// Drops what arrived for pages: they will be sent again (QEMU: ram_discard_range()).
+    pub fn discard(&mut self, range: PageRange) {
+        for pfn in range.pages() {
+            if self.contents(pfn).is_some() {
+                *self.slot(pfn) = None;
+            }
+        }
+        self.received.clear_range(range);
     }
 
     /// Changes a page's bytes by the difference from what it held (QEMU: migration/ram.c load_xbzrle()).

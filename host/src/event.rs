@@ -98,6 +98,8 @@ pub enum Actor {
     Destination,
     /// The scenario.
     Injector,
+    /// An assigned device, which writes guest memory past the VMM.
+    Vfio,
 }
 
 impl fmt::Display for Actor {
@@ -112,6 +114,7 @@ impl fmt::Display for Actor {
             Actor::Display => f.write_str("display"),
             Actor::Destination => f.write_str("dest"),
             Actor::Injector => f.write_str("injector"),
+            Actor::Vfio => f.write_str("vfio"),
         }
     }
 }
@@ -210,6 +213,14 @@ pub enum MigrationStatus {
     Failing,
     /// Broken; the source runs.
     Failed,
+    /// Switched to postcopy; the destination has not told that it has the devices.
+    PostcopyDevice,
+    /// The destination runs, and pages still come.
+    PostcopyActive,
+    /// The same with a broken link.
+    PostcopyPaused,
+    /// A new link is there, and both sides find out what is missing.
+    PostcopyRecover,
 }
 
 impl MigrationStatus {
@@ -225,6 +236,10 @@ impl MigrationStatus {
             MigrationStatus::Cancelled => "cancelled",
             MigrationStatus::Failing => "failing",
             MigrationStatus::Failed => "failed",
+            MigrationStatus::PostcopyDevice => "postcopy-device",
+            MigrationStatus::PostcopyActive => "postcopy-active",
+            MigrationStatus::PostcopyPaused => "postcopy-paused",
+            MigrationStatus::PostcopyRecover => "postcopy-recover",
         }
     }
 
@@ -235,7 +250,11 @@ impl MigrationStatus {
             | MigrationStatus::Active
             | MigrationStatus::Device
             | MigrationStatus::Cancelling
-            | MigrationStatus::Failing => true,
+            | MigrationStatus::Failing
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => true,
             MigrationStatus::None | MigrationStatus::Completed | MigrationStatus::Cancelled | MigrationStatus::Failed => false,
         }
     }
@@ -563,6 +582,14 @@ events! {
     LinkStall = "link.stall",
     #[doc = "The peer reads again."]
     LinkResume = "link.resume",
+    #[doc = "An assigned device wrote guest memory."]
+    VfioWrite { range: PageRange } = "vfio.write",
+    #[doc = "An assigned device's dirty log was merged into D."]
+    VfioMerge { pages: u64 } = "dirty.vfio_merge",
+    #[doc = "The guest sets a queue of the vhost device up: its used ring lies here."]
+    VhostQueue { range: PageRange, queue: u8 } = "vhost.queue",
+    #[doc = "The destination has read the end of the stream: what has not come never will."]
+    DstEnd = "dst.end",
 }
 
 impl Event {
@@ -577,6 +604,8 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::VhostQueue { range, .. }
+            | Event::VfioWrite { range }
             | Event::Pin { range }
             | Event::IommuUnmap { range }
             | Event::SnapshotUnprotect { range }
@@ -684,9 +713,11 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::DstEnd
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::VfioMerge { .. }
             | Event::Inject { .. } => None,
         }
     }

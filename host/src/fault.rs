@@ -348,6 +348,11 @@ faults! {
         fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// The guest hints though postcopy may follow.
+    HintWithPostcopy { name: "hint-with-postcopy", id: "H07", source: "QEMU fd51e54fa1, fixed in 6.2",
+        mechanism: "hints leave pages out that the destination may ask for: they are taken for sent, and DONE comes when the device's state has gone", effect: Leak,
+        steps: ["the guest hints P, and B forgets it", "the migration is switched: the devices leave with a hint round that is still open", "the guest goes on with hinted pages that nobody will tell it to take back"],
+        fix: "with the capability postcopy-ram the notifier does nothing" },
     /// A round is requested without the device's lock.
     HintStartUnlocked { name: "hint-start-unlocked", id: "H02", source: "QEMU 1a83e0b9c4 (Coverity 1430269), fixed in 5.1",
         mechanism: "start() writes the new id and the new status without free_page_lock, while the iothread stands between its look at them and what it does about it",
@@ -422,6 +427,87 @@ faults! {
         mechanism: "an entry's flag is set and read without release and acquire: where memory is weakly ordered, the reaper sees the flag and takes the page number that stood in the place before", effect: Loss,
         steps: ["vCPU 1 faults on P: its entry's flag is visible, its page number is not yet", "the sync reaps the entry as page 0, and the reset protects page 0", "vCPU 1 stores to P, which is neither recorded nor protected"],
         fix: "the flag is stored with release and loaded with acquire semantics, and resetting an entry, too, is a release" },
+
+    /// A deleted slot's log is dropped.
+    SlotDeleteDropsLog { name: "slot-delete-drops-log", id: "K01", source: "QEMU, fixed in 2.3 by 4cc856faba",
+        mechanism: "a memory slot that is deleted and recreated, because the guest changes who sees that memory, takes K along before any sync has read it", effect: Loss,
+        steps: ["the migration sends P, then vCPU 1 writes P: K has it", "the guest toggles PAM: the slot is deleted with its K, and created with an empty one", "the next sync finds nothing of P"],
+        fix: "the slot's log is read and merged before the slot is deleted, and since 8.0 no vCPU runs between the two" },
+    /// What KVM writes by itself is not collected.
+    BackupIgnored { name: "backup-ignored", id: "K05", source: "QEMU with dirty rings on arm64, mended in 8.1 by b20cc77692 and 1e493be587",
+        mechanism: "KVM has no vCPU's ring for what it writes outside of vCPUs, as an interrupt controller's tables, and sets bits in a bitmap that nobody reads", effect: Loss,
+        steps: ["the migration sends P, a page of the ITS tables", "KVM writes P for no vCPU: no ring has room for that, the backup bitmap has it", "the last sync reaps the rings alone"],
+        fix: "the last sync, and the deletion of a slot, read the bitmap, too" },
+    /// System management mode's address space is left out of syncs.
+    SmmNotSynced { name: "smm-not-synced", id: "K06", source: "QEMU, fixed in 2.8 by 9c1f8f4493",
+        mechanism: "a sync asks the listeners of the main address space only: what a vCPU writes in system management mode is logged in the slots of another", effect: Loss,
+        steps: ["the migration sends P", "vCPU 1 writes P in system management mode: K of the second address space has it", "the next sync reads the slots of the first"],
+        fix: "a sync goes through all address spaces that a listener belongs to" },
+    /// One flag for all users of the log.
+    LogFlagShared { name: "log-flag-shared", id: "K07", source: "QEMU 5.2 to 6.1, fixed in 6.2 by 63b41db4bc",
+        mechanism: "whether writes are logged is one flag: a measurement of the dirty rate that ends switches it off under a migration", effect: Loss,
+        steps: ["a migration logs writes; a measurement of the dirty rate starts", "the measurement ends, and with it all logging", "vCPU 1 writes P, which is recorded nowhere"],
+        fix: "each user has a bit of its own, and logging ends with the last" },
+    /// The hook that clears K gets an empty range.
+    ClearEmptyRange { name: "clear-empty-range", id: "K08", source: "QEMU 4.1 to 4.2, fixed in 5.0 by 25aa6b3718",
+        mechanism: "where D is tested page by page, the range for CLEAR is computed behind the loop, whose variable has reached the end: it is empty, K stays as it is, and each sync finds the same pages again", effect: OverSend,
+        steps: ["memory is no whole number of words: a sync tests D page by page and then clears K, of no page", "the guest hints P, and P leaves B", "the next sync finds P in K, and P is sent"],
+        fix: "the range is computed before the loop" },
+    /// A recreated slot has no S.
+    SlotLosesS { name: "slot-loses-s", id: "K09", source: "QEMU 4.1 to 4.2, fixed in 5.0 by 9b3a31c745",
+        mechanism: "S is allocated by a slot's first sync only: a slot that was recreated since has none when a CLEAR wants it", effect: HostCrash,
+        steps: ["a sync reads the slot's log into S", "the guest reboots or toggles PAM: the slot is deleted and created, without S", "the migration is about to send a page of it, and its CLEAR asserts that there is S"],
+        fix: "S is allocated whenever a slot is created with its log on" },
+    /// A CLEAR ends with its first slot.
+    ClearFirstSlot { name: "clear-first-slot", id: "K10", source: "QEMU 4.1, fixed in 4.2 by 84516e5b8d",
+        mechanism: "a CLEAR looks for the one slot that its range begins in: the part in the next slots stays in K", effect: OverSend,
+        steps: ["two slots meet within a chunk; P lies in the second", "the guest hints P: P leaves B, and the CLEAR of its chunk ends at the border", "the next sync finds P in K, and P is sent"],
+        fix: "a CLEAR goes through all slots that its range touches" },
+    /// A failed GET counts.
+    GetErrorIgnored { name: "get-error-ignored", id: "K11", source: "QEMU, fixed in 6.0 by 38e0b7904e",
+        mechanism: "the ioctl's result is compared with -1 though it is -errno: GET fails, and what S held from the time before is merged once more", effect: OverSend,
+        steps: ["a sync reads P into S, and P goes to B", "the guest hints P, and P leaves B", "the next GET fails: P, which S still has, is merged and sent"],
+        fix: "a negative result is an error; the slot is left out of this sync" },
+    /// A bit of K counts for one target page.
+    HostPageAsOne { name: "host-page-as-one", id: "K12", source: "QEMU on hosts with 64 KiB pages, fixed in 1.1 by 3145fcb605 and in 2.0 by f9ee9f9ac2",
+        mechanism: "K has a bit for each page of the host's, which the merge takes for one target page: of sixteen the first is marked", effect: Loss,
+        steps: ["the host's pages are 64 KiB; the migration sends P, the fourth target page of one", "vCPU 1 writes P: K has the bit of the host's page", "the merge marks the first target page in D"],
+        fix: "a bit marks as many target pages as the host's page holds" },
+    /// A stop that waits for the VM is forgotten.
+    LogStopPostponed { name: "log-stop-postponed", id: "K13", source: "QEMU, fixed in 7.0 by a5c90c61a1",
+        mechanism: "logging of a stopped VM ends when the VM runs again; a second migration before that finds it on, and asserts that it is off", effect: HostCrash,
+        steps: ["the VM is stopped; a migration ends, and its log is to stop once the VM runs", "another migration starts", "its assertion that nobody logs for a migration fails"],
+        fix: "a start carries out the postponed stop first" },
+    /// A ring is reaped that is not there yet.
+    ReapHalfCreated { name: "reap-half-created", id: "K14", source: "QEMU 6.1 to 7.2, fixed in 8.0 by 56adee407f",
+        mechanism: "a plugged vCPU is on the list before its ring is mapped, and its creation waits without the BQL: whoever reaps then reads through a null pointer", effect: HostCrash,
+        steps: ["a vCPU is plugged: it is on the list, and the main loop lets go of the BQL to wait for its thread", "the reaper takes the BQL and goes through the list", "it reads the ring of a vCPU that has none"],
+        fix: "a vCPU that is not created yet is left out" },
+    /// TLB entries are not flagged again.
+    TlbNotRearmed { name: "tlb-not-rearmed", id: "K16", source: "QEMU since 2013, fixed in 9.0 by 03bfc2188f",
+        mechanism: "the fast path of a sync cleans D by words and leaves the vCPUs' TLBs alone: entries that lost their not-dirty flag never get it back", effect: Loss,
+        steps: ["vCPU 1 writes P: D has it, the TLB entry loses its flag", "a sync takes P from D to B, and P is sent", "vCPU 1 writes P through the same entry, past the slow path"],
+        fix: "whoever cleans D flags the entries of the cleaned pages in all TLBs" },
+    /// A locked access takes the flag away without a mark.
+    AtomicUnmarked { name: "atomic-unmarked", id: "K17", source: "QEMU 2.8 to 2.10, fixed in 2.11 by 34d49937e4",
+        mechanism: "a locked read-modify-write of a page whose TLB entry says not dirty drops the flag and writes, but marks nothing", effect: Loss,
+        steps: ["a sync has cleaned P, and P is sent", "vCPU 1 makes a locked exchange on P: no mark, and the entry's flag is gone", "all its later stores to P go past the slow path"],
+        fix: "the access is prepared and completed as any other write to a page that is not dirty" },
+    /// A fault opens a whole slot.
+    HvfUnprotectsSlot { name: "hvf-unprotects-slot", id: "K18", source: "QEMU with HVF, fixed in 9.1 by 3e2c6727cb",
+        mechanism: "the first write to a protected page marks that page and gives back write permission to all of its slot", effect: Loss,
+        steps: ["the migration sends P; all pages are protected", "vCPU 1 writes Q: Q is marked, and every page of the slot is opened", "vCPU 1 writes P: no fault, no mark"],
+        fix: "permission is given back to the page alone" },
+    /// Pages are protected when the log is read.
+    HvfProtectsAtSync { name: "hvf-protects-at-sync", id: "K19", source: "QEMU with HVF, fixed in 11.0 by 1b6261bfc0",
+        mechanism: "pages are protected again when a sync begins and not when their marks are cleared: a write between the two opens its page, and loses its mark to this sync", effect: Loss,
+        steps: ["a sync protects all pages", "vCPU 1 writes P: D is marked, P is opened; the sync takes the mark into B", "P is sent; vCPU 1 writes P again: no fault, no mark"],
+        fix: "protection comes with the clearing of marks, before a page is read" },
+    /// The guest's address is added twice.
+    HvfAddressTwice { name: "hvf-address-twice", id: "K20", source: "QEMU with HVF, fixed in 11.1 by 3d0ad30fbf",
+        mechanism: "the mark is made at the sum of the guest's physical address and the offset in the memory region, which already holds it: another page is marked, or none", effect: Loss,
+        steps: ["the migration sends P", "vCPU 1 writes P: the fault marks the page at twice P's address", "the next sync sends that page, and not P"],
+        fix: "the offset in the region is passed alone" },
 
     // ---- 3D: bitmaps, scan, setup
     /// The sync looks for a block's bits at ram_addr 0.
@@ -498,6 +584,11 @@ faults! {
         fix: "a page that was refused is sent from RAM" },
 
     // ---- 3F: postcopy
+    /// Requests that were on a broken link are forgotten.
+    RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
+        mechanism: "after a recovery nobody asks again for the pages that were asked for before the link broke", effect: Stall,
+        steps: ["a vCPU at the destination touches P: request(P) goes out", "the link breaks, and is mended", "the source sends what it comes across: P is one of many"],
+        fix: "the destination keeps what it waits for, and asks for all of it again when the link is back" },
 
     // ---- 3G: device writers
     /// The last look at a backend's log finds nothing.
@@ -510,6 +601,47 @@ faults! {
         mechanism: "the order to log is posted to a vhost-user backend, and the migration goes on before the backend has read it", effect: Loss,
         steps: ["the migration thread posts the order to log, and sends the page", "the backend writes the page, and logs nothing yet", "the backend reads the order: from here on it logs"],
         fix: "The order asks for an answer, and the migration begins behind it." },
+
+    /// The queues of every pair are taken for those of the first.
+    VhostQueueIndex { name: "vhost-queue-index", id: "V03", source: "QEMU 25a2a920dd, fixed in 2.5",
+        mechanism: "when the log is switched on, the used rings of each queue pair are given to the backend under the indices of the first pair: those of the others are never logged", effect: Loss,
+        steps: ["the log is switched on: pair 0 and pair 1 are both told as queues 0 and 1", "the page with the used ring of queue 2 is sent", "the backend uses a buffer of queue 2, and logs nothing"],
+        fix: "The index of each queue is asked of the backend's own numbering." },
+    /// The log is not where the backend was told.
+    VhostLogBase { name: "vhost-log-base", id: "V04", source: "QEMU e05ca82002, fixed in 2.3",
+        mechanism: "the backend gets a wrong address as the base of its log: its marks go to memory that nobody looks at", effect: Loss,
+        steps: ["the backend is told the base of its log, a wrong one", "it writes a page that was sent, and marks it there", "the VMM merges its log, in which nothing stands"],
+        fix: "The address of the log's first word is passed by reference, as the call wants it." },
+    /// A mark of the log is taken for an address of RAM.
+    VhostGuestAddress { name: "vhost-guest-address", id: "V05", source: "QEMU 7b67b18adf, of 2011",
+        mechanism: "a bit of the backend's log stands for a guest-physical page, and is set in D as it is, where RAM blocks have addresses of their own", effect: Loss,
+        steps: ["a RAM block lies elsewhere in D than in the guest's address space", "the backend writes a page of it that was sent", "the sync marks another page in D"],
+        fix: "The address is translated before D is marked." },
+    /// The used ring's address is taken for the guest's.
+    VhostUsedRingIova { name: "vhost-used-ring-iova", id: "V05", source: "QEMU 345cc1cbcb, fixed in 8.0",
+        mechanism: "with an IOMMU the address of a used ring is the device's: taken for a guest-physical one, it lies behind the end of the log", effect: HostCrash,
+        steps: ["the guest maps a ring: devices reach it below 4 GiB", "the backend writes, and its log has a bit", "the sync looks at the log once more for the used ring, far behind its end"],
+        fix: "The address is translated before the log is looked at." },
+    /// A queue that nobody has set up makes the log endless.
+    VhostLogSize { name: "vhost-log-size", id: "V06", source: "QEMU 240e647a14, fixed in 4.1",
+        mechanism: "the log's size comes from the last byte of each used ring; for a queue that the guest has not set up that is -1", effect: HostCrash,
+        steps: ["the device has two queues, the guest uses one", "a migration starts: the log has to reach to the end of the second used ring", "that is at 2^64 - 1, and the allocation fails"],
+        fix: "Queues that are not set up do not count." },
+    /// The avail event is written and not marked.
+    AvailEventUnmarked { name: "avail-event-unmarked", id: "V07", source: "QEMU 3cdf847329, fixed in 2.9",
+        mechanism: "a device in the VMM writes the avail event of a queue through a cached mapping, and does not say so to the dirty log", effect: Loss,
+        steps: ["the page with the ring is sent", "the device writes its avail event, and nothing else of the page", "the destination's ring has the old one: the driver there sees no reason to kick"],
+        fix: "The write through the cache is followed by the mark." },
+    /// A device's DMA is not marked.
+    DmaUnmarked { name: "dma-unmarked", id: "V08", source: "QEMU bc9ca5958d, e37a0ef460 and 45e576c745",
+        mechanism: "a device model writes guest memory through a host pointer, and marks nothing, or the wrong range", effect: Loss,
+        steps: ["the page is sent", "the device writes it through a pointer", "D has no mark of it"],
+        fix: "The device marks the range that it wrote, by the offset in its region." },
+    /// What the hardware noted goes with the mapping.
+    VfioUnmapDropsDirty { name: "vfio-unmap-drops-dirty", id: "V09", source: "QEMU 6e360c0617, fixed in 11.0",
+        mechanism: "an assigned device's writes are noted by its addresses; when the guest unmaps one, the notes go with the mapping, unasked", effect: Loss,
+        steps: ["the device writes a page that was sent", "the guest is done with the buffer, and unmaps it", "the next sync asks for the mappings that are left"],
+        fix: "The dirty bits of a range are asked for before it is unmapped." },
 
     // ---- 3H: convergence, liveness
 

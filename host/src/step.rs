@@ -38,6 +38,8 @@ pub enum Await {
     Stores,
     /// A backend that has been asked to log its writes (QEMU: vhost-user's reply).
     Devices,
+    /// A page that has not arrived: whoever uses it sits in a page fault.
+    Page,
 }
 
 impl Await {
@@ -48,6 +50,7 @@ impl Await {
             Await::Answer => "the peer's answer",
             Await::Stores => "stores that are marked",
             Await::Devices => "a backend's acknowledgement",
+            Await::Page => "a page that has not arrived",
         }
     }
 }

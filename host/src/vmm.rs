@@ -12,13 +12,15 @@ use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
+use crate::dirty::command::TrackingCommand;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
-use crate::event::{Actor, Event, EventKind, LockId, PageRange, Pfn};
+use crate::dirty::reaper::Reaper;
+use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
@@ -59,10 +61,16 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
+    Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+    /// Something about the tracking of writes.
+    Tracking(TrackingCommand),
 }
 
 /// What happens to the connection; nobody's lock is needed for it.
@@ -86,8 +94,11 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::StartPostcopy => "migrate_start_postcopy",
+            Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
+            Command::Tracking(command) => command.name(),
         }
     }
 }
@@ -101,8 +112,11 @@ impl fmt::Display for Command {
             | Command::Stop
             | Command::Cont
             | Command::ResetDevice
+            | Command::StartPostcopy
+            | Command::Recover
             | Command::Unplug
-            | Command::BreakLink => f.write_str(self.name()),
+            | Command::BreakLink
+            | Command::Tracking(_) => f.write_str(self.name()),
         }
     }
 }
@@ -167,7 +181,53 @@ pub struct Vmm {
     pub vm: VmState,
     /// Monitor commands.
     pub monitor: Monitor,
+    reaper: Reaper,
+    left: Option<Box<Left>>,
+    fresh: Arc<Fresh>,
     options: MigrationOptions,
+}
+
+/// First page that PAM registers are about, at 0xC0000.
+const PAM: Pfn = Pfn(0xc0);
+
+/// What logs and devices are in a new process.
+#[derive(Debug)]
+struct Fresh {
+    accel: Accelerator,
+    d: DirtyMemory,
+    devices: Devices,
+}
+
+/// What is left of the source once the guest has gone over to the destination: the end of its migration works on that, until the next one starts.
+#[derive(Debug, Clone)]
+struct Left {
+    accel: Accelerator,
+    d: DirtyMemory,
+    devices: Devices,
+    vm: VmState,
+    device: LeftDevice,
+}
+
+/// The source's balloon: whatever it is told, its guest will not hear of it.
+#[derive(Debug, Clone)]
+struct LeftDevice;
+
+impl PrecopyNotifier for LeftDevice {
+    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
+        None
+    }
+
+    fn act(&mut self, action: NotifyAction, _ctx: &mut Ctx<'_>) {
+        unreachable!("nothing was planned, but {action:?}")
+    }
+
+    fn vm_state_change(&mut self, running: bool, _ctx: &mut Ctx<'_>) {
+        assert!(!running, "the guest runs elsewhere");
+    }
+
+    fn saved_cmd_id(&self) -> CmdId {
+        unreachable!("the devices are saved before the guest goes over")
+    }
 }
 
 /// Seed of the destination's garbage: any value will do, as long as it is always the same.
@@ -184,11 +244,18 @@ impl Vmm {
             blocks => Arc::new(RamList::new(blocks)),
         };
         assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
+        let accel = Accelerator::with(options.log, &options.tracking, options.pages);
+        let d = DirtyMemory::of(ram);
+        let devices = Devices::new(options.pages, options.devices.clone());
+        let mut balloon = BalloonDevice::new(options.balloon.clone());
+        // QEMU: hw/vfio/container.c vfio_container_connect() forbids to discard what a device may hold pinned.
+        balloon.set_inhibited(options.devices.vfio);
         Self {
-            accel: Accelerator::with(options.log, &options.tracking, options.pages),
-            d: DirtyMemory::of(ram),
-            devices: Devices::new(options.pages, options.devices.clone()),
-            balloon: BalloonDevice::new(options.balloon.clone()),
+            fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
+            accel,
+            d,
+            devices,
+            balloon,
             migration: Migration::new(),
             destination: match options.migration.first_round {
                 FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
@@ -196,6 +263,8 @@ impl Vmm {
             },
             vm: VmState { running: true },
             monitor: Monitor::default(),
+            reaper: Reaper::new(options.tracking.reap_interval_ns),
+            left: None,
             options: options.migration.clone(),
         }
     }
@@ -203,9 +272,18 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options: _ } = self;
         let mut fold = Fold::default();
+        if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
+            assert!(!vm.running, "the guest runs elsewhere");
+            let mut there = Fold::default();
+            accel.fold(&mut there);
+            d.fold(&mut there);
+            devices.fold(now_ns, &mut there);
+            fold.sum_of(Tag::Left as u64, there.sum());
+        }
         accel.fold(&mut fold);
+        reaper.fold(now_ns, accel, &mut fold);
         d.fold(&mut fold);
         devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
@@ -223,7 +301,7 @@ impl Vmm {
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
 
@@ -235,9 +313,10 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
+                Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => None,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
         }
     }
 
@@ -254,7 +333,7 @@ impl Vmm {
             }
             Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.step(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => {
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
@@ -294,17 +373,59 @@ impl Vmm {
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
+    /// Carries out a command about tracking.
+    fn track(&mut self, command: TrackingCommand, ctx: &mut Ctx<'_>) {
+        match command {
+            TrackingCommand::TogglePam => self.accel.replace_slot(PAM, &mut self.d, ctx),
+            TrackingCommand::DirtyRateStart => self.accel.dirty_rate_start(&mut self.d, ctx),
+            TrackingCommand::DirtyRateStop => self.accel.dirty_rate_stop(&mut self.d, ctx),
+            TrackingCommand::PlugVcpu => {
+                self.accel.vcpu_plugged();
+                // It is carried out next, behind the command that is being carried out.
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::VcpuCreated));
+            }
+            TrackingCommand::VcpuCreated => self.accel.vcpu_created(),
+            TrackingCommand::FailGet => self.accel.fail_get(),
+        }
+    }
+
     fn takes_hints(&self) -> bool {
-        self.migration.status().is_running() && self.migration.ram().is_some()
+        self.migration.takes_hints()
+    }
+
+    /// The guest goes over to the destination, with its devices: what they were at the source is left behind.
+    ///
+    /// # Panics
+    /// When it has gone already.
+    pub fn go_over(&mut self, running: bool, ctx: &mut Ctx<'_>) {
+        assert!(self.left.is_none() && !self.vm.running, "a guest goes over once");
+        let fresh = Arc::clone(&self.fresh);
+        let Fresh { accel, d, devices } = &*fresh;
+        let accel = std::mem::replace(&mut self.accel, accel.clone());
+        let d = std::mem::replace(&mut self.d, d.clone());
+        let devices = std::mem::replace(&mut self.devices, devices.clone());
+        self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
+        self.vm.running = running;
+        self.balloon.arrive(running, ctx);
     }
 
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
-        View { accel: &self.accel, devices: &self.devices, destination: &self.destination, vm: self.vm, vcpus_in_store }
+        let destination = &self.destination;
+        match &self.left {
+            Some(left) => View { accel: &left.accel, devices: &left.devices, destination, vm: left.vm, vcpus_in_store: false },
+            None => View { accel: &self.accel, devices: &self.devices, destination, vm: self.vm, vcpus_in_store },
+        }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, options: _ } = self;
-        (migration, Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store })
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, left, fresh: _, options: _ } = self;
+        let parts = match left.as_deref_mut() {
+            Some(Left { accel, d, devices, vm, device }) => {
+                Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }
+            }
+            None => Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store },
+        };
+        (migration, parts)
     }
 
     // ---- the main loop
@@ -316,26 +437,41 @@ impl Vmm {
         }
         let head = self.monitor.queue.front().copied();
         match head {
+            // QEMU: migrate-recover is made by the monitor's own thread, whatever the main loop waits for.
+            Some(Command::Recover) => return Job::Monitor(Command::Recover),
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
             Some(_) | None => {}
         }
         let cleanup = self.migration.next(Actor::MainLoop, &self.view(false), ctx) != Next::Idle;
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
+            (_, true) if self.reaper.is_busy() => Job::Reap,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
             (_, true) => Job::Cleanup,
             (Some(command), false) => Job::Monitor(command),
             (None, false) if cleanup => Job::Cleanup,
+            (None, false) if self.reaps_now(ctx) => Job::Reap,
             (None, false) => Job::Balloon,
         }
+    }
+
+    /// Returns whether the reaper can move, and the balloon's part of the main loop is at rest.
+    fn reaps_now(&self, ctx: &Ctx<'_>) -> bool {
+        let awake = !matches!(self.reaper.next(&self.accel, ctx.now_ns), Next::Idle | Next::Sleep(_));
+        awake && matches!(self.balloon.main_loop_next(ctx), Next::Idle | Next::Sleep(_))
     }
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
             Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
-            Job::Balloon => self.balloon.main_loop_next(ctx),
+            Job::Balloon => match (self.balloon.main_loop_next(ctx), self.reaper.next(&self.accel, ctx.now_ns)) {
+                (Next::Idle, next) => next,
+                (Next::Sleep(balloon_ns), Next::Sleep(reaper_ns)) => Next::Sleep(balloon_ns.min(reaper_ns)),
+                (next, _) => next,
+            },
         }
     }
 
@@ -346,6 +482,7 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
+            Job::Reap => self.reaper.step(&mut self.accel, ctx),
             Job::Store(range) => {
                 ctx.emit(Event::BitmapStore { range });
                 self.d.store_torn();
@@ -359,8 +496,15 @@ impl Vmm {
     fn locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice | Command::Unplug => self.balloon.reset_locks(),
-            Command::Migrate | Command::Cancel | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
+            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::Unplug => self.balloon.unplug_locks(),
+            Command::Recover => &[],
+            Command::Migrate
+            | Command::Cancel
+            | Command::StartPostcopy
+            | Command::Balloon { .. }
+            | Command::BreakLink
+            | Command::Tracking(_) => &[LockId::Bql],
         }
     }
 
@@ -389,6 +533,7 @@ impl Vmm {
             Command::Migrate => {
                 let refused = self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
+                    self.left = None;
                     self.destination.restart();
                 }
                 ctx.costs.state_ns
@@ -397,8 +542,20 @@ impl Vmm {
                 self.migration.cancel(ctx);
                 ctx.costs.state_ns
             }
+            Command::StartPostcopy => {
+                self.migration.start_postcopy();
+                ctx.costs.state_ns
+            }
+            Command::Recover => {
+                self.migration.recover();
+                ctx.costs.state_ns
+            }
             Command::BreakLink => {
                 self.migration.fail(ctx);
+                ctx.costs.state_ns
+            }
+            Command::Tracking(command) => {
+                self.track(command, ctx);
                 ctx.costs.state_ns
             }
             Command::Stop if self.vm.running => {
@@ -410,6 +567,7 @@ impl Vmm {
             }
             Command::Cont if !self.vm.running && !self.migration.owns_vm() => {
                 self.balloon.vm_state_change(true, ctx);
+                self.accel.vm_starts(&mut self.d);
                 self.vm.running = true;
                 ctx.emit(Event::VmStart);
                 ctx.costs.vm_stop_ns
@@ -438,6 +596,7 @@ impl Vmm {
 enum Job {
     Monitor(Command),
     Cleanup,
+    Reap,
     /// A device's word of D goes back (a fault).
     Store(PageRange),
     Balloon,
@@ -524,7 +683,7 @@ mod tests {
                     self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
-                Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Vhost(pfn) => self.vmm.devices.vhost.wrote(PageRange::page(Pfn(*pfn)), &Faults::default()),
                 Act::Fold => {
                     self.fold();
                 }
@@ -636,7 +795,7 @@ mod tests {
             }),
             ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
             ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
-            ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
+            ("v", |vmm| vmm.devices.vhost.wrote(PageRange::page(Pfn(70)), &Faults::default())),
             ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
                 vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());

@@ -115,6 +115,10 @@ impl Oracle {
             | MigrationStatus::Failing
             | MigrationStatus::Failed
             | MigrationStatus::None => self.records.end_migration(),
+            MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => {}
             // The destination of a VM that was paused does not start: it is compared now.
             MigrationStatus::Completed if self.records.migrating => self.compare(index, world),
             MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::Device => {}
@@ -431,7 +435,7 @@ impl Oracle {
     }
 
     /// Lists a lost page, for reports.
-    fn lose(&mut self, pfn: Pfn) {
+    pub(super) fn lose(&mut self, pfn: Pfn) {
         if self.pages.keeps_details() {
             self.lost.push(pfn);
         }
@@ -445,7 +449,7 @@ impl Oracle {
             let marks = *self.pages.marks(at);
             // Excused pages that differ are only listed, for reports.
             let silent = if self.pages.keeps_details() { 0 } else { marks.excused() };
-            let asked = bits & !marks.dropped & !silent;
+            let asked = bits & !marks.dropped & !silent & !self.not_there(at);
             let mut differing = asked & !world.destination_equals_at(at, asked);
             for pfn in pages_of(at, differing).filter(|pfn| self.is_only_input(*pfn, world)) {
                 differing &= !place(pfn).1;

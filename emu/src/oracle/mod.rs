@@ -12,6 +12,7 @@ pub mod guest_calls;
 pub mod guest_mm;
 pub mod rules;
 
+mod arrivals;
 mod facts;
 #[cfg(test)]
 mod fake;
@@ -33,6 +34,7 @@ use host::memory::GuestRam;
 use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::outcome::{Facts, PageFacts, Violation};
+use arrivals::Arrivals;
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
@@ -62,6 +64,10 @@ pub trait Observed {
     fn destination_equals(&self, pfn: Pfn) -> bool;
     /// Returns which of these pages of a word (see [`Observed::recorded`]) arrived and equal the source's.
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64;
+    /// Returns which pages of a word (see [`Observed::recorded`]) arrived.
+    fn arrived_at(&self, word: u64) -> u64;
+    /// Returns a page that somebody at the destination waits for, when no request for it is under way, nor its answer.
+    fn unasked(&self) -> Option<Pfn>;
     /// Returns which of these pages of a word owe nothing to a destination whose memory starts with zeros.
     fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64;
     /// Returns the status of the last migration.
@@ -114,6 +120,7 @@ mod tag {
     pub(super) const HAS_MIGRATED: u64 = 0x1_0103;
     pub(super) const VIOLATIONS: u64 = 0x1_0104;
     pub(super) const DRIVER: u64 = 0x1_0105;
+    pub(super) const ARRIVALS: u64 = 0x1_0106;
 }
 
 /// Folds events into violations and facts.
@@ -122,6 +129,7 @@ pub struct Oracle {
     options: OracleOptions,
     pages: Pages,
     records: Records,
+    arrivals: Arrivals,
     device: Device,
     heads: Heads,
     counter: Counter,
@@ -180,6 +188,7 @@ impl Oracle {
             options,
             pages: Pages::new(options.pages),
             records: Records::new(),
+            arrivals: Arrivals::default(),
             device: Device::new(),
             heads: Heads::default(),
             counter: Counter::new(options.pages),
@@ -200,10 +209,12 @@ impl Oracle {
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
     pub fn fold(&self) -> u128 {
-        let Self { options: _, pages, records, device, heads, counter, violations, id_read, shrinking, lost: _, excused: _ } = self;
+        let Self { options: _, pages, records, arrivals, device, heads, counter, violations, id_read, shrinking, lost: _, excused: _ } =
+            self;
         let mut fold = Fold::default();
         pages.fold(records.migrating, &mut fold);
         records.fold(tag::RECORDS, &mut fold);
+        arrivals.fold(tag::ARRIVALS, &mut fold);
         device.fold(tag::DEVICE, &mut fold);
         heads.fold(tag::HEADS, &mut fold);
         fold.part(tag::DRIVER, 0, &(id_read, shrinking));
@@ -247,6 +258,8 @@ impl Oracle {
         assert!(!self.pages.keeps_details(), "each page's story is wanted");
         self.records.settle(&mut self.pages, index, world);
         self.send_word(index, word, bits);
+        self.place_word(index, word, bits, world);
+        self.look_at_waiting(index, world);
     }
 
     /// Takes note of an event, once the step that emitted it is complete.
@@ -256,8 +269,24 @@ impl Oracle {
             Event::RamPage { pfn, zero, round: _ } => {
                 self.read(*pfn);
                 self.send(index, *pfn, *zero);
+                let (at, bit) = place(*pfn);
+                self.place_word(index, at, bit, world);
+                self.look_at_waiting(index, world);
             }
-            Event::BitmapTake { pfn } => self.records.take(&mut self.pages, *pfn, index),
+            Event::BitmapTake { pfn } => {
+                self.records.take(&mut self.pages, *pfn, index);
+                self.look_at_waiting(index, world);
+            }
+            Event::DstPlace { pfn, zero: _ } => {
+                let (at, bit) = place(*pfn);
+                self.place_word(index, at, bit, world);
+            }
+            Event::DstRequest { pfn } => self.request(index, *pfn, world),
+            Event::DstEnd => self.end_of_stream(index, world),
+            Event::PostcopyStart => {
+                self.counter.destination_start(stamped.at_ns);
+                self.start_without_all(index, world);
+            }
             Event::RamRead { pfn, zero: _ } => self.read(*pfn),
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
             Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
@@ -290,11 +319,17 @@ impl Oracle {
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
             }
-            Event::VhostMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
+            Event::IommuUnmap { range } => {
+                self.records.look_range(&mut self.pages, *range, index, |_, _| Cause::Unmapped, world);
+            }
+            Event::VhostMerge { pages: _ } | Event::VfioMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
             Event::DirtyClear { range, cleared: _ } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotDelete { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
+            }
             Event::BitmapSync { round: _, before, after } => self.bitmap_sync(index, after.wrapping_sub(*before), world),
             Event::BitmapStore { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::WordOverwritten, world);
@@ -327,7 +362,10 @@ impl Oracle {
                 self.shrinking = false
             }
             Event::BalloonReport { range } => self.report_taken(*range),
-            Event::HostDiscard { range } => self.host_discard(index, *range),
+            Event::HostDiscard { range } => {
+                self.host_discard(index, *range);
+                self.drop_where_it_runs(*range);
+            }
             Event::ConfigCmdId { id } => self.counter.cmd_id(*id),
             Event::HintRequest { id } => {
                 self.pages.request();
@@ -391,7 +429,6 @@ impl Oracle {
             | Event::IterateBegin { .. }
             | Event::RateLimit { .. }
             | Event::Pass { .. }
-            | Event::DstPlace { .. }
             | Event::VmStart
             | Event::LinkDown
             | Event::Monitor { .. }
@@ -406,23 +443,21 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotDelete { .. }
             | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::ChannelSync { .. }
-            | Event::PostcopyStart
             | Event::DstDiscard { .. }
             | Event::DstFault { .. }
-            | Event::DstRequest { .. }
             | Event::SnapshotFault { .. }
             | Event::SnapshotUnprotect { .. }
             | Event::Throttle { .. }
             | Event::VhostLogStart
-            | Event::IommuUnmap { .. }
             | Event::Pin { .. }
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::VfioWrite { .. }
+            | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }
     }

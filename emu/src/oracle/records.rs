@@ -45,6 +45,8 @@ pub(crate) enum Cause {
     WordOverwritten,
     /// The sender took the page and did not send it.
     SenderDropped,
+    /// A device's note of it went with the device's mapping.
+    Unmapped,
     /// Logging ended.
     LogStopped,
     /// The destination started while the record still stood.
@@ -72,6 +74,7 @@ impl Cause {
             | Cause::Unlogged
             | Cause::WordOverwritten
             | Cause::SenderDropped
+            | Cause::Unmapped
             | Cause::LogStopped
             | Cause::LeftBehind
             | Cause::OnWire
@@ -98,6 +101,7 @@ impl Cause {
             Cause::Unlogged => "unlogged",
             Cause::WordOverwritten => "word-overwritten",
             Cause::SenderDropped => "sender-dropped",
+            Cause::Unmapped => "unmapped",
             Cause::LogStopped => "log-stopped",
             Cause::LeftBehind => "left-behind",
             Cause::OnWire => "on-wire",
@@ -126,6 +130,7 @@ impl Cause {
             Cause::Unlogged => "the write was made while nothing was logged",
             Cause::WordOverwritten => "another thread stored the word of its bit back as it had been before",
             Cause::SenderDropped => "the sender took it and did not send it",
+            Cause::Unmapped => "the note of it went with the device's mapping",
             Cause::LogStopped => "logging ended before it was merged",
             Cause::LeftBehind => "it was still recorded as unsent when the destination started",
             Cause::OnWire => "it was still on the wire when the destination started",

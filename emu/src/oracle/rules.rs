@@ -132,6 +132,23 @@ pub const BALLOON_IS_NO_CACHE: &str = "guest-balloon-is-no-cache";
 /// while the driver knows no tags beyond those of [`wire::balloon::stat`].
 pub const STATISTICS_ARE_TOLD: &str = "guest-statistics-are-told";
 
+/// A page is placed in a running guest where it is missing, and nowhere else.
+///
+/// Source: Linux fs/userfaultfd.c (UFFDIO_COPY refuses a page that is there), QEMU: migration/postcopy-ram.c postcopy_place_page(). Cannot alarm falsely: a
+/// page comes to be missing again only when the host drops it.
+pub const PLACED_ONCE: &str = "placed-once";
+
+/// The source sends a page that is asked for, if the destination has not got it meanwhile.
+///
+/// Source: QEMU migration/ram.c get_queued_page() drops requests for pages that are not in B, and relies on their having been sent. Misses: an answer
+/// that is lost later. Cannot alarm falsely: the page stands in B, in the sender's hand, on the wire, or at the destination.
+pub const REQUEST_IS_ANSWERED: &str = "request-is-answered";
+
+/// While the source sends pages, those that somebody at the destination waits for are asked for.
+///
+/// Source: QEMU 0c26781c09. Looked at whenever the source takes a page. Cannot alarm falsely: who finds a page missing asks for it in the same step.
+pub const WAITED_PAGE_IS_ASKED_FOR: &str = "waited-page-is-asked-for";
+
 /// Violations of one rule that are listed.
 const LISTED_MAX: usize = 16;
 

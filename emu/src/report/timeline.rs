@@ -83,6 +83,10 @@ fn show(event: &Event) -> Show {
         K::VhostLogStart => Show::Always,
         K::IommuUnmap => Show::Always,
         K::Pin => Show::Always,
+        K::DstEnd => Show::Always,
+        K::VfioWrite => Show::Always,
+        K::VfioMerge => Show::Always,
+        K::VhostQueue => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
         K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,
@@ -329,7 +333,7 @@ fn cut(line: String) -> String {
 
 /// Whether an event is somebody's store to guest memory.
 fn is_write(event: &Event) -> bool {
-    matches!(event, Event::GuestWrite { .. } | Event::DmaWrite { .. } | Event::VhostWrite { .. })
+    matches!(event, Event::GuestWrite { .. } | Event::DmaWrite { .. } | Event::VhostWrite { .. } | Event::VfioWrite { .. })
 }
 
 /// Marks by place in the trace.

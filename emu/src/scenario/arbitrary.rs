@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -91,6 +93,7 @@ fn make_consistent(scenario: &mut Scenario) {
     }
     let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
     make_blocks_consistent(&mut scenario.host.blocks, ram_pages);
+    make_devices_consistent(scenario);
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {
             // Ranges of pages start there, too, and are at most this long.
@@ -126,6 +129,21 @@ fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
     }
     if let Some(last) = blocks.last_mut() {
         last.pages = ram_pages - before;
+    }
+}
+
+/// Gives the host the devices that injections speak of.
+fn make_devices_consistent(scenario: &mut Scenario) {
+    let devices = &mut scenario.host.devices;
+    for injection in scenario.injections.iter().chain(&scenario.may) {
+        devices.vfio |= injection.by == Actor::Vfio;
+        match injection.action {
+            Action::VhostQueue { queue, .. } | Action::Write { target: Target::UsedRing(queue), .. } => {
+                devices.vhost_queues = devices.vhost_queues.max(queue + 1);
+            }
+            Action::Iommu { .. } => devices.iommu = true,
+            Action::Write { .. } | Action::Task(_) | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => {}
+        }
     }
 }
 
@@ -318,18 +336,31 @@ fn host() -> impl Strategy<Value = Host> {
 }
 
 fn devices() -> impl Strategy<Value = Devices> {
-    option::of(time_ns()).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns })
+    (option::of(time_ns()), 0..=8u8, any::<(bool, bool)>()).prop_map(|(vhost_log_ack_ns, vhost_queues, (vfio, iommu))| Devices {
+        vhost_log_ack_ns,
+        vhost_queues,
+        vfio,
+        iommu,
+    })
 }
 
 fn tracking() -> impl Strategy<Value = Tracking> {
-    (2..=16u32).prop_map(|shift| Tracking { ring_size: 1 << shift })
+    let slots = prop::collection::btree_set(1..RAM_BYTES_MIN / PAGE_SIZE, 0..3);
+    (2..=16u32, 1..=1_000_000_000_000u64, slots, any::<bool>()).prop_map(|(shift, reap_interval_ns, slots, smm)| Tracking {
+        ring_size: 1 << shift,
+        reap_interval_ns,
+        slots: slots.into_iter().collect(),
+        smm,
+    })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>()), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync), rounds_min)| Migration {
+    let modes = (any::<(bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
+        .prop_map(|((run_on, postcopy), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth });
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>()), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync), rounds_min, modes)| Migration {
             start,
             bandwidth,
             max_bandwidth,
@@ -337,6 +368,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             encoding,
             rounds_min,
             complete_before_sync,
+            modes,
         },
     )
 }
@@ -387,12 +419,15 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Cont,
             Command::ResetDevice,
             Command::BreakLink,
+            Command::StartPostcopy,
+            Command::Recover,
             Command::Unplug,
             Command::StallLink,
             Command::ResumeLink,
             Command::Yank,
         ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
+        select(TrackingCommand::ALL).prop_map(Command::Tracking),
     ];
     let without_page = prop_oneof![
         (operation().prop_map(Action::Task), vcpu.clone()),
@@ -402,14 +437,24 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
     if pages.is_empty() {
         return without_page.boxed();
     }
-    let device = select(vec![Actor::Dma, Actor::Vhost]);
-    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
-    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, (byte, zero)), pages, by)| {
-        let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
+    let device = select(vec![Actor::Dma, Actor::Vhost, Actor::Vfio]);
+    let ring = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<u8>(), option::of(0..8u8)).prop_map(|(page, offset, byte, queue)| {
+        let (target, by) = queue.map_or((Target::AvailEvent, Actor::Dma), |queue| (Target::UsedRing(queue), Actor::Vhost));
+        (Action::Write { page, offset, byte, zero: false, pages: 1, target, how: How::Plain }, by)
     });
+    let queue = (select(pages.clone()), 0..8u8, vcpu.clone()).prop_map(|(page, queue, by)| (Action::VhostQueue { page, queue }, by));
+    let mapping = (any::<bool>(), select(pages.clone()), 1..RANGE_PAGES_MAX, vcpu.clone())
+        .prop_map(|(map, page, pages, by)| (Action::Iommu { map, page, pages }, by));
+    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
+    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()], select(How::ALL)).prop_map(
+        |((page, offset, (byte, zero)), pages, by, how)| {
+            let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
+            let how = if how.fits(by) { how } else { How::Plain };
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how }, by)
+        },
+    );
     let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
-    prop_oneof![without_page, write, clear].boxed()
+    prop_oneof![3 => without_page, 3 => write, 3 => clear, 1 => ring, 1 => queue, 1 => mapping].boxed()
 }
 
 fn injection(vcpus: u8, pages: Vec<PageName>) -> impl Strategy<Value = Injection> {

@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -61,7 +63,12 @@ impl Scenario {
         let tasks = self.guest.tasks.iter().flat_map(|task| &task.operations);
         let injected = self.injections.iter().chain(&self.may).filter_map(|injection| match &injection.action {
             Action::Task(operation) => Some(operation),
-            Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
+            Action::Write { .. }
+            | Action::Monitor(_)
+            | Action::ClearLog { .. }
+            | Action::RepeatId
+            | Action::VhostQueue { .. }
+            | Action::Iommu { .. } => None,
         });
         let names: BTreeSet<&str> = tasks.chain(injected).filter_map(Operation::allocated_name).collect();
         assert!(names.len() <= wire::task::NAMES, "{} names, the guest's table holds {}", names.len(), wire::task::NAMES);
@@ -419,6 +426,12 @@ impl RamBlock {
 pub struct Devices {
     /// How long a vhost backend takes to answer the order to log, nanoseconds; `None`: it logs at once.
     pub vhost_log_ack_ns: Option<u64>,
+    /// Queues of the vhost device, two to a pair; 0: those that a scenario does not speak of.
+    pub vhost_queues: u8,
+    /// There is an assigned device.
+    pub vfio: bool,
+    /// The guest chooses the addresses that devices use.
+    pub iommu: bool,
 }
 
 impl Host {
@@ -465,11 +478,18 @@ impl Host {
 pub struct Tracking {
     /// Entries of a vCPU's dirty ring (log `ring` only).
     pub ring_size: u32,
+    /// How often the reaper looks at the rings, nanoseconds (log `ring` only).
+    pub reap_interval_ns: u64,
+    /// First pages of the memory slots behind the first (KVM's logs only).
+    pub slots: Vec<u64>,
+    /// System management mode has an address space of its own (KVM's logs only).
+    pub smm: bool,
 }
 
 impl Default for Tracking {
     fn default() -> Self {
-        Self { ring_size: host::dirty::ring::RING_SIZE }
+        let (ring_size, reap_interval_ns) = (host::dirty::ring::RING_SIZE, host::dirty::accel::REAP_INTERVAL_NS);
+        Self { ring_size, reap_interval_ns, slots: Vec::new(), smm: false }
     }
 }
 
@@ -533,13 +553,15 @@ pub enum DirtyLog {
     GetClears,
     /// KVM with dirty rings: each vCPU lists what it writes.
     Ring,
+    /// HVF: a fault on a protected page marks D, CLEAR protects.
+    Hvf,
     /// TCG: stores mark D, nothing else.
     Tcg,
 }
 
 impl DirtyLog {
     /// Every way.
-    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Tcg];
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Hvf, DirtyLog::Tcg];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
@@ -547,6 +569,7 @@ impl DirtyLog {
             DirtyLog::ManualClear => "manual-clear",
             DirtyLog::GetClears => "get-clears",
             DirtyLog::Ring => "ring",
+            DirtyLog::Hvf => "hvf",
             DirtyLog::Tcg => "tcg",
         }
     }
@@ -585,6 +608,7 @@ impl Default for Migration {
             encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
+            modes: Modes::default(),
         }
     }
 }
@@ -623,6 +647,8 @@ pub struct Migration {
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
+    /// What goes beyond plain precopy.
+    pub modes: Modes,
 }
 
 /// What a name in `[pages]` means.
@@ -670,6 +696,44 @@ pub struct Injection {
     pub before: Vec<Pattern>,
 }
 
+/// What the tracking of writes takes an injected store for. The store itself is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum How {
+    /// A plain one.
+    #[default]
+    Plain,
+    /// A locked read-modify-write (by a vCPU).
+    Atomic,
+    /// One in system management mode (by a vCPU).
+    Smm,
+    /// KVM's own, of a device that it emulates (by dma).
+    Kvm,
+}
+
+impl How {
+    /// Every one.
+    pub const ALL: &'static [How] = &[How::Plain, How::Atomic, How::Smm, How::Kvm];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            How::Plain => "plain",
+            How::Atomic => "atomic",
+            How::Smm => "smm",
+            How::Kvm => "kvm",
+        }
+    }
+
+    /// Returns whether this actor's stores can be such.
+    pub fn fits(self, by: Actor) -> bool {
+        match self {
+            How::Plain => true,
+            How::Atomic | How::Smm => matches!(by, Actor::Vcpu(_)),
+            How::Kvm => by == Actor::Dma,
+        }
+    }
+}
+
 /// What an injection does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -683,8 +747,12 @@ pub enum Action {
         byte: u8,
         /// The store is all zero.
         zero: bool,
-        /// Pages written (by dma and vhost): one store in each.
+        /// Pages written (by devices): one store in each.
         pages: u64,
+        /// What the tracking of writes takes it for.
+        how: How,
+        /// What of the guest's it is.
+        target: Target,
     },
     /// A task operation on a vCPU.
     Task(Operation),
@@ -699,6 +767,45 @@ pub enum Action {
     },
     /// A stray element on the hint queue that repeats the current id, as a duplicated or delayed buffer would be (by a vCPU).
     RepeatId,
+    /// The guest sets a queue of the vhost device up (by a vCPU).
+    VhostQueue {
+        /// Where its used ring lies.
+        page: PageName,
+        /// Which queue.
+        queue: u8,
+    },
+    /// The guest lets devices reach pages, or not any more (by a vCPU).
+    Iommu {
+        /// It lets them.
+        map: bool,
+        /// The first page.
+        page: PageName,
+        /// How many.
+        pages: u64,
+    },
+}
+
+/// What a device writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// A buffer.
+    #[default]
+    Buffer,
+    /// A queue's used ring.
+    UsedRing(u8),
+    /// The avail event behind a queue's used ring.
+    AvailEvent,
+}
+
+impl Target {
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Buffer => "buffer",
+            Target::UsedRing(_) => "used-ring",
+            Target::AvailEvent => "avail-event",
+        }
+    }
 }
 
 /// A monitor command.
@@ -723,12 +830,18 @@ pub enum Command {
     Unplug,
     /// The link breaks.
     BreakLink,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover`.
+    Recover,
     /// The destination stops reading.
     StallLink,
     /// The destination reads again.
     ResumeLink,
     /// `yank`.
     Yank,
+    /// Something about the tracking of writes.
+    Tracking(TrackingCommand),
 }
 
 /// When an injection fires: once all its parts hold.

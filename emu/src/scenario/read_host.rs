@@ -1,6 +1,7 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
 use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
@@ -34,7 +35,7 @@ impl<'d> Reader<'d> {
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),
-            devices: Devices { vhost_log_ack_ns: self.time(&fields, "vhost_log_ack") },
+            devices: self.devices(&fields),
         };
         if dirty_log != DirtyLog::ManualClear {
             self.only_with_manual_clear(&fields, dirty_log);
@@ -46,6 +47,9 @@ impl<'d> Reader<'d> {
     fn tracking(&mut self, fields: &Fields<'d>) -> Tracking {
         let default = Tracking::default();
         Tracking {
+            reap_interval_ns: self.time(fields, "reap_interval").unwrap_or(default.reap_interval_ns),
+            slots: self.several(fields, "slots").into_iter().map(|bytes| bytes / PAGE_SIZE).collect(),
+            smm: self.flag(fields, "smm").unwrap_or(default.smm),
             ring_size: self
                 .integer(fields, "ring_size")
                 .map_or(default.ring_size, |size| u32::try_from(size).expect("the range ends below")),
@@ -79,6 +83,18 @@ impl<'d> Reader<'d> {
         Some(u16::try_from(bytes / PAGE_SIZE).expect("the key's range ends at 2 MiB"))
     }
 
+    fn devices(&mut self, fields: &Fields<'d>) -> Devices {
+        let queues = self.integer(fields, "vhost_queues").unwrap_or(0);
+        let devices = Devices {
+            vhost_log_ack_ns: self.time(fields, "vhost_log_ack"),
+            vhost_queues: u8::try_from(queues).expect("the range ends at 8"),
+            vfio: self.flag(fields, "vfio").unwrap_or(false),
+            iommu: self.flag(fields, "iommu").unwrap_or(false),
+        };
+        self.devices = devices.clone();
+        devices
+    }
+
     /// The balloon's size in 4 KiB pages, checked against the guest's memory.
     pub(super) fn balloon_pages(&mut self, fields: &Fields<'d>) -> Option<u32> {
         let bytes = self.size(fields, "balloon")?;
@@ -97,6 +113,11 @@ impl<'d> Reader<'d> {
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
             downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
             encoding: self.encoding(&fields),
+            modes: Modes {
+                run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
+                postcopy: self.flag(&fields, "postcopy").unwrap_or(default.modes.postcopy),
+                max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
+            },
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
             rounds_min: self
                 .integer(&fields, "rounds_min")

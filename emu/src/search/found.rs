@@ -136,6 +136,9 @@ fn deed(injection: &Injection) -> String {
         Action::Monitor(_) => "a monitor command".to_owned(),
         Action::ClearLog { page, .. } => format!("a clearing of {page}'s log"),
         Action::RepeatId => "a repeated id".to_owned(),
+        Action::VhostQueue { queue, .. } => format!("the setting up of queue {queue}"),
+        Action::Iommu { map: true, page, .. } => format!("a mapping of {page}"),
+        Action::Iommu { map: false, page, .. } => format!("an unmapping of {page}"),
     }
 }
 
@@ -232,6 +235,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::Pin
         | K::RamSkip
         | K::RamDelta
+        | K::VfioWrite
+        | K::VhostQueue
         | K::DstPlace => Reading::OfPage,
         K::GuestReady
         | K::GuestStart
@@ -258,6 +263,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::SlotCreate
         | K::ChannelSync
         | K::PostcopyStart
+        | K::DstEnd
         | K::LinkStall
         | K::LinkResume
         | K::Monitor => Reading::Milestone,
@@ -293,6 +299,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::Throttle
         | K::VhostLogStart
         | K::HintNewId
+        | K::VfioMerge
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

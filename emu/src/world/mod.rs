@@ -5,6 +5,7 @@
 //! move emits goes to the trace, to the constraints and to the oracle, in that order. There is no other source of order: the same scenario
 //! gives the same bytes.
 
+mod arrival;
 mod blocked;
 pub mod doctor;
 mod end;
@@ -426,6 +427,7 @@ impl World {
             assert_eq!(made, Some(what), "{actor} makes the move that it announced");
         }
         self.protect();
+        self.land();
         cost
     }
 

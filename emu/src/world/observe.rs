@@ -20,9 +20,9 @@ impl Observed for Observation<'_> {
     fn recorded(&self, level: Level, word: u64) -> u64 {
         let at = usize::try_from(word).expect("64-bit host");
         match level {
-            Level::K => self.vmm.accel.k_bits().word(at),
+            Level::K => self.vmm.accel.k_word(at),
             Level::Ring => self.vmm.accel.ring_bits().word(at),
-            Level::S => self.vmm.accel.s_bits().word(at),
+            Level::S => self.vmm.accel.s_word(at),
             Level::D => self.vmm.d.word(at),
             Level::V => self.vmm.devices.recorded(at),
             Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b_word(at)),
@@ -59,6 +59,14 @@ impl Observed for Observation<'_> {
 
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
         self.vmm.destination.equals_at(word, pages, self.ram)
+    }
+
+    fn arrived_at(&self, word: u64) -> u64 {
+        self.vmm.destination.received().word(usize::try_from(word).expect("64-bit host"))
+    }
+
+    fn unasked(&self) -> Option<Pfn> {
+        self.vmm.migration.unasked()
     }
 
     fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64 {

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Tracking, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -159,10 +159,15 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
             DirtyLog::Ring => LogMode::Ring,
+            DirtyLog::Hvf => LogMode::Hvf,
             DirtyLog::Tcg => LogMode::Tcg,
         },
-        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
-        devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
+        tracking: tracking_options(scenario),
+        devices: DeviceOptions {
+            vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns, queues: host.devices.vhost_queues },
+            vfio: host.devices.vfio,
+            iommu: host.devices.iommu,
+        },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
@@ -196,6 +201,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
+            modes: scenario.migration.modes.clone(),
             first_round: match host.profile {
                 Profile::Qemu | Profile::Firecracker => FirstRound::All,
                 Profile::CloudHypervisor => FirstRound::Populated,
@@ -217,6 +223,18 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
 fn block_options(block: &RamBlock) -> BlockOptions {
     let RamBlock { name, pages, offset } = block;
     BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
+}
+
+fn tracking_options(scenario: &Scenario) -> TrackingOptions {
+    let Tracking { ring_size, reap_interval_ns, slots, smm } = &scenario.host.tracking;
+    TrackingOptions {
+        vcpus: scenario.guest.vcpus,
+        ring_size: *ring_size,
+        reap_interval_ns: *reap_interval_ns,
+        host_page: scenario.host.host_page,
+        slots: slots.iter().copied().map(Pfn).collect(),
+        smm: *smm,
+    }
 }
 
 /// Returns the guest's image, parsed once.

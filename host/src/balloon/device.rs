@@ -13,6 +13,7 @@ use super::unplug::Ties;
 use super::walk::Walker;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
+use crate::migration::notifier::PrecopyNotifier;
 use crate::step::Ctx;
 use crate::transport::{TransportOptions, VirtQueue, VirtioMmio, Written};
 use wire::balloon::{self, config, feature, queue_size};
@@ -305,6 +306,31 @@ impl BalloonDevice {
     /// Forbids the host to discard pages, or allows it again. QEMU: ram_block_discard_disable().
     pub fn set_inhibited(&mut self, inhibited: bool) {
         self.state.inhibited = inhibited;
+    }
+
+    /// The device goes on in another process, with what was saved of it: its threads and timers are new there, and they look at every queue
+    /// when the VM starts. QEMU: virtio_load(), virtio_device_start_ioeventfd_impl().
+    pub fn arrive(&mut self, running: bool, ctx: &mut Ctx<'_>) {
+        (self.state.iothread, self.state.main_loop) = (Iothread::new(), MainLoop::new());
+        self.vm_state_change(running, ctx);
+        for (queue, role) in (0..).zip(&self.roles) {
+            let ready = self.transport.driver_ok() && *role != QueueRole::Absent && self.transport.queue(queue).ready();
+            match role {
+                QueueRole::FreePage if ready => self.state.iothread.schedule(),
+                QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats | QueueRole::Reporting if ready => {
+                    self.state.main_loop.schedule(queue);
+                }
+                QueueRole::Inflate
+                | QueueRole::Deflate
+                | QueueRole::Stats
+                | QueueRole::Reporting
+                | QueueRole::FreePage
+                | QueueRole::Absent => {}
+            }
+        }
+        if self.state.stats.poll_at_ns().is_some() {
+            self.state.stats.rearm(self.options.stats_interval_ns, ctx.now_ns);
+        }
     }
 
     /// Sets the balloon's target, 4 KiB pages; at most all of RAM. Called with the BQL held. QEMU: virtio_balloon_to_target().

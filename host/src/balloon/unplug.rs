@@ -4,7 +4,7 @@
 //! hot-pluggable; what is behind a place where a device was reads as ones, as on PCI.
 
 use super::device::{BalloonDevice, BalloonOptions, IothreadOption};
-use crate::event::HintStatus;
+use crate::event::{HintStatus, LockId};
 use crate::fault::Fault;
 use crate::step::Ctx;
 use wire::virtio::mmio;
@@ -49,13 +49,24 @@ impl BalloonDevice {
         !self.state.ties.plugged && self.state.ties.notified
     }
 
-    /// Takes the device out. The caller holds [`BalloonDevice::reset_locks`]. QEMU: virtio_balloon_device_unrealize().
+    /// Returns the locks that taking the device out needs, outermost first: a round is stopped, whoever asked for it.
+    pub fn unplug_locks(&self) -> &'static [LockId] {
+        match self.hint_status() {
+            HintStatus::Stop => &[LockId::Bql],
+            HintStatus::Requested | HintStatus::Start | HintStatus::Done => &[LockId::Bql, LockId::FreePage],
+        }
+    }
+
+    /// Takes the device out. The caller holds [`BalloonDevice::unplug_locks`]. QEMU: virtio_balloon_device_unrealize().
     pub fn unrealize(&mut self, ctx: &mut Ctx<'_>) {
         assert!(self.is_plugged(), "a device is taken out twice");
         // A driver that is gone by then has taken no feature.
         let forgets = self.hints_negotiated() || !self.state.ties.notified || !ctx.faults.on(Fault::UnrealizeByGuestFeatures);
         let lets_go = self.state.ties.iothread_references == 0 || !ctx.faults.on(Fault::IothreadReference);
         self.transport.write(mmio::STATUS, 0, ctx);
+        if self.hint_status() != HintStatus::Stop {
+            self.hint_stop(ctx);
+        }
         self.reset_after_status(ctx);
         let ties = &mut self.state.ties;
         ties.plugged = false;
@@ -63,7 +74,7 @@ impl BalloonDevice {
         if lets_go {
             ties.iothread_references = 0;
         }
-        assert!(self.hint_status() != HintStatus::Start, "a round goes on without a device");
+        assert_eq!(self.hint_status(), HintStatus::Stop, "a round goes on without a device");
     }
 }
 
@@ -80,7 +91,7 @@ mod tests {
         if unbound {
             rig.write(mmio::STATUS, 0);
         }
-        let locks = rig.device.reset_locks();
+        let locks = rig.device.unplug_locks();
         rig.with(Actor::MainLoop, |device, _, ctx| {
             locks.iter().for_each(|lock| ctx.lock(*lock));
             device.unrealize(ctx);

@@ -118,6 +118,11 @@ impl DirtyBitmap {
         }
     }
 
+    /// Returns all words, from the first page on.
+    pub fn all_words(&self) -> impl Iterator<Item = u64> {
+        self.words.iter().copied()
+    }
+
     /// Returns 64 bits from any bit on; those behind the last are clear.
     pub fn window(&self, first: u64) -> u64 {
         let (at, shift) = (index(first / WORD_PAGES), first % WORD_PAGES);

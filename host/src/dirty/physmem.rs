@@ -114,6 +114,12 @@ impl DirtyMemory {
         }
     }
 
+    /// Merges another record in as if the guest's addresses were those of the RAM blocks, and returns how many of its bits are set.
+    pub(crate) fn merge_as_it_is(&mut self, other: &DirtyBitmap) -> u64 {
+        other.ranges().into_iter().for_each(|range| self.bits.set_range(self.bits.clip(range)));
+        other.count()
+    }
+
     /// Loads the words of pages that a device is about to mark: their bits are set in the copy, which [`Self::store_torn`] stores back.
     /// [`Fault::DirtySetNotAtomic`] alone does so.
     pub fn load_torn(&mut self, range: PageRange) {

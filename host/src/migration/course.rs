@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::destination::DestinationStatus;
 use crate::event::{LockId, MigrationStatus};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -59,7 +60,7 @@ impl Course {
             match front {
                 Op::Choose(choice) => self.choose(choice, run, view, ctx),
                 // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
-                Op::SetDevice => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
+                Op::SetDevice | Op::SetPostcopy => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
                 Op::SetActive
                 | Op::Sync(_)
                 | Op::Slice { .. }
@@ -67,11 +68,13 @@ impl Course {
                 | Op::StopVm
                 | Op::WaitDevices
                 | Op::WaitDestination
+                | Op::WaitLoaded
+                | Op::WaitRecover
                 | Op::SetCompleted
-                | Op::SetFinal => {}
-                Op::Lock(_)
+                | Op::Lock(_)
                 | Op::Unlock(_)
-                | Op::LogStart
+                | Op::SetFinal => {}
+                Op::LogStart
                 | Op::Notify(_)
                 | Op::Act(_)
                 | Op::WriteSetup
@@ -83,6 +86,10 @@ impl Course {
                 | Op::StartVm
                 | Op::SaveDevice
                 | Op::SetFailing
+                | Op::SavePackage
+                | Op::SetStatus(_)
+                | Op::Reload
+                | Op::SendEnd
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
             }
@@ -91,7 +98,7 @@ impl Course {
 
     fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
         match choice {
-            Choice::Iteration => self.push_front(self.iteration(run, ctx)),
+            Choice::Iteration => self.push_front(self.iteration(run, view, ctx)),
             Choice::Switchover => self.push_front(self.switchover(run, ctx)),
             Choice::Pause => self.pause(run, ctx.now_ns),
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
@@ -102,11 +109,12 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
-    fn iteration(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
+    fn iteration(&self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
             MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
+            MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
             MigrationStatus::Active => {
                 let round_is_over = pending_bytes(run) <= self.threshold(run) || ctx.faults.on(Fault::SyncEachSlice);
                 match round_is_over {
@@ -119,11 +127,15 @@ impl Course {
                     false => iterate(ctx),
                 }
             }
+            MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view, ctx),
+            MigrationStatus::Completed if run.post.moved => op::leave(),
             MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::Device
             | MigrationStatus::Cancelled
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover
             | MigrationStatus::Failed => unreachable!("the migration thread decides in state {}", run.status.name()),
         }
     }
@@ -144,7 +156,7 @@ impl Course {
     /// QEMU: migration_rate_limit().
     fn pause(&mut self, run: &Run, now_ns: u64) {
         self.pace.update(now_ns, run.bytes_sent, &run.options);
-        if run.healthy() && self.pace.rate_exceeded(run.bytes_sent, &run.options) {
+        if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
         }
@@ -161,6 +173,21 @@ impl Course {
     }
 }
 
+/// QEMU: migration_iteration_run() behind the switch, and migration_detect_error(): a link that breaks once the destination may run is waited for.
+fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
+    let there = run.post.moved || view.destination.status() == DestinationStatus::Loaded;
+    match run.status {
+        _ if run.link_down && there => op::pause(),
+        _ if run.link_down => VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)]),
+        MigrationStatus::PostcopyDevice if run.post.loaded => {
+            VecDeque::from([Op::SetStatus(MigrationStatus::PostcopyActive), Op::Choose(Choice::Iteration)])
+        }
+        _ if run.ram().next_dirty().is_some() || run.post.has_work() => iterate(ctx),
+        MigrationStatus::PostcopyDevice => VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)]),
+        _ => op::postcopy_end(),
+    }
+}
+
 /// A count that went below 0 is very large, as in QEMU.
 fn pending_bytes(run: &Run) -> u64 {
     run.ram().n().saturating_mul(PAGE_SIZE)
@@ -174,16 +201,22 @@ fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reap) => view.accel.has_rings() && view.accel.logging(),
+        Op::Sync(SyncMove::Backup) => view.accel.has_rings() && view.accel.logging() && !ctx.faults.on(Fault::BackupIgnored),
         Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
-        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(ctx.faults),
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
-        Op::Sleep { until_ns } => ctx.now_ns < until_ns,
+        // QEMU: a request breaks the wait (migration_make_urgent_request()).
+        Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
-        Op::SetDevice => run.status == MigrationStatus::Active && !run.link_down,
+        Op::SetDevice | Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitLoaded => run.healthy() && !run.post.loaded,
+        Op::WaitRecover => !run.post.recover,
+        // The main loop that is left has nobody to share its lock with.
+        Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
@@ -203,6 +236,10 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::StartVm
         | Op::SaveDevice
         | Op::SetFailing
+        | Op::SavePackage
+        | Op::SetStatus(_)
+        | Op::Reload
+        | Op::SendEnd
         | Op::Schedule
         | Op::LogStop => true,
     }

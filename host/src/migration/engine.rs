@@ -13,6 +13,7 @@
 //!                     v                     v
 //!                 Cancelled              Failed        a new start works from here
 //! ```
+//! What becomes of Active with postcopy is in [`crate::migration::postcopy`].
 
 use crate::destination::Destination;
 use crate::devices::Devices;
@@ -27,6 +28,7 @@ use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
+use crate::migration::postcopy::Postcopy;
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::wire::{Record, Wire};
@@ -107,6 +109,7 @@ pub(crate) struct Run {
     pub(crate) slice: Slice,
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
+    pub(crate) post: Postcopy,
     /// The cache for differences, if they are sent.
     pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
@@ -123,7 +126,7 @@ pub(crate) struct Run {
 pub struct Migration {
     thread: Course,
     bottom_half: Course,
-    run: Run,
+    pub(crate) run: Run,
 }
 
 impl Migration {
@@ -180,6 +183,11 @@ impl Migration {
         self.run.stopped_vm && self.run.status.is_running()
     }
 
+    /// Returns whether hints have somebody to take them: not where the guest is once it has gone over.
+    pub fn takes_hints(&self) -> bool {
+        self.run.status.is_running() && self.run.ram.is_some() && !self.run.post.moved
+    }
+
     /// Returns how much may be left for the switchover, bytes.
     pub fn threshold(&self) -> u64 {
         self.thread.pace.threshold()
@@ -218,7 +226,7 @@ impl Migration {
     }
 
     /// `migrate_cancel` (QEMU: migration_cancel()): the link is shut at once, the thread notices in its own time. Returns whether there was
-    /// something to cancel.
+    /// something to cancel: once the guest may run elsewhere there is not (QEMU: qmp_migrate_cancel()).
     pub fn cancel(&mut self, ctx: &mut Ctx<'_>) -> bool {
         match self.run.status {
             MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device if !self.run.destination_done => {
@@ -234,7 +242,11 @@ impl Migration {
             | MigrationStatus::Cancelling
             | MigrationStatus::Cancelled
             | MigrationStatus::Failing
-            | MigrationStatus::Failed => false,
+            | MigrationStatus::Failed
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => false,
         }
     }
 
@@ -244,6 +256,7 @@ impl Migration {
         if hit {
             self.run.wire.shut();
             self.run.link_down = true;
+            self.run.post.cut();
             ctx.emit(Event::LinkDown);
         }
         hit
@@ -270,7 +283,7 @@ impl Migration {
             Actor::Migration => self.announce(&self.thread, view, ctx),
             Actor::MainLoop => self.announce(&self.bottom_half, view, ctx),
             Actor::Destination => self.run.destination_next(view.destination),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
 
@@ -279,7 +292,14 @@ impl Migration {
         let mut course = match actor {
             Actor::Migration => self.thread.clone(),
             Actor::MainLoop => self.bottom_half.clone(),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => {
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Destination
+            | Actor::Injector
+            | Actor::Vfio => {
                 return None;
             }
         };
@@ -313,6 +333,13 @@ impl Migration {
             | Op::SetFailing
             | Op::Schedule
             | Op::LogStop
+            | Op::SetPostcopy
+            | Op::SavePackage
+            | Op::SetStatus(_)
+            | Op::WaitLoaded
+            | Op::WaitRecover
+            | Op::Reload
+            | Op::SendEnd
             | Op::SetFinal => return None,
         };
         Some(Move::plain(kind))
@@ -335,7 +362,7 @@ impl Migration {
                 self.perform(op, parts, ctx)
             }
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => {
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} has no part in the migration")
             }
         }
@@ -347,10 +374,12 @@ impl Migration {
     pub fn step_bulk(&mut self, actor: Actor, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>, until_ns: u64, max_pages: u64) -> u64 {
         let start_ns = ctx.now_ns;
         let first = ctx.events.len();
+        // Who waits for a page may move as soon as it is placed.
+        let waited_for = self.run.post.is_waited_for();
         let mut spent_ns = self.step(actor, parts, ctx);
         let plain = ctx.events.get(first).is_some_and(|stamped| stamped.event.kind() == EventKind::RamPage);
         if let (true, Some(Op::Slice { last })) = (plain, self.thread.ops.front().copied()) {
-            for _ in 1..max_pages {
+            for _ in (1..max_pages).take_while(|_| !waited_for) {
                 ctx.now_ns = start_ns + spent_ns;
                 if ctx.now_ns >= until_ns {
                     break;
@@ -390,7 +419,8 @@ impl Migration {
             | Actor::Vhost
             | Actor::Display
             | Actor::Destination
-            | Actor::Injector => &mut self.thread,
+            | Actor::Injector
+            | Actor::Vfio => &mut self.thread,
         }
     }
 
@@ -450,8 +480,19 @@ impl Migration {
             | Op::SetCompleted
             | Op::SetFailing
             | Op::LogStop
+            | Op::SetPostcopy
+            | Op::SavePackage
+            | Op::SetStatus(_)
+            | Op::Reload
+            | Op::SendEnd
             | Op::SetFinal => self.run.perform(op, parts, ctx),
-            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDevices | Op::WaitDestination => {
+            Op::Slice { .. }
+            | Op::Choose(_)
+            | Op::Sleep { .. }
+            | Op::WaitDevices
+            | Op::WaitDestination
+            | Op::WaitLoaded
+            | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }
         }
@@ -461,7 +502,9 @@ impl Migration {
     fn notify(&mut self, reason: PrecopyReason, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let vm_running = parts.vm.running;
         ctx.emit(Event::Notify { reason, vm_running });
-        let plan = parts.notifier.plan(reason, vm_running, ctx);
+        // QEMU: virtio_balloon_free_page_hint_notify(): a page that is left out would be asked for in vain.
+        let hints = !self.run.options.modes.postcopy || ctx.faults.on(Fault::HintWithPostcopy);
+        let plan = if hints { parts.notifier.plan(reason, vm_running, ctx) } else { None };
         let course = self.course_of(ctx.actor);
         match plan {
             None => {}
@@ -501,6 +544,7 @@ impl Run {
             slice: Slice::default(),
             hand: None,
             wire: Wire::default(),
+            post: Postcopy::default(),
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
@@ -523,6 +567,7 @@ impl Run {
             slice,
             hand,
             wire,
+            post,
             xbzrle,
             bytes_sent,
             pages_normal: _,
@@ -534,6 +579,9 @@ impl Run {
         fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled]);
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
+        }
+        if options.modes.moves() {
+            post.fold(fold);
         }
         if options.paced {
             fold.add(Tag::BytesSent, *bytes_sent);
@@ -576,7 +624,7 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::Schedule => plain(EventKind::LockRelease),
+            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::Schedule => plain(EventKind::LockRelease),
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
@@ -588,7 +636,14 @@ impl Run {
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
             Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
-            Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => plain(EventKind::MigrationState),
+            Op::SetActive
+            | Op::SetDevice
+            | Op::SetCompleted
+            | Op::SetFailing
+            | Op::SetFinal
+            | Op::SetPostcopy
+            | Op::SetStatus(_)
+            | Op::Reload => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
             Op::Slice { last } => self.page_move(pace, last, view.accel, ctx.watch).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
@@ -597,7 +652,8 @@ impl Run {
             Op::Pass => plain(EventKind::Pass),
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
-            Op::WaitDestination => Next::Wait(Await::Answer),
+            Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
+            Op::WaitRecover => Next::Idle,
             Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
@@ -644,6 +700,7 @@ impl Run {
             }
             Op::StartVm => {
                 parts.vm.running = true;
+                parts.accel.vm_starts(parts.d);
                 self.stopped_vm = false;
                 ctx.emit(Event::VmStart);
                 vm_stop_ns
@@ -655,8 +712,34 @@ impl Run {
                 ctx.unlock(LockId::Bql);
                 lock_ns
             }
+            Op::SavePackage => {
+                if self.healthy() {
+                    self.send_discards();
+                    self.wire.push(Record::Device { id: parts.notifier.saved_cmd_id(), start: self.stopped_vm });
+                }
+                ctx.unlock(LockId::Bql);
+                lock_ns
+            }
+            Op::SendEnd => {
+                if self.healthy() {
+                    self.wire.push(Record::End);
+                }
+                ctx.unlock(LockId::Bitmap);
+                lock_ns
+            }
+            Op::Reload => {
+                self.recover(parts.destination, ctx.faults);
+                self.change(MigrationStatus::PostcopyActive, ctx)
+            }
+            Op::SetPostcopy => self.change(MigrationStatus::PostcopyDevice, ctx),
+            Op::SetStatus(status) => self.change(status, ctx),
             Op::SetDevice => self.change(MigrationStatus::Device, ctx),
-            Op::SetCompleted => self.change(MigrationStatus::Completed, ctx),
+            Op::SetCompleted => {
+                if self.options.modes.moves() && !self.post.moved {
+                    self.move_guest(false, parts.destination);
+                }
+                self.change(MigrationStatus::Completed, ctx)
+            }
             Op::SetFailing => self.change(MigrationStatus::Failing, ctx),
             Op::SetFinal => {
                 let cancelled = self.status == MigrationStatus::Cancelling;
@@ -670,6 +753,8 @@ impl Run {
             | Op::StopVm
             | Op::WaitDevices
             | Op::WaitDestination
+            | Op::WaitLoaded
+            | Op::WaitRecover
             | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
         }
     }
@@ -725,8 +810,8 @@ impl Run {
             self.ram_mut().leave_out_holes(ctx.ram);
         }
         parts.d.set_tracking(true);
-        parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);
+        parts.devices.log_start(ctx);
         ctx.costs.state_ns
     }
 
@@ -736,9 +821,9 @@ impl Run {
             parts.d.merge(&ram.b());
         }
         self.ram = None;
-        parts.d.set_tracking(false);
         parts.devices.log_stop();
-        parts.accel.log_stop(ctx);
+        parts.accel.log_stop(parts.vm.running, ctx);
+        parts.d.set_tracking(parts.accel.logging());
         ctx.costs.state_ns
     }
 }

@@ -22,7 +22,7 @@ impl HintSink for HintView<'_> {
     /// QEMU: migration_is_running(). Differs: false, too, while a running migration has no bitmaps, where QEMU relies on the device being
     /// stopped then.
     fn is_running(&self) -> bool {
-        self.migration.status().is_running() && self.migration.ram().is_some()
+        self.migration.takes_hints()
     }
 
     fn load(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {

@@ -15,10 +15,16 @@ use crate::step::{Ctx, Move, Next};
 impl Run {
     /// Returns the destination's next move: a record, or its start.
     pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
+        // The package is complete: what comes behind it does not hold the start back, nor does a link that breaks.
+        if self.in_postcopy() && destination.status() == DestinationStatus::Loaded {
+            return Next::Do(Move::plain(EventKind::PostcopyStart));
+        }
         match self.wire.front() {
             _ if self.stalled => Next::Idle,
             Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
             Some(Record::Device { .. }) => Next::Do(Move::plain(EventKind::DstDevice)),
+            Some(Record::Discard { range }) => Next::Do(Move::on(EventKind::DstDiscard, *range)),
+            Some(Record::End) => Next::Do(Move::plain(EventKind::DstEnd)),
             None if self.healthy() && destination.status() == DestinationStatus::Loaded => Next::Do(Move::plain(EventKind::DstStart)),
             None => Next::Idle,
         }
@@ -26,25 +32,46 @@ impl Run {
 
     /// Makes the destination's next move, and returns its cost, nanoseconds.
     pub(crate) fn destination_step(&mut self, destination: &mut Destination, ctx: &mut Ctx<'_>) -> u64 {
+        if self.in_postcopy() && destination.status() == DestinationStatus::Loaded {
+            destination.finish(self.stopped_vm);
+            ctx.emit(Event::PostcopyStart);
+            self.move_guest(self.stopped_vm, destination);
+            return ctx.costs.vm_stop_ns;
+        }
         match self.wire.pop() {
             Some(Record::Page { pfn, content }) => {
                 ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
                 self.place(pfn, &content, destination, ctx);
+                self.land(pfn, ctx);
                 ctx.costs.page_ns / 2
             }
             Some(Record::Device { id, start }) => {
                 ctx.emit(Event::DstDevice { id });
                 destination.load_device(id);
-                if !start {
+                if self.in_postcopy() {
+                    self.post.loaded = true;
+                } else if !start {
                     destination.finish(false);
                     self.destination_done = true;
                 }
+                ctx.costs.state_ns
+            }
+            Some(Record::Discard { range }) => {
+                ctx.emit(Event::DstDiscard { range });
+                destination.discard(range);
+                ctx.costs.clear_ns
+            }
+            Some(Record::End) => {
+                self.end_postcopy(ctx);
                 ctx.costs.state_ns
             }
             None => {
                 destination.finish(true);
                 self.destination_done = true;
                 ctx.emit(Event::DstStart);
+                if self.options.modes.run_on {
+                    self.move_guest(true, destination);
+                }
                 ctx.costs.vm_stop_ns
             }
         }

@@ -3,7 +3,8 @@
 //! QEMU 11.1.50: migration/migration.c, migration/ram.c, migration/savevm.c. [`ram`] holds the bitmaps of what is still to be sent, `blocks` each RAM
 //! block's own, `scan` where the next page is looked for, [`pace`]
 //! the bandwidth estimate and the rate limit, `op` the engine's moves, [`engine`] the state machine that makes them, `course` the choices
-//! between them, [`slice`](mod@slice) the sending of pages, [`encoding`] how pages are written, [`xbzrle`] their differences, [`wire`] what travels, `incoming` the destination's moves, [`hint`] the way in
+//! between them, [`slice`](mod@slice) the sending of pages, [`encoding`] how pages are written, [`xbzrle`] their differences, [`wire`] what travels, `incoming` the
+//! destination's moves, [`postcopy`] the guest's going on before all is there, [`hint`] the way in
 //! for the balloon device and [`notifier`] the way out to it.
 
 mod blocks;
@@ -15,6 +16,7 @@ mod incoming;
 pub mod notifier;
 mod op;
 pub mod pace;
+pub mod postcopy;
 pub mod ram;
 mod scan;
 pub mod slice;

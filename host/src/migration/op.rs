@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{EventKind, LockId, PrecopyReason};
+use crate::event::{EventKind, LockId, MigrationStatus, PrecopyReason};
 use crate::migration::notifier::NotifyAction;
 
 /// One move of the migration thread or of its bottom half in the main loop.
@@ -62,6 +62,20 @@ pub(crate) enum Op {
     LogStop,
     /// Cancelling -> Cancelled, Failing -> Failed.
     SetFinal,
+    /// Active -> PostcopyDevice, unless cancelled or broken.
+    SetPostcopy,
+    /// Tells what is to be dropped, sends the devices' state and releases the BQL: the destination runs from there on.
+    SavePackage,
+    /// Any change of state that nothing can come before.
+    SetStatus(MigrationStatus),
+    /// Waits until the destination has the devices.
+    WaitLoaded,
+    /// Waits for a new link.
+    WaitRecover,
+    /// PostcopyRecover -> PostcopyActive: B is made of what the destination has not.
+    Reload,
+    /// Sends the end of the stream, and releases `bitmap_mutex`.
+    SendEnd,
 }
 
 /// A part of a sync.
@@ -175,6 +189,44 @@ pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
         Op::Choose(Choice::Iteration),
     ]);
     ops
+}
+
+/// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
+pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
+    ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
+    ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
+    ops
+}
+
+/// The end of postcopy (QEMU: migration_completion_postcopy()).
+pub(crate) fn postcopy_end() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Lock(LockId::Bitmap),
+        Op::IterateBegin { last: true },
+        Op::Slice { last: true },
+        Op::IterateEnd,
+        Op::SendEnd,
+        Op::WaitDestination,
+        Op::SetCompleted,
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// The link is broken, and the guest elsewhere (QEMU: postcopy_pause()).
+pub(crate) fn pause() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::SetStatus(MigrationStatus::PostcopyPaused),
+        Op::WaitRecover,
+        Op::SetStatus(MigrationStatus::PostcopyRecover),
+        Op::Reload,
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// The end of a thread whose guest is elsewhere. Differs: the main loop that is left does nothing else, and its part is made here.
+pub(crate) fn leave() -> VecDeque<Op> {
+    VecDeque::from([Op::Notify(PrecopyReason::Cleanup), Op::LogStop])
 }
 
 /// The thread's end (QEMU: migration_iteration_finish()).

@@ -187,9 +187,9 @@ impl RamState {
         block.chunk(page, self.chunk_shift)
     }
 
-    /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). [`Fault::PeriodCountsAll`]: the dirty rate counts all that
-    /// D had. A block that is no whole number of words
-    /// of D gets one CLEAR of all of it at once instead of C.
+    /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). A block that is no whole number of words
+    /// of D gets one CLEAR of all of it at once instead of C. [`Fault::ClearEmptyRange`]: of none of it. [`Fault::PeriodCountsAll`]: the dirty
+    /// rate counts all that D had.
     pub fn sync(&mut self, d: &mut DirtyMemory, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
         let before = self.n;
         let list = Arc::clone(&self.list);
@@ -211,7 +211,9 @@ impl RamState {
             if block.place.aligned() {
                 block.c.fill();
             } else if accel.has_clear() {
-                accel.clear(block.place.range(), ctx);
+                let range = block.place.range();
+                let count = if ctx.faults.on(Fault::ClearEmptyRange) { 0 } else { range.count };
+                accel.clear(PageRange::new(range.first, count), ctx);
             }
         }
     }
@@ -280,6 +282,18 @@ impl RamState {
         self.n = self.n.wrapping_sub(1);
         let at = self.list.order().iter().position(|listed| *listed == index).expect("every block is listed");
         self.cursor = Cursor { at, page };
+    }
+
+    /// Puts in B what a destination that has these pages has not (QEMU: ram_dirty_bitmap_reload()).
+    pub(crate) fn reload(&mut self, received: &[PageRange]) {
+        for b in self.blocks.iter_mut().filter_map(|block| block.b.as_mut()) {
+            b.fill();
+        }
+        let list = Arc::clone(&self.list);
+        for (index, part) in received.iter().flat_map(|range| list.parts(*range)) {
+            self.blocks[index].b.as_mut().map(|b| b.clear_range(part));
+        }
+        self.n = self.popcount();
     }
 
     /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits
@@ -359,7 +373,7 @@ mod tests {
         }
 
         fn sync(&mut self) {
-            if self.accel.has_get() {
+            if self.accel.has_get(&Faults::default()) {
                 self.accel.get(&mut self.desk.ctx());
                 self.accel.merge(&mut self.d, &mut self.desk.ctx());
             }

@@ -63,6 +63,8 @@ pub(crate) enum PageMove {
     Skip(Pfn),
     /// All of it, and placed.
     Page(Pfn),
+    /// A request is looked at.
+    Request(Pfn),
 }
 
 impl PageMove {
@@ -79,6 +81,7 @@ impl PageMove {
             PageMove::Delta(pfn) => on(EventKind::RamDelta, pfn),
             PageMove::Skip(pfn) => on(EventKind::RamSkip, pfn),
             PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
+            PageMove::Request(pfn) => on(EventKind::DstRequest, pfn),
         }
     }
 }
@@ -121,18 +124,22 @@ impl Run {
                 Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
         }
-        if !last && (self.slice.over || pace.rate_exceeded(self.bytes_sent, &self.options)) {
+        if let Some(pfn) = self.post.request() {
+            return PageMove::Request(pfn);
+        }
+        if !last && self.post.urgent.is_none() && (self.slice.over || self.rate_exceeded(pace)) {
             return PageMove::End;
         }
         let ram = self.ram();
         if let Some(pfn) = ram.loaded() {
             return PageMove::Take(pfn);
         }
-        match ram.next_dirty() {
+        match self.next_to_send() {
             // Nobody sees it go around.
             None if self.slice.endless => PageMove::Wait,
             None => PageMove::End,
-            Some(pfn) if !last && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            // QEMU: nothing is cleared once the source's vCPUs will not run any more.
+            Some(pfn) if !last && !self.in_postcopy() && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
@@ -176,6 +183,7 @@ impl Run {
             }
             PageMove::Send(_) | PageMove::Delta(_) | PageMove::Skip(_) => self.send(last, ctx),
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
+            PageMove::Request(_) => self.take_request(ctx),
         }
     }
 
@@ -190,6 +198,7 @@ impl Run {
             | PageMove::Take(_)
             | PageMove::Read(_)
             | PageMove::Send(_)
+            | PageMove::Request(_)
             | PageMove::Delta(_)
             | PageMove::Skip(_) => None,
         }
@@ -207,6 +216,7 @@ impl Run {
         };
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
+        self.land(pfn, ctx);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
         cost
@@ -228,10 +238,17 @@ impl Run {
         if let Some(xbzrle) = &mut self.xbzrle {
             xbzrle.scan(pfn);
         }
+        self.post.urgent = self.post.urgent.filter(|urgent| *urgent != pfn);
+    }
+
+    /// Returns whether the window's share of the rate limit is used up.
+    pub(crate) fn rate_exceeded(&self, pace: &Pace) -> bool {
+        let limit = if self.in_postcopy() { self.options.modes.max_postcopy_bandwidth } else { self.options.max_bandwidth };
+        pace.rate_exceeded(self.bytes_sent, limit, &self.options)
     }
 
     fn read(&mut self, pfn: Pfn, last: bool, ctx: &Ctx<'_>) -> Content {
-        let syncs = self.ram().syncs();
+        let (syncs, postcopy) = (self.ram().syncs(), self.in_postcopy());
         if self.options.encoding.thread_finds_zeros() && ctx.ram.is_zero(pfn) {
             if let Some(xbzrle) = &mut self.xbzrle {
                 xbzrle.zero(pfn, syncs, ctx);
@@ -240,7 +257,7 @@ impl Run {
         }
         let contents = read_page(pfn, ctx.ram);
         match &mut self.xbzrle {
-            Some(xbzrle) if xbzrle.is_started() => xbzrle.encode(pfn, contents, last, syncs, ctx),
+            Some(xbzrle) if xbzrle.is_started() && !postcopy => xbzrle.encode(pfn, contents, last, syncs, ctx),
             Some(_) | None => Content::Data(contents),
         }
     }
@@ -302,12 +319,18 @@ impl Run {
     /// Returns whether the stream still works and is wanted.
     pub(crate) fn healthy(&self) -> bool {
         match self.status {
-            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device => !self.link_down,
+            MigrationStatus::Setup
+            | MigrationStatus::Active
+            | MigrationStatus::Device
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyRecover => !self.link_down,
             MigrationStatus::None
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling
             | MigrationStatus::Cancelled
             | MigrationStatus::Failing
+            | MigrationStatus::PostcopyPaused
             | MigrationStatus::Failed => false,
         }
     }

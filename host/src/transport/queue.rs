@@ -175,6 +175,17 @@ impl VirtQueue {
         self.inuse
     }
 
+    /// Returns how many elements were taken, and how many returned, each modulo 2^16.
+    pub fn indices(&self) -> (u16, u16) {
+        (self.state.next_avail, self.state.next_used)
+    }
+
+    /// Returns where the device may write by itself, as long as the queue is live: address and bytes of the used ring.
+    pub fn used_area(&self) -> Option<(u64, u64)> {
+        let bytes = vring::USED_RING + vring::USED_ELEM_BYTES * u64::from(self.state.size) + 2;
+        self.state.ready.then_some((self.state.used_ring, bytes))
+    }
+
     /// Returns the registers for the driver's set-up.
     pub fn setup_mut(&mut self) -> &mut QueueSetup {
         &mut self.setup

@@ -184,7 +184,7 @@ impl World {
         for pfn in range.pages() {
             self.ram.write_unlogged(pfn.address(), &value.to_le_bytes());
         }
-        self.state.devices.vhost.mark(range);
+        self.state.devices.vhost.wrote(range, &self.faults);
     }
 
     /// The iothread applies a hint, if the migration thread lets it.

@@ -111,6 +111,14 @@ impl Observed for Quiet<'_> {
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
         self.1.destination.equals_at(word, pages, self.0)
     }
+    fn arrived_at(&self, _word: u64) -> u64 {
+        u64::MAX
+    }
+
+    fn unasked(&self) -> Option<Pfn> {
+        None
+    }
+
     fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
         0
     }

@@ -178,6 +178,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.migration.downtime_limit_ns = migration.downtime_limit_ns);
         self.change(|scenario| scenario.migration.encoding = migration.encoding);
         self.change(|scenario| scenario.migration.complete_before_sync = migration.complete_before_sync);
+        self.change(|scenario| scenario.migration.modes = migration.modes.clone());
         self.change(|scenario| scenario.costs = Costs::default());
         self.change(|scenario| scenario.limits = Limits::default());
     }
@@ -198,8 +199,8 @@ impl Shrinker<'_> {
             self.change(|scenario| scenario.injections[index].before.clear());
             self.change(|scenario| match &mut scenario.injections[index].action {
                 Action::Write { offset, pages, .. } => (*offset, *pages) = (0, 1),
-                Action::ClearLog { pages, .. } => *pages = 1,
-                Action::Task(_) | Action::Monitor(_) | Action::RepeatId => {}
+                Action::ClearLog { pages, .. } | Action::Iommu { pages, .. } => *pages = 1,
+                Action::Task(_) | Action::Monitor(_) | Action::RepeatId | Action::VhostQueue { .. } => {}
             });
         }
     }
@@ -258,7 +259,9 @@ fn without_page(scenario: &Scenario, index: usize) -> Option<Scenario> {
     let (name, _): (PageName, PageSpec) = less.pages.iter().nth(index).map(|(name, spec)| (name.clone(), spec.clone()))?;
     less.pages.remove(&name);
     let written = less.injections.iter().chain(&less.may).filter_map(|injection| match &injection.action {
-        Action::Write { page, .. } | Action::ClearLog { page, .. } => Some(page.clone()),
+        Action::Write { page, .. } | Action::ClearLog { page, .. } | Action::VhostQueue { page, .. } | Action::Iommu { page, .. } => {
+            Some(page.clone())
+        }
         Action::Task(_) | Action::Monitor(_) | Action::RepeatId => None,
     });
     let mut named: BTreeSet<PageName> = written.chain(less.expect.sent.keys().cloned()).collect();

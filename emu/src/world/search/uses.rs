@@ -25,7 +25,7 @@ fn own_of_host(actor: Actor) -> u64 {
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
         }
         Actor::Vhost => object::RECORDS,
-        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => unreachable!("{actor} is no thread of the host"),
+        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => unreachable!("{actor} is no thread of the host"),
     }
 }
 
@@ -52,6 +52,7 @@ impl World {
                     | Pending::Spin { .. }
                     | Pending::Poll { .. }
                     | Pending::Device { .. }
+                    | Pending::Missing { .. }
                     | Pending::Halted
                     | Pending::Dead => 0,
                 },
@@ -76,12 +77,13 @@ impl World {
                 let by = match injection.by {
                     Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
                     Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
-                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => 0,
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => 0,
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
                     // What happens to the link past the main loop changes what others find at once.
                     Action::Monitor(Command::StallLink | Command::ResumeLink | Command::Yank) => u64::MAX,
+                    Action::VhostQueue { .. } | Action::Iommu { .. } => object::RECORDS,
                     Action::Monitor(_) => object::MONITOR,
                     Action::ClearLog { .. } => u64::MAX,
                 }
@@ -228,8 +230,11 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::DstEnd => DESTINATION | STORES,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
+            Event::VhostQueue { .. } => RECORDS,
+            Event::VfioMerge { .. } => RECORDS,
             Event::RamDelta { .. } => BITMAP | WIRE,
             Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
@@ -291,6 +296,7 @@ impl Used {
             | Event::GuestNamed { .. }
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
+            | Event::VfioWrite { .. }
             | Event::GuestWarn { .. } => 0,
         }
     }
