@@ -153,7 +153,7 @@ impl Stack {
             RamState::new(plan.chunk_shift, false, &d, &ctx)
         };
         let mut stack = Self {
-            accel: Accelerator::with(plan.mode, &TrackingOptions { vcpus: 1, ring_size: RING_SIZE }, pages),
+            accel: Accelerator::with(plan.mode, &TrackingOptions { vcpus: 1, ring_size: RING_SIZE, ..TrackingOptions::default() }, pages),
             d,
             v: VhostLog::new(pages),
             b,
@@ -317,7 +317,7 @@ fn play(plan: &Plan, faults: &[Fault]) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 2_000, ..super::config() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, ..super::config() })]
 
     #[test]
     fn every_write_reaches_the_destination(plan in plans()) {

@@ -120,7 +120,7 @@ impl DirtyBitmap {
 
     /// Returns all words, from the first page on.
     pub fn all_words(&self) -> impl Iterator<Item = u64> {
-        self.words.iter().copied()
+        (0..index(self.words())).map(|at| self.word(at))
     }
 
     /// Returns 64 bits from any bit on; those behind the last are clear.
@@ -321,14 +321,13 @@ impl DirtyBitmap {
         new
     }
 
-    /// Moves the bits of `source` here word by word, leaving it clear, and returns how many of them were clear here. `moved` sees each
-    /// word that had bits, with its index (QEMU: system/physmem.c's `qatomic_xchg` of `dirty_memory` words).
+    /// Moves the bits of `source` here, leaving it clear, and returns how many of them were clear here (QEMU: system/physmem.c's `qatomic_xchg` of
+    /// `dirty_memory` words).
     ///
     /// # Panics
     /// When the sizes differ.
-    pub fn exchange_from(&mut self, source: &mut Self, mut moved: impl FnMut(usize, u64)) -> u64 {
+    pub fn exchange_from(&mut self, source: &mut Self) -> u64 {
         let new = self.merge(source);
-        source.set_words(0..index(source.words())).for_each(|(at, word)| moved(at, word));
         source.reset();
         new
     }
@@ -589,7 +588,7 @@ mod tests {
         let mut from = DirtyBitmap::new(128);
         from.set(Pfn(1));
         from.set(Pfn(100));
-        assert_eq!(to.exchange_from(&mut from, |_, _| ()), 1);
+        assert_eq!(to.exchange_from(&mut from), 1);
         assert!(from.is_clear());
         assert_eq!(to.count(), 2);
     }
@@ -652,7 +651,7 @@ mod tests {
                 other.set_range(range);
                 match change {
                     Change::Merge(..) => assert_eq!(bitmap.merge(&other), new),
-                    Change::Exchange(..) => assert_eq!((bitmap.exchange_from(&mut other, |_, _| ()), other.count()), (new, 0)),
+                    Change::Exchange(..) => assert_eq!((bitmap.exchange_from(&mut other), other.count()), (new, 0)),
                     _ => bitmap.set_range(range),
                 }
             }

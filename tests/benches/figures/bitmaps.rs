@@ -63,7 +63,7 @@ impl Host {
     /// What the engine does: GET where there is a log to get, the merge into D, the exchange into B.
     fn sync(&mut self) {
         self.with(|vmm, b, ctx| {
-            if vmm.accel.has_get() {
+            if vmm.accel.has_get(ctx.faults) {
                 vmm.accel.get(ctx);
                 vmm.accel.merge(&mut vmm.d, ctx);
             }
