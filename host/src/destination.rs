@@ -6,13 +6,14 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use crate::balloon::LoadedDevice;
 use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{CmdId, PageRange, Pfn};
 use crate::fold::{Fold, Tag, mix_wide};
 use crate::memory::GuestRam;
 use crate::migration::xbzrle::{self, DecodeError};
 use crate::page::{PageBytes, PageContents, ZERO_PAGE};
-use wire::platform::PAGE_SIZE;
+use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Pages of a part of the store: a clone shares parts until one side writes, and a part shares pages.
 const PART_PAGES: u64 = 64;
@@ -38,6 +39,7 @@ pub struct Destination {
     zeroed: bool,
     status: DestinationStatus,
     cmd_id: Option<CmdId>,
+    device: Option<LoadedDevice>,
     received: DirtyBitmap,
     store: Arc<[Option<Arc<Part>>]>,
 }
@@ -74,13 +76,14 @@ impl Part {
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, zeroed, status, cmd_id, received, store } = self;
+        let Self { seed, zeroed, status, cmd_id, device, received, store } = self;
         let data = store.iter().flatten().flat_map(|part| &part.pages).flatten().count();
         f.debug_struct("Destination")
             .field("seed", seed)
             .field("zeroed", zeroed)
             .field("status", status)
             .field("cmd_id", cmd_id)
+            .field("device", device)
             .field("received", &received.count())
             .field("data", &data)
             .finish_non_exhaustive()
@@ -96,6 +99,7 @@ impl Destination {
             zeroed: false,
             status: DestinationStatus::Incoming,
             cmd_id: None,
+            device: None,
             received: DirtyBitmap::new(pages),
             store: std::iter::repeat_n(None, parts).collect(),
         }
@@ -118,8 +122,11 @@ impl Destination {
 
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { seed: _, zeroed: _, status, cmd_id, received, store } = self;
+        let Self { seed: _, zeroed: _, status, cmd_id, device, received, store } = self;
         fold.add_part(Tag::DestinationStatus, &(*status, *cmd_id));
+        if let Some(device) = device {
+            device.fold(fold);
+        }
         fold.sum_of(Tag::Received as u64, received.fold());
         for (index, part) in (0..).zip(store.iter()) {
             if let Some(part) = part {
@@ -236,9 +243,9 @@ impl Destination {
     ///
     /// # Panics
     /// When it came before.
-    pub fn load_device(&mut self, id: CmdId) {
+    pub fn load_device(&mut self, id: CmdId, device: Option<LoadedDevice>) {
         assert_eq!(self.status, DestinationStatus::Incoming, "device state came twice");
-        self.cmd_id = Some(id);
+        (self.cmd_id, self.device) = (Some(id), device);
         self.status = DestinationStatus::Loaded;
     }
 
@@ -249,6 +256,25 @@ impl Destination {
     pub fn finish(&mut self, start: bool) {
         assert_eq!(self.status, DestinationStatus::Loaded, "destination ends before it has the device");
         self.status = if start { DestinationStatus::Started } else { DestinationStatus::Paused };
+        if let (true, Some(mut device)) = (start, self.device.take()) {
+            device.start(|address| self.word(address));
+            self.device = Some(device);
+        }
+    }
+
+    /// Returns the queue of its device, if there is one, with an element that nobody will ever return.
+    pub fn stuck_queue(&self) -> Option<usize> {
+        self.device.as_ref()?.stuck_queue(|address| self.word(address))
+    }
+
+    /// Returns the 16-bit word at an address, if anything arrived for its page.
+    fn word(&self, address: u64) -> Option<u16> {
+        let pfn = Pfn(address >> PAGE_SHIFT);
+        if pfn.0 >= self.received.pages() || !self.arrived(pfn) {
+            return None;
+        }
+        let at = (address % PAGE_SIZE) as usize;
+        self.contents(pfn).map_or(Some(0), |contents| contents.bytes().get(at..at + 2).map(|word| u16::from_le_bytes([word[0], word[1]])))
     }
 
     fn contents(&self, pfn: Pfn) -> Option<&PageContents> {

@@ -582,6 +582,8 @@ events! {
     LinkStall = "link.stall",
     #[doc = "The peer reads again."]
     LinkResume = "link.resume",
+    #[doc = "The destination cannot load a device's state, and gives up."]
+    DstRefuse { message: String } = "dst.refuse",
     #[doc = "An assigned device wrote guest memory."]
     VfioWrite { range: PageRange } = "vfio.write",
     #[doc = "An assigned device's dirty log was merged into D."]
@@ -717,6 +719,7 @@ impl Event {
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::Inject { .. } => None,
         }

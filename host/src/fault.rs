@@ -390,6 +390,19 @@ faults! {
         steps: ["the balloon takes a reference to its iothread", "the balloon is unplugged", "the iothread cannot be deleted any more"],
         fix: "unrealize() drops the reference." },
 
+    /// A subsection has another name than what it belongs to.
+    SubsectionMisspelt { name: "subsection-misspelt", id: "H18", source: "QEMU 243a9284a9, fixed in 6.2",
+        mechanism: "the subsection for the poison is called \"vitio-balloon-device/page-poison\": the destination takes it for none of the device's, and leaves it in the stream with all that follows",
+        effect: Rule,
+        steps: ["the driver negotiates PAGE_POISON", "the source writes the device's state, with the misspelt subsection in it", "the destination stops to read there: the section does not end where it should, and it gives up"],
+        fix: "The name is spelt right, which no stream with the old one can be told from a broken one by." },
+    /// The statistics buffer stays behind.
+    StatsElementLost { name: "stats-element-lost", id: "H19", source: "QEMU 4a1e48beca and 104e70cae7, fixed in 2.8",
+        mechanism: "the statistics buffer that the device keeps between two polls is in no stream, and the queue's index says that it was taken: the destination never returns it",
+        effect: Stall,
+        steps: ["the device takes the statistics buffer and keeps it", "the VM is migrated", "the destination's device has nothing to ask with, and the driver waits for its buffer for ever"],
+        fix: "When the VM starts, the device goes back by one buffer, and takes it again." },
+
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
     DiscardHostPage { name: "discard-host-page", id: "B04", source: "QEMU ed48c59875, fixed in 4.0",

@@ -81,6 +81,7 @@ pub(crate) enum Tag {
     Reaper,
     Partial,
     Ties,
+    LoadedDevice,
     VhostOrder,
     Torn,
     Loaded,

@@ -810,7 +810,7 @@ mod tests {
                 vmm.migration.ram_mut().expect("runs").take_chunk(Pfn(150));
             }),
             ("zero", |vmm| vmm.destination.place_zero(Pfn(150))),
-            ("device", |vmm| vmm.destination.load_device(crate::event::CmdId(1))),
+            ("device", |vmm| vmm.destination.load_device(crate::event::CmdId(1), None)),
             ("restart", |vmm| vmm.destination.restart()),
         ];
         let ram = ram();

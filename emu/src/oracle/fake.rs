@@ -99,6 +99,10 @@ impl Observed for Host {
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        None
+    }
+
     fn iothread_references_left(&self) -> u32 {
         0
     }

@@ -503,6 +503,29 @@ impl Oracle {
         self.leak(held, world).into_iter().chain(returned).chain(self.kept_iothread(world)).collect()
     }
 
+    /// The destination has refused what the source says of the device.
+    pub(super) fn device_refused(&mut self, index: usize, message: &str) {
+        self.break_rule(rules::DEVICE_STATE_IS_LOADED, Some(index), Blame::Host, || {
+            format!("the destination does not load the device's state: {message}")
+        });
+    }
+
+    /// The device goes on at the destination: what the source's had in hand must be in its hand, or taken again.
+    pub(super) fn look_at_moved_queues(&mut self, index: usize, world: &dyn Observed) {
+        let Some(queue) = world.destination_stuck_queue() else { return };
+        let rule = rules::MOVED_BUFFERS_ARE_SERVED;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::Stall,
+            page: None,
+            write: None,
+            doom: Some(index),
+            blame: Blame::Host,
+            cause: None,
+            what: format!("a buffer of queue {queue} was taken at the source, and nobody at the destination will return it"),
+        });
+    }
+
     fn kept_iothread(&self, world: &dyn Observed) -> Option<Violation> {
         let references = world.iothread_references_left();
         (references > 0).then(|| Violation {

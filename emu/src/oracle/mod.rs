@@ -74,6 +74,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns the queue of the destination's balloon with an element that nobody will ever return.
+    fn destination_stuck_queue(&self) -> Option<usize>;
     /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
     fn iothread_references_left(&self) -> u32;
 }
@@ -338,10 +340,12 @@ impl Oracle {
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
             Event::VmStop => self.counter.vm_stop(stamped.at_ns),
+            Event::DstRefuse { message } => self.device_refused(index, message),
             Event::DstDevice { id } => self.counter.destination_device(*id),
             Event::DstStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.compare(index, world);
+                self.look_at_moved_queues(index, world);
             }
             Event::GuestHint { range, number: _ } => {
                 self.counter.hint();

@@ -97,6 +97,17 @@ pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 /// round, where nothing counts. Cannot alarm falsely: a device that breaks refuses the whole element.
 pub const EVERY_HINT_COUNTS: &str = "every-hint-counts";
 
+/// The destination loads what the source has written of the device.
+///
+/// Source: QEMU 243a9284a9. Cannot alarm falsely: source and destination are of one make here.
+pub const DEVICE_STATE_IS_LOADED: &str = "device-state-is-loaded";
+
+/// A buffer that the device has in hand when its VM moves is in the hand of the destination's device, or is taken again.
+///
+/// Source: QEMU 4a1e48beca. Looked at when the destination starts behind the last page, by the indices of each queue. Misses: postcopy, where the ring may
+/// still be under way then. Cannot alarm falsely while the ring that arrived is the source's; one that did not is a lost page.
+pub const MOVED_BUFFERS_ARE_SERVED: &str = "moved-buffers-are-served";
+
 /// A balloon that is unplugged holds nothing of the machine any more.
 ///
 /// Source: QEMU 105aef9c94. Looked at when the run ends at rest. Misses: whatever is not counted. Cannot alarm falsely.

@@ -83,6 +83,7 @@ fn show(event: &Event) -> Show {
         K::VhostLogStart => Show::Always,
         K::IommuUnmap => Show::Always,
         K::Pin => Show::Always,
+        K::DstRefuse => Show::Always,
         K::DstEnd => Show::Always,
         K::VfioWrite => Show::Always,
         K::VfioMerge => Show::Always,

@@ -164,6 +164,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::HintNewId
         | K::LinkStall
         | K::LinkResume
+        | K::DstRefuse
         | K::VfioMerge
         | K::Inject => false,
     }

@@ -752,6 +752,8 @@ mod tests {
             "`start`" => ("[migration]\nstart = {", "}"),
             "`write`" => ("[[inject]]\nwrite = {", "}"),
             "`clear_log`" => ("[[inject]]\nclear_log = {", "}"),
+            "`vhost_queue`" => ("[[inject]]\nvhost_queue = {", "}"),
+            "a mapping" => ("[[inject]]\niommu_map = {", "}"),
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
             "`irq_off_insns`" => ("[expect]\nirq_off_insns = {", "}"),

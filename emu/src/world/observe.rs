@@ -81,6 +81,10 @@ impl Observed for Observation<'_> {
         self.vmm.migration.status()
     }
 
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        self.vmm.destination.stuck_queue()
+    }
+
     fn iothread_references_left(&self) -> u32 {
         if self.vmm.balloon.is_plugged() { 0 } else { self.vmm.balloon.iothread_references() }
     }

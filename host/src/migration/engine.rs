@@ -707,7 +707,8 @@ impl Run {
             }
             Op::SaveDevice => {
                 if self.healthy() {
-                    self.wire.push(Record::Device { id: parts.notifier.saved_cmd_id(), start: self.stopped_vm });
+                    let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
+                    self.wire.push(Record::Device { id, state, start: self.stopped_vm });
                 }
                 ctx.unlock(LockId::Bql);
                 lock_ns
@@ -715,7 +716,8 @@ impl Run {
             Op::SavePackage => {
                 if self.healthy() {
                     self.send_discards();
-                    self.wire.push(Record::Device { id: parts.notifier.saved_cmd_id(), start: self.stopped_vm });
+                    let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
+                    self.wire.push(Record::Device { id, state, start: self.stopped_vm });
                 }
                 ctx.unlock(LockId::Bql);
                 lock_ns

@@ -13,6 +13,13 @@ use crate::migration::wire::Record;
 use crate::step::{Ctx, Move, Next};
 
 impl Run {
+    /// The destination gives up, and the link with it. Differs: a source that does not wait for an answer (QEMU: capability return-path) takes the VM for moved.
+    fn refuse(&mut self, ctx: &mut Ctx<'_>) {
+        self.wire.shut();
+        self.link_down = true;
+        ctx.emit(Event::LinkDown);
+    }
+
     /// Returns the destination's next move: a record, or its start.
     pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
         // The package is complete: what comes behind it does not hold the start back, nor does a link that breaks.
@@ -45,9 +52,13 @@ impl Run {
                 self.land(pfn, ctx);
                 ctx.costs.page_ns / 2
             }
-            Some(Record::Device { id, start }) => {
+            Some(Record::Device { id, state, start }) => {
                 ctx.emit(Event::DstDevice { id });
-                destination.load_device(id);
+                let Ok(device) = state.load().inspect_err(|error| ctx.emit(Event::DstRefuse { message: error.0.to_owned() })) else {
+                    self.refuse(ctx);
+                    return ctx.costs.state_ns;
+                };
+                destination.load_device(id, device);
                 if self.in_postcopy() {
                     self.post.loaded = true;
                 } else if !start {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::balloon::SavedDevice;
 use crate::event::{CmdId, PageRange, Pfn};
 use crate::migration::encoding::Content;
 
@@ -24,6 +25,8 @@ pub enum Record {
     Device {
         /// The command id that the balloon's configuration shows.
         id: CmdId,
+        /// The balloon's state.
+        state: SavedDevice,
         /// Whether the destination shall start its vCPUs.
         start: bool,
     },

@@ -125,6 +125,10 @@ impl Observed for Quiet<'_> {
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        None
+    }
+
     fn iothread_references_left(&self) -> u32 {
         0
     }
