@@ -273,7 +273,7 @@ mod tests {
     fn started(mode: LogMode, pages: u64, desk: &mut Desk) -> (Accelerator, DirtyMemory) {
         let mut accel = Accelerator::new(mode, pages);
         let mut d = DirtyMemory::new(pages);
-        d.exchange_into(&mut DirtyBitmap::new(pages), |_, _| ());
+        d.exchange_into(&mut DirtyBitmap::new(pages));
         d.set_tracking(true);
         accel.log_start(&mut desk.ctx());
         (accel, d)
