@@ -29,7 +29,12 @@ impl Same {
         let (guest, host) = (&scenario.guest, &scenario.host);
         let task = |injection: &Injection| match &injection.action {
             Action::Task(operation) => Some(operation.clone()),
-            Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
+            Action::Write { .. }
+            | Action::Monitor(_)
+            | Action::ClearLog { .. }
+            | Action::RepeatId
+            | Action::VhostQueue { .. }
+            | Action::Iommu { .. } => None,
         };
         let dma = |injection: &&Injection| injection.by == host::event::Actor::Dma;
         Self {

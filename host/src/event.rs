@@ -98,6 +98,12 @@ pub enum Actor {
     Destination,
     /// The scenario.
     Injector,
+    /// An assigned device, which writes guest memory past the VMM.
+    Vfio,
+    /// The sender of a channel beside the main one.
+    Channel(u8),
+    /// Its receiver, at the destination.
+    Receiver(u8),
 }
 
 impl fmt::Display for Actor {
@@ -112,6 +118,9 @@ impl fmt::Display for Actor {
             Actor::Display => f.write_str("display"),
             Actor::Destination => f.write_str("dest"),
             Actor::Injector => f.write_str("injector"),
+            Actor::Vfio => f.write_str("vfio"),
+            Actor::Channel(n) => write!(f, "channel{n}"),
+            Actor::Receiver(n) => write!(f, "receiver{n}"),
         }
     }
 }
@@ -210,6 +219,14 @@ pub enum MigrationStatus {
     Failing,
     /// Broken; the source runs.
     Failed,
+    /// Switched to postcopy; the destination has not told that it has the devices.
+    PostcopyDevice,
+    /// The destination runs, and pages still come.
+    PostcopyActive,
+    /// The same with a broken link.
+    PostcopyPaused,
+    /// A new link is there, and both sides find out what is missing.
+    PostcopyRecover,
     /// The VM is stopped, and the switchover waits to be told to go on (last, lest the others' numbers change all digests).
     PreSwitchover,
 }
@@ -228,6 +245,10 @@ impl MigrationStatus {
             MigrationStatus::Cancelled => "cancelled",
             MigrationStatus::Failing => "failing",
             MigrationStatus::Failed => "failed",
+            MigrationStatus::PostcopyDevice => "postcopy-device",
+            MigrationStatus::PostcopyActive => "postcopy-active",
+            MigrationStatus::PostcopyPaused => "postcopy-paused",
+            MigrationStatus::PostcopyRecover => "postcopy-recover",
         }
     }
 
@@ -239,7 +260,11 @@ impl MigrationStatus {
             | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Cancelling
-            | MigrationStatus::Failing => true,
+            | MigrationStatus::Failing
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => true,
             MigrationStatus::None | MigrationStatus::Completed | MigrationStatus::Cancelled | MigrationStatus::Failed => false,
         }
     }
@@ -557,6 +582,8 @@ events! {
     IommuUnmap { range: PageRange } = "iommu.unmap",
     #[doc = "A device has pages pinned: it writes to where they are now."]
     Pin { range: PageRange } = "vfio.pin",
+    #[doc = "The id of the next round is written, and nothing else of the round yet."]
+    HintNewId { id: CmdId } = "hint.new_id",
     #[doc = "A page equals what was sent of it last: nothing goes on the wire."]
     RamSkip { pfn: Pfn } = "ram.skip",
     #[doc = "A page goes on the wire as what differs from what was sent of it last."]
@@ -565,6 +592,20 @@ events! {
     LinkStall = "link.stall",
     #[doc = "The peer reads again."]
     LinkResume = "link.resume",
+    #[doc = "The destination cannot load a device's state, and gives up."]
+    DstRefuse { message: String } = "dst.refuse",
+    #[doc = "An assigned device wrote guest memory."]
+    VfioWrite { range: PageRange } = "vfio.write",
+    #[doc = "An assigned device's dirty log was merged into D."]
+    VfioMerge { pages: u64 } = "dirty.vfio_merge",
+    #[doc = "The guest sets a queue of the vhost device up: its used ring lies here."]
+    VhostQueue { range: PageRange, queue: u8 } = "vhost.queue",
+    #[doc = "The destination has read the end of the stream: what has not come never will."]
+    DstEnd = "dst.end",
+    #[doc = "A channel is given a packet of pages."]
+    ChannelQueue { channel: u8, pages: u32 } = "channel.queue",
+    #[doc = "All channels have sent what was taken before, and a barrier behind it."]
+    ChannelFlush { channels: u32 } = "channel.flush",
 }
 
 impl Event {
@@ -579,6 +620,8 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::VhostQueue { range, .. }
+            | Event::VfioWrite { range }
             | Event::Pin { range }
             | Event::IommuUnmap { range }
             | Event::SnapshotUnprotect { range }
@@ -686,8 +729,14 @@ impl Event {
             | Event::PostcopyStart
             | Event::Throttle { .. }
             | Event::VhostLogStart
+            | Event::DstEnd
+            | Event::ChannelQueue { .. }
+            | Event::ChannelFlush { .. }
+            | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::DstRefuse { .. }
+            | Event::VfioMerge { .. }
             | Event::Inject { .. } => None,
         }
     }

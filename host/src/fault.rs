@@ -358,6 +358,60 @@ faults! {
         mechanism: "COMPLETE stops hinting; told behind the last sync and not before it, it overwrites DONE, and the state that goes to the destination says STOP",
         effect: Leak, steps: ["the last sync finds the VM stopped: the device says DONE", "COMPLETE is told behind it, and the device of 4.0 answers with STOP", "the device's state goes to the destination with id 0: the driver there never learns that it may have its pages back"],
         fix: "The device ignores COMPLETE; the order of the notifiers could then change." },
+    /// The guest hints though postcopy may follow.
+    HintWithPostcopy { name: "hint-with-postcopy", id: "H07", source: "QEMU fd51e54fa1, fixed in 6.2",
+        mechanism: "hints leave pages out that the destination may ask for: they are taken for sent, and DONE comes when the device's state has gone", effect: Leak,
+        steps: ["the guest hints P, and B forgets it", "the migration is switched: the devices leave with a hint round that is still open", "the guest goes on with hinted pages that nobody will tell it to take back"],
+        fix: "with the capability postcopy-ram the notifier does nothing" },
+    /// A round is requested without the device's lock.
+    HintStartUnlocked { name: "hint-start-unlocked", id: "H02", source: "QEMU 1a83e0b9c4 (Coverity 1430269), fixed in 5.1",
+        mechanism: "start() writes the new id and the new status without free_page_lock, while the iothread stands between its look at them and what it does about it",
+        effect: Loss,
+        steps: ["the iothread pops an old start id, and finds that it is the current one", "the main loop counts the id up and requests the next round", "the iothread starts that round: hints of the old one count in it"],
+        fix: "start() takes the lock, as the iothread does for each element." },
+    /// Of an element the first segment counts.
+    HintFirstSegment { name: "hint-first-segment", id: "H04", source: "QEMU 0fe7245d8b, fixed in 6.2",
+        mechanism: "only the first writable segment of an element is hinted; a buffer has several when it is chained, or crosses the border of two memory regions",
+        effect: OverSend,
+        steps: ["the guest hints a block in two descriptors", "the device clears the pages of the first", "the pages of the second are sent"],
+        fix: "All segments of the element are taken." },
+    /// An element is looked at after it was freed.
+    HintElementFreed { name: "hint-element-freed", id: "H10", source: "QEMU ae440bd14c, fixed in 4.0",
+        mechanism: "an element is freed behind its readable part; its writable segments are looked at then",
+        effect: HostCrash,
+        steps: ["the guest exposes one chain with the round's id and a block", "the iothread reads the id and frees the element", "it goes on to the element's writable segments"],
+        fix: "The element is freed once, at the end." },
+    /// A hint queue has nobody to serve it.
+    HintQueueWithoutIothread { name: "hint-queue-without-iothread", id: "H11", source: "QEMU 12fc8903a8, fixed in 5.1",
+        mechanism: "without an iothread the feature is taken back, but the queue stays where it was made: a kick of it schedules a bottom half that does not exist",
+        effect: HostCrash,
+        steps: ["the device is made with hints and reports, and without an iothread", "the driver is offered no hints, and takes the fourth queue for reports", "it kicks that queue: the device schedules nothing at all"],
+        fix: "The device cannot be made so." },
+    /// What is undone goes by what the driver took.
+    UnrealizeByGuestFeatures { name: "unrealize-by-guest-features", id: "H12", source: "QEMU 49b01711b8, fixed in 5.1",
+        mechanism: "the notifier is removed only if the driver has negotiated hints: one that is unbound has negotiated nothing",
+        effect: HostCrash,
+        steps: ["the driver is unbound, the balloon is unplugged", "the migration's list of notifiers still names it", "a migration starts, and calls into freed memory"],
+        fix: "What the device offers decides, as it did when the notifier was added." },
+    /// The iothread is never let go of.
+    IothreadReference { name: "iothread-reference", id: "H13", source: "QEMU 105aef9c94, fixed in 5.1",
+        mechanism: "the reference to the iothread's object that the device takes when it is made is not dropped when it goes",
+        effect: Leak,
+        steps: ["the balloon takes a reference to its iothread", "the balloon is unplugged", "the iothread cannot be deleted any more"],
+        fix: "unrealize() drops the reference." },
+
+    /// A subsection has another name than what it belongs to.
+    SubsectionMisspelt { name: "subsection-misspelt", id: "H18", source: "QEMU 243a9284a9, fixed in 6.2",
+        mechanism: "the subsection for the poison is called \"vitio-balloon-device/page-poison\": the destination takes it for none of the device's, and leaves it in the stream with all that follows",
+        effect: Rule,
+        steps: ["the driver negotiates PAGE_POISON", "the source writes the device's state, with the misspelt subsection in it", "the destination stops to read there: the section does not end where it should, and it gives up"],
+        fix: "The name is spelt right, which no stream with the old one can be told from a broken one by." },
+    /// The statistics buffer stays behind.
+    StatsElementLost { name: "stats-element-lost", id: "H19", source: "QEMU 4a1e48beca and 104e70cae7, fixed in 2.8",
+        mechanism: "the statistics buffer that the device keeps between two polls is in no stream, and the queue's index says that it was taken: the destination never returns it",
+        effect: Stall,
+        steps: ["the device takes the statistics buffer and keeps it", "the VM is migrated", "the destination's device has nothing to ask with, and the driver waits for its buffer for ever"],
+        fix: "When the VM starts, the device goes back by one buffer, and takes it again." },
 
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
@@ -397,6 +451,92 @@ faults! {
         steps: ["vCPU 1 faults on P: its entry's flag is visible, its page number is not yet", "the sync reaps the entry as page 0, and the reset protects page 0", "vCPU 1 stores to P, which is neither recorded nor protected"],
         fix: "the flag is stored with release and loaded with acquire semantics, and resetting an entry, too, is a release" },
 
+    /// A deleted slot's log is dropped.
+    SlotDeleteDropsLog { name: "slot-delete-drops-log", id: "K01", source: "QEMU, fixed in 2.3 by 4cc856faba",
+        mechanism: "a memory slot that is deleted and recreated, because the guest changes who sees that memory, takes K along before any sync has read it", effect: Loss,
+        steps: ["the migration sends P, then vCPU 1 writes P: K has it", "the guest toggles PAM: the slot is deleted with its K, and created with an empty one", "the next sync finds nothing of P"],
+        fix: "the slot's log is read and merged before the slot is deleted, and since 8.0 no vCPU runs between the two" },
+    /// vCPUs run while a slot is updated.
+    SlotUpdateTorn { name: "slot-update-torn", id: "K01", source: "QEMU 2.3 to 7.2, fixed in 8.0 by f39b7d2b96",
+        mechanism: "the log of a slot that is deleted is read first, but vCPUs run on: what they write until the slot is gone goes with it", effect: Loss,
+        steps: ["the guest toggles PAM: the slot's log is read and merged", "vCPU 1 writes P: K has it", "the slot is deleted with its K, and created with an empty one"],
+        fix: "where a slot is updated, all vCPUs are kept out of the kernel from before the read until the new slot is there" },
+    /// What KVM writes by itself is not collected.
+    BackupIgnored { name: "backup-ignored", id: "K05", source: "QEMU with dirty rings on arm64, mended in 8.1 by b20cc77692 and 1e493be587",
+        mechanism: "KVM has no vCPU's ring for what it writes outside of vCPUs, as an interrupt controller's tables, and sets bits in a bitmap that nobody reads", effect: Loss,
+        steps: ["the migration sends P, a page of the ITS tables", "KVM writes P for no vCPU: no ring has room for that, the backup bitmap has it", "the last sync reaps the rings alone"],
+        fix: "the last sync, and the deletion of a slot, read the bitmap, too" },
+    /// System management mode's address space is left out of syncs.
+    SmmNotSynced { name: "smm-not-synced", id: "K06", source: "QEMU, fixed in 2.8 by 9c1f8f4493",
+        mechanism: "a sync asks the listeners of the main address space only: what a vCPU writes in system management mode is logged in the slots of another", effect: Loss,
+        steps: ["the migration sends P", "vCPU 1 writes P in system management mode: K of the second address space has it", "the next sync reads the slots of the first"],
+        fix: "a sync goes through all address spaces that a listener belongs to" },
+    /// One flag for all users of the log.
+    LogFlagShared { name: "log-flag-shared", id: "K07", source: "QEMU 5.2 to 6.1, fixed in 6.2 by 63b41db4bc",
+        mechanism: "whether writes are logged is one flag: a measurement of the dirty rate that ends switches it off under a migration", effect: Loss,
+        steps: ["a migration logs writes; a measurement of the dirty rate starts", "the measurement ends, and with it all logging", "vCPU 1 writes P, which is recorded nowhere"],
+        fix: "each user has a bit of its own, and logging ends with the last" },
+    /// The hook that clears K gets an empty range.
+    ClearEmptyRange { name: "clear-empty-range", id: "K08", source: "QEMU 4.1 to 4.2, fixed in 5.0 by 25aa6b3718",
+        mechanism: "where D is tested page by page, the range for CLEAR is computed behind the loop, whose variable has reached the end: it is empty, K stays as it is, and each sync finds the same pages again", effect: OverSend,
+        steps: ["memory is no whole number of words: a sync tests D page by page and then clears K, of no page", "the guest hints P, and P leaves B", "the next sync finds P in K, and P is sent"],
+        fix: "the range is computed before the loop" },
+    /// A recreated slot has no S.
+    SlotLosesS { name: "slot-loses-s", id: "K09", source: "QEMU 4.1 to 4.2, fixed in 5.0 by 9b3a31c745",
+        mechanism: "S is allocated by a slot's first sync only: a slot that was recreated since has none when a CLEAR wants it", effect: HostCrash,
+        steps: ["a sync reads the slot's log into S", "the guest reboots or toggles PAM: the slot is deleted and created, without S", "the migration is about to send a page of it, and its CLEAR asserts that there is S"],
+        fix: "S is allocated whenever a slot is created with its log on" },
+    /// A CLEAR ends with its first slot.
+    ClearFirstSlot { name: "clear-first-slot", id: "K10", source: "QEMU 4.1, fixed in 4.2 by 84516e5b8d",
+        mechanism: "a CLEAR looks for the one slot that its range begins in: the part in the next slots stays in K", effect: OverSend,
+        steps: ["two slots meet within a chunk; P lies in the second", "the guest hints P: P leaves B, and the CLEAR of its chunk ends at the border", "the next sync finds P in K, and P is sent"],
+        fix: "a CLEAR goes through all slots that its range touches" },
+    /// A failed GET counts.
+    GetErrorIgnored { name: "get-error-ignored", id: "K11", source: "QEMU, fixed in 6.0 by 38e0b7904e",
+        mechanism: "the ioctl's result is compared with -1 though it is -errno: GET fails, and what S held from the time before is merged once more", effect: OverSend,
+        steps: ["a sync reads P into S, and P goes to B", "the guest hints P, and P leaves B", "the next GET fails: P, which S still has, is merged and sent"],
+        fix: "a negative result is an error; the slot is left out of this sync" },
+    /// A bit of K counts for one target page.
+    HostPageAsOne { name: "host-page-as-one", id: "K12", source: "QEMU on hosts with 64 KiB pages, fixed in 1.1 by 3145fcb605 and in 2.0 by f9ee9f9ac2",
+        mechanism: "K has a bit for each page of the host's, which the merge takes for one target page: of sixteen the first is marked", effect: Loss,
+        steps: ["the host's pages are 64 KiB; the migration sends P, the fourth target page of one", "vCPU 1 writes P: K has the bit of the host's page", "the merge marks the first target page in D"],
+        fix: "a bit marks as many target pages as the host's page holds" },
+    /// A stop that waits for the VM is forgotten.
+    LogStopPostponed { name: "log-stop-postponed", id: "K13", source: "QEMU, fixed in 7.0 by a5c90c61a1",
+        mechanism: "logging of a stopped VM ends when the VM runs again; a second migration before that finds it on, and asserts that it is off", effect: HostCrash,
+        steps: ["the VM is stopped; a migration ends, and its log is to stop once the VM runs", "another migration starts", "its assertion that nobody logs for a migration fails"],
+        fix: "a start carries out the postponed stop first" },
+    /// A ring is reaped that is not there yet.
+    ReapHalfCreated { name: "reap-half-created", id: "K14", source: "QEMU 6.1 to 7.2, fixed in 8.0 by 56adee407f",
+        mechanism: "a plugged vCPU is on the list before its ring is mapped, and its creation waits without the BQL: whoever reaps then reads through a null pointer", effect: HostCrash,
+        steps: ["a vCPU is plugged: it is on the list, and the main loop lets go of the BQL to wait for its thread", "the reaper takes the BQL and goes through the list", "it reads the ring of a vCPU that has none"],
+        fix: "a vCPU that is not created yet is left out" },
+    /// TLB entries are not flagged again.
+    TlbNotRearmed { name: "tlb-not-rearmed", id: "K16", source: "QEMU since 2013, fixed in 9.0 by 03bfc2188f",
+        mechanism: "the fast path of a sync cleans D by words and leaves the vCPUs' TLBs alone: entries that lost their not-dirty flag never get it back", effect: Loss,
+        steps: ["vCPU 1 writes P: D has it, the TLB entry loses its flag", "a sync takes P from D to B, and P is sent", "vCPU 1 writes P through the same entry, past the slow path"],
+        fix: "whoever cleans D flags the entries of the cleaned pages in all TLBs" },
+    /// A locked access takes the flag away without a mark.
+    AtomicUnmarked { name: "atomic-unmarked", id: "K17", source: "QEMU 2.8 to 2.10, fixed in 2.11 by 34d49937e4",
+        mechanism: "a locked read-modify-write of a page whose TLB entry says not dirty drops the flag and writes, but marks nothing", effect: Loss,
+        steps: ["a sync has cleaned P, and P is sent", "vCPU 1 makes a locked exchange on P: no mark, and the entry's flag is gone", "all its later stores to P go past the slow path"],
+        fix: "the access is prepared and completed as any other write to a page that is not dirty" },
+    /// A fault opens a whole slot.
+    HvfUnprotectsSlot { name: "hvf-unprotects-slot", id: "K18", source: "QEMU with HVF, fixed in 9.1 by 3e2c6727cb",
+        mechanism: "the first write to a protected page marks that page and gives back write permission to all of its slot", effect: Loss,
+        steps: ["the migration sends P; all pages are protected", "vCPU 1 writes Q: Q is marked, and every page of the slot is opened", "vCPU 1 writes P: no fault, no mark"],
+        fix: "permission is given back to the page alone" },
+    /// Pages are protected when the log is read.
+    HvfProtectsAtSync { name: "hvf-protects-at-sync", id: "K19", source: "QEMU with HVF, fixed in 11.0 by 1b6261bfc0",
+        mechanism: "pages are protected again when a sync begins and not when their marks are cleared: a write between the two opens its page, and loses its mark to this sync", effect: Loss,
+        steps: ["a sync protects all pages", "vCPU 1 writes P: D is marked, P is opened; the sync takes the mark into B", "P is sent; vCPU 1 writes P again: no fault, no mark"],
+        fix: "protection comes with the clearing of marks, before a page is read" },
+    /// The guest's address is added twice.
+    HvfAddressTwice { name: "hvf-address-twice", id: "K20", source: "QEMU with HVF, fixed in 11.1 by 3d0ad30fbf",
+        mechanism: "the mark is made at the sum of the guest's physical address and the offset in the memory region, which already holds it: another page is marked, or none", effect: Loss,
+        steps: ["the migration sends P", "vCPU 1 writes P: the fault marks the page at twice P's address", "the next sync sends that page, and not P"],
+        fix: "the offset in the region is passed alone" },
+
     // ---- 3D: bitmaps, scan, setup
     /// The sync looks for a block's bits at ram_addr 0.
     SyncWithoutOffset { name: "sync-without-offset", id: "Q01", source: "QEMU 084140bd49, fixed in 2.10",
@@ -413,6 +553,46 @@ faults! {
         mechanism: "whether whole words may be moved is asked of the block's beginning alone: a block that ends within a word of D takes the bits of its neighbour", effect: Loss,
         steps: ["a block of 30 pages lies before another in one word of D", "a vCPU writes page 2 of the second, which sets bit 32", "the sync of the first block takes the whole word: the second block's bit is gone before its turn"],
         fix: "The length is tested, too." },
+    /// Bits of D are set by a load and a store.
+    DirtySetNotAtomic { name: "dirty-set-not-atomic", id: "Q05", source: "QEMU d114875b9a and 5f2cb94688, fixed in 2.4",
+        mechanism: "who sets a bit of D loads its word, changes it and stores it back: what another thread set in between is gone", effect: Loss,
+        steps: ["a device's thread loads a word of D to mark P", "another loads it to mark Q, the first stores it with P's bit", "the second stores it with Q's bit and without P's: the write to P is forgotten"],
+        fix: "Bits of D are set and taken by atomic operations." },
+    /// The last scan begins nowhere.
+    ScanWithoutPlace { name: "scan-without-place", id: "Q08", source: "QEMU 4934a5dd7c, fixed in 8.0",
+        mechanism: "a scan is over when it comes back to the block where the last page was found; with no such block it never is, if nothing is left to send", effect: Stall,
+        steps: ["the VM is stopped, the scan's place has been reset, and the last sync finds nothing", "the scan goes through all blocks and looks whether it is back at its place", "it has none, so it goes around for ever, with the VM stopped"],
+        fix: "The scan's place is set before the scan." },
+    /// The dirty rate counts what was known to be dirty.
+    PeriodCountsAll { name: "period-counts-all", id: "Q10", source: "QEMU fb6135807f, fixed in 5.1",
+        mechanism: "the pages of a period are all bits that a sync takes from D, not those that are new in B: the first sync counts all of RAM, and auto-converge throttles at once", effect: WrongStatistics,
+        steps: ["B starts with all pages", "the first sync finds all of D set and not one page that is new", "the period's counter goes up by all of RAM all the same"],
+        fix: "Only bits that are new in B are counted." },
+    /// Logging starts on old bits.
+    NoSyncAtStart { name: "no-sync-at-start", id: "Q11", source: "QEMU 79536f4f16, fixed in 1.3",
+        mechanism: "no sync follows the start of the log: bits that were set in D long before are found by the second round and sent again", effect: OverSend,
+        steps: ["D is full of bits from before the migration when logging starts", "round 1 leaves out what the guest hints, and sends the rest", "the first sync finds all the old bits: everything is sent again, hinted pages too"],
+        fix: "A sync follows the start of the log." },
+    /// Each slice ends with a sync.
+    SyncEachSlice { name: "sync-each-slice", id: "Q12", source: "QEMU 28ef5339c3 (8.0), fixed in 9.0 by 910c164736",
+        mechanism: "what must be sent before the switchover is taken for 0 (with postcopy-ram on, all RAM may come later), so each iteration asks for an exact answer, and has a sync: no hint round outlasts a slice", effect: OverSend,
+        steps: ["the engine asks before each slice how much is left, and is told that nothing must be sent", "so it wants to know exactly, and syncs: the hint round stops and another begins", "the guest's hints come when their round is over, and their pages are sent"],
+        fix: "The exact answer is asked for once all that is left is below the threshold." },
+    /// Hints change B without its mutex.
+    HintWithoutMutex { name: "hint-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
+        mechanism: "the iothread loads words of B, counts the hinted bits and stores the words without bitmap_mutex: pages that the migration thread takes meanwhile are counted twice, and N goes below what B has", effect: WrongStatistics,
+        steps: ["the iothread loads a word of B to clear hinted pages", "the migration thread takes one of them to send it: N goes down", "the iothread stores the word, and takes it off N once more"],
+        fix: "Who changes B holds bitmap_mutex." },
+    /// Slices run without the mutex of B.
+    SliceWithoutMutex { name: "slice-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
+        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the iothread clears in between is back, and hinted pages are sent", effect: OverSend,
+        steps: ["the migration thread loads a word of B to take a page", "the iothread clears the word's other pages, which are hinted", "the migration thread stores the word as it was, less its own page"],
+        fix: "The mutex is held for the whole slice." },
+    /// A migration that failed keeps what it took.
+    DirtyNotRestored { name: "dirty-not-restored", id: "X07", source: "Propolis #232, #616 and #682",
+        mechanism: "a migration that failed has consumed the dirty bits of what it sent; the next one starts from those that are left", effect: Loss,
+        steps: ["a migration sends P and takes its bit", "the link breaks; the destination and all that it has is gone", "the next migration starts from the bits that are left: P is not among them"],
+        fix: "After a failure everything counts as dirty again." },
 
     // ---- 3E: page encoding and channels
     /// A zero page leaves its old copy in the cache.
@@ -430,8 +610,58 @@ faults! {
         mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
         steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
         fix: "a page that was refused is sent from RAM" },
+    /// Zero pages of the first round are not sent.
+    FirstZerosUnsent { name: "first-zeros-unsent", id: "E07", source: "QEMU f1c72795af (1.5), reverted in 1.6 by 9ef051e553",
+        mechanism: "in the first round pages of zeros are not sent, since the destination's memory is zero anyway: where it is not, what stood there stays", effect: Loss,
+        steps: ["firmware has written page P at the destination", "the source's P is zero: in the first round nothing is sent", "the guest goes on with the firmware's bytes in P"],
+        fix: "a zero page is sent as a record of nine bytes, and the destination makes it zero" },
+    /// R is not told of pages that an accelerator decompresses.
+    UnrecordedPages { name: "unrecorded-pages", id: "E09", source: "QEMU, fixed in 10.0 by 2588a5f99b and a523bc5216",
+        mechanism: "pages that arrive compressed by QPL or QATzip are not recorded as received: a zero page that follows counts as the first arrival, and is skipped", effect: Loss,
+        steps: ["P arrives as v1, and R stays clear", "P is zero: a zero page arrives on a channel", "R is clear, so P is taken to be zero already: v1 stays"],
+        fix: "each way to receive a page records it" },
+    /// A packet of zero pages is not written.
+    DropZeroPacket { name: "drop-zero-packet", id: "E10", source: "QEMU, fixed in 10.0 by cdc3970f85",
+        mechanism: "with a compression method a packet that has nothing to compress is not written, and the zero pages that it lists with it", effect: Loss,
+        steps: ["P arrives as v1", "P is zero, and so are all pages of its packet", "the packet is not written: v1 stays"],
+        fix: "a packet without data is written for its header's sake" },
+    /// A page that became zero keeps its bit in the file.
+    ZeroStaysInFile { name: "zero-stays-in-file", id: "E11", source: "QEMU, fixed in 9.0 by 8fa1a21c6e",
+        mechanism: "the loop that clears the file's bits of a packet's zero pages has wrong bounds: a page that had data before keeps its bit, and its old bytes are loaded", effect: Loss,
+        steps: ["P goes into the file as v1: its bit is set", "P is zero: the sender leaves its bit as it is", "the file is loaded: P is v1"],
+        fix: "the loop runs over the packet's zero pages" },
+    /// Pages that are not in the file keep what they held.
+    AbsentPagesStay { name: "absent-pages-stay", id: "E12", source: "QEMU, fixed in 10.2 by 0ecd285824",
+        mechanism: "a file is loaded into memory that was used before: pages that are not in the file are not made zero", effect: Loss,
+        steps: ["a VM has run, and P holds its bytes", "a file without P is loaded: P was zero", "the guest goes on with the old bytes in P"],
+        fix: "pages that are absent are made zero, unless the memory is fresh" },
+    /// No barrier between rounds.
+    NoRoundBarrier { name: "no-round-barrier", id: "E15", source: "QEMU, the class of 294e5a4034 (8.1) and f5f48a7891 (9.0)",
+        mechanism: "nothing keeps the channels' packets of two rounds apart: a page's newer copy on a fast channel arrives before its older one on a slow channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a slow channel", "round 2: P goes as v2 on another, and is placed", "v1 arrives, and is placed over v2"],
+        fix: "when the scan has passed all of RAM, every channel is drained and synchronised before the next page is queued" },
+    /// The main channel does not wait at the barrier.
+    MainPassesBarrier { name: "main-passes-barrier", id: "E15b", source: "QEMU, the class of 294e5a4034 (8.1)",
+        mechanism: "the channels wait for each other between rounds, and the main channel for none: a zero record on it arrives before the page's older bytes on a channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a channel that is late", "round 2: P is zero, and the migration thread sends a zero record on the main channel", "the record is placed, and then v1"],
+        fix: "a flush record in the main stream waits for all channels" },
+    /// A flush does not wait for what is queued.
+    FlushForgetsQueued { name: "flush-forgets-queued", id: "E16", source: "QEMU, fixed in 8.0 by ebfc578715 and 7.1 by cf20c89733",
+        mechanism: "with zero copy a flush may be asked for before the last packet is queued, and does not wait for it: its pages count as sent and are not read", effect: Rule,
+        steps: ["a sender has a packet, and has not queued it", "the flush finds nothing queued, and is over", "the packet's pages are read afterwards"],
+        fix: "the flush is made by the sender, behind its packets" },
+    /// The destination starts before its receivers are done.
+    StartBeforeChannels { name: "start-before-channels", id: "E17", source: "QEMU, fixed in 2.7 by 5533b2e9bc",
+        mechanism: "the destination starts its vCPUs while threads still hold pages that have arrived: they are placed late, over what the guest writes", effect: Loss,
+        steps: ["the last copy of P has arrived, and waits for its thread", "the device state arrives, and the vCPUs start", "P is placed under the running guest"],
+        fix: "the main thread waits until all threads are done" },
 
     // ---- 3F: postcopy
+    /// Requests that were on a broken link are forgotten.
+    RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
+        mechanism: "after a recovery nobody asks again for the pages that were asked for before the link broke", effect: Stall,
+        steps: ["a vCPU at the destination touches P: request(P) goes out", "the link breaks, and is mended", "the source sends what it comes across: P is one of many"],
+        fix: "the destination keeps what it waits for, and asks for all of it again when the link is back" },
 
     // ---- 3G: device writers
     /// The last look at a backend's log finds nothing.
@@ -444,6 +674,47 @@ faults! {
         mechanism: "the order to log is posted to a vhost-user backend, and the migration goes on before the backend has read it", effect: Loss,
         steps: ["the migration thread posts the order to log, and sends the page", "the backend writes the page, and logs nothing yet", "the backend reads the order: from here on it logs"],
         fix: "The order asks for an answer, and the migration begins behind it." },
+
+    /// The queues of every pair are taken for those of the first.
+    VhostQueueIndex { name: "vhost-queue-index", id: "V03", source: "QEMU 25a2a920dd, fixed in 2.5",
+        mechanism: "when the log is switched on, the used rings of each queue pair are given to the backend under the indices of the first pair: those of the others are never logged", effect: Loss,
+        steps: ["the log is switched on: pair 0 and pair 1 are both told as queues 0 and 1", "the page with the used ring of queue 2 is sent", "the backend uses a buffer of queue 2, and logs nothing"],
+        fix: "The index of each queue is asked of the backend's own numbering." },
+    /// The log is not where the backend was told.
+    VhostLogBase { name: "vhost-log-base", id: "V04", source: "QEMU e05ca82002, fixed in 2.3",
+        mechanism: "the backend gets a wrong address as the base of its log: its marks go to memory that nobody looks at", effect: Loss,
+        steps: ["the backend is told the base of its log, a wrong one", "it writes a page that was sent, and marks it there", "the VMM merges its log, in which nothing stands"],
+        fix: "The address of the log's first word is passed by reference, as the call wants it." },
+    /// A mark of the log is taken for an address of RAM.
+    VhostGuestAddress { name: "vhost-guest-address", id: "V05", source: "QEMU 7b67b18adf, of 2011",
+        mechanism: "a bit of the backend's log stands for a guest-physical page, and is set in D as it is, where RAM blocks have addresses of their own", effect: Loss,
+        steps: ["a RAM block lies elsewhere in D than in the guest's address space", "the backend writes a page of it that was sent", "the sync marks another page in D"],
+        fix: "The address is translated before D is marked." },
+    /// The used ring's address is taken for the guest's.
+    VhostUsedRingIova { name: "vhost-used-ring-iova", id: "V05", source: "QEMU 345cc1cbcb, fixed in 8.0",
+        mechanism: "with an IOMMU the address of a used ring is the device's: taken for a guest-physical one, it lies behind the end of the log", effect: HostCrash,
+        steps: ["the guest maps a ring: devices reach it below 4 GiB", "the backend writes, and its log has a bit", "the sync looks at the log once more for the used ring, far behind its end"],
+        fix: "The address is translated before the log is looked at." },
+    /// A queue that nobody has set up makes the log endless.
+    VhostLogSize { name: "vhost-log-size", id: "V06", source: "QEMU 240e647a14, fixed in 4.1",
+        mechanism: "the log's size comes from the last byte of each used ring; for a queue that the guest has not set up that is -1", effect: HostCrash,
+        steps: ["the device has two queues, the guest uses one", "a migration starts: the log has to reach to the end of the second used ring", "that is at 2^64 - 1, and the allocation fails"],
+        fix: "Queues that are not set up do not count." },
+    /// The avail event is written and not marked.
+    AvailEventUnmarked { name: "avail-event-unmarked", id: "V07", source: "QEMU 3cdf847329, fixed in 2.9",
+        mechanism: "a device in the VMM writes the avail event of a queue through a cached mapping, and does not say so to the dirty log", effect: Loss,
+        steps: ["the page with the ring is sent", "the device writes its avail event, and nothing else of the page", "the destination's ring has the old one: the driver there sees no reason to kick"],
+        fix: "The write through the cache is followed by the mark." },
+    /// A device's DMA is not marked.
+    DmaUnmarked { name: "dma-unmarked", id: "V08", source: "QEMU bc9ca5958d, e37a0ef460 and 45e576c745",
+        mechanism: "a device model writes guest memory through a host pointer, and marks nothing, or the wrong range", effect: Loss,
+        steps: ["the page is sent", "the device writes it through a pointer", "D has no mark of it"],
+        fix: "The device marks the range that it wrote, by the offset in its region." },
+    /// What the hardware noted goes with the mapping.
+    VfioUnmapDropsDirty { name: "vfio-unmap-drops-dirty", id: "V09", source: "QEMU 6e360c0617, fixed in 11.0",
+        mechanism: "an assigned device's writes are noted by its addresses; when the guest unmaps one, the notes go with the mapping, unasked", effect: Loss,
+        steps: ["the device writes a page that was sent", "the guest is done with the buffer, and unmaps it", "the next sync asks for the mappings that are left"],
+        fix: "The dirty bits of a range are asked for before it is unmapped." },
 
     // ---- 3H: convergence, liveness
     /// What is exactly at the threshold is sent without another look.

@@ -40,6 +40,8 @@ pub enum Await {
     Operator,
     /// A backend that has been asked to log its writes (QEMU: vhost-user's reply).
     Devices,
+    /// A page that has not arrived: whoever uses it sits in a page fault.
+    Page,
 }
 
 impl Await {
@@ -51,6 +53,7 @@ impl Await {
             Await::Stores => "stores that are marked",
             Await::Operator => "the operator's word",
             Await::Devices => "a backend's acknowledgement",
+            Await::Page => "a page that has not arrived",
         }
     }
 }

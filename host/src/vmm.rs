@@ -12,13 +12,17 @@ use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
+use crate::dirty::command::TrackingCommand;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
-use crate::event::{Actor, Event, EventKind, LockId, Pfn};
+use crate::dirty::reaper::Reaper;
+use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::migration::encoding::DestinationRam;
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Ctx, Move, Next};
 
@@ -59,6 +63,12 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
+    Recover,
+    /// Takes the balloon device out of the machine.
+    Unplug,
     /// `migrate_continue`.
     Continue,
     /// `migrate-set-capabilities` with postcopy-ram.
@@ -68,6 +78,8 @@ pub enum Command {
     },
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+    /// Something about the tracking of writes.
+    Tracking(TrackingCommand),
 }
 
 /// What happens to the connection; nobody's lock is needed for it.
@@ -91,9 +103,13 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::StartPostcopy => "migrate_start_postcopy",
+            Command::Recover => "migrate_recover",
+            Command::Unplug => "unplug-balloon",
             Command::Continue => "migrate_continue",
             Command::PostcopyRam { .. } => "migrate-set-capabilities",
             Command::BreakLink => "break-link",
+            Command::Tracking(command) => command.name(),
         }
     }
 }
@@ -107,9 +123,13 @@ impl fmt::Display for Command {
             | Command::Cancel
             | Command::Stop
             | Command::Cont
-            | Command::Continue
             | Command::ResetDevice
-            | Command::BreakLink => f.write_str(self.name()),
+            | Command::StartPostcopy
+            | Command::Recover
+            | Command::Unplug
+            | Command::Continue
+            | Command::BreakLink
+            | Command::Tracking(_) => f.write_str(self.name()),
         }
     }
 }
@@ -174,7 +194,53 @@ pub struct Vmm {
     pub vm: VmState,
     /// Monitor commands.
     pub monitor: Monitor,
+    reaper: Reaper,
+    left: Option<Box<Left>>,
+    fresh: Arc<Fresh>,
     options: MigrationOptions,
+}
+
+/// First page that PAM registers are about, at 0xC0000.
+const PAM: Pfn = Pfn(0xc0);
+
+/// What logs and devices are in a new process.
+#[derive(Debug)]
+struct Fresh {
+    accel: Accelerator,
+    d: DirtyMemory,
+    devices: Devices,
+}
+
+/// What is left of the source once the guest has gone over to the destination: the end of its migration works on that, until the next one starts.
+#[derive(Debug, Clone)]
+struct Left {
+    accel: Accelerator,
+    d: DirtyMemory,
+    devices: Devices,
+    vm: VmState,
+    device: LeftDevice,
+}
+
+/// The source's balloon: whatever it is told, its guest will not hear of it.
+#[derive(Debug, Clone)]
+struct LeftDevice;
+
+impl PrecopyNotifier for LeftDevice {
+    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
+        None
+    }
+
+    fn act(&mut self, action: NotifyAction, _ctx: &mut Ctx<'_>) {
+        unreachable!("nothing was planned, but {action:?}")
+    }
+
+    fn vm_state_change(&mut self, running: bool, _ctx: &mut Ctx<'_>) {
+        assert!(!running, "the guest runs elsewhere");
+    }
+
+    fn saved_cmd_id(&self) -> CmdId {
+        unreachable!("the devices are saved before the guest goes over")
+    }
 }
 
 /// Seed of the destination's garbage: any value will do, as long as it is always the same.
@@ -191,18 +257,27 @@ impl Vmm {
             blocks => Arc::new(RamList::new(blocks)),
         };
         assert_eq!(ram.pages(), options.pages, "the RAM blocks are guest memory");
+        let accel = Accelerator::with(options.log, &options.tracking, options.pages);
+        let d = DirtyMemory::of(ram);
+        let devices = Devices::new(options.pages, options.devices.clone());
+        let mut balloon = BalloonDevice::new(options.balloon.clone());
+        // QEMU: hw/vfio/container.c vfio_container_connect() forbids to discard what a device may hold pinned.
+        balloon.set_inhibited(options.devices.vfio);
         Self {
-            accel: Accelerator::with(options.log, &options.tracking, options.pages),
-            d: DirtyMemory::of(ram),
-            devices: Devices::new(options.pages, options.devices.clone()),
-            balloon: BalloonDevice::new(options.balloon.clone()),
+            fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
+            accel,
+            d,
+            devices,
+            balloon,
             migration: Migration::new(),
-            destination: match options.migration.first_round {
-                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
-                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            destination: match (options.migration.first_round, options.migration.encoding.destination_ram) {
+                (FirstRound::All, DestinationRam::Used) => Destination::new(options.pages, GARBAGE_SEED),
+                (FirstRound::Populated, _) | (_, DestinationRam::Fresh) => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
             },
             vm: VmState { running: true },
             monitor: Monitor::default(),
+            reaper: Reaper::new(options.tracking.reap_interval_ns),
+            left: None,
             options: options.migration.clone(),
         }
     }
@@ -210,9 +285,18 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, options } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options } = self;
         let mut fold = Fold::default();
+        if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
+            assert!(!vm.running, "the guest runs elsewhere");
+            let mut there = Fold::default();
+            accel.fold(&mut there);
+            d.fold(&mut there);
+            devices.fold(now_ns, &mut there);
+            fold.sum_of(Tag::Left as u64, there.sum());
+        }
         accel.fold(&mut fold);
+        reaper.fold(now_ns, accel, &mut fold);
         d.fold(&mut fold);
         devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
@@ -221,18 +305,20 @@ impl Vmm {
         fold.add(Tag::VmRunning, u64::from(vm.running));
         fold.add_part(Tag::Monitor, monitor);
         // Of the options this alone ever changes.
-        fold.word(Tag::Monitor as u64, u64::MAX, u64::from(options.postcopy_ram));
+        fold.word(Tag::Monitor as u64, u64::MAX, u64::from(options.modes.postcopy));
         fold.sum()
     }
 
     /// Returns what an actor would do next. `vcpus_in_store`: a vCPU has marked a page and not yet stored to it.
     pub fn next(&self, actor: Actor, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match actor {
-            Actor::Migration | Actor::Destination => self.migration.next(actor, &self.view(vcpus_in_store), ctx),
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
+                self.migration.next(actor, &self.view(vcpus_in_store), ctx)
+            }
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
 
@@ -244,16 +330,18 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
-                Job::Balloon => None,
+                Job::Reap => Some(Move::plain(EventKind::RingReap)),
+                Job::Store(_) | Job::Balloon => None,
             },
-            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => None,
+            Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
+            Actor::Channel(_) | Actor::Receiver(_) => None,
         }
     }
 
     /// Makes an actor's next move, and returns its cost, nanoseconds.
     pub fn step(&mut self, actor: Actor, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match actor {
-            Actor::Migration | Actor::Destination => {
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(actor, &mut parts, ctx)
             }
@@ -263,7 +351,7 @@ impl Vmm {
             }
             Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.step(ctx),
-            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => {
+            Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
@@ -290,6 +378,7 @@ impl Vmm {
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
         self.migration.wire().pages().any(|page| page == pfn)
+            || self.migration.multifd().is_some_and(|multifd| multifd.pages().any(|page| page == pfn))
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
 
@@ -303,30 +392,86 @@ impl Vmm {
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
+    /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.
+    fn track(&mut self, command: TrackingCommand, ctx: &mut Ctx<'_>) {
+        match command {
+            TrackingCommand::TogglePam if ctx.faults.on(Fault::SlotUpdateTorn) => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::ReplaceSlot));
+            }
+            TrackingCommand::TogglePam => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.accel.replace_slot(PAM, ctx);
+            }
+            TrackingCommand::ReplaceSlot => self.accel.replace_slot(PAM, ctx),
+            TrackingCommand::DirtyRateStart => self.accel.dirty_rate_start(&mut self.d, ctx),
+            TrackingCommand::DirtyRateStop => self.accel.dirty_rate_stop(&mut self.d, ctx),
+            TrackingCommand::PlugVcpu => {
+                self.accel.vcpu_plugged();
+                // It is carried out next, behind the command that is being carried out.
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::VcpuCreated));
+            }
+            TrackingCommand::VcpuCreated => self.accel.vcpu_created(),
+            TrackingCommand::FailGet => self.accel.fail_get(),
+        }
+    }
+
     fn takes_hints(&self) -> bool {
-        self.migration.status().is_running() && self.migration.ram().is_some()
+        self.migration.takes_hints()
+    }
+
+    /// The guest goes over to the destination, with its devices: what they were at the source is left behind.
+    ///
+    /// # Panics
+    /// When it has gone already.
+    pub fn go_over(&mut self, running: bool, ctx: &mut Ctx<'_>) {
+        assert!(self.left.is_none() && !self.vm.running, "a guest goes over once");
+        let fresh = Arc::clone(&self.fresh);
+        let Fresh { accel, d, devices } = &*fresh;
+        let accel = std::mem::replace(&mut self.accel, accel.clone());
+        let d = std::mem::replace(&mut self.d, d.clone());
+        let devices = std::mem::replace(&mut self.devices, devices.clone());
+        self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
+        self.vm.running = running;
+        self.balloon.arrive(running, ctx);
     }
 
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
-        View { accel: &self.accel, devices: &self.devices, destination: &self.destination, vm: self.vm, vcpus_in_store }
+        let destination = &self.destination;
+        match &self.left {
+            Some(left) => View { accel: &left.accel, devices: &left.devices, destination, vm: left.vm, vcpus_in_store: false },
+            None => View { accel: &self.accel, devices: &self.devices, destination, vm: self.vm, vcpus_in_store },
+        }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, options: _ } = self;
-        (migration, Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store })
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, left, fresh: _, options: _ } = self;
+        let parts = match left.as_deref_mut() {
+            Some(Left { accel, d, devices, vm, device }) => {
+                Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }
+            }
+            None => Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store },
+        };
+        (migration, parts)
     }
 
     // ---- the main loop
 
     /// Returns what the main loop is at: a job that holds locks is finished first.
     fn job(&self, ctx: &Ctx<'_>) -> Job {
+        if let Some(range) = self.d.torn() {
+            return Job::Store(range);
+        }
         let head = self.monitor.queue.front().copied();
         match head {
+            // QEMU: migrate-recover is made by the monitor's own thread, whatever the main loop waits for.
+            Some(Command::Recover) => return Job::Monitor(Command::Recover),
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
             Some(_) | None => {}
         }
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
+            (_, true) if self.reaper.is_busy() => Job::Reap,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
             (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
@@ -334,22 +479,31 @@ impl Vmm {
         }
     }
 
-    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do, or sleeps longer than the balloon.
+    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do or sleeps; then the rings', then the balloon's.
     fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
-        match (self.migration.next(Actor::MainLoop, &self.view(false), ctx), self.balloon.main_loop_next(ctx)) {
-            (Next::Idle, _) => Job::Balloon,
-            (Next::Sleep(_), Next::Idle) => Job::Migration,
-            (Next::Sleep(engine_ns), Next::Sleep(balloon_ns)) if engine_ns <= balloon_ns => Job::Migration,
-            (Next::Sleep(_), Next::Sleep(_) | Next::Do(_) | Next::Lock(_) | Next::Wait(_)) => Job::Balloon,
-            (Next::Do(_) | Next::Lock(_) | Next::Wait(_), _) => Job::Migration,
+        match self.migration.next(Actor::MainLoop, &self.view(false), ctx) {
+            Next::Do(_) | Next::Lock(_) | Next::Wait(_) => Job::Migration,
+            Next::Idle | Next::Sleep(_) if self.reaps_now(ctx) => Job::Reap,
+            Next::Idle | Next::Sleep(_) => Job::Balloon,
         }
+    }
+
+    /// Returns whether the reaper can move, and the balloon's part of the main loop is at rest.
+    fn reaps_now(&self, ctx: &Ctx<'_>) -> bool {
+        let awake = !matches!(self.reaper.next(&self.accel, ctx.now_ns), Next::Idle | Next::Sleep(_));
+        awake && matches!(self.balloon.main_loop_next(ctx), Next::Idle | Next::Sleep(_))
     }
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
-            Job::Balloon => self.balloon.main_loop_next(ctx),
+            Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
+            Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
+            Job::Balloon => {
+                let timers = [self.reaper.next(&self.accel, ctx.now_ns), self.migration.next(Actor::MainLoop, &self.view(false), ctx)];
+                timers.into_iter().fold(self.balloon.main_loop_next(ctx), sooner)
+            }
         }
     }
 
@@ -360,6 +514,12 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
+            Job::Reap => self.reaper.step(&mut self.accel, ctx),
+            Job::Store(range) => {
+                ctx.emit(Event::BitmapStore { range });
+                self.d.store_torn();
+                ctx.costs.sync_word_ns
+            }
             Job::Balloon => self.balloon.main_loop_step(ctx),
         }
     }
@@ -369,12 +529,16 @@ impl Vmm {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
+            Command::Unplug => self.balloon.unplug_locks(),
+            Command::Recover => &[],
             Command::Migrate
             | Command::Cancel
+            | Command::StartPostcopy
             | Command::Balloon { .. }
             | Command::BreakLink
             | Command::Continue
-            | Command::PostcopyRam { .. } => &[LockId::Bql],
+            | Command::PostcopyRam { .. }
+            | Command::Tracking(_) => &[LockId::Bql],
         }
     }
 
@@ -403,6 +567,7 @@ impl Vmm {
             Command::Migrate => {
                 let refused = self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
+                    self.left = None;
                     self.destination.restart();
                 }
                 ctx.costs.state_ns
@@ -418,12 +583,24 @@ impl Vmm {
             Command::PostcopyRam { on } => {
                 // The capability is the process's: it holds for the last migration's cleanup and for the next migration.
                 if self.migration.set_postcopy(on) {
-                    self.options.postcopy_ram = on;
+                    self.options.modes.postcopy = on;
                 }
+                ctx.costs.state_ns
+            }
+            Command::StartPostcopy => {
+                self.migration.start_postcopy();
+                ctx.costs.state_ns
+            }
+            Command::Recover => {
+                self.migration.recover();
                 ctx.costs.state_ns
             }
             Command::BreakLink => {
                 self.migration.fail(ctx);
+                ctx.costs.state_ns
+            }
+            Command::Tracking(command) => {
+                self.track(command, ctx);
                 ctx.costs.state_ns
             }
             Command::Stop if self.vm.running => {
@@ -435,6 +612,7 @@ impl Vmm {
             }
             Command::Cont if !self.vm.running && !self.migration.owns_vm() => {
                 self.balloon.vm_state_change(true, ctx);
+                self.accel.vm_starts(&mut self.d);
                 self.vm.running = true;
                 ctx.emit(Event::VmStart);
                 ctx.costs.vm_stop_ns
@@ -442,6 +620,12 @@ impl Vmm {
             Command::Stop | Command::Cont => ctx.costs.state_ns,
             Command::Balloon { pages } => {
                 self.balloon.set_target(pages, ctx);
+                ctx.costs.state_ns
+            }
+            Command::Unplug => {
+                if self.balloon.is_plugged() {
+                    self.balloon.unrealize(ctx);
+                }
                 ctx.costs.state_ns
             }
             Command::ResetDevice => {
@@ -452,11 +636,23 @@ impl Vmm {
     }
 }
 
+/// Returns which of a move and of another's timer comes first: a move does.
+fn sooner(next: Next, timer: Next) -> Next {
+    match (next, timer) {
+        (Next::Idle, Next::Sleep(ns)) => Next::Sleep(ns),
+        (Next::Sleep(one_ns), Next::Sleep(other_ns)) => Next::Sleep(one_ns.min(other_ns)),
+        (next, _) => next,
+    }
+}
+
 /// What the main loop is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
     Monitor(Command),
     Migration,
+    Reap,
+    /// A device's word of D goes back (a fault).
+    Store(PageRange),
     Balloon,
 }
 
@@ -465,7 +661,7 @@ mod tests {
     use super::*;
     use crate::balloon::Profile;
     use crate::dirty::accel::Store;
-    use crate::event::{PageRange, Stamped};
+    use crate::event::Stamped;
     use crate::fault::Faults;
     use crate::lock::Locks;
     use crate::memory::GuestRam;
@@ -541,7 +737,7 @@ mod tests {
                     self.vmm.accel.guest_store(Store::plain(0, Pfn(*pfn)), &mut self.vmm.d, &Faults::default());
                 }
                 Act::Dma(first, count) => self.vmm.d.mark(PageRange::new(Pfn(*first), *count)),
-                Act::Vhost(pfn) => self.vmm.devices.vhost.mark(PageRange::page(Pfn(*pfn))),
+                Act::Vhost(pfn) => self.vmm.devices.vhost.wrote(PageRange::page(Pfn(*pfn)), &Faults::default()),
                 Act::Fold => {
                     self.fold();
                 }
@@ -653,7 +849,7 @@ mod tests {
             }),
             ("balloon", |vmm| vmm.balloon.set_inhibited(true)),
             ("d", |vmm| vmm.d.mark(PageRange::page(Pfn(70)))),
-            ("v", |vmm| vmm.devices.vhost.mark(PageRange::page(Pfn(70)))),
+            ("v", |vmm| vmm.devices.vhost.wrote(PageRange::page(Pfn(70)), &Faults::default())),
             ("no v", |vmm| vmm.devices.log_stop()),
             ("k", |vmm| {
                 vmm.accel.guest_store(Store::plain(0, Pfn(1)), &mut vmm.d, &Faults::default());
@@ -668,7 +864,7 @@ mod tests {
                 vmm.migration.ram_mut().expect("runs").take_chunk(Pfn(150));
             }),
             ("zero", |vmm| vmm.destination.place_zero(Pfn(150))),
-            ("device", |vmm| vmm.destination.load_device(crate::event::CmdId(1))),
+            ("device", |vmm| vmm.destination.load_device(crate::event::CmdId(1), None)),
             ("restart", |vmm| vmm.destination.restart()),
         ];
         let ram = ram();

@@ -174,7 +174,7 @@ impl Guest {
             Exit::Halt => self.halted = true,
             Exit::Store { address, .. } => self.ring_store(address),
             Exit::Limit => {}
-            Exit::Fault { .. } | Exit::Exception { .. } => self.crash = Some(format!("{exit:x?}")),
+            Exit::Missing { .. } | Exit::Fault { .. } | Exit::Exception { .. } => self.crash = Some(format!("{exit:x?}")),
         }
     }
 

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
+use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::vec;
 use proptest::option;
@@ -254,7 +255,12 @@ pub(crate) fn make_consistent(scenario: &mut Scenario, orders: &[u8]) {
     let made: BTreeSet<String> = scenario.allocation_names().into_iter().map(str::to_owned).collect();
     let injected = scenario.injections.iter().filter_map(|injection| match &injection.action {
         Action::Task(operation) => Some(operation),
-        Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
+        Action::Write { .. }
+        | Action::Monitor(_)
+        | Action::ClearLog { .. }
+        | Action::RepeatId
+        | Action::VhostQueue { .. }
+        | Action::Iommu { .. } => None,
     });
     let used = scenario.guest.tasks.iter().flat_map(|task| &task.operations).chain(injected).filter_map(|operation| match operation {
         Operation::Free { name, .. } | Operation::Write { name, .. } | Operation::Release { name, .. } => Some(name),
@@ -303,7 +309,7 @@ fn guest(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, verifies: bool) -> impl Str
             init_on_alloc,
             init_on_free,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: tasks.enumerate().map(task).filter(|task| !task.operations.is_empty()).collect(),
         }
     })
@@ -361,7 +367,8 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let queues = ((4..=10u32).prop_map(|shift| 1u16 << shift), (0..=10u32).prop_map(|shift| 1u16 << shift));
     let balloon = prop_oneof![3 => Just(0), 1 => balloon_pages(ram_bytes)];
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
-    let devices = prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns });
+    let devices =
+        prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns, ..Devices::default() });
     (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE))).prop_map(
         move |(
             (dirty_log, chunk_shift, initially_set, ring_shift),
@@ -377,7 +384,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
-                tracking: Tracking { ring_size: 1 << ring_shift },
+                tracking: Tracking { ring_size: 1 << ring_shift, ..Tracking::default() },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,
@@ -386,6 +393,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 balloon_pages,
                 stats_interval_ns,
                 host_page: 1,
+                iothread: true,
                 devices,
                 blocks,
             }
@@ -431,13 +439,32 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             encoding,
             rounds_min,
             complete_before_sync,
+            modes: Modes::default(),
         },
     )
 }
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=12u32).prop_map(|shift| 1 << shift)];
-    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
+    let words = (select(ZeroPages::ALL), select(Compression::ALL), select(DestinationRam::ALL));
+    (words, xbzrle, prop_oneof![Just(0), 1..=3u8], any::<[bool; 2]>()).prop_map(
+        |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
+            let (zero_pages, compression, destination_ram) = words;
+            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            while let Some((key, _)) = encoding.refused(false) {
+                match key {
+                    "xbzrle" => encoding.xbzrle_pages = 0,
+                    "multifd_compression" => encoding.compression = Compression::None,
+                    _ => encoding.zero_copy = false,
+                }
+            }
+            // Channels take the first zeros of a page to be there already: on used memory that loses them, and is no defect of ours.
+            if encoding.senders_find_zeros() {
+                encoding.destination_ram = DestinationRam::Fresh;
+            }
+            encoding
+        },
+    )
 }
 
 fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec> {
@@ -499,7 +526,7 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
     let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<(u8, bool)>(), 1..4u64, by).prop_map(
         |(page, offset, (byte, zero), pages, by)| {
             let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how: How::Plain }, by)
         },
     );
     let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));

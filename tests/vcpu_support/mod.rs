@@ -94,7 +94,7 @@ pub(crate) fn observe(bench: &mut Bench, function: &str, args: [u64; 3], total: 
             Exit::MmioWrite { .. } => bench.machine.finish_mmio_write(0),
             Exit::Store { .. } => assert_eq!(bench.machine.step_store(0).exit, Exit::Limit),
             Exit::Trace { .. } | Exit::Limit => {}
-            Exit::Halt | Exit::Fault { .. } | Exit::Exception { .. } => break,
+            Exit::Halt | Exit::Missing { .. } | Exit::Fault { .. } | Exit::Exception { .. } => break,
         }
         written.extend(bench.machine.drain_written());
     }

@@ -35,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) b: Bits,
     pub(crate) c: Bits,
     pub(crate) n: u64,
+    pub(crate) dirtied_last: u64,
     pub(crate) logging: bool,
     pub(crate) wire: BTreeSet<Pfn>,
     pub(crate) there: Vec<Option<[u8; PAGE_SIZE as usize]>>,
@@ -71,6 +72,9 @@ impl Observed for Host {
     fn bitmap_count(&self) -> u64 {
         self.b.iter().filter(|bit| **bit).count() as u64
     }
+    fn dirtied_last(&self) -> u64 {
+        self.dirtied_last
+    }
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; PAGE_SIZE as usize]> {
         self.there[pfn.0 as usize]
     }
@@ -81,12 +85,28 @@ impl Observed for Host {
         let same = |pfn: &u64| pages >> pfn & 1 == 1 && self.destination_equals(Pfn(word * 64 + pfn));
         (0..64).filter(same).fold(0, |equal, pfn| equal | 1 << pfn)
     }
+    fn arrived_at(&self, _word: u64) -> u64 {
+        u64::MAX
+    }
+
+    fn unasked(&self) -> Option<Pfn> {
+        None
+    }
+
     fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
         0
     }
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        None
+    }
+
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         self.running
     }
@@ -145,6 +165,7 @@ impl Bench {
             b: none(),
             c: none(),
             n: 0,
+            dirtied_last: 0,
             logging: false,
             wire: BTreeSet::new(),
             there: vec![None; PAGES as usize],
@@ -153,6 +174,7 @@ impl Bench {
         };
         let oracle = Oracle::new(OracleOptions {
             pages: PAGES,
+            channels: false,
             vcpus: 1,
             ram_bytes,
             hints_stay_free,

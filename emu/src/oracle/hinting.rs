@@ -40,6 +40,12 @@ pub(crate) struct Device {
     merged_since: bool,
     /// Ids that the driver has exposed and the device has not taken, in order.
     told: VecDeque<CmdId>,
+    /// The id that the device took last, where ids are echoed whole.
+    heard: Option<CmdId>,
+    /// Ids are echoed whole.
+    echoes: bool,
+    /// Pages of the element in hand that were neither taken as hints nor refused.
+    passed_over: Vec<PageRange>,
 }
 
 impl Device {
@@ -53,13 +59,16 @@ impl Device {
             forgotten: Vec::new(),
             merged_since: false,
             told: VecDeque::new(),
+            heard: None,
+            echoes: true,
+            passed_over: Vec::new(),
         }
     }
 
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
-        let Self { round, popped, found, lent, forgotten, merged_since, told } = self;
-        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since, told));
+        let Self { round, popped, found, lent, forgotten, merged_since, told, heard, echoes, passed_over } = self;
+        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since, told, *heard, *echoes, passed_over));
     }
 
     /// A new id stands in the configuration.
@@ -68,9 +77,10 @@ impl Device {
         self.merged_since = false;
     }
 
-    /// The device says that hints count. Returns whether it had asked for that.
+    /// The device says that hints count. Returns whether it had asked for that, and the driver has answered so.
     pub(crate) fn start(&mut self, id: CmdId) -> bool {
-        let asked = self.round == Round::Requested(id) || self.round == Round::Paused(id);
+        let answered = self.heard.is_none_or(|heard| heard == id);
+        let asked = answered && (self.round == Round::Requested(id) || self.round == Round::Paused(id));
         self.round = if asked { Round::Start(id) } else { Round::Uncalled(id) };
         asked
     }
@@ -145,16 +155,44 @@ impl Device {
         self.told.pop_front().filter(|told| *told != id)
     }
 
+    /// What became of pages of an element is told.
+    pub(crate) fn judged(&mut self, range: PageRange) {
+        self.passed_over.retain(|other| *other != range);
+    }
+
+    /// The device refuses an element, and all that is in it.
+    pub(crate) fn broken(&mut self) {
+        self.passed_over.clear();
+    }
+
+    /// The device is about to return an element. Returns pages of it that count in the open round, and of which nothing was told.
+    pub(crate) fn left_out(&mut self) -> Option<PageRange> {
+        let left_out = self.passed_over.first().copied().filter(|_| self.is_open());
+        self.passed_over.clear();
+        left_out
+    }
+
     /// The device took an element (or, for a head that it holds, a further part of it).
     pub(crate) fn pop(&mut self, head: u16, element: &HintElement) {
         let range = match element {
-            HintElement::Pages(range) => Some(*range),
+            HintElement::Pages(range) => {
+                self.passed_over.extend((range.count > 0).then_some(*range));
+                Some(*range)
+            }
             HintElement::Found(range) => {
                 self.found = Some(*range);
                 Some(*range)
             }
-            HintElement::Id(_) | HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last => None,
-            HintElement::Request => return self.lent.push(head),
+            HintElement::Id(id) => {
+                self.heard = Some(*id).filter(|_| self.echoes);
+                None
+            }
+            HintElement::Malformed(_) | HintElement::OutOfRam(_) | HintElement::Last => None,
+            HintElement::Request => {
+                // Where ids are asked for in buffers, what comes back is a part of them.
+                (self.echoes, self.heard) = (false, None);
+                return self.lent.push(head);
+            }
         };
         self.popped.push((head, range));
     }
@@ -196,6 +234,7 @@ impl Device {
         let lent = self.lent.drain(..);
         self.forgotten = self.popped.drain(..).map(|(head, _)| head).chain(lent).collect();
         self.told.clear();
+        self.passed_over.clear();
     }
 }
 

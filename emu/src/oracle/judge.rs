@@ -84,18 +84,41 @@ impl Oracle {
         }
     }
 
-    pub(super) fn bitmap_sync(&mut self, index: usize, world: &dyn Observed) {
+    /// All channels count as drained: what was taken is on its way.
+    pub(super) fn flush(&mut self, index: usize) {
+        if let Some(pfn) = self.records.any_held() {
+            self.break_rule(rules::FLUSHED_PAGES_ARE_SENT, Some(index), Blame::Host, || {
+                format!("the channels count as flushed, but page {pfn} was taken and is not on its way")
+            });
+        }
+    }
+
+    pub(super) fn bitmap_sync(&mut self, index: usize, new: u64, world: &dyn Observed) {
         self.counter.sync();
         self.records.end_sync(&mut self.pages);
         self.device.synced();
         self.look_everywhere(index, Cause::SyncDropped, world);
         self.count_bitmap(index, world);
+        let dirtied = world.dirtied_last();
+        if dirtied != new {
+            self.break_rule(rules::DIRTY_RATE_COUNTS_NEW, Some(index), Blame::Host, || {
+                format!("the dirty rate counts {dirtied} pages, though the sync found {new} that were not in B")
+            });
+        }
     }
 
     pub(super) fn count_bitmap(&mut self, index: usize, world: &dyn Observed) {
         let (remaining, bits) = (world.remaining(), world.bitmap_count());
         if remaining != bits {
             self.break_rule(rules::N_EQUALS_POPCOUNT, Some(index), Blame::Host, || format!("N is {remaining}, but B has {bits} bits"));
+        }
+    }
+
+    /// A slot is new: what its log begins with, or what was merged of the old one, will be sent, hinted or not.
+    pub(super) fn slot_created(&mut self, range: PageRange, world: &dyn Observed) {
+        for (at, bits) in self.pages.words(range) {
+            let recorded = bits & (world.recorded(Level::K, at) | world.recorded(Level::D, at));
+            self.pages.edit(at, |marks| marks.sending.need_not_send &= !recorded);
         }
     }
 
@@ -109,6 +132,10 @@ impl Oracle {
             | MigrationStatus::Failing
             | MigrationStatus::Failed
             | MigrationStatus::None => self.records.end_migration(),
+            MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => {}
             // The destination of a VM that was paused does not start: it is compared now.
             MigrationStatus::Completed if self.records.migrating => self.compare(index, world),
             MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device => {}
@@ -255,6 +282,19 @@ impl Oracle {
     }
 
     pub(super) fn hint_push(&mut self, index: usize, head: u16) {
+        if let Some(range) = self.device.left_out() {
+            let rule = rules::EVERY_HINT_COUNTS;
+            self.violations.add(rule, || Violation {
+                rule,
+                verdict: Verdict::OverSend,
+                page: Some(range.first),
+                write: None,
+                doom: Some(index),
+                blame: Blame::Host,
+                cause: None,
+                what: format!("pages {range} of element {head} were hinted in an open round and passed over: they will be sent"),
+            });
+        }
         if !self.device.push(head) {
             self.break_rule(rules::POPPED_HEAD_IS_RETURNED_ONCE, Some(index), Blame::Host, || {
                 format!("head {head} of the hint queue was returned without having been taken")
@@ -296,6 +336,7 @@ impl Oracle {
     /// Judges a hint: which pages it excuses, which it dooms, and whether it was right at all.
     pub(super) fn hint_apply(&mut self, index: usize, range: PageRange, id: CmdId, cleared: u64, world: &dyn Observed) {
         self.counter.hint_apply(cleared);
+        self.device.judged(range);
         let outside = self.device.why_not(id);
         let in_round = outside.is_none();
         if let Some(reason) = outside {
@@ -411,7 +452,7 @@ impl Oracle {
     }
 
     /// Lists a lost page, for reports.
-    fn lose(&mut self, pfn: Pfn) {
+    pub(super) fn lose(&mut self, pfn: Pfn) {
         if self.pages.keeps_details() {
             self.lost.push(pfn);
         }
@@ -425,7 +466,7 @@ impl Oracle {
             let marks = *self.pages.marks(at);
             // Excused pages that differ are only listed, for reports.
             let silent = if self.pages.keeps_details() { 0 } else { marks.excused() };
-            let asked = bits & !marks.dropped & !silent;
+            let asked = bits & !marks.dropped & !silent & !self.not_there(at);
             let mut differing = asked & !world.destination_equals_at(at, asked);
             for pfn in pages_of(at, differing).filter(|pfn| self.is_only_input(*pfn, world)) {
                 differing &= !place(pfn).1;
@@ -476,7 +517,44 @@ impl Oracle {
             cause: None,
             what: format!("head {head} was never returned"),
         });
-        self.leak(held, world).into_iter().chain(returned).collect()
+        self.leak(held, world).into_iter().chain(returned).chain(self.kept_iothread(world)).collect()
+    }
+
+    /// The destination has refused what the source says of the device.
+    pub(super) fn device_refused(&mut self, index: usize, message: &str) {
+        self.break_rule(rules::DEVICE_STATE_IS_LOADED, Some(index), Blame::Host, || {
+            format!("the destination does not load the device's state: {message}")
+        });
+    }
+
+    /// The device goes on at the destination: what the source's had in hand must be in its hand, or taken again.
+    pub(super) fn look_at_moved_queues(&mut self, index: usize, world: &dyn Observed) {
+        let Some(queue) = world.destination_stuck_queue() else { return };
+        let rule = rules::MOVED_BUFFERS_ARE_SERVED;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::Stall,
+            page: None,
+            write: None,
+            doom: Some(index),
+            blame: Blame::Host,
+            cause: None,
+            what: format!("a buffer of queue {queue} was taken at the source, and nobody at the destination will return it"),
+        });
+    }
+
+    fn kept_iothread(&self, world: &dyn Observed) -> Option<Violation> {
+        let references = world.iothread_references_left();
+        (references > 0).then(|| Violation {
+            rule: rules::UNPLUGGED_DEVICE_LETS_GO,
+            verdict: Verdict::Leak,
+            page: None,
+            write: None,
+            doom: None,
+            blame: Blame::Host,
+            cause: None,
+            what: format!("the balloon is unplugged, and still holds {references} reference to its iothread"),
+        })
     }
 
     fn leak(&self, held: u64, world: &dyn Observed) -> Option<Violation> {

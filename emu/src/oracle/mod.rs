@@ -12,6 +12,7 @@ pub mod guest_calls;
 pub mod guest_mm;
 pub mod rules;
 
+mod arrivals;
 mod facts;
 #[cfg(test)]
 mod fake;
@@ -34,6 +35,7 @@ use host::memory::GuestRam;
 use wire::platform::{MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::outcome::{Facts, PageFacts, Violation};
+use arrivals::Arrivals;
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
@@ -56,18 +58,28 @@ pub trait Observed {
     fn remaining(&self) -> u64;
     /// Returns the number of bits in B.
     fn bitmap_count(&self) -> u64;
+    /// Returns how many pages the last sync found newly dirty, as the dirty rate counts them.
+    fn dirtied_last(&self) -> u64;
     /// Returns the page at the destination; `None` when it never arrived.
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; PAGE_SIZE as usize]>;
     /// Returns whether the page arrived and equals the source's.
     fn destination_equals(&self, pfn: Pfn) -> bool;
     /// Returns which of these pages of a word (see [`Observed::recorded`]) arrived and equal the source's.
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64;
+    /// Returns which pages of a word (see [`Observed::recorded`]) arrived.
+    fn arrived_at(&self, word: u64) -> u64;
+    /// Returns a page that somebody at the destination waits for, when no request for it is under way, nor its answer.
+    fn unasked(&self) -> Option<Pfn>;
     /// Returns which of these pages of a word owe nothing to a destination whose memory starts with zeros.
     fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64;
     /// Returns the status of the last migration.
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns the queue of the destination's balloon with an element that nobody will ever return.
+    fn destination_stuck_queue(&self) -> Option<usize>;
+    /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
+    fn iothread_references_left(&self) -> u32;
 }
 
 /// What the oracle must know of the world.
@@ -75,6 +87,8 @@ pub trait Observed {
 pub struct OracleOptions {
     /// Pages of RAM.
     pub pages: u64,
+    /// Channels send pages: many are taken from B and not yet on the wire.
+    pub channels: bool,
     /// Number of vCPUs: that many task mailboxes are in use.
     pub vcpus: u8,
     /// Size of RAM, bytes.
@@ -114,7 +128,8 @@ mod tag {
     pub(super) const HAS_MIGRATED: u64 = 0x1_0103;
     pub(super) const VIOLATIONS: u64 = 0x1_0104;
     pub(super) const DRIVER: u64 = 0x1_0105;
-    pub(super) const PACING: u64 = 0x1_0106;
+    pub(super) const ARRIVALS: u64 = 0x1_0106;
+    pub(super) const PACING: u64 = 0x1_0107;
 }
 
 /// Folds events into violations and facts.
@@ -123,6 +138,7 @@ pub struct Oracle {
     options: OracleOptions,
     pages: Pages,
     records: Records,
+    arrivals: Arrivals,
     device: Device,
     heads: Heads,
     counter: Counter,
@@ -181,7 +197,8 @@ impl Oracle {
         Self {
             options,
             pages: Pages::new(options.pages),
-            records: Records::new(),
+            records: Records::new(options.channels),
+            arrivals: Arrivals::default(),
             device: Device::new(),
             heads: Heads::default(),
             counter: Counter::new(options.pages),
@@ -203,10 +220,25 @@ impl Oracle {
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
     pub fn fold(&self) -> u128 {
-        let Self { options: _, pages, records, device, heads, counter, violations, id_read, shrinking, pacing, lost: _, excused: _ } = self;
+        let Self {
+            options: _,
+            pages,
+            records,
+            arrivals,
+            device,
+            heads,
+            counter,
+            violations,
+            id_read,
+            shrinking,
+            pacing,
+            lost: _,
+            excused: _,
+        } = self;
         let mut fold = Fold::default();
         pages.fold(records.migrating, &mut fold);
         records.fold(tag::RECORDS, &mut fold);
+        arrivals.fold(tag::ARRIVALS, &mut fold);
         device.fold(tag::DEVICE, &mut fold);
         heads.fold(tag::HEADS, &mut fold);
         fold.part(tag::DRIVER, 0, &(id_read, shrinking));
@@ -251,6 +283,8 @@ impl Oracle {
         assert!(!self.pages.keeps_details(), "each page's story is wanted");
         self.records.settle(&mut self.pages, index, world);
         self.send_word(index, word, bits);
+        self.place_word(index, word, bits, world);
+        self.look_at_waiting(index, world);
     }
 
     /// Takes note of an event, once the step that emitted it is complete.
@@ -261,8 +295,24 @@ impl Oracle {
             Event::RamPage { pfn, zero, round: _ } => {
                 self.read(*pfn);
                 self.send(index, *pfn, *zero);
+                let (at, bit) = place(*pfn);
+                self.place_word(index, at, bit, world);
+                self.look_at_waiting(index, world);
             }
-            Event::BitmapTake { pfn } => self.records.take(&mut self.pages, *pfn, index),
+            Event::BitmapTake { pfn } => {
+                self.records.take(&mut self.pages, *pfn, index);
+                self.look_at_waiting(index, world);
+            }
+            Event::DstPlace { pfn, zero: _ } => {
+                let (at, bit) = place(*pfn);
+                self.place_word(index, at, bit, world);
+            }
+            Event::DstRequest { pfn } => self.request(index, *pfn, world),
+            Event::DstEnd => self.end_of_stream(index, world),
+            Event::PostcopyStart => {
+                self.counter.destination_start(stamped.at_ns);
+                self.start_without_all(index, world);
+            }
             Event::RamRead { pfn, zero: _ } => self.read(*pfn),
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
             Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
@@ -290,25 +340,39 @@ impl Oracle {
             }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
-                if stamped.actor == Actor::Display {
+                // A display's refresh, or the end of a slot: no sync, and what was dirty before the round is found again.
+                if stamped.actor != Actor::Migration {
                     self.device.merged();
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
             }
-            Event::VhostMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
+            Event::IommuUnmap { range } => {
+                self.records.look_range(&mut self.pages, *range, index, |_, _| Cause::Unmapped, world);
+            }
+            Event::VhostMerge { pages: _ } | Event::VfioMerge { pages: _ } => self.look_everywhere(index, Cause::SyncDropped, world),
             Event::DirtyClear { range, cleared: _ } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
-            Event::BitmapSync { round: _, before: _, after: _ } => self.bitmap_sync(index, world),
+            Event::SlotCreate { range } => self.slot_created(*range, world),
+            Event::ChannelFlush { channels: _ } => self.flush(index),
+            Event::SlotDelete { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
+            }
+            Event::BitmapSync { round: _, before, after } => self.bitmap_sync(index, after.wrapping_sub(*before), world),
+            Event::BitmapStore { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::WordOverwritten, world);
+            }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
             Event::VmStop => self.counter.vm_stop(stamped.at_ns),
+            Event::DstRefuse { message } => self.device_refused(index, message),
             Event::DstDevice { id } => self.counter.destination_device(*id),
             Event::DstStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.compare(index, world);
+                self.look_at_moved_queues(index, world);
             }
             Event::GuestHint { range, number: _ } => {
                 self.counter.hint();
@@ -329,7 +393,10 @@ impl Oracle {
                 self.shrinking = false
             }
             Event::BalloonReport { range } => self.report_taken(*range),
-            Event::HostDiscard { range } => self.host_discard(index, *range),
+            Event::HostDiscard { range } => {
+                self.host_discard(index, *range);
+                self.drop_where_it_runs(*range);
+            }
             Event::ConfigCmdId { id } => self.counter.cmd_id(*id),
             Event::HintRequest { id } => {
                 self.pages.request();
@@ -354,6 +421,8 @@ impl Oracle {
             }
             Event::GuestStop => self.device.tell(CmdId(wire::balloon::CMD_ID_STOP)),
             Event::HintApply { range, id, cleared } => self.hint_apply(index, *range, *id, *cleared, world),
+            Event::HintIgnore { range, status: _ } => self.device.judged(*range),
+            Event::DeviceBroken { queue: _ } => self.device.broken(),
             Event::HintAsk { head, id: _ } => self.hint_ask(index, *head),
             Event::HintPush { head, len: _ } => self.hint_push(index, *head),
             Event::BalloonOddStats { odd } => self.odd_stats(index, *odd),
@@ -385,15 +454,12 @@ impl Oracle {
             | Event::GuestWarn { .. }
             | Event::GuestCrash { .. }
             | Event::DeviceIrq { .. }
-            | Event::DeviceBroken { .. }
             | Event::Notify { .. }
-            | Event::HintIgnore { .. }
             | Event::BalloonStats { .. }
             | Event::AfterSync
             | Event::IterateBegin { .. }
             | Event::RateLimit { .. }
             | Event::Pass { .. }
-            | Event::DstPlace { .. }
             | Event::VmStart
             | Event::LinkDown
             | Event::Monitor { .. }
@@ -408,23 +474,21 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotDelete { .. }
-            | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
-            | Event::BitmapStore { .. }
             | Event::ChannelSync { .. }
-            | Event::PostcopyStart
             | Event::DstDiscard { .. }
             | Event::DstFault { .. }
-            | Event::DstRequest { .. }
             | Event::SnapshotFault { .. }
             | Event::SnapshotUnprotect { .. }
             | Event::Throttle { .. }
             | Event::VhostLogStart
-            | Event::IommuUnmap { .. }
             | Event::Pin { .. }
+            | Event::ChannelQueue { .. }
+            | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
+            | Event::VfioWrite { .. }
+            | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }
     }

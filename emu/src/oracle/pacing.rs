@@ -2,7 +2,7 @@
 //!
 //! What a policy goes by is computed here anew from events alone: pages that syncs found newly dirty, and bytes that went on the wire.
 
-use host::event::{Actor, Event, HintStatus, Stamped};
+use host::event::{Actor, Event, HintStatus, MigrationStatus, Stamped};
 use host::fold::Fold;
 use host::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use wire::platform::PAGE_SIZE;
@@ -18,6 +18,8 @@ const PERIOD_NS: u64 = 1_000_000_000;
 pub(super) struct Pacing {
     /// Something was sent behind the last sync.
     iterated: bool,
+    /// The migration has stopped the VM so.
+    stopped_late: bool,
     /// The device has said DONE since the VM stopped, and then STOP.
     undone: bool,
     /// The throttle's account, as events tell it.
@@ -31,7 +33,7 @@ pub(super) struct Pacing {
 impl Pacing {
     /// Adds to a hash what the rules depend on; where time stands still there is no throttle.
     pub(super) fn fold(&self, tag: u64, fold: &mut Fold) {
-        fold.part(tag, 0, &(self.iterated, self.undone));
+        fold.part(tag, 0, &(self.iterated, self.stopped_late, self.undone));
     }
 
     fn starts(&mut self, at_ns: u64) {
@@ -52,7 +54,8 @@ impl Oracle {
     pub(super) fn pace(&mut self, index: usize, stamped: &Stamped) {
         let trigger = self.options.throttle_trigger;
         let pacing = &mut self.pacing;
-        match &stamped.event {
+        let event = &stamped.event;
+        match event {
             Event::LogStart => pacing.starts(stamped.at_ns),
             Event::RamPage { zero, .. } | Event::RamSend { zero, .. } => {
                 pacing.sent += if *zero { ZERO_RECORD_BYTES } else { DATA_RECORD_BYTES };
@@ -64,11 +67,16 @@ impl Oracle {
             }
             Event::AfterSync => pacing.synced(stamped.at_ns, trigger),
             Event::IterateBegin { .. } => pacing.iterated = true,
-            Event::VmStop if stamped.actor == Actor::Migration && std::mem::take(&mut pacing.iterated) => {
+            // A switch to postcopy waits for no sync.
+            Event::MigrationState { to: MigrationStatus::Device, .. } if std::mem::take(&mut pacing.stopped_late) => {
                 let what = || "the VM is stopped for the switchover, though much was sent since the last sync".to_owned();
                 self.break_rule(rules::SWITCHOVER_FOLLOWS_A_SYNC, Some(index), Blame::Host, what);
             }
-            Event::VmStop | Event::VmStart | Event::HintDone { .. } => pacing.undone = false,
+            Event::VmStop | Event::VmStart => {
+                pacing.stopped_late = pacing.iterated && *event == Event::VmStop && stamped.actor == Actor::Migration;
+                pacing.undone = false;
+            }
+            Event::HintDone { .. } => pacing.undone = false,
             Event::HintStop { from: HintStatus::Done } => pacing.undone = true,
             Event::Throttle { percent } if *percent > 0 => {
                 let high = std::mem::take(&mut pacing.high);

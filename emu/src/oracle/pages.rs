@@ -181,8 +181,9 @@ impl Detail {
 /// Returns whether a write by this actor is the guest's: its own stores, and those of devices that it told to write.
 pub(crate) fn is_guest_side(actor: Actor) -> bool {
     match actor {
-        Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Injector => true,
+        Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Injector | Actor::Vfio => true,
         Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination => false,
+        Actor::Channel(_) | Actor::Receiver(_) => false,
     }
 }
 

@@ -45,7 +45,7 @@ pub const DISCARDED_PAGE_WAS_GIVEN_UP: &str = "discarded-page-was-given-up";
 
 /// The device enters START only from REQUESTED, with the id that it requested, or again after the driver's own stop, before the next sync.
 ///
-/// Source: QEMU: hw/virtio/virtio-balloon.c get_free_page_hints(), fixed in 5.1 (20a4da0f23).
+/// Source: QEMU: hw/virtio/virtio-balloon.c get_free_page_hints(), fixed in 5.1 (20a4da0f23). The id that the device took last must be that one (1a83e0b9c4).
 /// Misses: a second start after the driver's own stop, which QEMU ignores and Firecracker takes; no harm comes of it in the same round. Cannot alarm falsely: only the device's own announcements are compared.
 pub const HINT_START_WAS_REQUESTED: &str = "hint-start-was-requested";
 
@@ -62,6 +62,18 @@ pub const HINT_APPLIED_UNDER_ITS_ID: &str = "hint-applied-under-its-id";
 /// Source: QEMU: migration/ram.c `migration_dirty_pages`. Looked at after each sync, each slice and each hint, so it misses a drift that is
 /// undone in between. Cannot alarm falsely: the engine changes both in one step.
 pub const N_EQUALS_POPCOUNT: &str = "n-equals-popcount";
+
+/// When the channels have been flushed, every page that was taken from B is on its way.
+///
+/// Source: QEMU: migration/multifd.c multifd_send_sync_main(): what follows may count on the older copy being read. Looked at when the flush is
+/// over. Cannot alarm falsely: the migration thread has no page in hand then.
+pub const FLUSHED_PAGES_ARE_SENT: &str = "flushed-pages-are-sent";
+
+/// The dirty rate counts the pages that a sync has found newly dirty, and no others.
+///
+/// Source: QEMU: migration/ram.c `num_dirty_pages_period`, fb6135807f. It is what auto-converge goes by. Looked at after each sync. Cannot alarm falsely:
+/// the engine counts both in one step.
+pub const DIRTY_RATE_COUNTS_NEW: &str = "dirty-rate-counts-new-pages";
 
 /// A head that the device took from the hint queue is returned, and returned once; and the guest collects each buffer once.
 ///
@@ -84,6 +96,28 @@ pub const EXPOSED_ID_IS_NOT_ALTERED: &str = "exposed-id-is-not-altered";
 /// too. Cannot alarm falsely: everything that was recorded before the sync has been merged
 /// into B, and the hint cleared B and the chunk's K.
 pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
+
+/// Of each element's pages the device tells what it did: it takes them as hints, or refuses them.
+///
+/// Source: VIRTIO 1.2 §5.5.6.5; QEMU 0fe7245d8b. Looked at when an element is returned while its round is open. Misses: elements that are returned outside a
+/// round, where nothing counts. Cannot alarm falsely: a device that breaks refuses the whole element.
+pub const EVERY_HINT_COUNTS: &str = "every-hint-counts";
+
+/// The destination loads what the source has written of the device.
+///
+/// Source: QEMU 243a9284a9. Cannot alarm falsely: source and destination are of one make here.
+pub const DEVICE_STATE_IS_LOADED: &str = "device-state-is-loaded";
+
+/// A buffer that the device has in hand when its VM moves is in the hand of the destination's device, or is taken again.
+///
+/// Source: QEMU 4a1e48beca. Looked at when the destination starts behind the last page, by the indices of each queue. Misses: postcopy, where the ring may
+/// still be under way then. Cannot alarm falsely while the ring that arrived is the source's; one that did not is a lost page.
+pub const MOVED_BUFFERS_ARE_SERVED: &str = "moved-buffers-are-served";
+
+/// A balloon that is unplugged holds nothing of the machine any more.
+///
+/// Source: QEMU 105aef9c94. Looked at when the run ends at rest. Misses: whatever is not counted. Cannot alarm falsely.
+pub const UNPLUGGED_DEVICE_LETS_GO: &str = "unplugged-device-lets-go";
 
 /// When the guest runs on after a migration, or after DONE, it holds no hinted block once it is at rest.
 ///
@@ -114,6 +148,23 @@ pub const BALLOON_IS_NO_CACHE: &str = "guest-balloon-is-no-cache";
 /// Source: VIRTIO 1.2 §5.5.6.3 (C22: the first buffer has a record already), Linux fc8653228c85. Misses: wrong values, and a buffer without any. Cannot alarm falsely
 /// while the driver knows no tags beyond those of [`wire::balloon::stat`].
 pub const STATISTICS_ARE_TOLD: &str = "guest-statistics-are-told";
+
+/// A page is placed in a running guest where it is missing, and nowhere else.
+///
+/// Source: Linux fs/userfaultfd.c (UFFDIO_COPY refuses a page that is there), QEMU: migration/postcopy-ram.c postcopy_place_page(). Cannot alarm falsely: a
+/// page comes to be missing again only when the host drops it.
+pub const PLACED_ONCE: &str = "placed-once";
+
+/// The source sends a page that is asked for, if the destination has not got it meanwhile.
+///
+/// Source: QEMU migration/ram.c get_queued_page() drops requests for pages that are not in B, and relies on their having been sent. Misses: an answer
+/// that is lost later. Cannot alarm falsely: the page stands in B, in the sender's hand, on the wire, or at the destination.
+pub const REQUEST_IS_ANSWERED: &str = "request-is-answered";
+
+/// While the source sends pages, those that somebody at the destination waits for are asked for.
+///
+/// Source: QEMU 0c26781c09. Looked at whenever the source takes a page. Cannot alarm falsely: who finds a page missing asks for it in the same step.
+pub const WAITED_PAGE_IS_ASKED_FOR: &str = "waited-page-is-asked-for";
 
 /// The VM is stopped for the switchover by what a sync has just found, not by what is left of an older one.
 ///

@@ -67,6 +67,8 @@ fn show(event: &Event) -> Show {
         K::DstDiscard => Show::NamedOrRun,
         K::SnapshotFault => Show::NamedOrRun,
         K::SnapshotUnprotect => Show::NamedOrRun,
+        K::ChannelQueue => Show::NamedOrRun,
+        K::HintNewId => Show::Named,
         K::LinkStall => Show::Always,
         K::LinkResume => Show::Always,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,
@@ -82,6 +84,12 @@ fn show(event: &Event) -> Show {
         K::VhostLogStart => Show::Always,
         K::IommuUnmap => Show::Always,
         K::Pin => Show::Always,
+        K::DstRefuse => Show::Always,
+        K::DstEnd => Show::Always,
+        K::VfioWrite => Show::Always,
+        K::VfioMerge => Show::Always,
+        K::VhostQueue => Show::Always,
+        K::ChannelFlush => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
         K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,
@@ -328,7 +336,7 @@ fn cut(line: String) -> String {
 
 /// Whether an event is somebody's store to guest memory.
 fn is_write(event: &Event) -> bool {
-    matches!(event, Event::GuestWrite { .. } | Event::DmaWrite { .. } | Event::VhostWrite { .. })
+    matches!(event, Event::GuestWrite { .. } | Event::DmaWrite { .. } | Event::VhostWrite { .. } | Event::VfioWrite { .. })
 }
 
 /// Marks by place in the trace.

@@ -14,9 +14,16 @@ pub fn particulars(event: &Event) -> String {
         E::GuestReady | E::GuestStop | E::GuestOom | E::LogStart | E::LogStop | E::AfterSync | E::PostcopyStart | E::VhostLogStart => {
             String::new()
         }
-        E::DstStart | E::VmStop | E::VmStart | E::LinkDown | E::HintWake | E::HintQuiet | E::HintSleep | E::LinkStall | E::LinkResume => {
-            String::new()
-        }
+        E::DstStart
+        | E::VmStop
+        | E::VmStart
+        | E::LinkDown
+        | E::HintWake
+        | E::HintQuiet
+        | E::HintSleep
+        | E::LinkStall
+        | E::LinkResume
+        | E::DstEnd => String::new(),
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),
@@ -96,7 +103,14 @@ pub fn particulars(event: &Event) -> String {
         E::Throttle { percent } => format!("{percent} %"),
         E::IommuUnmap { range } => range.to_string(),
         E::Pin { range } => range.to_string(),
+        E::HintNewId { id } => format!("round {id}"),
         E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
+        E::DstRefuse { message } => message.clone(),
+        E::VfioWrite { range } => range.to_string(),
+        E::VfioMerge { pages } => format!("{pages} pages to D"),
+        E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
+        E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
+        E::ChannelFlush { channels } => format!("{channels} channels"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
+use host::migration::postcopy::Modes;
 use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
@@ -92,6 +94,7 @@ fn make_consistent(scenario: &mut Scenario) {
     }
     let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
     make_blocks_consistent(&mut scenario.host.blocks, ram_pages);
+    make_devices_consistent(scenario);
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {
             // Ranges of pages start there, too, and are at most this long.
@@ -127,6 +130,21 @@ fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
     }
     if let Some(last) = blocks.last_mut() {
         last.pages = ram_pages - before;
+    }
+}
+
+/// Gives the host the devices that injections speak of.
+fn make_devices_consistent(scenario: &mut Scenario) {
+    let devices = &mut scenario.host.devices;
+    for injection in scenario.injections.iter().chain(&scenario.may) {
+        devices.vfio |= injection.by == Actor::Vfio;
+        match injection.action {
+            Action::VhostQueue { queue, .. } | Action::Write { target: Target::UsedRing(queue), .. } => {
+                devices.vhost_queues = devices.vhost_queues.max(queue + 1);
+            }
+            Action::Iommu { .. } => devices.iommu = true,
+            Action::Write { .. } | Action::Task(_) | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => {}
+        }
     }
 }
 
@@ -203,11 +221,11 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = any::<(bool, bool, bool, bool, bool)>();
+    let flags = (any::<(bool, bool, bool, bool)>(), any::<(bool, bool, bool)>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let (page_poison, init_on_alloc, init_on_free, late_probe, deflate_silently) = flags;
+        let ((page_poison, init_on_alloc, init_on_free, late_probe), (deflate_silently, hint_in_two, start_with_hint)) = flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -222,7 +240,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
-            deflate_silently,
+            manners: Manners { deflate_silently, hint_in_two, start_with_hint },
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -284,7 +302,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices()),
+        (time_ns(), host_page, devices(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -293,7 +311,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices),
+                (stats_interval_ns, host_page, devices, iothread),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -310,6 +328,7 @@ fn host() -> impl Strategy<Value = Host> {
                     balloon_pages,
                     stats_interval_ns,
                     host_page,
+                    iothread,
                     devices,
                     blocks,
                 }
@@ -318,19 +337,39 @@ fn host() -> impl Strategy<Value = Host> {
 }
 
 fn devices() -> impl Strategy<Value = Devices> {
-    option::of(time_ns()).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns })
+    (option::of(time_ns()), 0..=8u8, any::<(bool, bool)>()).prop_map(|(vhost_log_ack_ns, vhost_queues, (vfio, iommu))| Devices {
+        vhost_log_ack_ns,
+        vhost_queues,
+        vfio,
+        iommu,
+    })
 }
 
 fn tracking() -> impl Strategy<Value = Tracking> {
-    (2..=16u32).prop_map(|shift| Tracking { ring_size: 1 << shift })
+    let slots = prop::collection::btree_set(1..RAM_BYTES_MIN / PAGE_SIZE, 0..3);
+    (2..=16u32, 1..=1_000_000_000_000u64, slots, any::<bool>()).prop_map(|(shift, reap_interval_ns, slots, smm)| Tracking {
+        ring_size: 1 << shift,
+        reap_interval_ns,
+        slots: slots.into_iter().collect(),
+        smm,
+    })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>(), throttle()), prop_oneof![1..4u32, 1..=1_000_000u32]).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync, (throttle, switchover)), rounds_min)| {
-            Migration {
+    let modes = (any::<(bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
+        .prop_map(|((run_on, postcopy), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth });
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>(), throttle()), prop_oneof![1..4u32, 1..=1_000_000u32], modes)
+        .prop_map(
+            |(
+                start,
+                (bandwidth, max_bandwidth),
+                downtime_limit_ns,
+                (encoding, complete_before_sync, (throttle, switchover)),
+                rounds_min,
+                modes,
+            )| Migration {
                 start,
                 bandwidth,
                 max_bandwidth,
@@ -340,14 +379,28 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
                 throttle,
                 switchover,
                 complete_before_sync,
-            }
-        },
-    )
+                modes: Modes { postcopy: modes.postcopy && encoding.refused(true).is_none(), ..modes },
+            },
+        )
 }
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=20u32).prop_map(|shift| 1 << shift)];
-    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
+    let words = (select(ZeroPages::ALL), select(Compression::ALL), select(DestinationRam::ALL));
+    (words, xbzrle, prop_oneof![Just(0), 1..=8u8], any::<[bool; 2]>()).prop_map(
+        |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
+            let (zero_pages, compression, destination_ram) = words;
+            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            while let Some((key, _)) = encoding.refused(false) {
+                match key {
+                    "xbzrle" => encoding.xbzrle_pages = 0,
+                    "multifd_compression" => encoding.compression = Compression::None,
+                    _ => encoding.zero_copy = false,
+                }
+            }
+            encoding
+        },
+    )
 }
 
 fn throttle() -> impl Strategy<Value = (ThrottleOptions, SwitchoverOptions)> {
@@ -402,6 +455,9 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Cont,
             Command::ResetDevice,
             Command::BreakLink,
+            Command::StartPostcopy,
+            Command::Recover,
+            Command::Unplug,
             Command::Continue,
             Command::PostcopyRam { on: true },
             Command::PostcopyRam { on: false },
@@ -410,6 +466,7 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Yank,
         ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
+        select(TrackingCommand::ALL).prop_map(Command::Tracking),
     ];
     let without_page = prop_oneof![
         (operation().prop_map(Action::Task), vcpu.clone()),
@@ -419,14 +476,24 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
     if pages.is_empty() {
         return without_page.boxed();
     }
-    let device = select(vec![Actor::Dma, Actor::Vhost]);
-    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
-    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, (byte, zero)), pages, by)| {
-        let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages }, by)
+    let device = select(vec![Actor::Dma, Actor::Vhost, Actor::Vfio]);
+    let ring = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<u8>(), option::of(0..8u8)).prop_map(|(page, offset, byte, queue)| {
+        let (target, by) = queue.map_or((Target::AvailEvent, Actor::Dma), |queue| (Target::UsedRing(queue), Actor::Vhost));
+        (Action::Write { page, offset, byte, zero: false, pages: 1, target, how: How::Plain }, by)
     });
+    let queue = (select(pages.clone()), 0..8u8, vcpu.clone()).prop_map(|(page, queue, by)| (Action::VhostQueue { page, queue }, by));
+    let mapping = (any::<bool>(), select(pages.clone()), 1..RANGE_PAGES_MAX, vcpu.clone())
+        .prop_map(|(map, page, pages, by)| (Action::Iommu { map, page, pages }, by));
+    let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
+    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()], select(How::ALL)).prop_map(
+        |((page, offset, (byte, zero)), pages, by, how)| {
+            let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
+            let how = if how.fits(by) { how } else { How::Plain };
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how }, by)
+        },
+    );
     let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
-    prop_oneof![without_page, write, clear].boxed()
+    prop_oneof![3 => without_page, 3 => write, 3 => clear, 1 => ring, 1 => queue, 1 => mapping].boxed()
 }
 
 fn injection(vcpus: u8, pages: Vec<PageName>) -> impl Strategy<Value = Injection> {

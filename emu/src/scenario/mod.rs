@@ -67,8 +67,16 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
     let document = document.get_ref();
     let default = model::Guest::default();
     let names = names::Names::of(document);
-    let mut reader =
-        Reader { text, found: Vec::new(), names, vcpus: default.vcpus, ram_bytes: default.ram_bytes, last_vcpu: None, edges: Vec::new() };
+    let mut reader = Reader {
+        text,
+        found: Vec::new(),
+        names,
+        vcpus: default.vcpus,
+        ram_bytes: default.ram_bytes,
+        devices: model::Devices::default(),
+        last_vcpu: None,
+        edges: Vec::new(),
+    };
     let root = reader.root(document);
     reader.check_names(document);
     let about = reader.text(&root, "about").unwrap_or_default();

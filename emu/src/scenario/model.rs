@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
+use host::migration::postcopy::Modes;
 use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 
@@ -62,7 +64,12 @@ impl Scenario {
         let tasks = self.guest.tasks.iter().flat_map(|task| &task.operations);
         let injected = self.injections.iter().chain(&self.may).filter_map(|injection| match &injection.action {
             Action::Task(operation) => Some(operation),
-            Action::Write { .. } | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => None,
+            Action::Write { .. }
+            | Action::Monitor(_)
+            | Action::ClearLog { .. }
+            | Action::RepeatId
+            | Action::VhostQueue { .. }
+            | Action::Iommu { .. } => None,
         });
         let names: BTreeSet<&str> = tasks.chain(injected).filter_map(Operation::allocated_name).collect();
         assert!(names.len() <= wire::task::NAMES, "{} names, the guest's table holds {}", names.len(), wire::task::NAMES);
@@ -113,10 +120,21 @@ pub struct Guest {
     pub init_on_free: bool,
     /// The driver is a module, which a task's `bind` loads.
     pub late_probe: bool,
-    /// The driver reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
-    pub deflate_silently: bool,
+    /// What the driver does otherwise than Linux.
+    pub manners: Manners,
     /// What the tasks do from the start, per vCPU.
     pub tasks: Vec<Task>,
+}
+
+/// What a driver may do by the specification, and Linux's does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manners {
+    /// It reuses what it deflates without telling, as it may where MUST_TELL_HOST is not negotiated.
+    pub deflate_silently: bool,
+    /// Each hinted block is a chain of two descriptors.
+    pub hint_in_two: bool,
+    /// A round's first block is in the chain of the round's id.
+    pub start_with_hint: bool,
 }
 
 /// Which interface the balloon driver and the device speak.
@@ -371,6 +389,8 @@ pub struct Host {
     pub stats_interval_ns: u64,
     /// 4 KiB pages in a page of the host: nothing smaller can be discarded.
     pub host_page: u16,
+    /// There is an iothread for hints; without it the balloon offers none.
+    pub iothread: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -409,6 +429,12 @@ impl RamBlock {
 pub struct Devices {
     /// How long a vhost backend takes to answer the order to log, nanoseconds; `None`: it logs at once.
     pub vhost_log_ack_ns: Option<u64>,
+    /// Queues of the vhost device, two to a pair; 0: those that a scenario does not speak of.
+    pub vhost_queues: u8,
+    /// There is an assigned device.
+    pub vfio: bool,
+    /// The guest chooses the addresses that devices use.
+    pub iommu: bool,
 }
 
 impl Host {
@@ -441,6 +467,7 @@ impl Host {
             stats_interval_ns: 0,
             blocks: Vec::new(),
             host_page: 1,
+            iothread: true,
             devices: Devices::default(),
         }
     }
@@ -454,11 +481,18 @@ impl Host {
 pub struct Tracking {
     /// Entries of a vCPU's dirty ring (log `ring` only).
     pub ring_size: u32,
+    /// How often the reaper looks at the rings, nanoseconds (log `ring` only).
+    pub reap_interval_ns: u64,
+    /// First pages of the memory slots behind the first (KVM's logs only).
+    pub slots: Vec<u64>,
+    /// System management mode has an address space of its own (KVM's logs only).
+    pub smm: bool,
 }
 
 impl Default for Tracking {
     fn default() -> Self {
-        Self { ring_size: host::dirty::ring::RING_SIZE }
+        let (ring_size, reap_interval_ns) = (host::dirty::ring::RING_SIZE, host::dirty::accel::REAP_INTERVAL_NS);
+        Self { ring_size, reap_interval_ns, slots: Vec::new(), smm: false }
     }
 }
 
@@ -522,13 +556,15 @@ pub enum DirtyLog {
     GetClears,
     /// KVM with dirty rings: each vCPU lists what it writes.
     Ring,
+    /// HVF: a fault on a protected page marks D, CLEAR protects.
+    Hvf,
     /// TCG: stores mark D, nothing else.
     Tcg,
 }
 
 impl DirtyLog {
     /// Every way.
-    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Tcg];
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Hvf, DirtyLog::Tcg];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
@@ -536,6 +572,7 @@ impl DirtyLog {
             DirtyLog::ManualClear => "manual-clear",
             DirtyLog::GetClears => "get-clears",
             DirtyLog::Ring => "ring",
+            DirtyLog::Hvf => "hvf",
             DirtyLog::Tcg => "tcg",
         }
     }
@@ -556,7 +593,7 @@ impl Default for Guest {
             init_on_alloc: false,
             init_on_free: false,
             late_probe: false,
-            deflate_silently: false,
+            manners: Manners::default(),
             tasks: Vec::new(),
         }
     }
@@ -576,6 +613,7 @@ impl Default for Migration {
             throttle: ThrottleOptions::default(),
             switchover: SwitchoverOptions::default(),
             complete_before_sync: false,
+            modes: Modes::default(),
         }
     }
 }
@@ -618,6 +656,8 @@ pub struct Migration {
     pub switchover: SwitchoverOptions,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
+    /// What goes beyond plain precopy.
+    pub modes: Modes,
 }
 
 /// What a name in `[pages]` means.
@@ -665,6 +705,44 @@ pub struct Injection {
     pub before: Vec<Pattern>,
 }
 
+/// What the tracking of writes takes an injected store for. The store itself is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum How {
+    /// A plain one.
+    #[default]
+    Plain,
+    /// A locked read-modify-write (by a vCPU).
+    Atomic,
+    /// One in system management mode (by a vCPU).
+    Smm,
+    /// KVM's own, of a device that it emulates (by dma).
+    Kvm,
+}
+
+impl How {
+    /// Every one.
+    pub const ALL: &'static [How] = &[How::Plain, How::Atomic, How::Smm, How::Kvm];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            How::Plain => "plain",
+            How::Atomic => "atomic",
+            How::Smm => "smm",
+            How::Kvm => "kvm",
+        }
+    }
+
+    /// Returns whether this actor's stores can be such.
+    pub fn fits(self, by: Actor) -> bool {
+        match self {
+            How::Plain => true,
+            How::Atomic | How::Smm => matches!(by, Actor::Vcpu(_)),
+            How::Kvm => by == Actor::Dma,
+        }
+    }
+}
+
 /// What an injection does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -678,8 +756,12 @@ pub enum Action {
         byte: u8,
         /// The store is all zero.
         zero: bool,
-        /// Pages written (by dma and vhost): one store in each.
+        /// Pages written (by devices): one store in each.
         pages: u64,
+        /// What the tracking of writes takes it for.
+        how: How,
+        /// What of the guest's it is.
+        target: Target,
     },
     /// A task operation on a vCPU.
     Task(Operation),
@@ -694,6 +776,45 @@ pub enum Action {
     },
     /// A stray element on the hint queue that repeats the current id, as a duplicated or delayed buffer would be (by a vCPU).
     RepeatId,
+    /// The guest sets a queue of the vhost device up (by a vCPU).
+    VhostQueue {
+        /// Where its used ring lies.
+        page: PageName,
+        /// Which queue.
+        queue: u8,
+    },
+    /// The guest lets devices reach pages, or not any more (by a vCPU).
+    Iommu {
+        /// It lets them.
+        map: bool,
+        /// The first page.
+        page: PageName,
+        /// How many.
+        pages: u64,
+    },
+}
+
+/// What a device writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// A buffer.
+    #[default]
+    Buffer,
+    /// A queue's used ring.
+    UsedRing(u8),
+    /// The avail event behind a queue's used ring.
+    AvailEvent,
+}
+
+impl Target {
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Buffer => "buffer",
+            Target::UsedRing(_) => "used-ring",
+            Target::AvailEvent => "avail-event",
+        }
+    }
 }
 
 /// A monitor command.
@@ -721,14 +842,22 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `device_del` of the balloon; its driver should be unbound by then.
+    Unplug,
     /// The link breaks.
     BreakLink,
+    /// `migrate_start_postcopy`.
+    StartPostcopy,
+    /// `migrate_recover`.
+    Recover,
     /// The destination stops reading.
     StallLink,
     /// The destination reads again.
     ResumeLink,
     /// `yank`.
     Yank,
+    /// Something about the tracking of writes.
+    Tracking(TrackingCommand),
 }
 
 /// When an injection fires: once all its parts hold.

@@ -91,6 +91,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::Pin
         | K::RamSkip
         | K::RamDelta
+        | K::VfioWrite
+        | K::VhostQueue
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail
@@ -158,8 +160,14 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::PostcopyStart
         | K::Throttle
         | K::VhostLogStart
+        | K::DstEnd
+        | K::ChannelQueue
+        | K::ChannelFlush
+        | K::HintNewId
         | K::LinkStall
         | K::LinkResume
+        | K::DstRefuse
+        | K::VfioMerge
         | K::Inject => false,
     }
 }

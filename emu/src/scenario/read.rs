@@ -33,6 +33,8 @@ pub(super) struct Reader<'d> {
     pub(super) vcpus: u8,
     /// The guest's memory, once known.
     pub(super) ram_bytes: u64,
+    /// The devices, once known.
+    pub(super) devices: super::model::Devices,
     /// The last of the vCPUs that are spoken of, and where, once that is known.
     pub(super) last_vcpu: Option<(u8, Span<usize>)>,
     /// Orders asked for so far.

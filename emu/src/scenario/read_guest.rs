@@ -7,7 +7,7 @@ use wire::platform::{IMAGE_END_MAX, PAGE_SIZE};
 use wire::switch::correct;
 
 use super::diagnostic::{Diagnostic, nearest};
-use super::model::{Driver, Guest, Numbering, Operation, Task};
+use super::model::{Driver, Guest, Manners, Numbering, Operation, Task};
 use super::read::{Fields, Reader, Value, in_order};
 use super::vocabulary::{self, Table};
 use super::words;
@@ -33,7 +33,11 @@ impl<'d> Reader<'d> {
             init_on_alloc: self.flag(&fields, "init_on_alloc").unwrap_or(default.init_on_alloc),
             init_on_free: self.flag(&fields, "init_on_free").unwrap_or(default.init_on_free),
             late_probe: self.flag(&fields, "late_probe").unwrap_or(default.late_probe),
-            deflate_silently: self.flag(&fields, "deflate_silently").unwrap_or(default.deflate_silently),
+            manners: Manners {
+                deflate_silently: self.flag(&fields, "deflate_silently").unwrap_or(default.manners.deflate_silently),
+                hint_in_two: self.flag(&fields, "hint_in_two").unwrap_or(default.manners.hint_in_two),
+                start_with_hint: self.flag(&fields, "start_with_hint").unwrap_or(default.manners.start_with_hint),
+            },
             tasks: self.tasks(&fields),
         }
     }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use wire::platform::PAGE_SHIFT;
 
 use super::contradiction::Edge;
 use super::diagnostic::{Diagnostic, nearest};
 use super::model::{
-    Action, BlockedExpect, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Trigger,
+    Action, BlockedExpect, Command, CountExpect, Expect, How, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Target, Trigger,
 };
 use super::read::{Fields, Reader, Value, in_order};
 use super::read_guest::table_of;
@@ -131,8 +132,9 @@ impl<'d> Reader<'d> {
     fn actor(&mut self, fields: &Fields<'d>, action: &str) -> Option<Actor> {
         let vcpus = (0..self.vcpus).map(Actor::Vcpu);
         let fitting: Vec<Actor> = match action {
+            "write" if self.devices.vfio => vcpus.chain([Actor::Dma, Actor::Vhost, Actor::Vfio]).collect(),
             "write" => vcpus.chain([Actor::Dma, Actor::Vhost]).collect(),
-            "task" | "repeat_id" => vcpus.collect(),
+            "task" | "repeat_id" | "vhost_queue" | "iommu_map" | "iommu_unmap" => vcpus.collect(),
             "monitor" => vec![Actor::MainLoop],
             "clear_log" => vec![Actor::Display],
             _ => unreachable!("`{action}` is no action"),
@@ -151,7 +153,7 @@ impl<'d> Reader<'d> {
         let text = self.string(value)?;
         let found = names.iter().position(|name| name == text).map(|index| fitting[index]);
         if found.is_none() {
-            let everybody = ["dma", "vhost", "display", "main-loop"];
+            let everybody = ["dma", "vhost", "vfio", "display", "main-loop"];
             let known = everybody.contains(&text) || (0..self.vcpus).any(|vcpu| Actor::Vcpu(vcpu).to_string() == text);
             let message = if known { format!("`{text}` cannot do `{action}`") } else { format!("unknown actor `{text}`") };
             let suggestion = if known { None } else { nearest(text, names.iter().map(String::as_str)) };
@@ -186,9 +188,15 @@ impl<'d> Reader<'d> {
                     let diagnostic = Diagnostic::error(write.span_of("pages"), "a vCPU's store writes one page").label("more than one");
                     self.report(diagnostic.note("writes over several pages are made by dma or vhost"));
                 }
+                let target = self.target(&write, by);
                 let page = page?;
                 self.check_end(&write, &page, count, pages);
-                Some(Action::Write { page, offset, byte: byte?, zero, pages: count })
+                let how = self.word(&write, "how", How::ALL).unwrap_or_default();
+                if by.is_some_and(|by| !how.fits(by)) {
+                    let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
+                    self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
+                }
+                Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target: target?, how })
             }
             "task" => self.operation(value).map(Action::Task),
             "monitor" => self.command(value).map(Action::Monitor),
@@ -204,7 +212,63 @@ impl<'d> Reader<'d> {
                 self.only_true(fields, key);
                 Some(Action::RepeatId)
             }
+            "vhost_queue" => {
+                let ring = self.fields(table_of(fields, key), value)?;
+                let page = self.page_of(&ring);
+                let queue = self.queue(&ring);
+                let queue = self.vhost_queue(&ring, queue);
+                Some(Action::VhostQueue { page: page?, queue: queue? })
+            }
+            "iommu_map" | "iommu_unmap" => {
+                let mapping = self.fields(table_of(fields, key), value)?;
+                let page = self.page_of(&mapping);
+                let count = self.integer(&mapping, "pages").unwrap_or(1);
+                if !self.devices.iommu {
+                    let span = fields.key_span(key).unwrap_or_else(|| fields.span.clone());
+                    self.report(Diagnostic::error(span, format!("`{key}` needs iommu = true in [host]")).label("there is no IOMMU"));
+                }
+                let page = page?;
+                self.check_end(&mapping, &page, count, pages);
+                Some(Action::Iommu { map: key == "iommu_map", page, pages: count })
+            }
             _ => unreachable!("`{key}` is no action"),
+        }
+    }
+
+    /// Returns the queue that a table speaks of.
+    fn queue(&mut self, fields: &Fields<'d>) -> u8 {
+        u8::try_from(self.integer(fields, "queue").unwrap_or(0)).expect("the range ends at 7")
+    }
+
+    /// Returns a queue if the vhost device has it.
+    fn vhost_queue(&mut self, fields: &Fields<'d>, queue: u8) -> Option<u8> {
+        if queue >= self.devices.vhost_queues {
+            let message = format!("the vhost device has {} queues", self.devices.vhost_queues);
+            self.report(
+                Diagnostic::error(fields.span_of("queue"), message).label("not one of them").note("vhost_queues in [host] says how many"),
+            );
+            return None;
+        }
+        Some(queue)
+    }
+
+    /// Returns what a device's write is about.
+    fn target(&mut self, fields: &Fields<'d>, by: Option<Actor>) -> Option<Target> {
+        let queue = self.queue(fields);
+        let target = self.word(fields, "into", &[Target::Buffer, Target::UsedRing(queue), Target::AvailEvent]).unwrap_or_default();
+        let whose = match target {
+            Target::Buffer => return Some(target),
+            Target::UsedRing(_) => Actor::Vhost,
+            Target::AvailEvent => Actor::Dma,
+        };
+        if by.is_some_and(|by| by != whose) {
+            let message = format!("`{}` is written by {whose}", target.name());
+            self.report(Diagnostic::error(fields.span_of("into"), message).label("by somebody else here"));
+            return None;
+        }
+        match target {
+            Target::UsedRing(_) => self.vhost_queue(fields, queue).map(Target::UsedRing),
+            Target::Buffer | Target::AvailEvent => Some(target),
         }
     }
 
@@ -245,13 +309,17 @@ impl<'d> Reader<'d> {
             "stop" => Some(Command::Stop),
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
+            "unplug-balloon" => Some(Command::Unplug),
             "break-link" => Some(Command::BreakLink),
+            "start-postcopy" => Some(Command::StartPostcopy),
+            "recover" => Some(Command::Recover),
             "continue" => Some(Command::Continue),
             "postcopy-ram-on" => Some(Command::PostcopyRam { on: true }),
             "postcopy-ram-off" => Some(Command::PostcopyRam { on: false }),
             "stall-link" => Some(Command::StallLink),
             "resume-link" => Some(Command::ResumeLink),
             "yank" => Some(Command::Yank),
+            _ if TrackingCommand::from_name(text).is_some() => TrackingCommand::from_name(text).map(Command::Tracking),
             "balloon" => {
                 let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");
                 self.report(diagnostic.suggest(Some("{ balloon = \"4 MiB\" }")));
@@ -266,7 +334,9 @@ impl<'d> Reader<'d> {
     }
 
     fn check_delays(&mut self, fields: &Fields<'d>, by: Option<Actor>) {
-        if let (Some(span), Some(Actor::Dma | Actor::Vhost | Actor::Display | Actor::MainLoop)) = (fields.key_span("delay_insns"), by) {
+        if let (Some(span), Some(Actor::Dma | Actor::Vhost | Actor::Vfio | Actor::Display | Actor::MainLoop)) =
+            (fields.key_span("delay_insns"), by)
+        {
             let diagnostic = Diagnostic::error(span, "`delay_insns` counts a vCPU's instructions").label("no vCPU makes this injection");
             self.report(diagnostic.note("use `delay` for time"));
         }

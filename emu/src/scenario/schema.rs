@@ -117,7 +117,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::FlagOrWord(_, all) => json!({ "anyOf": [{ "type": "boolean" }, word_set(&all())] }),
         Kind::Words(_, all) => json!({ "type": "array", "items": word_set(&all()), "uniqueItems": true }),
         Kind::Vcpu => json!({ "type": "string", "pattern": "^vcpu[0-9]$" }),
-        Kind::Actor => json!({ "type": "string", "pattern": "^(vcpu[0-9]|dma|vhost|display|main-loop)$" }),
+        Kind::Actor => json!({ "type": "string", "pattern": "^(vcpu[0-9]|dma|vhost|vfio|display|main-loop)$" }),
         Kind::Pattern => pattern(),
         Kind::Patterns => json!({ "anyOf": [pattern(), { "type": "array", "items": pattern() }] }),
         Kind::Chain => json!({ "type": "array", "items": pattern(), "minItems": 2 }),

@@ -6,7 +6,8 @@
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::words::{
-    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, verdicts, waiters, walks, zero_pages,
+    blames, compressions, corrections, destination_rams, dirty_logs, drivers, faults, features, grains, holds, hows, numberings, profiles,
+    targets, verdicts, waiters, walks, zero_pages,
 };
 
 /// A table of the file.
@@ -155,6 +156,7 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const CHANNELS: Range = range(0, 8, "more would show nothing that eight do not");
 const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
@@ -166,11 +168,14 @@ const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const RING: Range = range(4, 1 << 16, "a vCPU has to get on between two exits, and KVM takes no more than 65536 entries");
+const REAP: Range = range(1, 1_000_000_000_000, "a reaper that never sleeps would never let go");
+const SLOT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "the first slot begins at 0, and no memory is larger");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
 /// 4 KiB, 64 KiB, 2 MiB and what lies between.
 const HOST_PAGE: Range = range(PAGE_SIZE, 2 << 20, "such are the pages of anonymous memory, and the smaller huge ones");
 const HINT_QUEUE: Range = range(2, 1024, "Linux does not probe with fewer than 2 entries, QEMU's queues end at 1024");
 const ARRAY: Range = range(1, 512, "an array is a page");
+const VHOST_QUEUES: Range = range(0, 7, "the model has eight queues");
 const QUEUE: Range = range(1, 1024, "QEMU's queues end at 1024");
 const AMOUNT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "at least a page, and no memory is larger");
 
@@ -237,6 +242,8 @@ static GUEST: Table = Table {
         key("late_probe", "The driver is a module: a task's `bind` loads it.", Kind::Flag).default("false"),
         key("deflate_silently", "The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.", Kind::Flag)
             .default("false"),
+        key("hint_in_two", "Each hinted block is a chain of two descriptors (driver hint alone).", Kind::Flag).default("false"),
+        key("start_with_hint", "A round's first block is in the chain of the round's id (driver hint alone).", Kind::Flag).default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -417,6 +424,10 @@ static HOST: Table = Table {
         ),
         key("chunk", "Memory per CLEAR (only with manual-clear).", Kind::SizePowerOfTwo(CHUNK)).default("\"1 GiB\""),
         key("ring_size", "Entries of a vCPU's dirty ring (the log `ring` has them).", Kind::PowerOfTwo(RING)).default("4096"),
+        key("reap_interval", "The reaper looks at the dirty rings this often.", Kind::Time(REAP)).default("\"1 s\""),
+        key("slots", "Where memory slots begin, behind the first (KVM's logs have slots).", Kind::Several(&Kind::Size(SLOT, PAGE_SIZE)))
+            .default("[]"),
+        key("smm", "System management mode has an address space, and slots, of its own (KVM's logs).", Kind::Flag).default("false"),
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",
@@ -435,9 +446,13 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
         key("vhost_log_ack", "How long a vhost backend takes to answer the order to log; without it, it logs at once.", Kind::Time(TIME)),
+        key("vhost_queues", "Queues of the vhost device, two to a pair.", Kind::Integer(range(0, 8, "the model has no more"))).default("0"),
+        key("vfio", "There is an assigned device: all that it reaches is pinned, and nothing is discarded.", Kind::Flag).default("false"),
+        key("iommu", "The guest chooses the addresses that devices use, and which pages they reach.", Kind::Flag).default("false"),
         key("blocks", "RAM blocks that guest memory consists of, one behind the other; none: it is one.", Kind::Tables(&BLOCK)),
     ],
 };
@@ -471,11 +486,22 @@ static MIGRATION: Table = Table {
             Kind::FlagOrWord("way to find zero pages", zero_pages),
         )
         .default("\"legacy\""),
+        key("multifd_channels", "Channels for pages beside the main one; 0: none.", Kind::Integer(CHANNELS)).default("0"),
+        key("multifd_compression", "How channels compress; needs channels.", Kind::Word("compression", compressions)).default("\"none\""),
+        key("zero_copy", "Channels read pages when they leave, not when they are queued; needs channels, and no compression.", Kind::Flag)
+            .default("false"),
+        key("mapped_ram", "The stream is a file in which each page has its place.", Kind::Flag).default("false"),
+        key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
+            .default("\"used\""),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key("throttle", "QEMU's auto-converge: slows down a guest that dirties too much.", Kind::Table(&THROTTLE)),
         key("pause_before_switchover", "With the VM stopped, the switchover waits for the command continue.", Kind::Flag).default("false"),
         key("switchover_bandwidth", "QEMU's avail-switchover-bandwidth; default: estimated.", Kind::Rate(RATE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
+        key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
+        key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
+            .default("false"),
+        key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),
     ],
@@ -520,7 +546,10 @@ static INJECTION: &[Key] = &[
     key("monitor", "Gives a monitor command.", Kind::Command),
     key("clear_log", "Another user of the dirty log clears its pages.", Kind::Table(&CLEAR_LOG)),
     key("repeat_id", "A stray element on the hint queue repeats the current command id.", Kind::True),
-    key("by", "Who: a vCPU, dma or vhost for `write`, a vCPU for `task` and `repeat_id`.", Kind::Actor),
+    key("vhost_queue", "The guest sets a queue of the vhost device up.", Kind::Table(&VHOST_QUEUE)),
+    key("iommu_map", "The guest lets devices reach pages (with iommu).", Kind::Table(&IOMMU)),
+    key("iommu_unmap", "The guest takes pages away from devices (with iommu).", Kind::Table(&IOMMU)),
+    key("by", "Who: a vCPU, dma, vhost or vfio for `write`, a vCPU for what the guest does.", Kind::Actor),
     key("at", "Not before this virtual time.", Kind::Time(TIME)),
     key("after", "Not before these events.", Kind::Patterns).default("[]"),
     key("before", "These events may not happen before it.", Kind::Patterns).default("[]"),
@@ -529,7 +558,7 @@ static INJECTION: &[Key] = &[
 ];
 
 /// The keys of `[[inject]]` and `[[may]]` of which there is exactly one.
-pub(super) const ACTIONS: &[&str] = &["write", "task", "monitor", "clear_log", "repeat_id"];
+pub(super) const ACTIONS: &[&str] = &["write", "task", "monitor", "clear_log", "repeat_id", "vhost_queue", "iommu_map", "iommu_unmap"];
 
 static WRITE: Table = Table {
     title: "`write`",
@@ -539,8 +568,24 @@ static WRITE: Table = Table {
         key("zero", "The store is all zero; then `byte` is 0.", Kind::True),
         key("offset", "Byte offset in the page.", Kind::Integer(range(0, PAGE_SIZE - 8, "the store's 8 bytes must stay in the page")))
             .default("0"),
-        key("pages", "Pages written, one store in each (dma and vhost).", Kind::Integer(PAGES)).default("1"),
+        key("pages", "Pages written, one store in each (dma, vhost and vfio).", Kind::Integer(PAGES)).default("1"),
+        key("into", "What the device writes.", Kind::Word("target", targets)).default("\"buffer\""),
+        key("queue", "Whose used ring it is.", Kind::Integer(VHOST_QUEUES)).default("0"),
+        key("how", "What the tracking of writes takes the store for.", Kind::Word("kind of store", hows)).default("\"plain\""),
     ],
+};
+
+static VHOST_QUEUE: Table = Table {
+    title: "`vhost_queue`",
+    keys: &[
+        key("page", "Where its used ring lies.", Kind::Page).required(),
+        key("queue", "Which queue.", Kind::Integer(VHOST_QUEUES)).default("0"),
+    ],
+};
+
+static IOMMU: Table = Table {
+    title: "a mapping",
+    keys: &[key("page", "The first page.", Kind::Page).required(), key("pages", "How many pages.", Kind::Integer(PAGES)).default("1")],
 };
 
 static CLEAR_LOG: Table = Table {
@@ -738,6 +783,8 @@ mod tests {
             "`start`" => ("[migration]\nstart = {", "}"),
             "`write`" => ("[[inject]]\nwrite = {", "}"),
             "`clear_log`" => ("[[inject]]\nclear_log = {", "}"),
+            "`vhost_queue`" => ("[[inject]]\nvhost_queue = {", "}"),
+            "a mapping" => ("[[inject]]\niommu_map = {", "}"),
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
             "`throttle`" => ("[migration]\nthrottle = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),

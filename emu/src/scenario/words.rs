@@ -2,12 +2,12 @@
 
 use host::event::{EventKind, LockId};
 use host::fault::Fault;
-use host::migration::encoding::ZeroPages;
+use host::migration::encoding::{Compression, DestinationRam, ZeroPages};
 use host::step::Await;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
 
-use super::model::{DirtyLog, Driver, Grain, Numbering, Profile, Walk};
+use super::model::{DirtyLog, Driver, Grain, How, Numbering, Profile, Target, Walk};
 use super::vocabulary::Word;
 use crate::outcome::{Blame, Verdict};
 
@@ -31,13 +31,21 @@ pub(super) const COMMANDS: &[Word] = &[
     ("stop", "Stops the VM."),
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
+    ("unplug-balloon", "Takes the balloon device out of the machine."),
     ("break-link", "Breaks the link to the destination."),
+    ("start-postcopy", "Switches the migration to postcopy (`migrate_start_postcopy`)."),
+    ("recover", "Joins both sides of a postcopy whose link broke (`migrate_recover`, and `migrate` with `resume`)."),
     ("continue", "migrate_continue: a switchover that waits goes on."),
     ("postcopy-ram-on", "migrate-set-capabilities: postcopy-ram on, unless a migration runs."),
     ("postcopy-ram-off", "migrate-set-capabilities: postcopy-ram off, unless a migration runs."),
     ("stall-link", "The destination stops reading; nothing of the VMM's is needed for it."),
     ("resume-link", "The destination reads again."),
     ("yank", "Has the link shut past the main loop, whatever that waits for."),
+    ("toggle-pam", "The guest changes who sees the memory at 0xC0000: its memory slot is deleted and created."),
+    ("dirty-rate-start", "calc-dirty-rate starts to measure."),
+    ("dirty-rate-stop", "The measurement ends."),
+    ("plug-vcpu", "Plugs a vCPU that the guest never brings up."),
+    ("fail-get", "The kernel refuses the next GET of the dirty log."),
 ];
 
 /// Who can be held up.
@@ -46,7 +54,7 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Operator, Await::Devices].into_iter().map(Await::name);
+    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Operator, Await::Devices, Await::Page].into_iter().map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 
@@ -98,6 +106,23 @@ pub(super) fn walks() -> Vec<Word> {
     Walk::ALL.iter().map(|walk| (walk.name(), about(walk))).collect()
 }
 
+pub(super) fn compressions() -> Vec<Word> {
+    let about = |compression: &Compression| match compression {
+        Compression::None => "Not at all.",
+        Compression::Zlib => "By a library.",
+        Compression::Qpl => "By an accelerator.",
+    };
+    Compression::ALL.iter().map(|compression| (compression.name(), about(compression))).collect()
+}
+
+pub(super) fn destination_rams() -> Vec<Word> {
+    let about = |ram: &DestinationRam| match ram {
+        DestinationRam::Used => "Something: firmware, or what a guest left there.",
+        DestinationRam::Fresh => "Zeros.",
+    };
+    DestinationRam::ALL.iter().map(|ram| (ram.name(), about(ram))).collect()
+}
+
 pub(super) fn zero_pages() -> Vec<Word> {
     let about = |way: &ZeroPages| match way {
         ZeroPages::None => "Nobody: each page goes with its bytes.",
@@ -116,14 +141,33 @@ pub(super) fn profiles() -> Vec<Word> {
     Profile::ALL.iter().map(|profile| (profile.name(), about(profile))).collect()
 }
 
+pub(super) fn targets() -> Vec<Word> {
+    vec![
+        (Target::Buffer.name(), "A buffer of the guest's."),
+        (Target::UsedRing(0).name(), "The used ring of a queue (vhost alone)."),
+        (Target::AvailEvent.name(), "The avail event behind a queue's used ring (dma alone)."),
+    ]
+}
+
 pub(super) fn dirty_logs() -> Vec<Word> {
     let about = |log: &DirtyLog| match log {
         DirtyLog::ManualClear => "KVM with manual clear: GET copies, CLEAR clears and write-protects.",
         DirtyLog::GetClears => "KVM without it: GET copies, clears and write-protects.",
         DirtyLog::Ring => "KVM with dirty rings: each vCPU lists what it writes.",
+        DirtyLog::Hvf => "HVF: a fault on a protected page marks D, CLEAR protects.",
         DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
     };
     DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()
+}
+
+pub(super) fn hows() -> Vec<Word> {
+    let about = |how: &How| match how {
+        How::Plain => "A plain store.",
+        How::Atomic => "A locked read-modify-write (by a vCPU).",
+        How::Smm => "A store in system management mode (by a vCPU).",
+        How::Kvm => "KVM's own store, of a device that it emulates (by dma).",
+    };
+    How::ALL.iter().map(|how| (how.name(), about(how))).collect()
 }
 
 pub(super) fn grains() -> Vec<Word> {

@@ -6,6 +6,7 @@ use std::fmt::{Display, Write};
 use host::event::Actor;
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
+use host::migration::postcopy::Modes;
 use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use wire::balloon::seed_feature;
@@ -13,8 +14,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits,
-    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Task, Tracking, Trigger, Vary,
+    Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, How, Injection, Limits,
+    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -185,7 +186,7 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
         init_on_alloc,
         init_on_free,
         late_probe,
-        deflate_silently,
+        manners,
         tasks,
     } = guest;
     out.table("[guest]");
@@ -201,7 +202,10 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
-    out.unless(*deflate_silently == default.deflate_silently, "deflate_silently", || deflate_silently);
+    let Manners { deflate_silently, hint_in_two, start_with_hint } = manners;
+    out.unless(!deflate_silently, "deflate_silently", || deflate_silently);
+    out.unless(!hint_in_two, "hint_in_two", || hint_in_two);
+    out.unless(!start_with_hint, "start_with_hint", || start_with_hint);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -266,7 +270,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         dirty_log,
         chunk_shift,
         initially_set,
-        tracking: Tracking { ring_size },
+        tracking: Tracking { ring_size, reap_interval_ns, slots, smm },
         features,
         queue_numbering,
         walk,
@@ -275,6 +279,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         balloon_pages,
         stats_interval_ns,
         host_page,
+        iothread,
         devices,
         blocks,
     } = host;
@@ -285,6 +290,9 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!manual || *chunk_shift == default.chunk_shift, "chunk", || size(PAGE_SIZE << chunk_shift));
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
     out.unless(*ring_size == default.tracking.ring_size, "ring_size", || ring_size);
+    out.unless(*reap_interval_ns == default.tracking.reap_interval_ns, "reap_interval", || time(*reap_interval_ns));
+    out.unless(slots.is_empty(), "slots", || list(slots.iter().map(|first| size(first * PAGE_SIZE))));
+    out.unless(!smm, "smm", || smm);
     out.unless(*features == default.features, "features", || feature_list(*features, driver));
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*walk == default.walk, "walk", || quoted(walk.name()));
@@ -292,8 +300,12 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
-    let Devices { vhost_log_ack_ns } = devices;
+    let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
+    out.unless(*vhost_queues == 0, "vhost_queues", || vhost_queues);
+    out.unless(!vfio, "vfio", || vfio);
+    out.unless(!iommu, "iommu", || iommu);
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
     write_blocks(out, blocks);
 }
@@ -311,8 +323,18 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, throttle, switchover, complete_before_sync } =
-        migration;
+    let Migration {
+        start,
+        bandwidth,
+        max_bandwidth,
+        downtime_limit_ns,
+        encoding,
+        rounds_min,
+        throttle,
+        switchover,
+        complete_before_sync,
+        modes,
+    } = migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
@@ -326,13 +348,22 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.unless(!pause, "pause_before_switchover", || pause);
     out.unless(*bandwidth == 0, "switchover_bandwidth", || rate(*bandwidth));
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
+    let Modes { run_on, postcopy, max_postcopy_bandwidth } = modes;
+    out.unless(!run_on, "run_on", || run_on);
+    out.unless(!postcopy, "postcopy", || postcopy);
+    out.unless(*max_postcopy_bandwidth == 0, "max_postcopy_bandwidth", || rate(*max_postcopy_bandwidth));
 }
 
 fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     let default = EncodingOptions::default();
-    let EncodingOptions { zero_pages, xbzrle_pages } = encoding;
+    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram } = encoding;
     out.unless(*zero_pages == default.zero_pages, "zero_pages", || quoted(zero_pages.name()));
     out.unless(*xbzrle_pages == default.xbzrle_pages, "xbzrle", || xbzrle_pages);
+    out.unless(*channels == default.channels, "multifd_channels", || channels);
+    out.unless(*compression == default.compression, "multifd_compression", || quoted(compression.name()));
+    out.unless(!zero_copy, "zero_copy", || zero_copy);
+    out.unless(!mapped_ram, "mapped_ram", || mapped_ram);
+    out.unless(*destination_ram == default.destination_ram, "destination_ram", || quoted(destination_ram.name()));
 }
 
 fn write_throttle(out: &mut Lines, throttle: &ThrottleOptions) {
@@ -423,15 +454,25 @@ fn write_found(out: &mut Lines, found: &Found) {
 /// Returns the key and the value that say what an injection does.
 fn action_entry(action: &Action) -> (&'static str, String) {
     match action {
-        Action::Write { page, offset, byte, zero, pages } => {
+        Action::Write { page, offset, byte, zero, pages, target, how } => {
+            let into = unless(*target == Target::Buffer, "into", quoted(target.name()));
+            let queue = if let Target::UsedRing(queue) = target { unless(*queue == 0, "queue", queue) } else { String::new() };
+            let how = unless(*how == How::default(), "how", quoted(how.name()));
             let zero = if *zero { ", zero = true" } else { "" };
             let (offset, pages) = (unless(*offset == 0, "offset", offset), unless(*pages == 1, "pages", pages));
-            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages} }}", quoted(page)))
+            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages}{into}{queue}{how} }}", quoted(page)))
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
         Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages))),
         Action::RepeatId => ("repeat_id", true.to_string()),
+        Action::VhostQueue { page, queue } => {
+            ("vhost_queue", format!("{{ page = {}{} }}", quoted(page), unless(*queue == 0, "queue", queue)))
+        }
+        Action::Iommu { map, page, pages } => {
+            let key = if *map { "iommu_map" } else { "iommu_unmap" };
+            (key, format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages)))
+        }
     }
 }
 
@@ -440,7 +481,9 @@ pub fn injection_text(injection: &Injection) -> String {
     let (key, value) = action_entry(&injection.action);
     match injection.action {
         Action::Monitor(_) | Action::ClearLog { .. } => format!("{key} = {value}"),
-        Action::Write { .. } | Action::Task(_) | Action::RepeatId => format!("{key} = {value}, by {}", injection.by),
+        Action::Write { .. } | Action::Task(_) | Action::RepeatId | Action::VhostQueue { .. } | Action::Iommu { .. } => {
+            format!("{key} = {value}, by {}", injection.by)
+        }
     }
 }
 
@@ -452,13 +495,17 @@ fn command_value(command: Command) -> String {
         Command::Cont => quoted("cont"),
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
+        Command::Unplug => quoted("unplug-balloon"),
         Command::BreakLink => quoted("break-link"),
+        Command::StartPostcopy => quoted("start-postcopy"),
+        Command::Recover => quoted("recover"),
         Command::Continue => quoted("continue"),
         Command::PostcopyRam { on: true } => quoted("postcopy-ram-on"),
         Command::PostcopyRam { on: false } => quoted("postcopy-ram-off"),
         Command::StallLink => quoted("stall-link"),
         Command::ResumeLink => quoted("resume-link"),
         Command::Yank => quoted("yank"),
+        Command::Tracking(command) => quoted(command.name()),
     }
 }
 

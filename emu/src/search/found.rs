@@ -136,6 +136,9 @@ fn deed(injection: &Injection) -> String {
         Action::Monitor(_) => "a monitor command".to_owned(),
         Action::ClearLog { page, .. } => format!("a clearing of {page}'s log"),
         Action::RepeatId => "a repeated id".to_owned(),
+        Action::VhostQueue { queue, .. } => format!("the setting up of queue {queue}"),
+        Action::Iommu { map: true, page, .. } => format!("a mapping of {page}"),
+        Action::Iommu { map: false, page, .. } => format!("an unmapping of {page}"),
     }
 }
 
@@ -232,6 +235,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::Pin
         | K::RamSkip
         | K::RamDelta
+        | K::VfioWrite
+        | K::VhostQueue
         | K::DstPlace => Reading::OfPage,
         K::GuestReady
         | K::GuestStart
@@ -258,8 +263,10 @@ fn reading(kind: EventKind) -> Reading {
         | K::SlotCreate
         | K::ChannelSync
         | K::PostcopyStart
+        | K::DstEnd
         | K::LinkStall
         | K::LinkResume
+        | K::DstRefuse
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -292,6 +299,9 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::ChannelFlush
+        | K::HintNewId
+        | K::VfioMerge
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet
@@ -306,6 +316,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RamPage
         | K::LockTake
         | K::LockRelease
+        | K::ChannelQueue
         | K::Inject => Reading::Machinery,
     }
 }

@@ -65,6 +65,11 @@ pub enum Exit {
     },
     /// The instructions that were asked for are executed.
     Limit,
+    /// About to use a page that has not arrived: [`Machine::set_missing`].
+    Missing {
+        /// Which.
+        pfn: Pfn,
+    },
     /// About to do what the machine has not: the guest is broken.
     Fault {
         /// What it tried.
@@ -90,6 +95,8 @@ pub enum FaultKind {
     WriteToText,
     /// Execution of what is not the image's text.
     ExecuteData,
+    /// A page that has not arrived (only from [`Machine::interrupt`]): nothing is broken.
+    Missing,
     /// An interrupt whose vector has no gate (only from [`Machine::interrupt`]); the address is the gate's.
     NoGate,
 }
@@ -314,6 +321,7 @@ impl Machine {
                 let (address, len) = used.map_or((page << PAGE_SHIFT, 1), |used| (used.address, used.len));
                 return Exit::Store { address, len: len.min(255) as u8 };
             }
+            Refusal::Missing => return Exit::Missing { pfn: Pfn(page) },
             Refusal::Mmio => match self.mmio(cpu, page) {
                 Some(exit) => return exit,
                 None => FaultKind::OutsideRam,
@@ -425,6 +433,11 @@ impl Machine {
         self.engines.hooks().pages.trap(pfn, on);
     }
 
+    /// From here on a use of one of these pages exits in front of it, a bit each, and of no others.
+    pub fn set_missing(&mut self, words: impl Iterator<Item = u64>) {
+        self.engines.hooks().pages.set_missing(words);
+    }
+
     /// Returns the pages that were logged since the last call, in order of the first store.
     pub fn drain_written(&mut self) -> Vec<Pfn> {
         self.engines.hooks().pages.drain_written()
@@ -506,6 +519,9 @@ impl Machine {
         let no_gate = Fault { kind: FaultKind::NoGate, address: gate };
         if 16 * u64::from(vector) + 15 > limit_and_flags & 0xffff_ffff || gate + 16 > self.ram.bytes() {
             return Err(no_gate);
+        }
+        if self.engines.hooks_ref().pages.is_missing(gate >> PAGE_SHIFT) {
+            return Err(Fault { kind: FaultKind::Missing, address: gate });
         }
         let (low, high) = (self.ram.read_u64(gate), self.ram.read_u64(gate + 8));
         let (present, kind, stack) = (low >> 47 & 1, low >> 40 & 0x1f, low >> 32 & 7);
@@ -654,6 +670,7 @@ fn fault_kind(refusal: Refusal) -> FaultKind {
         Refusal::Null => FaultKind::Null,
         Refusal::WriteToText => FaultKind::WriteToText,
         Refusal::ExecuteData => FaultKind::ExecuteData,
+        Refusal::Missing => FaultKind::Missing,
         Refusal::OutsideRam | Refusal::Mmio | Refusal::Trapped => FaultKind::OutsideRam,
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum Refusal {
     Mmio,
     /// A store to a trapped page.
     Trapped,
+    /// A page that has not arrived.
+    Missing,
 }
 
 /// A set of page frames.
@@ -99,6 +101,7 @@ impl PageSet {
 pub(super) struct PagesState {
     armed: PageSet,
     trapped: PageSet,
+    missing: PageSet,
     written: Vec<Pfn>,
 }
 
@@ -147,7 +150,7 @@ impl Pages {
         Self {
             count,
             text,
-            state: PagesState { armed: set.clone(), trapped: set.clone(), written: Vec::new() },
+            state: PagesState { armed: set.clone(), trapped: set.clone(), missing: set.clone(), written: Vec::new() },
             clean: set.clone(),
             touched: Vec::new(),
             writable: [set.clone(), set],
@@ -170,6 +173,9 @@ impl Pages {
                 Access::Fetch if is_mmio_page(page) => Refusal::ExecuteData,
                 Access::Read | Access::Write | Access::Fetch => Refusal::OutsideRam,
             });
+        }
+        if self.state.missing.contains(page) {
+            return Err(Refusal::Missing);
         }
         match access {
             Access::Fetch if self.text.contains(&page) => return Ok(Rights::ReadExecute),
@@ -254,6 +260,7 @@ impl Pages {
         match page {
             0 => Err(Refusal::Null),
             page if page >= self.count => Err(Refusal::OutsideRam),
+            page if self.state.missing.contains(page) => Err(Refusal::Missing),
             page if self.text.contains(&page) => Err(Refusal::WriteToText),
             _ => Ok(()),
         }
@@ -283,6 +290,25 @@ impl Pages {
         } else if self.state.trapped.insert(pfn.0) {
             self.narrowed(pfn.0);
         }
+    }
+
+    /// From here on no access to these pages is let through, a bit each, and to no others.
+    pub(super) fn set_missing(&mut self, words: impl Iterator<Item = u64>) {
+        let mut more = false;
+        let mut words = words.fuse();
+        for word in &mut self.state.missing.words {
+            let new = words.next().unwrap_or(0);
+            more |= new & !*word != 0;
+            *word = new;
+        }
+        // What an engine may read is not remembered, only what it may write.
+        self.stale[0] |= more;
+        self.stale[1] |= more;
+    }
+
+    /// Returns whether a page is one of those.
+    pub(super) fn is_missing(&self, page: u64) -> bool {
+        page < self.count && self.state.missing.contains(page)
     }
 
     /// Lets stores through traps until [`Pages::end_pass`].
@@ -346,6 +372,7 @@ impl Pages {
             let cached = &self.writable[engine];
             let (armed, trapped) = (&self.state.armed, &self.state.trapped);
             self.stale[engine] |= state.armed.adds_to(armed, cached) || state.trapped.adds_to(trapped, cached);
+            self.stale[engine] |= state.missing != self.state.missing;
         }
         self.state.clone_from(state);
     }

@@ -103,6 +103,7 @@ impl World {
             Readiness::Await(what) => {
                 let by = match what {
                     Await::Peer | Await::Answer => Some(Actor::Destination),
+                    Await::Page => Some(Actor::Migration),
                     Await::Stores | Await::Devices | Await::Operator => None,
                 };
                 Some((Hold::Await(what), by))

@@ -80,7 +80,8 @@ impl World {
         let sleepers = self.sleepers(end);
         // A vCPU that polls for what never comes does so for ever; the same vCPU of a VM that has moved is none of the source's any more.
         let polls = (0..self.state.vcpus.len()).any(|cpu| self.vcpu_next(cpu) == Readiness::UsedBuffer);
-        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty() || polls;
+        let misses = (0..self.state.vcpus.len()).any(|cpu| matches!(self.vcpu_next(cpu), Readiness::Await(host::step::Await::Page)));
+        let stuck = self.state.vmm.migration.status().is_running() || end == End::Limit || !sleepers.is_empty() || polls || misses;
         let gated = waits.iter().any(|wait| wait.gate);
         let ended = if self.state.host_crashed {
             Verdict::HostCrash

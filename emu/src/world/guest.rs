@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use host::dirty::accel::{LogMode, Store};
+use host::dirty::accel::{LogMode, Store, StoreKind};
 use host::event::{Actor, Event, EventKind, Level, LockId, PageRange, Pfn};
 use host::step::Move;
 use wire::debug;
@@ -15,6 +15,7 @@ use crate::oracle::guest_mm;
 use crate::outcome::GuestCrash;
 use crate::scenario::model::Grain;
 use crate::vcpu::{Context, Exit, FaultKind};
+use crate::world::ring::RingStage;
 use crate::world::tracepoint::{self, Tracepoint};
 use crate::world::{Readiness, Window, World, object};
 
@@ -55,6 +56,11 @@ pub(super) enum Pending {
         /// How many of the locks it needs are taken.
         taken: usize,
     },
+    /// Use a page that has not arrived.
+    Missing {
+        /// Which.
+        pfn: Pfn,
+    },
     /// Have its dirty ring reaped, which is full, and go on.
     RingFull {
         /// How far that is.
@@ -66,26 +72,6 @@ pub(super) enum Pending {
     Halted,
     /// Nothing, ever.
     Dead,
-}
-
-impl Pending {
-    /// Returns the way out of a full ring, back to what the vCPU was about to do.
-    fn full(then: Pending) -> Self {
-        Pending::RingFull { stage: RingStage::Exit, then: Box::new(then) }
-    }
-}
-
-/// Where a vCPU with a full ring stands (QEMU: accel/kvm/kvm-all.c kvm_cpu_exec(), KVM_EXIT_DIRTY_RING_FULL).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum RingStage {
-    /// It leaves the guest.
-    Exit,
-    /// It waits for the BQL.
-    Lock,
-    /// It reaps all rings.
-    Reap,
-    /// It gives their entries back, and the BQL.
-    Reset,
 }
 
 /// An access to a device register.
@@ -110,6 +96,8 @@ pub(super) struct Frame {
     pub(super) injection: usize,
     /// Hash of the registers in `context`.
     pub(super) hash: u64,
+    /// What tracking takes the store for.
+    pub(super) kind: StoreKind,
 }
 
 /// A vCPU, but for its registers.
@@ -151,6 +139,8 @@ impl Vcpu {
         match self.pending {
             Pending::Run | Pending::Announced(_) | Pending::Spin { .. } | Pending::Poll { .. } | Pending::Halted => self.frame.is_none(),
             Pending::Store { marked, .. } => !marked && self.frame.is_none(),
+            // The thread sits in its page fault.
+            Pending::Missing { .. } => false,
             Pending::Device { .. } | Pending::RingFull { .. } | Pending::Dead => false,
         }
     }
@@ -160,7 +150,7 @@ impl World {
     /// Returns what the vCPU would do next.
     pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
         let vcpu = &self.state.vcpus[cpu];
-        let reaping = matches!(vcpu.pending, Pending::RingFull { stage: RingStage::Reap | RingStage::Reset, .. });
+        let reaping = matches!(vcpu.pending, Pending::RingFull { stage, .. } if stage.holds_lock());
         if !self.state.vmm.vm.running && !reaping && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
             return Readiness::Idle;
         }
@@ -183,10 +173,8 @@ impl World {
                 Some(lock) => Readiness::Lock(*lock),
                 None => Readiness::Ready(self.device_move(*access)),
             },
-            Pending::RingFull { stage: RingStage::Exit, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingFull))),
-            Pending::RingFull { stage: RingStage::Lock, .. } => Readiness::Lock(LockId::Bql),
-            Pending::RingFull { stage: RingStage::Reap, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReap))),
-            Pending::RingFull { stage: RingStage::Reset, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReset))),
+            Pending::Missing { pfn } => self.missing_next(*pfn),
+            Pending::RingFull { stage, .. } => stage.next(),
             Pending::Halted if self.can_interrupt(cpu) => Readiness::Ready(None),
             Pending::Halted => vcpu.timer_ns.map_or(Readiness::Idle, Readiness::At),
             Pending::Dead => Readiness::Idle,
@@ -208,6 +196,7 @@ impl World {
             | Pending::Spin { .. }
             | Pending::Poll { .. }
             | Pending::Store { .. }
+            | Pending::Missing { .. }
             | Pending::Halted
             | Pending::Dead => None,
         }
@@ -229,6 +218,7 @@ impl World {
             }
             Pending::Store { address, len, marked } => self.vcpu_store(cpu, address, len, marked),
             Pending::Device { access, taken } => self.vcpu_device(cpu, access, taken),
+            Pending::Missing { pfn } => self.vcpu_missing(cpu, pfn),
             Pending::RingFull { stage, then } => self.vcpu_ring_full(cpu, stage, then),
             Pending::Halted => {
                 if self.state.vcpus[cpu].timer_ns.is_some_and(|at| at <= self.state.now_ns) {
@@ -242,7 +232,7 @@ impl World {
     }
 
     /// Takes an interrupt if one waits, then runs guest code until the vCPU has something to do that others may come before.
-    fn vcpu_run(&mut self, cpu: usize) -> u64 {
+    pub(super) fn vcpu_run(&mut self, cpu: usize) -> u64 {
         let mut cost = self.costs.guest_step_ns;
         self.vcpu_timer(cpu);
         let budget = self.scenario.limits.step_insns;
@@ -280,10 +270,15 @@ impl World {
         }
     }
 
-    /// Enters the handler of the first interrupt that waits, and returns what that costs; `None` when the guest has died of it.
+    /// Enters the handler of the first interrupt that waits, and returns what that costs; `None` when the guest has died of it, or has to wait for a page.
     fn take_interrupt(&mut self, cpu: usize) -> Option<u64> {
         let first = self.state.vcpus[cpu].interrupts.pop_first().expect("an interrupt waits");
         if let Err(fault) = self.machine.interrupt(cpu, first) {
+            if fault.kind == FaultKind::Missing {
+                self.state.vcpus[cpu].interrupts.insert(first);
+                self.state.vcpus[cpu].pending = Pending::Missing { pfn: self.store_page(fault.address) };
+                return None;
+            }
             self.crash(cpu, format!("interrupt {first:#x} cannot be taken: {}", fault_text(fault.kind, fault.address)));
             return None;
         }
@@ -318,6 +313,7 @@ impl World {
                 }
                 Pending::Device { access: self.device_access(address, len, Some(value)), taken: 0 }
             }
+            Exit::Missing { pfn } => Pending::Missing { pfn },
             Exit::Halt => Pending::Halted,
             Exit::Store { address, len } => Pending::Store { address, len, marked: false },
             Exit::Limit => {
@@ -393,7 +389,7 @@ impl World {
     /// Returns whether the store has to be recorded before it is made. A vCPU under KVM faults again when the page was protected again
     /// meanwhile; TCG's slow path has left the check behind once it has marked.
     fn mark_due(&self, cpu: usize, page: Pfn, marked: bool) -> bool {
-        let due = self.state.vmm.accel.would_mark(Store::plain(cpu as u8, page), &self.state.vmm.d).is_some();
+        let due = self.state.vmm.accel.would_mark(self.store_of(cpu, page), &self.state.vmm.d, &self.faults).is_some();
         due && !(marked && self.state.vmm.accel.mode() == LogMode::Tcg)
     }
 
@@ -408,8 +404,17 @@ impl World {
             self.state.vcpus[cpu].pending = if self.ring_is_full(cpu) { Pending::full(store) } else { store };
             return self.costs.tracked_store_ns;
         }
+        if !marked {
+            // It leaves no mark, which is not to say that it leaves everything as it was.
+            self.record_store(cpu, page);
+        }
         let run = self.machine.step_store(cpu);
         self.state.vcpus[cpu].insns += run.insns;
+        if let Exit::Missing { pfn } = run.exit {
+            // The store goes on to a page that is not there: none of it is made.
+            self.state.vcpus[cpu].pending = Pending::Missing { pfn };
+            return self.costs.exit_ns;
+        }
         self.emit(actor, Event::GuestWrite { pfn: page, len: u32::from(len) });
         for pfn in self.machine.drain_written() {
             if pfn == page {
@@ -440,51 +445,16 @@ impl World {
         }
     }
 
+    /// Returns a vCPU's store as tracking sees it.
+    fn store_of(&self, cpu: usize, pfn: Pfn) -> Store {
+        let kind = self.state.vcpus[cpu].frame.as_ref().map_or(StoreKind::Plain, |frame| frame.kind);
+        Store { cpu: cpu as u8, pfn, kind }
+    }
+
     /// Records a store of guest code, and returns where.
     fn record_store(&mut self, cpu: usize, pfn: Pfn) -> Option<Level> {
-        self.state.vmm.accel.guest_store(Store::plain(cpu as u8, pfn), &mut self.state.vmm.d, &self.faults)
-    }
-
-    fn ring_is_full(&self, cpu: usize) -> bool {
-        self.state.vmm.accel.ring_room(cpu as u8) == 0
-    }
-
-    /// One move of a vCPU on its way out of a full ring.
-    fn vcpu_ring_full(&mut self, cpu: usize, stage: RingStage, then: Box<Pending>) -> u64 {
-        let actor = Actor::Vcpu(cpu as u8);
-        let (next, cost) = match stage {
-            RingStage::Exit => {
-                self.emit(actor, Event::RingFull { cpu: cpu as u8 });
-                (Some(RingStage::Lock), self.costs.exit_ns)
-            }
-            RingStage::Lock => {
-                self.with_ctx(actor, |_, ctx| ctx.lock(LockId::Bql));
-                (Some(RingStage::Reap), self.costs.lock_ns)
-            }
-            RingStage::Reap => {
-                let cost = self.with_ctx(actor, |vmm, ctx| {
-                    let cost = vmm.reap(ctx);
-                    if !vmm.accel.awaits_reset() {
-                        ctx.unlock(LockId::Bql);
-                    }
-                    cost
-                });
-                (self.state.vmm.accel.awaits_reset().then_some(RingStage::Reset), cost)
-            }
-            RingStage::Reset => {
-                self.with_ctx(actor, |vmm, ctx| {
-                    vmm.accel.ring_reset(ctx);
-                    ctx.unlock(LockId::Bql);
-                });
-                self.protect();
-                (None, self.costs.clear_ns)
-            }
-        };
-        self.state.vcpus[cpu].pending = match next {
-            Some(stage) => Pending::RingFull { stage, then },
-            None => *then,
-        };
-        cost
+        let store = self.store_of(cpu, pfn);
+        self.state.vmm.accel.guest_store(store, &mut self.state.vmm.d, &self.faults)
     }
 
     fn device_access(&self, address: u64, len: u8, write: Option<u64>) -> Access {
@@ -582,7 +552,7 @@ impl World {
     }
 
     /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
-    pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64) {
+    pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64, kind: StoreKind) {
         assert!(self.state.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
         let (context, hash) = (self.machine.save_context(cpu), self.machine.hash_cpu(cpu));
         let mut regs = self.machine.regs(cpu);
@@ -592,7 +562,7 @@ impl World {
         regs.rflags &= !crate::vcpu::RFLAGS_IF;
         self.machine.set_regs(cpu, &regs);
         let resume = std::mem::replace(&mut self.state.vcpus[cpu].pending, Pending::Run);
-        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash });
+        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash, kind });
         self.state.times_ns[cpu] = self.state.now_ns;
     }
 
@@ -625,6 +595,7 @@ fn fault_text(kind: FaultKind, address: u64) -> String {
         FaultKind::Null => format!("null access: {address:#x}"),
         FaultKind::OutsideRam => format!("access outside memory: {address:#x}"),
         FaultKind::WriteToText => format!("write to read-only memory: {address:#x}"),
+        FaultKind::Missing => format!("page that has not arrived: {address:#x}"),
         FaultKind::NoGate => format!("no interrupt gate: {address:#x}"),
         FaultKind::ExecuteData => format!("jump into data: {address:#x}"),
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use host::dirty::accel::StoreKind;
 use host::event::{Actor, Event, Level, PageRange, Pfn};
+use host::fault::Fault;
 use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
 use wire::task;
 
-use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Trigger};
+use crate::scenario::model::{Action, Command, How, Injection, Operation, Scenario, Target, Trigger};
 use crate::world::{Window, World, object};
 
 /// Where an injection stands.
@@ -24,6 +26,19 @@ pub(super) enum InjectionState {
     },
     /// It has fired.
     Fired,
+}
+
+/// The stores of an injected write.
+#[derive(Debug, Clone, Copy)]
+struct Stores {
+    /// Byte offset in each page.
+    offset: u64,
+    /// First byte; one that is all zero has none.
+    byte: Option<u8>,
+    pages: u64,
+    target: Target,
+    /// What tracking takes them for.
+    how: How,
 }
 
 impl World {
@@ -50,7 +65,10 @@ impl World {
     /// Returns whether whom the injection needs is where it can be done.
     fn injection_can_fire(&self, index: usize, at_insns: Option<u64>) -> bool {
         let injection = self.injection(index);
-        if !self.page_is_known(&injection.action) || self.state.gates.holds_injection(index).is_some() {
+        if !self.page_is_known(&injection.action)
+            || !self.device_reaches(&injection.action, injection.by)
+            || self.state.gates.holds_injection(index).is_some()
+        {
             return false;
         }
         // What may happen does so by a search's choice alone. It holds nobody back: it is late once one of those has happened that it must
@@ -67,7 +85,9 @@ impl World {
         let vcpu = &self.state.vcpus[usize::from(cpu)];
         let there = at_insns.is_none_or(|at| vcpu.insns >= at);
         match injection.action {
-            Action::Write { .. } => there && self.state.vmm.vm.running && self.state.ready && vcpu.at_boundary(),
+            Action::Write { .. } | Action::VhostQueue { .. } | Action::Iommu { .. } => {
+                there && self.state.vmm.vm.running && self.state.ready && vcpu.at_boundary()
+            }
             Action::Task(_) => there && self.state.ready,
             Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => there && self.state.ready,
         }
@@ -75,8 +95,25 @@ impl World {
 
     fn page_is_known(&self, action: &Action) -> bool {
         match action {
-            Action::Write { page, .. } | Action::ClearLog { page, .. } => self.state.pages.frames.contains_key(page),
+            Action::Write { page, .. } | Action::ClearLog { page, .. } | Action::VhostQueue { page, .. } | Action::Iommu { page, .. } => {
+                self.state.pages.frames.contains_key(page)
+            }
             Action::Task(_) | Action::Monitor(_) | Action::RepeatId => true,
+        }
+    }
+
+    /// Returns whether a device can write where it is to: it reaches the pages, and a used ring is where the guest has put it.
+    fn device_reaches(&self, action: &Action, by: Actor) -> bool {
+        let devices = &self.state.vmm.devices;
+        match (action, by) {
+            (Action::Write { page, target: Target::UsedRing(queue), .. }, _) => {
+                let used = devices.vhost.used_ring(*queue).and_then(|iova| devices.iommu().translate(iova));
+                used == Some(self.state.pages.frames[page])
+            }
+            (Action::Write { page, pages, .. }, Actor::Vfio) => devices.iommu().reaches(self.in_ram(self.state.pages.frames[page], *pages)),
+            (Action::VhostQueue { page, .. }, _) => devices.iommu().iova_of(self.state.pages.frames[page]).is_some(),
+            (Action::Write { .. } | Action::Task(_) | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId, _)
+            | (Action::Iommu { .. }, _) => true,
         }
     }
 
@@ -145,9 +182,20 @@ impl World {
         }
         self.stop_for_injections(injection.by);
         match &injection.action {
-            Action::Write { page, offset, byte, zero, pages } => {
-                let first = self.state.pages.frames[page];
-                self.inject_write(index, injection.by, first, *offset, (!zero).then_some(*byte), *pages);
+            Action::Write { page, offset, byte, zero, pages, target, how } => {
+                let stores = Stores { offset: *offset, byte: (!zero).then_some(*byte), pages: *pages, target: *target, how: *how };
+                self.inject_write(index, injection.by, self.state.pages.frames[page], stores);
+            }
+            Action::VhostQueue { page, queue } => {
+                let used = self.state.pages.frames[page];
+                self.with_ctx(injection.by, |vmm, ctx| vmm.devices.set_up_queue(*queue, used, ctx));
+            }
+            Action::Iommu { map, page, pages } => {
+                let range = self.in_ram(self.state.pages.frames[page], *pages);
+                self.with_ctx(injection.by, |vmm, ctx| match map {
+                    true => vmm.devices.map(range, ctx),
+                    false => vmm.devices.unmap(range, &mut vmm.d, ctx),
+                });
             }
             Action::Task(operation) => self.inject_task(index, injection, operation),
             Action::Monitor(command) => match host_command(*command) {
@@ -171,42 +219,94 @@ impl World {
         }
     }
 
-    /// A store that is all zero has no byte.
-    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, offset: u64, byte: Option<u8>, pages: u64) {
-        let values = self.first_value(index)..;
-        let value_of = |number| byte.map_or(0, |byte| unique_value(number, byte));
+    fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, stores: Stores) {
+        let Stores { offset, byte, pages, target, how } = stores;
+        let number = self.first_value(index);
+        if let Actor::Vcpu(cpu) = by {
+            let value = byte.map_or(0, |byte| unique_value(number, byte));
+            let kind = match how {
+                How::Plain | How::Kvm => StoreKind::Plain,
+                How::Atomic => StoreKind::Atomic,
+                How::Smm => StoreKind::Smm,
+            };
+            self.inject_store(index, usize::from(cpu), first.address() + offset, value, kind);
+            return;
+        }
+        let range = self.in_ram(first, pages);
+        for (pfn, number) in range.pages().zip(number..) {
+            let value = byte.map_or(0, |byte| unique_value(number, byte));
+            self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
+        }
         match by {
-            Actor::Vcpu(cpu) => {
-                let value = value_of(values.start);
-                self.inject_store(index, usize::from(cpu), first.address() + offset, value);
-            }
             Actor::Dma => {
-                let range = self.in_ram(first, pages);
-                for (pfn, number) in range.pages().zip(values) {
-                    let value = value_of(number);
-                    self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
-                }
                 self.emit(Actor::Dma, Event::DmaWrite { range });
-                self.state.vmm.d.mark_device_write(&[range], &self.faults);
-                self.wrote_range(range, Actor::Dma);
-                let marked: Vec<Pfn> = range.pages().filter(|pfn| self.state.watch.has(*pfn) && self.state.vmm.d.test(*pfn)).collect();
-                for pfn in marked {
-                    self.emit(Actor::Dma, Event::DirtyMark { pfn, level: Level::D });
+                if how == How::Kvm {
+                    range.pages().for_each(|pfn| self.kernel_write(pfn));
+                    return;
                 }
+                self.mark_dma(range, target);
+                self.wrote_range(range, Actor::Dma);
+                self.tell_marks(Actor::Dma, range);
             }
             Actor::Vhost => {
-                let range = self.in_ram(first, pages);
-                for (pfn, number) in range.pages().zip(values) {
-                    let value = value_of(number);
-                    self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
-                }
                 self.emit(Actor::Vhost, Event::VhostWrite { range });
-                self.state.vmm.devices.vhost.mark(range);
+                let vhost = &mut self.state.vmm.devices.vhost;
+                match target {
+                    Target::UsedRing(queue) => vhost.wrote_used_ring(queue, first, &self.faults),
+                    Target::Buffer | Target::AvailEvent => vhost.wrote(range, &self.faults),
+                }
                 self.wrote_range(range, Actor::Vhost);
             }
-            Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination | Actor::Injector => {
-                unreachable!("checked by the parser")
+            Actor::Vfio => {
+                self.emit(Actor::Vfio, Event::VfioWrite { range });
+                self.state.vmm.devices.vfio_wrote(range);
+                self.wrote_range(range, Actor::Vfio);
             }
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Migration
+            | Actor::MainLoop
+            | Actor::Display
+            | Actor::Destination
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
+            | Actor::Injector => unreachable!("checked by the parser"),
+        }
+    }
+
+    /// Says which pages of a range are dirty in D now, of those that the scenario looks at.
+    fn tell_marks(&mut self, by: Actor, range: PageRange) {
+        let marked: Vec<Pfn> = range.pages().filter(|pfn| self.state.watch.has(*pfn) && self.state.vmm.d.test(*pfn)).collect();
+        for pfn in marked {
+            self.emit(by, Event::DirtyMark { pfn, level: Level::D });
+        }
+    }
+
+    /// Marks what a device in the VMM wrote. [`Fault::DmaUnmarked`]: nothing. [`Fault::AvailEventUnmarked`]: no avail event, which is written through
+    /// a mapping of its own (QEMU: hw/virtio/virtio.c vring_set_avail_event()).
+    fn mark_dma(&mut self, range: PageRange, target: Target) {
+        let forgotten = match target {
+            Target::Buffer => self.faults.on(Fault::DmaUnmarked),
+            Target::AvailEvent => self.faults.on(Fault::AvailEventUnmarked),
+            Target::UsedRing(_) => unreachable!("checked by the parser"),
+        };
+        if forgotten {
+            return;
+        }
+        if self.state.vmm.d.tracking() && self.faults.on(Fault::DirtySetNotAtomic) {
+            self.state.vmm.d.load_torn(range);
+            self.emit(Actor::Dma, Event::BitmapLoad { range });
+        } else {
+            self.state.vmm.d.mark_device_write(&[range], &self.faults);
+        }
+    }
+
+    /// KVM itself has written a page.
+    fn kernel_write(&mut self, pfn: Pfn) {
+        let level = self.state.vmm.accel.kernel_write(pfn, &mut self.state.vmm.d);
+        self.wrote_range(PageRange::page(pfn), Actor::Dma);
+        if let Some(level) = level.filter(|_| self.state.watch.has(pfn)) {
+            self.emit(Actor::Dma, Event::DirtyMark { pfn, level });
         }
     }
 
@@ -228,6 +328,8 @@ impl World {
         let values = |injection: &Injection| match injection.action {
             Action::Write { pages, .. } => pages,
             Action::Task(_) | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId => 1,
+            // They write nothing.
+            Action::VhostQueue { .. } | Action::Iommu { .. } => 0,
         };
         self.boot_tasks() + 1 + self.injections().take(index).map(values).sum::<u64>()
     }
@@ -364,11 +466,15 @@ fn host_command(command: Command) -> Given {
         Command::Cont => HostCommand::Cont,
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
+        Command::Unplug => HostCommand::Unplug,
         Command::BreakLink => HostCommand::BreakLink,
+        Command::StartPostcopy => HostCommand::StartPostcopy,
+        Command::Recover => HostCommand::Recover,
         Command::Continue => HostCommand::Continue,
         Command::PostcopyRam { on } => HostCommand::PostcopyRam { on },
         Command::StallLink => return Given::Link(LinkEvent::Stall),
         Command::ResumeLink => return Given::Link(LinkEvent::Resume),
         Command::Yank => return Given::Link(LinkEvent::Yank),
+        Command::Tracking(command) => HostCommand::Tracking(command),
     })
 }

@@ -31,9 +31,9 @@ impl Observed for Observation<'_> {
     fn recorded(&self, level: Level, word: u64) -> u64 {
         let at = usize::try_from(word).expect("64-bit host");
         match level {
-            Level::K => self.vmm.accel.k_bits().word(at),
+            Level::K => self.vmm.accel.k_word(at),
             Level::Ring => self.vmm.accel.ring_bits().word(at),
-            Level::S => self.vmm.accel.s_bits().word(at),
+            Level::S => self.vmm.accel.s_word(at),
             Level::D => self.vmm.d.word(at),
             Level::V => self.vmm.devices.recorded(at),
             Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b_word(at)),
@@ -56,6 +56,10 @@ impl Observed for Observation<'_> {
         self.vmm.migration.ram().map_or(0, |ram| ram.popcount())
     }
 
+    fn dirtied_last(&self) -> u64 {
+        self.vmm.migration.ram().map_or(0, |ram| ram.dirtied_last())
+    }
+
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {
         if self.shared_at(pfn.0 / 64) >> (pfn.0 % 64) & 1 == 1 {
             return Some(self.ram.page(pfn));
@@ -72,6 +76,14 @@ impl Observed for Observation<'_> {
         shared | self.vmm.destination.equals_at(word, pages & !shared, self.ram)
     }
 
+    fn arrived_at(&self, word: u64) -> u64 {
+        self.vmm.destination.received().word(usize::try_from(word).expect("64-bit host"))
+    }
+
+    fn unasked(&self) -> Option<Pfn> {
+        self.vmm.migration.unasked()
+    }
+
     fn zeros_there_and_here(&self, word: u64, pages: u64) -> u64 {
         if !self.vmm.destination.is_zeroed() {
             return 0;
@@ -82,6 +94,14 @@ impl Observed for Observation<'_> {
 
     fn migration_status(&self) -> MigrationStatus {
         self.vmm.migration.status()
+    }
+
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        self.vmm.destination.stuck_queue()
+    }
+
+    fn iothread_references_left(&self) -> u32 {
+        if self.vmm.balloon.is_plugged() { 0 } else { self.vmm.balloon.iothread_references() }
     }
 
     fn vm_running(&self) -> bool {

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Tracking, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -43,6 +43,7 @@ impl World {
         faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
         let oracle = Oracle::new(OracleOptions {
             pages: ram.pages(),
+            channels: scenario.migration.encoding.channels > 0,
             vcpus: scenario.guest.vcpus,
             ram_bytes: ram.bytes(),
             hints_stay_free: scenario.guest.driver.hints_stay_free(),
@@ -52,7 +53,7 @@ impl World {
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
-            vmm: Vmm::new(&vmm_options(scenario, searched)),
+            vmm: Vmm::new(&vmm_options(scenario, &faults, searched)),
             locks: Locks::default(),
             watch: Watch::default(),
             gates: Gates::new(scenario),
@@ -114,7 +115,9 @@ impl World {
                 | flag(guest.init_on_alloc, boot_flag::INIT_ON_ALLOC)
                 | flag(guest.init_on_free, boot_flag::INIT_ON_FREE)
                 | flag(guest.late_probe, boot_flag::LATE_PROBE)
-                | flag(guest.deflate_silently, boot_flag::DEFLATE_SILENTLY)
+                | flag(guest.manners.deflate_silently, boot_flag::DEFLATE_SILENTLY)
+                | flag(guest.manners.hint_in_two, boot_flag::HINT_IN_TWO)
+                | flag(guest.manners.start_with_hint, boot_flag::START_WITH_HINT)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -149,7 +152,7 @@ impl World {
     }
 }
 
-fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
+fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptions {
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
@@ -158,10 +161,15 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
             DirtyLog::Ring => LogMode::Ring,
+            DirtyLog::Hvf => LogMode::Hvf,
             DirtyLog::Tcg => LogMode::Tcg,
         },
-        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
-        devices: DeviceOptions { vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns } },
+        tracking: tracking_options(scenario),
+        devices: DeviceOptions {
+            vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns, queues: host.devices.vhost_queues },
+            vfio: host.devices.vfio,
+            iommu: host.devices.iommu,
+        },
         balloon: BalloonOptions {
             features: host.features,
             profile: match host.profile {
@@ -185,7 +193,7 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
-            machine: host::balloon::Machine { host_page: u64::from(host.host_page) },
+            machine: host::balloon::Machine { host_page: u64::from(host.host_page), iothread: iothread(host.iothread, faults) },
         },
         migration: MigrationOptions {
             bandwidth: scenario.migration.bandwidth,
@@ -196,8 +204,8 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
             chunk_shift: host.chunk_shift,
             throttle: scenario.migration.throttle,
             switchover: scenario.migration.switchover,
-            postcopy_ram: false,
             complete_before_sync: scenario.migration.complete_before_sync,
+            modes: scenario.migration.modes.clone(),
             first_round: match host.profile {
                 Profile::Qemu | Profile::Firecracker => FirstRound::All,
                 Profile::CloudHypervisor => FirstRound::Populated,
@@ -207,9 +215,30 @@ fn vmm_options(scenario: &Scenario, searched: bool) -> VmmOptions {
     }
 }
 
+/// Returns whether a balloon finds an iothread, and whether it notices that it does not.
+fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
+    match present {
+        true => host::balloon::IothreadOption::Present,
+        false if faults.on(Fault::HintQueueWithoutIothread) => host::balloon::IothreadOption::MissingUnnoticed,
+        false => host::balloon::IothreadOption::Missing,
+    }
+}
+
 fn block_options(block: &RamBlock) -> BlockOptions {
     let RamBlock { name, pages, offset, ignored } = block;
     BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: *ignored }
+}
+
+fn tracking_options(scenario: &Scenario) -> TrackingOptions {
+    let Tracking { ring_size, reap_interval_ns, slots, smm } = &scenario.host.tracking;
+    TrackingOptions {
+        vcpus: scenario.guest.vcpus,
+        ring_size: *ring_size,
+        reap_interval_ns: *reap_interval_ns,
+        host_page: scenario.host.host_page,
+        slots: slots.iter().copied().map(Pfn).collect(),
+        smm: *smm,
+    }
 }
 
 /// Returns the guest's image, parsed once.

@@ -9,14 +9,14 @@
 
 use wire::balloon::{CMD_ID_DONE, CMD_ID_STOP, HINT_BLOCK_ORDER, config, feature};
 use wire::debug::{CMD_ID_READ, HINT, HINT_RETURN, HINT_START, HINT_STOP};
-use wire::platform::PAGE_SIZE;
+use wire::platform::{PAGE_SIZE, boot_flag};
 use wire::switch::{correct, fault};
 
 use crate::arch;
 use crate::balloon::dialect;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::panic::warn;
-use crate::kernel::switch::faulty;
+use crate::kernel::switch::{faulty, mannered};
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
 use crate::kernel::{list, switch};
@@ -149,6 +149,9 @@ fn send_cmd_id_start(vb: VirtioBalloon) -> Result<(), Errno> {
     vb.cmd_id_active().set(wire_cmd_id(id));
     let buffer = if stop_shares_buffer() { vb.cmd_id_stop() } else { vb.cmd_id_active() };
     buffer.set(wire_cmd_id(id));
+    if mannered(boot_flag::START_WITH_HINT) {
+        return Ok(());
+    }
     send_cmd_id(vb, buffer.addr(), || arch::trace(HINT_START, u64::from(buffer.get()), 0))
 }
 
@@ -164,17 +167,31 @@ fn send_cmd_id_stop(vb: VirtioBalloon) -> Result<(), Errno> {
 /// Takes one block and hints it; `NoSpc` when the allocator has none. Linux: get_free_page_and_send().
 /// Differs: a block that the device did not give back is kept aside until the device is reset; by the proposal there is none.
 pub(super) fn get_free_page_and_send(vb: VirtioBalloon, gfp: Gfp) -> Result<(), Errno> {
+    hint_block(vb, gfp, false).map(|_hinted| ())
+}
+
+/// The same, if asked for with the round's id in the same chain. Returns whether there was room for it.
+fn hint_block(vb: VirtioBalloon, gfp: Gfp, start: bool) -> Result<bool, Errno> {
     let vq = drained_free_page_vq(vb);
     let Some(block) = mm::alloc_pages(gfp, HINT_BLOCK_ORDER) else { return Err(Errno::NoSpc) };
     // One entry is kept for the stop id.
-    if vq.num_free().get() <= 1 {
+    if vq.num_free().get() <= u32::from(start) + u32::from(mannered(boot_flag::HINT_IN_TWO)) + 1 {
         // No room: the block is given back, and the loop goes on until the device has made some.
         mm::free_pages(block, HINT_BLOCK_ORDER);
-        return Ok(());
+        return Ok(false);
     }
-    let sg = Scatter { addr: block.addr(), len_bytes: HINT_BLOCK_BYTES };
+    let half = Scatter { addr: block.addr(), len_bytes: HINT_BLOCK_BYTES / 2 };
+    let halves = [half, Scatter { addr: half.addr + u64::from(half.len_bytes), ..half }];
+    let whole = [Scatter { addr: block.addr(), len_bytes: HINT_BLOCK_BYTES }];
+    let ins = if mannered(boot_flag::HINT_IN_TWO) { &halves[..] } else { &whole };
+    let id = [Scatter { addr: vb.cmd_id_active().addr(), len_bytes: 4 }];
     let order_and_head = |head: u16| u64::from(HINT_BLOCK_ORDER) | u64::from(head) << 32;
-    let added = vq.add_inbuf(&[sg], block.addr(), |head| arch::trace(HINT, block.0, order_and_head(head)));
+    let added = vq.add(if start { &id } else { &[] }, ins, block.addr(), |head| {
+        if start {
+            arch::trace(HINT_START, u64::from(vb.cmd_id_active().get()), 0);
+        }
+        arch::trace(HINT, block.0, order_and_head(head));
+    });
     if let Err(errno) = added {
         mm::free_pages(block, HINT_BLOCK_ORDER);
         return Err(errno);
@@ -189,14 +206,18 @@ pub(super) fn get_free_page_and_send(vb: VirtioBalloon, gfp: Gfp) -> Result<(), 
     list::list_add(Page::of(block).lru(), vb.free_page_list().addr());
     vb.num_free_page_blocks().set(vb.num_free_page_blocks().get() + 1);
     vb.free_page_list_spinlock().unlock_irq();
-    Ok(())
+    Ok(true)
 }
 
 /// Hints block after block, until none is left or the device wants no more. Linux: send_free_pages().
 pub(super) fn send_free_pages(vb: VirtioBalloon) -> Result<(), Errno> {
+    let mut start = mannered(boot_flag::START_WITH_HINT);
     while still_wanted(vb) {
-        match get_free_page_and_send(vb, Gfp::FREE_PAGE_HINT) {
-            Ok(()) => repeat_start_if_asked(vb)?,
+        match hint_block(vb, Gfp::FREE_PAGE_HINT, start) {
+            Ok(hinted) => {
+                start &= !hinted;
+                repeat_start_if_asked(vb)?;
+            }
             Err(Errno::NoSpc) => break,
             Err(errno) => return Err(errno),
         }

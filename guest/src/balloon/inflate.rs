@@ -2,6 +2,7 @@
 
 use wire::balloon::{ARRAY_PFNS_MAX, config, feature};
 use wire::debug::{ACTUAL, DEFLATE, INFLATE};
+use wire::platform::boot_flag;
 
 use crate::arch;
 use crate::balloon::balloon_2012;
@@ -9,7 +10,7 @@ use crate::balloon::dialect::ranges;
 use crate::balloon::driver::{VirtioBalloon, is_2012};
 use crate::kernel::list;
 use crate::kernel::panic::warn;
-use crate::kernel::switch::{deflate_silently, fault, faulty};
+use crate::kernel::switch::{fault, faulty, mannered};
 use crate::kernel::timer::msleep;
 use crate::kernel::wait::wait_event;
 use crate::kernel::workqueue::{Workqueue, queue_work};
@@ -147,7 +148,7 @@ pub fn leak_balloon(vb: VirtioBalloon, num: usize) -> usize {
     }
     let num_freed_pages = vb.num_pfns().get() as usize;
     // The host is told before the pages are freed, and they are freed only when it has answered.
-    if num_freed_pages != 0 && deflate_silently() && !vb.has_feature(feature::MUST_TELL_HOST) {
+    if num_freed_pages != 0 && mannered(boot_flag::DEFLATE_SILENTLY) && !vb.has_feature(feature::MUST_TELL_HOST) {
         deflate_untold(vb);
     } else if num_freed_pages != 0 {
         tell_host(vb, vb.deflate_vq().get(), DEFLATE);

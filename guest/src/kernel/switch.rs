@@ -26,12 +26,12 @@ pub fn dialect() -> Dialect {
     Dialect::from_number(number).expect("a dialect that this kernel knows")
 }
 
-/// Whether the driver reuses what it deflates without telling, where it may.
-pub fn deflate_silently() -> bool {
-    arch::read64(BOOT_INFO + offset_of!(BootInfo, flags) as u64) & wire::platform::boot_flag::DEFLATE_SILENTLY != 0
+/// Whether the driver does something that Linux's does not, a bit of `wire::platform::boot_flag`.
+pub fn mannered(bit: u64) -> bool {
+    arch::read64(BOOT_INFO + offset_of!(BootInfo, flags) as u64) & bit != 0
 }
 
 /// Whether the driver numbers its queues as the specification does.
 pub fn spec_queues() -> bool {
-    arch::read64(BOOT_INFO + offset_of!(BootInfo, flags) as u64) & wire::platform::boot_flag::SPEC_QUEUES != 0
+    mannered(wire::platform::boot_flag::SPEC_QUEUES)
 }

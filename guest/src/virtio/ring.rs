@@ -163,28 +163,29 @@ impl Virtqueue {
 
     /// Exposes a buffer that the device reads. Linux: virtqueue_add_outbuf().
     pub fn add_outbuf(self, sg: Scatter, data: u64, announce: impl FnOnce(u16)) -> Result<(), Errno> {
-        self.add(&[sg], 0, data, announce)
+        self.add(&[sg], &[], data, announce)
     }
 
     /// Exposes buffers that the device reads, as one chain. Linux: virtqueue_add_outbuf() with more than one entry.
     pub fn add_outbufs(self, sgs: &[Scatter], data: u64, announce: impl FnOnce(u16)) -> Result<(), Errno> {
-        self.add(sgs, 0, data, announce)
+        self.add(sgs, &[], data, announce)
     }
 
     /// Exposes buffers that the device may write, as one chain. Linux: virtqueue_add_inbuf().
     pub fn add_inbuf(self, sgs: &[Scatter], data: u64, announce: impl FnOnce(u16)) -> Result<(), Errno> {
-        self.add(sgs, vring::DESC_F_WRITE, data, announce)
+        self.add(&[], sgs, data, announce)
     }
 
-    /// Exposes one chain. `announce` runs with the head when all but `avail.idx` is written. Linux: virtqueue_add_split().
-    fn add(self, sgs: &[Scatter], direction: u16, data: u64, announce: impl FnOnce(u16)) -> Result<(), Errno> {
-        assert!(data != 0 && !sgs.is_empty(), "a buffer without data or length");
+    /// Exposes one chain: what the device reads, then what it may write. `announce` runs with the head when all but `avail.idx` is written. Linux: virtqueue_add_split().
+    pub fn add(self, outs: &[Scatter], ins: &[Scatter], data: u64, announce: impl FnOnce(u16)) -> Result<(), Errno> {
+        let count = outs.len() + ins.len();
+        assert!(data != 0 && count > 0, "a buffer without data or length");
         if self.broken().get() != 0 {
             return Err(Errno::Io);
         }
-        let needed = sgs.len() as u32;
+        let needed = count as u32;
         if self.num_free().get() < needed {
-            if direction == 0 {
+            if !outs.is_empty() {
                 // An old driver habit that Linux keeps: a full ring is kicked when the buffer was for the device to read.
                 self.notify();
             }
@@ -192,8 +193,9 @@ impl Virtqueue {
         }
         let head = self.free_head().get();
         let mut at = head;
-        for (i, sg) in sgs.iter().enumerate() {
-            let last = i + 1 == sgs.len();
+        let directed = outs.iter().map(|sg| (sg, 0)).chain(ins.iter().map(|sg| (sg, vring::DESC_F_WRITE)));
+        for (i, (sg, direction)) in directed.enumerate() {
+            let last = i + 1 == count;
             let next = self.desc_next(at);
             self.write_desc(at, sg, if last { direction } else { direction | vring::DESC_F_NEXT }, next);
             at = u32::from(next);

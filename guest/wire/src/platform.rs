@@ -110,4 +110,8 @@ pub mod boot_flag {
     pub const LATE_PROBE: u64 = 1 << 4;
     /// The driver reuses what it deflates without telling, unless MUST_TELL_HOST is negotiated.
     pub const DEFLATE_SILENTLY: u64 = 1 << 5;
+    /// The driver hints each block as a chain of two descriptors.
+    pub const HINT_IN_TWO: u64 = 1 << 6;
+    /// The driver puts a round's first block into the chain of the round's id.
+    pub const START_WITH_HINT: u64 = 1 << 7;
 }

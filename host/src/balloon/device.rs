@@ -9,9 +9,11 @@ use super::partial::Partial;
 use super::protocol::{Numbering, Protocol};
 use super::request::Request;
 use super::stats::Stats;
+use super::unplug::Ties;
 use super::walk::Walker;
 use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
+use crate::migration::notifier::PrecopyNotifier;
 use crate::step::Ctx;
 use crate::transport::{TransportOptions, VirtQueue, VirtioMmio, Written};
 use wire::balloon::{self, config, feature, queue_size};
@@ -63,12 +65,25 @@ pub struct BalloonOptions {
 pub struct Machine {
     /// 4 KiB pages in a page of the host (QEMU: qemu_ram_pagesize()): nothing smaller can be discarded. A power of two.
     pub host_page: u64,
+    /// The thread that serves the hint queue.
+    pub iothread: IothreadOption,
+}
+
+/// Whether there is a thread for the hint queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IothreadOption {
+    /// There is.
+    Present,
+    /// There is none, so hints are not offered. Differs: QEMU refuses to make the device then.
+    Missing,
+    /// There is none, and the queue is there all the same ([`crate::fault::Fault::HintQueueWithoutIothread`]).
+    MissingUnnoticed,
 }
 
 impl Default for Machine {
-    /// Host pages as large as the balloon's.
+    /// Host pages as large as the balloon's, and a thread.
     fn default() -> Self {
-        Self { host_page: 1 }
+        Self { host_page: 1, iothread: IothreadOption::Present }
     }
 }
 
@@ -92,10 +107,14 @@ pub enum QueueRole {
 impl BalloonOptions {
     /// Returns the features that the device offers. QEMU: virtio_balloon_get_features() adds the statistics to whatever was asked for.
     pub fn offered(&self) -> u64 {
+        let features = match self.machine.iothread {
+            IothreadOption::Present => self.features,
+            IothreadOption::Missing | IothreadOption::MissingUnnoticed => self.features & !self.hint_feature(),
+        };
         match self.profile {
-            Profile::Qemu => self.features | feature::STATS_VQ,
-            Profile::Firecracker => self.features,
-            Profile::CloudHypervisor => self.features & !UNKNOWN_TO_CLOUD_HYPERVISOR,
+            Profile::Qemu => features | feature::STATS_VQ,
+            Profile::Firecracker => features,
+            Profile::CloudHypervisor => features & !UNKNOWN_TO_CLOUD_HYPERVISOR,
         }
     }
 
@@ -170,6 +189,8 @@ pub struct BalloonState {
     pub(super) stats: Stats,
     /// A page of the host that was inflated in part.
     pub(super) partial: Option<Partial>,
+    /// Who knows of the device.
+    pub(super) ties: Ties,
 }
 
 impl BalloonState {
@@ -188,6 +209,7 @@ impl BalloonState {
             main_loop: MainLoop::new(),
             stats: Stats::default(),
             partial: None,
+            ties: Ties::of(options),
         }
     }
 }
@@ -232,6 +254,7 @@ impl BalloonDevice {
             main_loop,
             stats,
             partial,
+            ties,
         } = state;
         // The other bytes are filled in anew before anybody looks at them.
         let kept = (&config[span_of(config::ACTUAL)], &config[span_of(config::POISON_VAL)]);
@@ -245,6 +268,7 @@ impl BalloonDevice {
         main_loop.fold(fold);
         stats.fold(now_ns, fold);
         fold.add_part(Tag::Partial, partial);
+        fold.add_part(Tag::Ties, ties);
     }
 
     /// Returns the transport, to look at.
@@ -282,6 +306,31 @@ impl BalloonDevice {
     /// Forbids the host to discard pages, or allows it again. QEMU: ram_block_discard_disable().
     pub fn set_inhibited(&mut self, inhibited: bool) {
         self.state.inhibited = inhibited;
+    }
+
+    /// The device goes on in another process, with what was saved of it: its threads and timers are new there, and they look at every queue
+    /// when the VM starts. QEMU: virtio_load(), virtio_device_start_ioeventfd_impl().
+    pub fn arrive(&mut self, running: bool, ctx: &mut Ctx<'_>) {
+        (self.state.iothread, self.state.main_loop) = (Iothread::new(), MainLoop::new());
+        self.vm_state_change(running, ctx);
+        for (queue, role) in (0..).zip(&self.roles) {
+            let ready = self.transport.driver_ok() && *role != QueueRole::Absent && self.transport.queue(queue).ready();
+            match role {
+                QueueRole::FreePage if ready => self.state.iothread.schedule(),
+                QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats | QueueRole::Reporting if ready => {
+                    self.state.main_loop.schedule(queue);
+                }
+                QueueRole::Inflate
+                | QueueRole::Deflate
+                | QueueRole::Stats
+                | QueueRole::Reporting
+                | QueueRole::FreePage
+                | QueueRole::Absent => {}
+            }
+        }
+        if self.state.stats.poll_at_ns().is_some() {
+            self.state.stats.rearm(self.options.stats_interval_ns, ctx.now_ns);
+        }
     }
 
     /// Sets the balloon's target, 4 KiB pages; at most all of RAM. Called with the BQL held. QEMU: virtio_balloon_to_target().
@@ -352,13 +401,16 @@ impl BalloonDevice {
         self.walk().is_some() || self.transport.negotiated(self.options.hint_feature())
     }
 
-    fn reset_stops_hinting(&self) -> bool {
+    pub(super) fn reset_stops_hinting(&self) -> bool {
         self.walk().is_none() && self.hints_negotiated() && self.hint_status() != HintStatus::Stop
     }
 
     /// Reads a register as a vCPU does. Control registers take aligned 32-bit accesses alone (VIRTIO 1.2 §4.2.2.2), others read 0;
     /// the configuration space may be read with any natural width, and reads all ones behind its end, as in QEMU.
     pub fn mmio_read(&mut self, offset: u64, len: u32, ctx: &mut Ctx<'_>) -> u32 {
+        if !self.is_plugged() {
+            return u32::MAX >> (32 - 8 * len.clamp(1, 4));
+        }
         match offset.checked_sub(mmio::CONFIG) {
             Some(offset) => self.read_config(offset, len, ctx),
             None if len == 4 && offset.is_multiple_of(4) => self.transport.read(offset),
@@ -368,6 +420,9 @@ impl BalloonDevice {
 
     /// Writes a register as a vCPU does. The caller holds [`BalloonDevice::mmio_locks`].
     pub fn mmio_write(&mut self, offset: u64, len: u32, value: u32, ctx: &mut Ctx<'_>) {
+        if !self.is_plugged() {
+            return;
+        }
         if let Some(offset) = offset.checked_sub(mmio::CONFIG) {
             return self.write_config(offset, len, value, ctx);
         }
@@ -380,21 +435,24 @@ impl BalloonDevice {
             Written::Notified(_) if self.options.profile == Profile::Firecracker && !self.transport.driver_ok() => {}
             Written::Notified(queue) => {
                 ctx.emit(Event::DeviceKick { queue });
-                self.kick(queue);
+                self.kick(queue, ctx);
             }
             Written::Reset => self.reset_after_status(ctx),
             // QEMU: virtio_device_start_ioeventfd_impl() looks at every queue once.
             Written::DriverOk => {
                 for queue in self.transport.ready_queues().collect::<Vec<_>>() {
-                    self.kick(queue);
+                    self.kick(queue, ctx);
                 }
             }
         }
     }
 
     /// Wakes whoever serves a queue. Differs: QEMU's main loop passes a kick of the hint queue on to the iothread; here it goes there.
-    fn kick(&mut self, queue: u16) {
+    fn kick(&mut self, queue: u16, ctx: &mut Ctx<'_>) {
         match self.role(queue) {
+            Some(QueueRole::FreePage) if self.options.machine.iothread == IothreadOption::MissingUnnoticed => {
+                ctx.crash("the hint queue is kicked, and has no bottom half to schedule");
+            }
             Some(QueueRole::FreePage) => self.state.iothread.schedule(),
             Some(QueueRole::Inflate | QueueRole::Deflate | QueueRole::Stats | QueueRole::Reporting) => self.state.main_loop.schedule(queue),
             Some(QueueRole::Absent) | None => {}
@@ -410,7 +468,7 @@ impl BalloonDevice {
 
     /// QEMU: virtio_balloon_device_reset(), then the rest of virtio_reset(). The status is 0 by now, so the driver is not told that hinting
     /// stopped. The balloon's size and the command id survive.
-    fn reset_after_status(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn reset_after_status(&mut self, ctx: &mut Ctx<'_>) {
         if self.reset_stops_hinting() {
             self.hint_stop(ctx);
         }

@@ -5,6 +5,7 @@
 
 use super::device::{BalloonDevice, Profile};
 use super::protocol::Protocol;
+use super::vmstate::SavedDevice;
 use crate::event::{CmdId, Event, HintStatus, LockId, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -34,7 +35,7 @@ pub struct Hinting {
 }
 
 /// What an id from the driver does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum IdEffect {
     /// The round starts.
     Start,
@@ -91,8 +92,10 @@ impl BalloonDevice {
 
     /// Any -> Requested: a new id stands in the configuration. QEMU: virtio_balloon_free_page_start().
     fn hint_request(&mut self, ctx: &mut Ctx<'_>) {
-        let stride = if ctx.faults.on(Fault::RequestIdStride) { 1 << 16 } else { 1 };
-        self.state.hinting.next_cmd_id(self.options.profile, stride);
+        if !self.starts_unlocked(ctx) {
+            let stride = if ctx.faults.on(Fault::RequestIdStride) { 1 << 16 } else { 1 };
+            self.state.hinting.next_cmd_id(self.options.profile, stride);
+        }
         self.state.hinting.complete = false;
         self.set_hint_status(HintStatus::Requested);
         ctx.emit(Event::HintRequest { id: self.state.hinting.cmd_id });
@@ -107,6 +110,18 @@ impl BalloonDevice {
         }
     }
 
+    /// Returns whether a round is requested in two steps that anybody may come between ([`Fault::HintStartUnlocked`]).
+    fn starts_unlocked(&self, ctx: &Ctx<'_>) -> bool {
+        self.options.protocol.has_cmd_id() && ctx.faults.on(Fault::HintStartUnlocked)
+    }
+
+    /// The first of these steps: the id alone.
+    fn new_cmd_id(&mut self, ctx: &mut Ctx<'_>) {
+        assert!(self.starts_unlocked(ctx), "the id changes without the lock");
+        self.state.hinting.next_cmd_id(self.options.profile, 1);
+        ctx.emit(Event::HintNewId { id: self.state.hinting.cmd_id });
+    }
+
     /// Shows the driver that the configuration's id has changed, where there is one.
     fn show_cmd_id(&mut self, ctx: &mut Ctx<'_>) {
         match self.options.protocol {
@@ -119,7 +134,8 @@ impl BalloonDevice {
     /// Requested -> Start: the driver echoed our id, or the host looks by itself. No interrupt: the driver knows. QEMU: get_free_page_hints().
     pub(super) fn hint_start(&mut self, ctx: &mut Ctx<'_>) {
         let status = self.state.hinting.status;
-        assert!(status == HintStatus::Requested || ctx.faults.on(Fault::HintRepeatedId), "START from {}", status.name());
+        let unlocked = || ctx.faults.on(Fault::HintRepeatedId) || ctx.faults.on(Fault::HintStartUnlocked);
+        assert!(status == HintStatus::Requested || unlocked(), "START from {}", status.name());
         self.set_hint_status(HintStatus::Start);
         ctx.emit(Event::HintStart { id: self.state.hinting.cmd_id });
     }
@@ -127,7 +143,8 @@ impl BalloonDevice {
     /// Start -> Stop: the driver sent another id, or the same again, or its last response; or the walk is over. No interrupt. QEMU: get_free_page_hints().
     /// Differs by profile firecracker: the request stands until DONE, so the status falls back to Requested.
     pub(super) fn hint_stop_by_driver(&mut self, ctx: &mut Ctx<'_>) {
-        assert_eq!(self.state.hinting.status, HintStatus::Start, "only a started round is stopped by the driver");
+        let status = self.state.hinting.status;
+        assert!(status == HintStatus::Start || ctx.faults.on(Fault::HintStartUnlocked), "the driver stops a round in {}", status.name());
         self.set_hint_status(match self.options.profile {
             Profile::Qemu | Profile::CloudHypervisor => HintStatus::Stop,
             Profile::Firecracker => HintStatus::Requested,
@@ -163,15 +180,16 @@ impl BalloonDevice {
 
     /// Returns what an id from the driver does in the present status. QEMU: get_free_page_hints(); with the fault as before 20a4da0f23.
     /// Firecracker: process_free_page_hinting_queue() compares the driver's last id with the host's for each range.
-    pub(super) fn id_effect(&self, id: CmdId, repeated_id_restarts: bool) -> IdEffect {
+    pub(super) fn id_effect(&self, id: CmdId, ctx: &Ctx<'_>) -> IdEffect {
         if let Some(format) = self.request_format() {
             return self.response_effect(format.is_current(id, self.state.hinting.cmd_id));
         }
         let current = id == self.state.hinting.cmd_id;
+        let repeated_id_restarts = || ctx.faults.on(Fault::HintRepeatedId);
         match (self.state.hinting.status, self.options.profile) {
             (HintStatus::Requested, _) if current => IdEffect::Start,
-            (HintStatus::Stop | HintStatus::Done, _) if current && repeated_id_restarts => IdEffect::Start,
-            (HintStatus::Start, _) if current && repeated_id_restarts => IdEffect::Ignored,
+            (HintStatus::Stop | HintStatus::Done, _) if current && repeated_id_restarts() => IdEffect::Start,
+            (HintStatus::Start, _) if current && repeated_id_restarts() => IdEffect::Ignored,
             (HintStatus::Start, Profile::Firecracker) if current => IdEffect::Ignored,
             (HintStatus::Start, _) => IdEffect::Stop,
             (HintStatus::Stop | HintStatus::Requested | HintStatus::Done, _) => IdEffect::Ignored,
@@ -202,7 +220,10 @@ impl BalloonDevice {
 /// migration engine stands for them here.
 impl PrecopyNotifier for BalloonDevice {
     /// QEMU: virtio_balloon_free_page_hint_notify(), and the tests that _stop() and _done() make before they take the lock.
-    fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &Ctx<'_>) -> Option<NotifyPlan> {
+    fn plan(&self, reason: PrecopyReason, vm_running: bool, ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
+        if self.is_dangling() {
+            ctx.crash("the migration calls the notifier of a balloon that was freed");
+        }
         if !self.hints_negotiated() {
             return None;
         }
@@ -212,6 +233,7 @@ impl PrecopyNotifier for BalloonDevice {
         let action = match reason {
             PrecopyReason::BeforeBitmapSync if ctx.faults.on(Fault::HintStopSkipped) => None,
             PrecopyReason::BeforeBitmapSync => stop,
+            PrecopyReason::AfterBitmapSync if vm_running && self.starts_unlocked(ctx) => Some(NotifyAction::NewId),
             PrecopyReason::AfterBitmapSync if vm_running => Some(NotifyAction::Start),
             PrecopyReason::AfterBitmapSync => done,
             PrecopyReason::Cleanup if ctx.faults.on(Fault::HintNoDone) => stop,
@@ -220,15 +242,20 @@ impl PrecopyNotifier for BalloonDevice {
             PrecopyReason::Complete if ctx.faults.on(Fault::CompleteStopsHinting) => stop,
             PrecopyReason::Setup | PrecopyReason::Complete => None,
         }?;
-        let locked = action != NotifyAction::Stop || !ctx.faults.on(Fault::HintStopUnlocked);
+        let locked = match action {
+            NotifyAction::NewId => false,
+            NotifyAction::Stop => !ctx.faults.on(Fault::HintStopUnlocked),
+            NotifyAction::Start | NotifyAction::Done => true,
+        };
         Some(NotifyPlan { action, locked })
     }
 
     fn act(&mut self, action: NotifyAction, ctx: &mut Ctx<'_>) {
         match action {
             NotifyAction::Stop => self.hint_stop(ctx),
+            NotifyAction::NewId => self.new_cmd_id(ctx),
             NotifyAction::Start => {
-                self.assert_locked(ctx, true);
+                self.assert_locked(ctx, !self.starts_unlocked(ctx));
                 self.hint_request(ctx);
             }
             NotifyAction::Done => self.hint_done(ctx),
@@ -245,6 +272,10 @@ impl PrecopyNotifier for BalloonDevice {
 
     fn saved_cmd_id(&self) -> CmdId {
         self.config_cmd_id()
+    }
+
+    fn saved_state(&self, ctx: &Ctx<'_>) -> SavedDevice {
+        self.save(ctx.faults)
     }
 }
 

@@ -98,6 +98,8 @@ struct Chain {
     accept: Option<CmdId>,
     /// The element was refused: the loop ends unless the status is START.
     refused: bool,
+    /// What its id does, where that is decided before and not when it is done ([`Fault::HintStartUnlocked`]).
+    decided: Option<IdEffect>,
 }
 
 /// What comes next for an element.
@@ -111,6 +113,8 @@ enum Action {
     Refuse,
     /// `bitmap_mutex` is taken.
     LockBitmap,
+    /// It is not: words of B are loaded (a fault).
+    LoadBitmap(PageRange),
     /// Pages are discarded (profile firecracker).
     Discard(PageRange, CmdId),
     /// Pages change nothing.
@@ -119,6 +123,8 @@ enum Action {
     Ask,
     /// All parts are worked off.
     Push,
+    /// The element is looked at after it was freed.
+    Crash,
 }
 
 impl Iothread {
@@ -166,10 +172,12 @@ impl BalloonDevice {
                 Action::Stop => Next::Do(Move::plain(EventKind::HintStop)),
                 Action::Refuse => Next::Do(Move::plain(EventKind::DeviceBroken)),
                 Action::LockBitmap => Next::Lock(LockId::Bitmap),
+                Action::LoadBitmap(range) => Next::Do(Move::on(EventKind::BitmapLoad, range)),
                 Action::Discard(range, _) => Next::Do(Move::on(EventKind::HintApply, range)),
                 Action::Ignore(range) => Next::Do(Move::on(EventKind::HintIgnore, range)),
                 Action::Ask => Next::Do(Move::plain(EventKind::HintAsk)),
                 Action::Push => Next::Do(Move::plain(EventKind::HintPush)),
+                Action::Crash => Next::Do(Move::plain(EventKind::HostCrash)),
             },
             Phase::Clearing(chain) => Next::Do(Move::on(EventKind::HintApply, chain.pages())),
             Phase::Cleared(_) | Phase::Returned(_) => release,
@@ -236,7 +244,10 @@ impl BalloonDevice {
             Phase::Clearing(chain) => {
                 let id = chain.accept.expect("pages are cleared under a round");
                 sink.free_page_hint(chain.pages(), id, ctx);
-                (Phase::Cleared(chain), ctx.costs.clear_ns)
+                match ctx.locks.holder(LockId::Bitmap) == Some(ctx.actor) {
+                    true => (Phase::Cleared(chain), ctx.costs.clear_ns),
+                    false => (Phase::Working(Chain { next: chain.next + 1, ..chain }), ctx.costs.clear_ns),
+                }
             }
             Phase::Cleared(mut chain) => {
                 ctx.unlock(LockId::Bitmap);
@@ -321,7 +332,7 @@ impl BalloonDevice {
         match self.transport.queue_mut(queue).pop(ctx.ram) {
             Ok(Some(element)) => {
                 let parts = parts(&element, &self.options, ctx.ram);
-                self.announce(Chain { element, parts, next: 0, accept: None, refused: false }, ctx)
+                self.announce(Chain { element, parts, next: 0, accept: None, refused: false, decided: None }, ctx)
             }
             Ok(None) => unreachable!("the queue is not empty"),
             Err(_) => {
@@ -336,7 +347,8 @@ impl BalloonDevice {
         let found = self.walk_finds(walk, ctx.ram).expect("there is more");
         self.state.walker.pass(found);
         let element = Element { head: 0, readable: Vec::new(), writable: Vec::new() };
-        self.announce(Chain { element, parts: vec![Part::told(HintElement::Found(found))], next: 0, accept: None, refused: false }, ctx)
+        let parts = vec![Part::told(HintElement::Found(found))];
+        self.announce(Chain { element, parts, next: 0, accept: None, refused: false, decided: None }, ctx)
     }
 
     fn announce(&mut self, mut chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
@@ -351,6 +363,12 @@ impl BalloonDevice {
         }
         chain.next = 0;
         chain.accept = self.open_round();
+        if let HintElement::Id(id) = chain.parts[0].element
+            && self.options.protocol.has_cmd_id()
+            && ctx.faults.on(Fault::HintStartUnlocked)
+        {
+            chain.decided = Some(self.id_effect(id, ctx));
+        }
         Phase::Working(chain)
     }
 
@@ -363,7 +381,7 @@ impl BalloonDevice {
         let mut accept = chain.accept;
         for (index, part) in chain.parts.iter().enumerate().skip(chain.next) {
             let action = match part.element {
-                HintElement::Id(id) => match self.id_effect(id, ctx.faults.on(Fault::HintRepeatedId)) {
+                HintElement::Id(id) => match self.decided_effect(chain, id, ctx) {
                     IdEffect::Start => Action::Start,
                     IdEffect::Stop => Action::Stop,
                     IdEffect::Ignored => {
@@ -383,8 +401,11 @@ impl BalloonDevice {
                 HintElement::Malformed(_) => Action::Refuse,
                 HintElement::Pages(range) | HintElement::Found(range) => match accept {
                     _ if range.count == 0 => continue,
+                    Some(_) if chain.has_pages_before(index) && ctx.faults.on(Fault::HintFirstSegment) => continue,
+                    _ if chain.has_id_before(index) && ctx.faults.on(Fault::HintElementFreed) => Action::Crash,
                     Some(id) if self.options.profile == Profile::Firecracker && part.whole => Action::Discard(range, id),
                     Some(_) if self.options.profile == Profile::Firecracker => Action::Ignore(range),
+                    Some(_) if sink_running && ctx.faults.on(Fault::HintWithoutMutex) => Action::LoadBitmap(range),
                     Some(_) if sink_running => Action::LockBitmap,
                     Some(_) | None => Action::Ignore(range),
                 },
@@ -394,8 +415,13 @@ impl BalloonDevice {
         (Action::Push, chain.parts.len(), accept)
     }
 
+    /// Returns what an id does: what was decided when it was popped, or what the status says now. Under the lock that is the same.
+    fn decided_effect(&self, chain: &Chain, id: CmdId, ctx: &Ctx<'_>) -> IdEffect {
+        chain.decided.unwrap_or_else(|| self.id_effect(id, ctx))
+    }
+
     /// One part of an element, or its return. QEMU: get_free_page_hints().
-    fn work(&mut self, mut chain: Chain, sink: &dyn HintSink, ctx: &mut Ctx<'_>) -> (Phase, u64) {
+    fn work(&mut self, mut chain: Chain, sink: &mut dyn HintSink, ctx: &mut Ctx<'_>) -> (Phase, u64) {
         let (action, next, accept) = self.action(&chain, sink.is_running(), ctx);
         for part in &chain.parts[chain.next..(next + 1).min(chain.parts.len())] {
             if let HintElement::Id(id) = part.element {
@@ -416,6 +442,10 @@ impl BalloonDevice {
                 ctx.lock(LockId::Bitmap);
                 return (Phase::Clearing(chain), ctx.costs.lock_ns);
             }
+            Action::LoadBitmap(range) => {
+                sink.load(range, ctx);
+                return (Phase::Clearing(chain), ctx.costs.lock_ns);
+            }
             Action::Discard(range, id) => {
                 ctx.emit(Event::HintApply { range, id, cleared: 0 });
                 self.discard(range, ctx);
@@ -432,6 +462,7 @@ impl BalloonDevice {
                 return (Phase::Returned(Outcome { used, go_on: true }), ctx.costs.element_ns);
             }
             Action::Push => return (self.push_hint(chain, ctx), ctx.costs.element_ns),
+            Action::Crash => ctx.crash(format!("element {} is looked at after it was freed", chain.element.head)),
         }
         chain.next += 1;
         chain.accept = self.open_round();
@@ -440,7 +471,7 @@ impl BalloonDevice {
 
     /// Returns an element; every popped one ends here. Nothing was written, so the used length is 0.
     fn push_hint(&mut self, chain: Chain, ctx: &mut Ctx<'_>) -> Phase {
-        let Chain { element, parts: _, next: _, accept: _, refused } = chain;
+        let Chain { element, parts: _, next: _, accept: _, refused, decided: _ } = chain;
         let head = element.head;
         if self.walk().is_some() {
             ctx.emit(Event::HintPush { head, len: 0 });
@@ -485,6 +516,14 @@ impl BalloonDevice {
 }
 
 impl Chain {
+    fn has_pages_before(&self, index: usize) -> bool {
+        self.parts[..index].iter().any(|part| matches!(part.element, HintElement::Pages(_)))
+    }
+
+    fn has_id_before(&self, index: usize) -> bool {
+        self.parts[..index].iter().any(|part| matches!(part.element, HintElement::Id(_)))
+    }
+
     /// Returns the pages of the part at `next`.
     fn pages(&self) -> PageRange {
         match self.parts[self.next].element {

@@ -98,7 +98,7 @@ mod tests {
     use wire::virtio::mmio;
 
     fn rig(host_page: u64, faults: &[Fault]) -> Rig {
-        let mut rig = Rig::bare(BalloonOptions { machine: Machine { host_page }, ..options(Profile::Qemu) });
+        let mut rig = Rig::bare(BalloonOptions { machine: Machine { host_page, ..Machine::default() }, ..options(Profile::Qemu) });
         faults.iter().for_each(|fault| rig.faults.insert(*fault));
         rig.probe(u64::MAX);
         rig.run();

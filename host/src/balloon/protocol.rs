@@ -4,7 +4,7 @@
 //! the series, and applies hints as the merged device does. Elements of the hint queue are taken apart here, so that who consumes them
 //! ([`super::iothread`]) is one thread for all.
 
-use super::device::{BalloonOptions, Profile, QueueRole};
+use super::device::{BalloonOptions, IothreadOption, Profile, QueueRole};
 use super::reporting::{pages, whole};
 use super::request::{Format, Words, in_ram};
 use super::walk::Walk;
@@ -96,6 +96,8 @@ impl BalloonOptions {
         for (bit, role) in optional {
             match self.numbering {
                 _ if offered & bit != 0 => roles.push(role),
+                // Made by what was asked for, before anybody looked for the thread.
+                _ if self.machine.iothread == IothreadOption::MissingUnnoticed && self.features & bit != 0 => roles.push(role),
                 Numbering::Dense => {}
                 Numbering::Spec => roles.push(QueueRole::Absent),
             }

@@ -36,6 +36,10 @@ impl HintSink for FakeSink {
         self.running
     }
 
+    fn load(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
+        ctx.emit(Event::BitmapLoad { range });
+    }
+
     fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64 {
         assert_eq!(ctx.locks.holder(LockId::Bitmap), Some(Actor::Iothread), "hint without bitmap_mutex");
         ctx.emit(Event::HintApply { range, id, cleared: range.count });

@@ -1,13 +1,18 @@
 //! Devices that write guest memory by themselves, and what the VMM learns of it.
 //!
-//! A model of a device inside the VMM writes through it, and marks D at once (`crate::dirty::physmem`). A vhost backend writes from another
-//! process or from the kernel, and keeps a log of its own ([`vhost`]): the VMM merges it into D at each sync, and once more when the device stops.
+//! A model of a device inside the VMM writes through it, and marks D at once (`crate::dirty::physmem`). A vhost backend ([`vhost`]) writes from another
+//! process or from the kernel, an assigned device ([`vfio`]) through the hardware; each has a log of its own, which the VMM merges into D at each sync. The
+//! addresses that they use may be the guest's choice ([`iommu`]).
 
+pub mod iommu;
+pub mod vfio;
 pub mod vhost;
 
+use crate::devices::iommu::Iommu;
+use crate::devices::vfio::Vfio;
 use crate::devices::vhost::{Vhost, VhostOptions};
 use crate::dirty::physmem::DirtyMemory;
-use crate::event::EventKind;
+use crate::event::{Event, EventKind, Level, PageRange, Pfn};
 use crate::fold::Fold;
 use crate::step::Ctx;
 
@@ -16,6 +21,10 @@ use crate::step::Ctx;
 pub struct DeviceOptions {
     /// The vhost backend.
     pub vhost: VhostOptions,
+    /// There is an assigned device: all that it reaches is pinned, so nothing may be discarded.
+    pub vfio: bool,
+    /// The guest chooses the addresses that devices use.
+    pub iommu: bool,
 }
 
 /// The devices with a log of their own.
@@ -23,33 +32,45 @@ pub struct DeviceOptions {
 pub struct Devices {
     /// The vhost backend.
     pub vhost: Vhost,
+    vfio: Vfio,
+    iommu: Iommu,
+    /// There is an assigned device.
+    assigned: bool,
 }
 
 impl Devices {
     /// Returns devices that have written nothing.
     pub fn new(pages: u64, options: DeviceOptions) -> Self {
-        Self { vhost: Vhost::new(pages, options.vhost) }
+        Self { vhost: Vhost::new(pages, options.vhost), vfio: Vfio::default(), iommu: Iommu::new(options.iommu), assigned: options.vfio }
     }
 
     /// Adds their state to a hash.
     pub(crate) fn fold(&mut self, now_ns: u64, fold: &mut Fold) {
-        let Self { vhost } = self;
+        let Self { vhost, vfio, iommu, assigned: _ } = self;
         vhost.fold(now_ns, fold);
+        vfio.fold(fold);
+        iommu.fold(fold);
+    }
+
+    /// Returns which pages devices reach.
+    pub fn iommu(&self) -> &Iommu {
+        &self.iommu
     }
 
     /// Returns a word of V: what stands in any device's log.
     pub fn recorded(&self, at: usize) -> u64 {
-        self.vhost.log().bits().word(at)
+        let vfio = self.vfio.recorded(&self.iommu).filter(|pfn| pfn.0 / 64 == at as u64);
+        vfio.fold(self.vhost.log().bits().word(at), |word, pfn| word | 1 << (pfn.0 % 64))
     }
 
     /// Returns whether a merge would find nothing.
     pub fn is_clear(&self) -> bool {
-        self.vhost.log().is_clear()
+        self.vhost.log().is_clear() && self.vfio.is_clear()
     }
 
     /// Returns the event of the next merge.
     pub(crate) fn merge_event(&self) -> EventKind {
-        EventKind::VhostMerge
+        if self.vhost.log().is_clear() { EventKind::VfioMerge } else { EventKind::VhostMerge }
     }
 
     /// Merges a log into D.
@@ -57,12 +78,18 @@ impl Devices {
     /// # Panics
     /// When all are empty: there is then nothing to announce.
     pub(crate) fn merge(&mut self, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
-        self.vhost.merge(d, ctx);
+        let Self { vhost, vfio, iommu, assigned: _ } = self;
+        if vhost.log().is_clear() {
+            vfio.merge(iommu, d, ctx);
+        } else {
+            vhost.merge(iommu, d, ctx);
+        }
     }
 
     /// All logs are asked for.
-    pub(crate) fn log_start(&mut self, ctx: &Ctx<'_>) {
+    pub(crate) fn log_start(&mut self, ctx: &mut Ctx<'_>) {
         self.vhost.log_start(ctx);
+        self.vfio.set_logging(true);
     }
 
     /// Returns whether a device has been ordered to log and has not answered.
@@ -78,10 +105,42 @@ impl Devices {
     /// All logs are dropped.
     pub(crate) fn log_stop(&mut self) {
         self.vhost.log_stop();
+        self.vfio.set_logging(false);
     }
 
     /// The VM has stopped, and the devices with it.
     pub(crate) fn vm_stopped(&mut self, ctx: &Ctx<'_>) {
         self.vhost.vm_stopped(ctx);
+    }
+
+    /// The assigned device wrote pages that it reaches.
+    pub fn vfio_wrote(&mut self, range: PageRange) {
+        let Self { vfio, iommu, .. } = self;
+        vfio.wrote(range, iommu);
+    }
+
+    /// The guest sets a queue of the vhost device up, its used ring in a page that the device reaches.
+    pub fn set_up_queue(&mut self, queue: u8, used: Pfn, ctx: &mut Ctx<'_>) {
+        let iova = self.iommu.iova_of(used).expect("a ring that the device reaches");
+        self.vhost.set_up_queue(queue, iova);
+        ctx.emit(Event::VhostQueue { range: PageRange::page(used), queue });
+    }
+
+    /// The guest lets devices reach pages. What an assigned device reaches is pinned.
+    pub fn map(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
+        self.iommu.map(range);
+        if self.assigned {
+            ctx.emit(Event::Pin { range });
+        }
+    }
+
+    /// The guest takes pages away from devices.
+    pub fn unmap(&mut self, range: PageRange, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
+        ctx.emit(Event::IommuUnmap { range });
+        let gone = self.iommu.unmap(range);
+        self.vfio.unmapped(&gone, d, ctx);
+        for pfn in range.pages().filter(|pfn| ctx.watch.has(*pfn) && d.test(*pfn)) {
+            ctx.emit(Event::DirtyMark { pfn, level: Level::D });
+        }
     }
 }

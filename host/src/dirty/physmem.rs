@@ -3,6 +3,7 @@
 //! QEMU: system/physmem.c. Set by device writes at any time, by GET's copy and by vhost's log at a sync, and by guest stores under TCG;
 //! emptied word by word into B.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::bitmap::{DirtyBitmap, WORD_PAGES};
@@ -18,6 +19,16 @@ pub struct DirtyMemory {
     /// By ram_addr.
     bits: DirtyBitmap,
     tracking: bool,
+    /// Words that devices have loaded and will store back, in that order.
+    torn: VecDeque<Torn>,
+}
+
+/// A set of bits between its load and its store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Torn {
+    range: PageRange,
+    /// Index of each word, its value with the bits set.
+    words: Vec<(usize, u64)>,
 }
 
 impl DirtyMemory {
@@ -30,14 +41,17 @@ impl DirtyMemory {
     pub fn of(ram: Arc<RamList>) -> Self {
         let mut bits = DirtyBitmap::new(ram.end());
         ram.places().iter().for_each(|place| bits.set_range(PageRange::new(Pfn(place.offset), place.pages)));
-        Self { ram, bits, tracking: false }
+        Self { ram, bits, tracking: false, torn: VecDeque::new() }
     }
 
     /// Adds its state to a hash.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { ram: _, bits, tracking } = self;
+        let Self { ram: _, bits, tracking, torn } = self;
         fold.sum_of(Tag::D as u64, bits.fold());
         fold.add(Tag::DTracking, u64::from(*tracking));
+        if !torn.is_empty() {
+            fold.add_part(Tag::Torn, torn);
+        }
     }
 
     /// Returns the RAM blocks.
@@ -81,7 +95,7 @@ impl DirtyMemory {
     /// Marks pages while tracking is on.
     pub fn mark(&mut self, range: PageRange) {
         if self.tracking {
-            let Self { ram, bits, tracking: _ } = self;
+            let Self { ram, bits, .. } = self;
             ram.parts(range).for_each(|(index, part)| {
                 bits.set_range(PageRange::new(Pfn(ram.places()[index].offset + part.first.0), part.count));
             });
@@ -95,14 +109,47 @@ impl DirtyMemory {
             return;
         }
         for range in ranges {
-            let marked = if faults.on(Fault::DmaFirstPage) { range.count.min(1) } else { range.count };
+            let marked = if range.count > 1 && faults.on(Fault::DmaFirstPage) { 1 } else { range.count };
             self.mark(PageRange::new(range.first, marked));
         }
     }
 
+    /// Merges another record in as if the guest's addresses were those of the RAM blocks, and returns how many of its bits are set.
+    pub(crate) fn merge_as_it_is(&mut self, other: &DirtyBitmap) -> u64 {
+        other.ranges().into_iter().for_each(|range| self.bits.set_range(self.bits.clip(range)));
+        other.count()
+    }
+
+    /// Loads the words of pages that a device is about to mark: their bits are set in the copy, which [`Self::store_torn`] stores back.
+    /// [`Fault::DirtySetNotAtomic`] alone does so.
+    pub fn load_torn(&mut self, range: PageRange) {
+        let mut words: Vec<(usize, u64)> = Vec::new();
+        for (index, part) in self.ram.parts(range) {
+            let mut marks = DirtyBitmap::new(self.ram.end());
+            marks.set_range(PageRange::new(Pfn(self.ram.places()[index].offset + part.first.0), part.count));
+            let touched = (0..marks.words() as usize).filter(|at| marks.word(*at) != 0);
+            words.extend(touched.map(|at| (at, self.bits.word(at) | marks.word(at))));
+        }
+        self.torn.push_back(Torn { range, words });
+    }
+
+    /// Returns the pages that the next store of loaded words marks.
+    pub fn torn(&self) -> Option<PageRange> {
+        self.torn.front().map(|torn| torn.range)
+    }
+
+    /// Stores the words back that were loaded first.
+    ///
+    /// # Panics
+    /// When none were.
+    pub fn store_torn(&mut self) {
+        let Torn { words, .. } = self.torn.pop_front().expect("words were loaded");
+        words.into_iter().for_each(|(at, word)| self.bits.store_word(at, word));
+    }
+
     /// Merges another record in, which has a bit for each of the guest's pages, and returns how many of its bits are set.
     pub fn merge(&mut self, other: &DirtyBitmap) -> u64 {
-        let Self { ram, bits, tracking: _ } = self;
+        let Self { ram, bits, .. } = self;
         if ram.is_flat() {
             bits.merge(other);
             return other.count();
@@ -116,18 +163,15 @@ impl DirtyMemory {
         other.count()
     }
 
-    /// Moves all bits into a bitmap of all ram_addrs, and returns how many were new there. `cleaned` sees the words that D had, with their index.
-    pub fn exchange_into(&mut self, to: &mut DirtyBitmap, cleaned: impl FnMut(usize, u64)) -> u64 {
-        to.exchange_from(&mut self.bits, cleaned)
+    /// Moves all bits into a bitmap of all ram_addrs, and returns how many were new there.
+    pub fn exchange_into(&mut self, to: &mut DirtyBitmap) -> u64 {
+        to.exchange_from(&mut self.bits)
     }
 
     /// Moves whole words into a block's B, from the word of ram_addr `first` on, as many as B has, and returns how many bits were new there,
     /// B's and those of the last word that stand behind its end. `cleaned` sees the words that D had, with the index.
     pub fn exchange_words(&mut self, first: u64, b: &mut DirtyBitmap, behind: &mut u64, mut cleaned: impl FnMut(usize, u64)) -> u64 {
         let start = first / WORD_PAGES;
-        if start == 0 && b.pages() == self.bits.pages() {
-            return self.exchange_into(b, cleaned);
-        }
         let mut new = 0;
         for at in 0..b.words() {
             let word = usize::try_from(start + at).expect("64-bit host");
@@ -165,7 +209,7 @@ mod tests {
 
     fn clean(pages: u64) -> DirtyMemory {
         let mut d = DirtyMemory::new(pages);
-        d.exchange_into(&mut DirtyBitmap::new(pages), |_, _| ());
+        d.exchange_into(&mut DirtyBitmap::new(pages));
         d
     }
 

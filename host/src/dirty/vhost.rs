@@ -6,6 +6,7 @@
 use super::bitmap::DirtyBitmap;
 use super::physmem::DirtyMemory;
 use crate::event::{Event, PageRange};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
 
@@ -68,13 +69,14 @@ impl VhostLog {
         }
     }
 
-    /// Moves the log into D, and says so.
+    /// Moves the log into D, and says so. [`Fault::VhostGuestAddress`]: a bit of the log stands for the guest's page in D, where RAM blocks have
+    /// addresses of their own.
     ///
     /// # Panics
     /// When the log is empty: there is then nothing to announce.
     pub fn merge(&mut self, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
         assert!(!self.is_clear(), "merge of an empty vhost log");
-        let pages = d.merge(&self.bits);
+        let pages = if ctx.faults.on(Fault::VhostGuestAddress) { d.merge_as_it_is(&self.bits) } else { d.merge(&self.bits) };
         self.bits.reset();
         ctx.emit(Event::VhostMerge { pages });
     }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::destination::DestinationStatus;
 use crate::event::{LockId, MigrationStatus};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -59,7 +60,7 @@ impl Course {
             match front {
                 Op::Choose(choice) => self.choose(choice, run, view, ctx),
                 // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
-                Op::SetDevice => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
+                Op::SetDevice | Op::SetPostcopy => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
                 Op::SetActive
                 | Op::Sync(_)
                 | Op::Slice { .. }
@@ -70,11 +71,13 @@ impl Course {
                 | Op::StopVm
                 | Op::WaitDevices
                 | Op::WaitDestination
+                | Op::WaitLoaded
+                | Op::WaitRecover
                 | Op::SetCompleted
-                | Op::SetFinal => {}
-                Op::Lock(_)
+                | Op::Lock(_)
                 | Op::Unlock(_)
-                | Op::LogStart
+                | Op::SetFinal => {}
+                Op::LogStart
                 | Op::Notify(_)
                 | Op::Act(_)
                 | Op::WriteSetup
@@ -86,6 +89,10 @@ impl Course {
                 | Op::StartVm
                 | Op::SaveDevice
                 | Op::SetFailing
+                | Op::SavePackage
+                | Op::SetStatus(_)
+                | Op::Reload
+                | Op::SendEnd
                 | Op::TimerEnd
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
@@ -95,8 +102,8 @@ impl Course {
 
     fn choose(&mut self, choice: Choice, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) {
         match choice {
-            Choice::Iteration => self.push_front(self.iteration(run, ctx)),
-            Choice::Switchover => self.push_front(self.switchover(run)),
+            Choice::Iteration => self.push_front(self.iteration(run, view, ctx)),
+            Choice::Switchover => self.push_front(self.switchover(run, ctx)),
             Choice::Pause => self.pause(run, ctx),
             Choice::Tick if view.vm.running && run.ram().syncs() > 1 && run.ram().syncs() == run.throttle.timer_syncs => {
                 self.push_front(op::sync(false).collect::<VecDeque<Op>>());
@@ -111,33 +118,44 @@ impl Course {
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
     /// [`Fault::SwitchoverOnEquality`]: what is left is counted anew where it is below the threshold, and sent with the VM stopped where it is not above.
-    fn iteration(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
+    fn iteration(&self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
             MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
+            MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
             MigrationStatus::Active => {
                 let (pending, threshold) = (pending_bytes(run), self.threshold(run));
                 if pending == threshold && ctx.faults.on(Fault::SwitchoverOnEquality) {
-                    self.switchover(run)
-                } else if pending <= threshold {
-                    op::round_end()
-                } else {
-                    op::iterate()
+                    return self.switchover(run, ctx);
+                }
+                let round_is_over = pending <= threshold || ctx.faults.on(Fault::SyncEachSlice);
+                match round_is_over {
+                    true => op::round_end(),
+                    // N says that there is a page, and B has none. Differs: QEMU goes around until its estimate of the bandwidth changes.
+                    false if run.options.paced && run.ram().next_dirty().is_none() => {
+                        let until_ns = self.pace.window_end_ns().max(ctx.now_ns);
+                        VecDeque::from([Op::Sleep { until_ns }, Op::Choose(Choice::Pause), Op::Choose(Choice::Iteration)])
+                    }
+                    false => iterate(ctx),
                 }
             }
+            MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view, ctx),
+            MigrationStatus::Completed if run.post.moved => op::leave(),
             // Failed already only with a fault.
             MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Failed | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
-            | MigrationStatus::Cancelled => unreachable!("the migration thread decides in state {}", run.status.name()),
+            | MigrationStatus::Cancelled
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => unreachable!("the migration thread decides in state {}", run.status.name()),
         }
     }
 
     /// QEMU: migration_iteration_run() behind its sync.
-    fn switchover(&self, run: &Run) -> VecDeque<Op> {
+    fn switchover(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
         if run.status != MigrationStatus::Active || run.link_down {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
@@ -145,7 +163,7 @@ impl Course {
         if synced_enough && pending_bytes(run) <= self.threshold(run) {
             op::switchover(run.options.complete_before_sync, run.options.switchover.pause)
         } else {
-            op::iterate()
+            iterate(ctx)
         }
     }
 
@@ -157,7 +175,7 @@ impl Course {
             return;
         }
         self.pace.update(ctx.now_ns, run.bytes_sent, &run.options);
-        if run.healthy() && self.pace.rate_exceeded(run.bytes_sent, &run.options) {
+        if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
         }
@@ -174,27 +192,54 @@ impl Course {
     }
 }
 
+/// QEMU: migration_iteration_run() behind the switch, and migration_detect_error(): a link that breaks once the destination may run is waited for.
+fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
+    let there = run.post.moved || view.destination.status() == DestinationStatus::Loaded;
+    match run.status {
+        _ if run.link_down && there => op::pause(),
+        _ if run.link_down => VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)]),
+        MigrationStatus::PostcopyDevice if run.post.loaded => {
+            VecDeque::from([Op::SetStatus(MigrationStatus::PostcopyActive), Op::Choose(Choice::Iteration)])
+        }
+        _ if run.ram().next_dirty().is_some() || run.post.has_work() => iterate(ctx),
+        MigrationStatus::PostcopyDevice => VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)]),
+        _ => op::postcopy_end(),
+    }
+}
+
+/// A count that went below 0 is very large, as in QEMU.
 fn pending_bytes(run: &Run) -> u64 {
-    run.ram().n() * PAGE_SIZE
+    run.ram().n().saturating_mul(PAGE_SIZE)
+}
+
+fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
+    op::iterate(!ctx.faults.on(Fault::SliceWithoutMutex))
 }
 
 /// Returns whether the move is one that the actor makes or waits in, as things are.
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reap) => view.accel.has_rings() && view.accel.logging(),
+        Op::Sync(SyncMove::Backup) => view.accel.has_rings() && view.accel.logging() && !ctx.faults.on(Fault::BackupIgnored),
         Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
-        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(ctx.faults),
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
-        Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
-        Op::Sleep { until_ns } => ctx.now_ns < until_ns,
+        Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
+        // QEMU: a request breaks the wait (migration_make_urgent_request()).
+        Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
         Op::SetPaused => run.status == MigrationStatus::Active && !run.link_down,
         Op::WaitContinue => run.status == MigrationStatus::PreSwitchover && !run.go_on,
         Op::SetDevice => matches!(run.status, MigrationStatus::Active | MigrationStatus::PreSwitchover) && !run.link_down,
         Op::Unthrottle => run.throttle.is_active(),
+        Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitLoaded => run.healthy() && !run.post.loaded,
+        Op::WaitRecover => !run.post.recover,
+        // The main loop that is left has nobody to share its lock with.
+        Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
@@ -214,6 +259,10 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::StartVm
         | Op::SaveDevice
         | Op::SetFailing
+        | Op::SavePackage
+        | Op::SetStatus(_)
+        | Op::Reload
+        | Op::SendEnd
         | Op::TimerEnd
         | Op::Schedule
         | Op::LogStop => true,

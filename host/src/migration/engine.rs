@@ -13,6 +13,7 @@
 //!                     v                     v
 //!                 Cancelled              Failed        a new start works from here
 //! ```
+//! What becomes of Active with postcopy is in [`crate::migration::postcopy`].
 
 use crate::destination::Destination;
 use crate::devices::Devices;
@@ -23,10 +24,13 @@ use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReas
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
-use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
-use crate::migration::notifier::PrecopyNotifier;
+use crate::migration::encoding::{DATA_RECORD_BYTES, EncodingOptions, ZERO_RECORD_BYTES};
+use crate::migration::mapped_ram::MappedRam;
+use crate::migration::multifd::Multifd;
+use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
+use crate::migration::postcopy::Postcopy;
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::throttle::{TIMER_NS, Throttle};
@@ -111,6 +115,11 @@ pub(crate) struct Run {
     pub(crate) slice: Slice,
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
+    pub(crate) post: Postcopy,
+    /// The channels beside the main one, if there are any.
+    pub(crate) multifd: Option<Multifd>,
+    /// The file, if the stream is one; from the first sync on.
+    pub(crate) file: Option<MappedRam>,
     /// The cache for differences, if they are sent.
     pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
@@ -129,7 +138,7 @@ pub struct Migration {
     bottom_half: Course,
     /// The main loop's timer that makes syncs in long rounds.
     timer: Course,
-    run: Run,
+    pub(crate) run: Run,
 }
 
 impl Migration {
@@ -172,6 +181,16 @@ impl Migration {
         &self.run.wire
     }
 
+    /// Returns the channels beside the main one, if there are any.
+    pub fn multifd(&self) -> Option<&Multifd> {
+        self.run.multifd.as_ref()
+    }
+
+    /// Returns the file, if the stream is one.
+    pub fn file(&self) -> Option<&MappedRam> {
+        self.run.file.as_ref()
+    }
+
     /// Returns the bytes sent by the last migration.
     pub fn bytes_sent(&self) -> u64 {
         self.run.bytes_sent
@@ -185,6 +204,11 @@ impl Migration {
     /// Returns whether the engine has stopped the VM and not yet let go of it: `cont` is refused then (QEMU: RUN_STATE_FINISH_MIGRATE).
     pub fn owns_vm(&self) -> bool {
         self.run.stopped_vm && self.run.status.is_running()
+    }
+
+    /// Returns whether hints have somebody to take them: not where the guest is once it has gone over.
+    pub fn takes_hints(&self) -> bool {
+        self.run.status.is_running() && self.run.ram.is_some() && !self.run.post.moved
     }
 
     /// Returns how much may be left for the switchover, bytes.
@@ -220,18 +244,18 @@ impl Migration {
         let stalled = self.run.stalled;
         self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
-        self.thread = Course { ops: op::setup(), pace: Pace::new(ctx.now_ns, 0) };
+        self.thread = Course { ops: op::setup(!ctx.faults.on(Fault::NoSyncAtStart)), pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
     }
 
     /// `migrate_cancel` (QEMU: migration_cancel()): the link is shut at once, the thread notices in its own time. Returns whether there was
-    /// something to cancel.
+    /// something to cancel: once the guest may run elsewhere there is not (QEMU: qmp_migrate_cancel()).
     pub fn cancel(&mut self, ctx: &mut Ctx<'_>) -> bool {
         match self.run.status {
             MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device
                 if !self.run.destination_done =>
             {
-                self.run.wire.shut();
+                self.run.shut();
                 self.run.set_status(MigrationStatus::Cancelling, ctx);
                 true
             }
@@ -244,7 +268,11 @@ impl Migration {
             | MigrationStatus::Cancelling
             | MigrationStatus::Cancelled
             | MigrationStatus::Failing
-            | MigrationStatus::Failed => false,
+            | MigrationStatus::Failed
+            | MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => false,
         }
     }
 
@@ -259,7 +287,7 @@ impl Migration {
     pub fn set_postcopy(&mut self, on: bool) -> bool {
         let taken = !self.run.status.is_running();
         if taken {
-            self.run.options.postcopy_ram = on;
+            self.run.options.modes.postcopy = on;
         }
         taken
     }
@@ -273,8 +301,9 @@ impl Migration {
     pub fn fail(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let hit = self.run.healthy() && !self.run.destination_done;
         if hit {
-            self.run.wire.shut();
+            self.run.shut();
             self.run.link_down = true;
+            self.run.post.cut();
             ctx.emit(Event::LinkDown);
         }
         hit
@@ -301,7 +330,9 @@ impl Migration {
             Actor::Migration => self.announce(&self.thread, view, ctx),
             Actor::MainLoop => self.announce(self.main_loop(), view, ctx),
             Actor::Destination => self.run.destination_next(view.destination),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => Next::Idle,
+            Actor::Channel(channel) => self.run.channel_next(channel),
+            Actor::Receiver(channel) => self.run.receiver_next(channel),
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
 
@@ -310,7 +341,16 @@ impl Migration {
         let mut course = match actor {
             Actor::Migration => self.thread.clone(),
             Actor::MainLoop => self.main_loop().clone(),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector => {
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Destination
+            | Actor::Injector
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
+            | Actor::Vfio => {
                 return None;
             }
         };
@@ -348,6 +388,13 @@ impl Migration {
             | Op::SetFailing
             | Op::Schedule
             | Op::LogStop
+            | Op::SetPostcopy
+            | Op::SavePackage
+            | Op::SetStatus(_)
+            | Op::WaitLoaded
+            | Op::WaitRecover
+            | Op::Reload
+            | Op::SendEnd
             | Op::SetFinal => return None,
         };
         Some(Move::plain(kind))
@@ -372,7 +419,9 @@ impl Migration {
                 self.perform(op, parts, ctx)
             }
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => {
+            Actor::Channel(channel) => self.run.channel_step(channel, ctx),
+            Actor::Receiver(channel) => self.run.receiver_step(channel, parts.destination, ctx),
+            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} has no part in the migration")
             }
         }
@@ -384,10 +433,12 @@ impl Migration {
     pub fn step_bulk(&mut self, actor: Actor, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>, until_ns: u64, max_pages: u64) -> u64 {
         let start_ns = ctx.now_ns;
         let first = ctx.events.len();
+        // Who waits for a page may move as soon as it is placed.
+        let waited_for = self.run.post.is_waited_for();
         let mut spent_ns = self.step(actor, parts, ctx);
         let plain = ctx.events.get(first).is_some_and(|stamped| stamped.event.kind() == EventKind::RamPage);
         if let (true, Some(Op::Slice { last })) = (plain, self.thread.ops.front().copied()) {
-            for _ in 1..max_pages {
+            for _ in (1..max_pages).take_while(|_| !waited_for) {
                 ctx.now_ns = start_ns + spent_ns;
                 if ctx.now_ns >= until_ns {
                     break;
@@ -433,7 +484,10 @@ impl Migration {
             | Actor::Vhost
             | Actor::Display
             | Actor::Destination
-            | Actor::Injector => &mut self.thread,
+            | Actor::Injector
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
+            | Actor::Vfio => &mut self.thread,
         }
     }
 
@@ -505,8 +559,20 @@ impl Migration {
             | Op::SetCompleted
             | Op::SetFailing
             | Op::LogStop
+            | Op::SetPostcopy
+            | Op::SavePackage
+            | Op::SetStatus(_)
+            | Op::Reload
+            | Op::SendEnd
             | Op::SetFinal => self.run.perform(op, parts, ctx),
-            Op::Slice { .. } | Op::Choose(_) | Op::Sleep { .. } | Op::WaitDevices | Op::WaitContinue | Op::WaitDestination => {
+            Op::Slice { .. }
+            | Op::Choose(_)
+            | Op::Sleep { .. }
+            | Op::WaitDevices
+            | Op::WaitContinue
+            | Op::WaitDestination
+            | Op::WaitLoaded
+            | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }
         }
@@ -516,13 +582,17 @@ impl Migration {
     fn notify(&mut self, reason: PrecopyReason, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let vm_running = parts.vm.running;
         ctx.emit(Event::Notify { reason, vm_running });
-        // QEMU: the device's notifier looks at the capability for each event, whatever it was when the migration began.
-        let plan = if self.run.options.postcopy_ram { None } else { parts.notifier.plan(reason, vm_running, ctx) };
+        // QEMU: virtio_balloon_free_page_hint_notify() looks at the capability for each event, whatever it was when the migration began: a page that is left out would be asked for in vain.
+        let hints = !self.run.options.modes.postcopy || ctx.faults.on(Fault::HintWithPostcopy);
+        let plan = if hints { parts.notifier.plan(reason, vm_running, ctx) } else { None };
         let course = self.course_of(ctx.actor);
         match plan {
             None => {}
             Some(plan) if plan.locked => {
                 course.push_front([Op::Lock(LockId::FreePage), Op::Act(plan.action), Op::Unlock(LockId::FreePage)]);
+            }
+            Some(plan) if plan.action == NotifyAction::NewId => {
+                course.push_front([Op::Act(NotifyAction::NewId), Op::Act(NotifyAction::Start)]);
             }
             Some(plan) => course.push_front([Op::Act(plan.action)]),
         }
@@ -540,7 +610,7 @@ impl Run {
     fn new(status: MigrationStatus, options: MigrationOptions, tried: bool) -> Self {
         assert!(options.bandwidth > 0, "a link without bandwidth");
         let link_ns = |bytes: u64| bytes * 1_000_000_000 / options.bandwidth;
-        let xbzrle_pages = options.encoding.xbzrle_pages;
+        let EncodingOptions { xbzrle_pages, channels, .. } = options.encoding;
         let (data_ns, zero_ns) = (link_ns(DATA_RECORD_BYTES), link_ns(ZERO_RECORD_BYTES));
         Self {
             status,
@@ -556,6 +626,9 @@ impl Run {
             slice: Slice::default(),
             hand: None,
             wire: Wire::default(),
+            post: Postcopy::default(),
+            multifd: (channels > 0).then(|| Multifd::new(channels)),
+            file: None,
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
@@ -580,6 +653,9 @@ impl Run {
             slice,
             hand,
             wire,
+            post,
+            multifd,
+            file,
             xbzrle,
             bytes_sent,
             pages_normal: _,
@@ -595,6 +671,9 @@ impl Run {
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
         }
+        if options.modes.moves() {
+            post.fold(fold);
+        }
         if options.paced {
             fold.add(Tag::BytesSent, *bytes_sent);
             fold.add_part(Tag::Slice, slice);
@@ -602,12 +681,24 @@ impl Run {
         if let Some(hand) = hand {
             fold.add_part(Tag::Hand, hand);
         }
+        if let Some(multifd) = multifd {
+            fold.add_part(Tag::Multifd, multifd);
+        }
+        if let Some(file) = file {
+            file.fold(fold);
+        }
         if let Some(xbzrle) = xbzrle {
             fold.add_part(Tag::Xbzrle, xbzrle);
         }
         if !wire.is_empty() {
             fold.add_part(Tag::Wire, wire);
         }
+    }
+
+    /// The link is shut: what is on its way is gone.
+    fn shut(&mut self) {
+        self.wire.shut();
+        self.multifd.iter_mut().for_each(Multifd::shut);
     }
 
     /// Returns the bitmaps.
@@ -641,7 +732,9 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::TimerEnd | Op::Schedule => plain(EventKind::LockRelease),
+            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::TimerEnd | Op::Schedule => {
+                plain(EventKind::LockRelease)
+            }
             Op::LogStart => plain(EventKind::LogStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
@@ -653,18 +746,25 @@ impl Run {
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
             Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
-            Op::SetPaused | Op::SetActive | Op::SetDevice | Op::SetCompleted | Op::SetFailing | Op::SetFinal => {
-                plain(EventKind::MigrationState)
-            }
+            Op::SetPaused
+            | Op::SetActive
+            | Op::SetDevice
+            | Op::SetCompleted
+            | Op::SetFailing
+            | Op::SetFinal
+            | Op::SetPostcopy
+            | Op::SetStatus(_)
+            | Op::Reload => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
-            Op::Slice { last } => self.page_move(pace, last, view.accel, ctx.watch).next(),
+            Op::Slice { last } => self.page_move(pace, last, view.accel, ctx).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
             Op::RateLimit { .. } => plain(EventKind::RateLimit),
             Op::Sleep { until_ns } => Next::Sleep(until_ns),
             Op::Pass => plain(EventKind::Pass),
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
-            Op::WaitDestination => Next::Wait(Await::Answer),
+            Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
+            Op::WaitRecover => Next::Idle,
             Op::WaitContinue => Next::Wait(Await::Operator),
             Op::Unthrottle => plain(EventKind::Throttle),
             Op::WaitDevices => Next::Wait(Await::Devices),
@@ -701,7 +801,7 @@ impl Run {
             Op::Sync(part) => self.perform_sync(part, parts, ctx),
             Op::LogStart => self.log_start(parts, ctx),
             Op::LogStop => self.log_stop(parts, ctx),
-            Op::IterateBegin { .. } => self.slice_begin(ctx),
+            Op::IterateBegin { last } => self.slice_begin(last, ctx),
             Op::IterateEnd => self.slice_end(ctx),
             Op::RateLimit { until_ns } => {
                 ctx.emit(Event::RateLimit { until_ns });
@@ -713,13 +813,15 @@ impl Run {
             }
             Op::StartVm => {
                 parts.vm.running = true;
+                parts.accel.vm_starts(parts.d);
                 self.stopped_vm = false;
                 ctx.emit(Event::VmStart);
                 vm_stop_ns
             }
             Op::SaveDevice => {
                 if self.healthy() {
-                    self.wire.push(Record::Device { id: parts.notifier.saved_cmd_id(), start: self.stopped_vm });
+                    let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
+                    self.wire.push(Record::Device { id, state, start: self.stopped_vm });
                 }
                 ctx.unlock(LockId::Bql);
                 lock_ns
@@ -729,8 +831,35 @@ impl Run {
                 state_ns
             }
             Op::SetPaused => self.change(MigrationStatus::PreSwitchover, ctx),
+            Op::SavePackage => {
+                if self.healthy() {
+                    self.send_discards();
+                    let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
+                    self.wire.push(Record::Device { id, state, start: self.stopped_vm });
+                }
+                ctx.unlock(LockId::Bql);
+                lock_ns
+            }
+            Op::SendEnd => {
+                if self.healthy() {
+                    self.wire.push(Record::End);
+                }
+                ctx.unlock(LockId::Bitmap);
+                lock_ns
+            }
+            Op::Reload => {
+                self.recover(parts.destination, ctx.faults);
+                self.change(MigrationStatus::PostcopyActive, ctx)
+            }
+            Op::SetPostcopy => self.change(MigrationStatus::PostcopyDevice, ctx),
+            Op::SetStatus(status) => self.change(status, ctx),
             Op::SetDevice => self.change(MigrationStatus::Device, ctx),
-            Op::SetCompleted => self.change(MigrationStatus::Completed, ctx),
+            Op::SetCompleted => {
+                if self.options.modes.moves() && !self.post.moved {
+                    self.move_guest(false, parts.destination);
+                }
+                self.change(MigrationStatus::Completed, ctx)
+            }
             Op::SetFailing if ctx.faults.on(Fault::FailedBeforeCleanup) => self.change(MigrationStatus::Failed, ctx),
             Op::SetFailing => self.change(MigrationStatus::Failing, ctx),
             Op::SetFinal => {
@@ -747,6 +876,8 @@ impl Run {
             | Op::WaitContinue
             | Op::TimerEnd
             | Op::WaitDestination
+            | Op::WaitLoaded
+            | Op::WaitRecover
             | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
         }
     }
@@ -799,6 +930,7 @@ impl Run {
     /// QEMU: migration/ram.c ram_init_bitmaps(). A new destination listens.
     fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
+        self.file = self.options.encoding.mapped_ram.then(|| MappedRam::new(ctx.ram.pages()));
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
         if self.options.first_round == FirstRound::Populated {
             // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
@@ -809,17 +941,20 @@ impl Run {
             self.throttle = Throttle::new(ctx.now_ns);
         }
         parts.d.set_tracking(true);
-        parts.devices.log_start(ctx);
         parts.accel.log_start(ctx);
+        parts.devices.log_start(ctx);
         ctx.costs.state_ns
     }
 
     /// QEMU: migration/ram.c ram_save_cleanup().
     fn log_stop(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        if let (Some(ram), true) = (&self.ram, self.status != MigrationStatus::Completed && ctx.faults.on(Fault::DirtyNotRestored)) {
+            parts.d.merge(&ram.b());
+        }
         self.ram = None;
-        parts.d.set_tracking(false);
         parts.devices.log_stop();
-        parts.accel.log_stop(ctx);
+        parts.accel.log_stop(parts.vm.running, ctx);
+        parts.d.set_tracking(parts.accel.logging());
         ctx.costs.state_ns
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::dirty::accel::Accelerator;
 use crate::event::{CmdId, Event, LockId, PageRange};
+use crate::fault::Fault;
 use crate::migration::engine::Migration;
 use crate::migration::notifier::HintSink;
 use crate::step::Ctx;
@@ -21,11 +22,19 @@ impl HintSink for HintView<'_> {
     /// QEMU: migration_is_running(). Differs: false, too, while a running migration has no bitmaps, where QEMU relies on the device being
     /// stopped then.
     fn is_running(&self) -> bool {
-        self.migration.status().is_running() && self.migration.ram().is_some()
+        self.migration.takes_hints()
+    }
+
+    fn load(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
+        if let Some(ram) = self.migration.ram_mut() {
+            ram.load(ctx.actor, range);
+        }
+        ctx.emit(Event::BitmapLoad { range });
     }
 
     fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64 {
-        assert_eq!(ctx.locks.holder(LockId::Bitmap), Some(ctx.actor), "hint without bitmap_mutex");
+        let locked = ctx.locks.holder(LockId::Bitmap) == Some(ctx.actor);
+        assert!(locked || ctx.faults.on(Fault::HintWithoutMutex), "hint without bitmap_mutex");
         let running = self.is_running();
         match self.migration.ram_mut() {
             Some(ram) if running => ram.free_page_hint(range, id, self.accel, ctx),

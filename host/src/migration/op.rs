@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{EventKind, LockId, PrecopyReason};
+use crate::event::{EventKind, LockId, MigrationStatus, PrecopyReason};
 use crate::migration::notifier::NotifyAction;
 
 /// One move of the migration thread or of its bottom half in the main loop.
@@ -70,6 +70,20 @@ pub(crate) enum Op {
     LogStop,
     /// Cancelling -> Cancelled, Failing -> Failed.
     SetFinal,
+    /// Active -> PostcopyDevice, unless cancelled or broken.
+    SetPostcopy,
+    /// Tells what is to be dropped, sends the devices' state and releases the BQL: the destination runs from there on.
+    SavePackage,
+    /// Any change of state that nothing can come before.
+    SetStatus(MigrationStatus),
+    /// Waits until the destination has the devices.
+    WaitLoaded,
+    /// Waits for a new link.
+    WaitRecover,
+    /// PostcopyRecover -> PostcopyActive: B is made of what the destination has not.
+    Reload,
+    /// Sends the end of the stream, and releases `bitmap_mutex`.
+    SendEnd,
 }
 
 /// A part of a sync.
@@ -126,9 +140,12 @@ pub(crate) fn sync(last: bool) -> impl Iterator<Item = Op> {
 
 /// From the thread's start to the first decision (QEMU: migration_thread() and ram_save_setup()). The BQL is free while the setup is
 /// written: in a real migration the guest reads its first command id in that time.
-pub(crate) fn setup() -> VecDeque<Op> {
+/// Without `synced` ([`Fault::NoSyncAtStart`]) nothing is collected, though the notifier is told as ever.
+///
+/// [`Fault::NoSyncAtStart`]: crate::fault::Fault::NoSyncAtStart
+pub(crate) fn setup(synced: bool) -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
-    ops.extend(sync(false));
+    ops.extend(sync(false).filter(|op| synced || !matches!(op, Op::Sync(_))));
     ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
@@ -141,9 +158,12 @@ pub(crate) fn round_end() -> VecDeque<Op> {
     ops
 }
 
-/// A slice of sending (QEMU: ram_save_iterate(), then migration_rate_limit()).
-pub(crate) fn iterate() -> VecDeque<Op> {
-    VecDeque::from([
+/// A slice of sending (QEMU: ram_save_iterate(), then migration_rate_limit()). Without `locked` ([`Fault::SliceWithoutMutex`]) the mutex is
+/// left alone.
+///
+/// [`Fault::SliceWithoutMutex`]: crate::fault::Fault::SliceWithoutMutex
+pub(crate) fn iterate(locked: bool) -> VecDeque<Op> {
+    let mut ops = VecDeque::from([
         Op::Lock(LockId::Bitmap),
         Op::IterateBegin { last: false },
         Op::Slice { last: false },
@@ -151,7 +171,9 @@ pub(crate) fn iterate() -> VecDeque<Op> {
         Op::Unlock(LockId::Bitmap),
         Op::Choose(Choice::Pause),
         Op::Choose(Choice::Iteration),
-    ])
+    ]);
+    ops.retain(|op| locked || !matches!(op, Op::Lock(_) | Op::Unlock(_)));
+    ops
 }
 
 /// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
@@ -183,6 +205,44 @@ pub(crate) fn switchover(complete_before_sync: bool, pause: bool) -> VecDeque<Op
     ops
 }
 
+/// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
+pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
+    ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
+    ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
+    ops
+}
+
+/// The end of postcopy (QEMU: migration_completion_postcopy()).
+pub(crate) fn postcopy_end() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Lock(LockId::Bitmap),
+        Op::IterateBegin { last: true },
+        Op::Slice { last: true },
+        Op::IterateEnd,
+        Op::SendEnd,
+        Op::WaitDestination,
+        Op::SetCompleted,
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// The link is broken, and the guest elsewhere (QEMU: postcopy_pause()).
+pub(crate) fn pause() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::SetStatus(MigrationStatus::PostcopyPaused),
+        Op::WaitRecover,
+        Op::SetStatus(MigrationStatus::PostcopyRecover),
+        Op::Reload,
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// The end of a thread whose guest is elsewhere. Differs: the main loop that is left does nothing else, and its part is made here.
+pub(crate) fn leave() -> VecDeque<Op> {
+    VecDeque::from([Op::Notify(PrecopyReason::Cleanup), Op::LogStop])
+}
+
 /// The thread's end (QEMU: migration_iteration_finish()).
 pub(crate) fn finish() -> VecDeque<Op> {
     VecDeque::from([Op::Lock(LockId::Bql), Op::Unthrottle, Op::Choose(Choice::Restart), Op::Schedule])
@@ -201,6 +261,7 @@ pub(crate) fn timer(until_ns: u64) -> VecDeque<Op> {
 /// Returns the first event of the notifier's action.
 pub(crate) fn action_event(action: NotifyAction) -> EventKind {
     match action {
+        NotifyAction::NewId => EventKind::HintNewId,
         NotifyAction::Stop => EventKind::HintStop,
         NotifyAction::Start => EventKind::HintRequest,
         NotifyAction::Done => EventKind::HintDone,

@@ -4,6 +4,7 @@
 //! migration_rate_exceeded(). Both work on windows of at least 100 ms. Differs: integers, rounded down, where QEMU computes in floating point.
 
 use crate::migration::encoding::EncodingOptions;
+use crate::migration::postcopy::Modes;
 use crate::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 
 /// Length of a window, nanoseconds (QEMU: BUFFER_DELAY, 100 ms).
@@ -42,8 +43,6 @@ pub struct MigrationOptions {
     pub complete_before_sync: bool,
     /// What is asked of auto-converge.
     pub throttle: ThrottleOptions,
-    /// QEMU's capability `postcopy-ram`: the balloon device does not hint.
-    pub postcopy_ram: bool,
     /// What is asked of the switchover.
     pub switchover: SwitchoverOptions,
     /// What the first round is about.
@@ -53,6 +52,8 @@ pub struct MigrationOptions {
     /// searches, in which the clock stands still, and in which a guest that answers each round would keep the migration going for ever. QEMU
     /// has no such option.
     pub paced: bool,
+    /// What goes beyond plain precopy.
+    pub modes: Modes,
 }
 
 impl Default for MigrationOptions {
@@ -67,10 +68,10 @@ impl Default for MigrationOptions {
             chunk_shift: 18,
             complete_before_sync: false,
             throttle: ThrottleOptions::default(),
-            postcopy_ram: false,
             switchover: SwitchoverOptions::default(),
             first_round: FirstRound::All,
             paced: true,
+            modes: Modes::default(),
         }
     }
 }
@@ -123,8 +124,8 @@ impl Pace {
     }
 
     /// Returns whether the window's share of the rate limit is used up.
-    pub fn rate_exceeded(&self, bytes_sent: u64, options: &MigrationOptions) -> bool {
-        options.paced && options.max_bandwidth != 0 && bytes_sent - self.window_bytes > options.max_bandwidth / WINDOWS_PER_SECOND
+    pub fn rate_exceeded(&self, bytes_sent: u64, max_bandwidth: u64, options: &MigrationOptions) -> bool {
+        options.paced && max_bandwidth != 0 && bytes_sent - self.window_bytes > max_bandwidth / WINDOWS_PER_SECOND
     }
 }
 
@@ -147,12 +148,12 @@ mod tests {
     fn the_rate_limit_counts_per_window_and_zero_means_none() {
         let mut options = MigrationOptions { max_bandwidth: 1_000, ..MigrationOptions::default() };
         let mut pace = Pace::new(0, 0);
-        assert!(!pace.rate_exceeded(100, &options));
-        assert!(pace.rate_exceeded(101, &options));
+        assert!(!pace.rate_exceeded(100, options.max_bandwidth, &options));
+        assert!(pace.rate_exceeded(101, options.max_bandwidth, &options));
         pace.update(WINDOW_NS, 101, &options);
-        assert!(!pace.rate_exceeded(201, &options));
+        assert!(!pace.rate_exceeded(201, options.max_bandwidth, &options));
         options.max_bandwidth = 0;
-        assert!(!pace.rate_exceeded(u64::MAX, &options));
+        assert!(!pace.rate_exceeded(u64::MAX, options.max_bandwidth, &options));
     }
 
     #[test]
@@ -160,7 +161,7 @@ mod tests {
         let options = MigrationOptions { max_bandwidth: 1_000, paced: false, ..MigrationOptions::default() };
         let mut pace = Pace::new(0, 0);
         let before = pace.clone();
-        assert!(!pace.rate_exceeded(u64::MAX, &options));
+        assert!(!pace.rate_exceeded(u64::MAX, options.max_bandwidth, &options));
         pace.update(u64::MAX, u64::MAX, &options);
         assert_eq!(pace, before);
     }

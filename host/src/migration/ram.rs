@@ -3,6 +3,7 @@
 //! QEMU: migration/ram.c RAMState. B and C are the blocks' own (`blocks`), N counts over all, and so does the cursor go (`scan`). Everybody else speaks
 //! of guest-physical pages.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::blocks::Block;
@@ -11,7 +12,7 @@ use crate::dirty::accel::Accelerator;
 use crate::dirty::bitmap::{DirtyBitmap, WORD_PAGES};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::RamList;
-use crate::event::{CmdId, Event, PageRange, Pfn};
+use crate::event::{Actor, CmdId, Event, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
@@ -35,11 +36,25 @@ pub struct RamState {
     syncs: u32,
     /// Pages that the syncs since the start found newly dirty.
     dirtied: u64,
+    /// Of those the last sync's.
+    dirtied_last: u64,
+    /// The migration thread takes a page in two moves (a fault).
+    takes_in_two: bool,
+    /// Words of B that somebody has loaded and will store back (a fault).
+    loaded: BTreeMap<Actor, Loaded>,
+}
+
+/// Words of B between a load and a store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Loaded {
+    range: PageRange,
+    /// Block, index of the word there, what it was.
+    words: Vec<(usize, usize, u64)>,
 }
 
 impl RamState {
     /// Returns bitmaps with everything to send (QEMU: ram_list_init_bitmaps()).
-    /// [`Fault::RetryFromD`]: a copy of D if a migration was tried before. [`Fault::BitmapOffByOne`]: page 0 of each block is left out.
+    /// [`Fault::RetryFromD`] and [`Fault::DirtyNotRestored`]: a copy of D if a migration was tried before. [`Fault::BitmapOffByOne`]: page 0 of each block is left out.
     ///
     /// # Panics
     /// When the chunk shift is out of range.
@@ -49,7 +64,7 @@ impl RamState {
         let mut blocks: Vec<Block> = list.places().iter().map(|place| Block::new(place, chunk_shift)).collect();
         for block in &mut blocks {
             let Block { place, b: Some(b), .. } = block else { continue };
-            if ctx.faults.on(Fault::RetryFromD) && tried_before {
+            if tried_before && (ctx.faults.on(Fault::RetryFromD) || ctx.faults.on(Fault::DirtyNotRestored)) {
                 b.reset();
                 (0..place.pages).filter(|page| d.test(place.pfn(Pfn(*page)))).for_each(|page| {
                     b.set(Pfn(page));
@@ -60,7 +75,18 @@ impl RamState {
             }
         }
         let n = blocks.iter().map(Block::count).sum();
-        Self { list, blocks, n, chunk_shift, cursor: Cursor::start(), syncs: 0, dirtied: 0 }
+        Self {
+            list,
+            blocks,
+            n,
+            chunk_shift,
+            cursor: Cursor::start(),
+            syncs: 0,
+            dirtied: 0,
+            dirtied_last: 0,
+            takes_in_two: ctx.faults.on(Fault::SliceWithoutMutex),
+            loaded: BTreeMap::new(),
+        }
     }
 
     /// Leaves out what nobody ever populated.
@@ -75,7 +101,7 @@ impl RamState {
 
     /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `counted` their number is only reported.
     pub(crate) fn fold(&mut self, counted: u32, fold: &mut Fold) {
-        let Self { list: _, blocks, n, chunk_shift: _, cursor, syncs, dirtied: _ } = self;
+        let Self { list: _, blocks, n, chunk_shift: _, cursor, syncs, dirtied: _, dirtied_last: _, takes_in_two: _, loaded } = self;
         for (index, block) in (0..).zip(blocks) {
             let Block { place: _, b, c, behind } = block;
             let of_block = |tag: Tag| tag as u64 + (index << 32);
@@ -86,6 +112,9 @@ impl RamState {
             if *behind != 0 {
                 fold.word(of_block(Tag::B), u64::MAX, *behind);
             }
+        }
+        if !loaded.is_empty() {
+            fold.add_part(Tag::Loaded, loaded);
         }
         fold.add(Tag::N, *n);
         fold.word(Tag::Cursor as u64, cursor.at as u64, cursor.page.0);
@@ -147,6 +176,11 @@ impl RamState {
         self.dirtied
     }
 
+    /// Returns how many pages the last sync found newly dirty.
+    pub fn dirtied_last(&self) -> u64 {
+        self.dirtied_last
+    }
+
     /// Returns the pages of the chunk that holds a page.
     pub fn chunk(&self, pfn: Pfn) -> PageRange {
         let (block, page) = self.locate(pfn);
@@ -154,24 +188,35 @@ impl RamState {
     }
 
     /// Moves D into B and sets C (QEMU: migration_bitmap_sync(), its part under `bitmap_mutex`). A block that is no whole number of words
-    /// of D gets one CLEAR of all of it at once instead of C.
+    /// of D gets one CLEAR of all of it at once instead of C. [`Fault::ClearEmptyRange`]: of none of it. [`Fault::PeriodCountsAll`]: the dirty
+    /// rate counts all that D had.
     pub fn sync(&mut self, d: &mut DirtyMemory, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
         let before = self.n;
         let list = Arc::clone(&self.list);
-        let mut cleaned = |first: u64, bits: u64| match list.is_flat() {
-            true => accel.d_cleaned((first / WORD_PAGES) as usize, bits),
-            false => list.guest_words(first, bits, |at, bits| accel.d_cleaned(at, bits)),
+        let found = d.bits().count();
+        let new: u64 = match self.blocks.as_mut_slice() {
+            [Block { b: Some(b), .. }] if list.is_flat() => {
+                accel.d_cleaned_all(d.bits());
+                d.exchange_into(b)
+            }
+            blocks => {
+                let mut cleaned = |first: u64, bits: u64| list.guest_words(first, bits, |at, bits| accel.d_cleaned(at, bits));
+                blocks.iter_mut().map(|block| block.sync(d, ctx.faults, &mut cleaned)).sum()
+            }
         };
-        let new: u64 = self.blocks.iter_mut().map(|block| block.sync(d, ctx.faults, &mut cleaned)).sum();
-        self.n += new;
-        self.dirtied += new;
+        let found = found - d.bits().count();
+        self.n = self.n.wrapping_add(new);
+        self.dirtied_last = if found != new && ctx.faults.on(Fault::PeriodCountsAll) { found } else { new };
+        self.dirtied += self.dirtied_last;
         self.syncs += 1;
         ctx.emit(Event::BitmapSync { round: self.syncs, before, after: self.n });
         for block in self.blocks.iter_mut().filter(|block| block.b.is_some()) {
             if block.place.aligned() {
                 block.c.fill();
             } else if accel.has_clear() {
-                accel.clear(block.place.range(), ctx);
+                let range = block.place.range();
+                let count = if ctx.faults.on(Fault::ClearEmptyRange) { 0 } else { range.count };
+                accel.clear(PageRange::new(range.first, count), ctx);
             }
         }
     }
@@ -182,6 +227,13 @@ impl RamState {
         Some(self.blocks[self.list.order()[found.at]].place.pfn(found.page))
     }
 
+    /// Returns where the scan comes by a page: by block in the order of their list, then by page.
+    pub(crate) fn scan_place(&self, pfn: Pfn) -> (usize, u64) {
+        let block = self.list.block_of(pfn);
+        let at = self.list.order().iter().position(|other| *other == block).expect("each block is in the order");
+        (at, pfn.0)
+    }
+
     /// Takes the page's chunk out of C, and returns whether it was there: a CLEAR of it must then precede the page's read.
     pub fn take_chunk(&mut self, pfn: Pfn) -> bool {
         let chunk_shift = self.chunk_shift;
@@ -189,25 +241,83 @@ impl RamState {
         block.c.clear(Block::chunk_of(page, chunk_shift))
     }
 
+    /// Loads the words of B that a range lies in: whoever does so stores them back with its next change there.
+    pub(crate) fn load(&mut self, by: Actor, range: PageRange) {
+        let mut words = Vec::new();
+        for (index, part) in self.list.parts(range) {
+            let Some(b) = &self.blocks[index].b else { continue };
+            let of_part = (part.first.0 / WORD_PAGES) as usize..part.end().0.div_ceil(WORD_PAGES) as usize;
+            words.extend(of_part.map(|at| (index, at, b.word(at))));
+        }
+        self.loaded.insert(by, Loaded { range, words });
+    }
+
+    /// Returns whether the migration thread loads a page's word first, and takes the page with another move.
+    pub(crate) fn takes_in_two(&self) -> bool {
+        self.takes_in_two
+    }
+
+    /// Returns the page that the migration thread is about to take from the word that it has loaded.
+    pub(crate) fn loaded(&self) -> Option<Pfn> {
+        self.loaded.get(&Actor::Migration).map(|loaded| loaded.range.first)
+    }
+
+    /// Whoever loaded words does not store them.
+    pub(crate) fn forget_loaded(&mut self, by: Actor) {
+        self.loaded.remove(&by);
+    }
+
+    /// Stores words back as they were loaded.
+    fn restore(&mut self, loaded: Loaded) {
+        for (index, at, word) in loaded.words {
+            if let Some(b) = &mut self.blocks[index].b {
+                b.store_word(at, word);
+            }
+        }
+    }
+
     /// Takes a page out of B to be sent (QEMU: migration_bitmap_clear_dirty()).
     ///
     /// # Panics
     /// When it is not in B.
     pub fn take(&mut self, pfn: Pfn) {
+        if let Some(loaded) = self.loaded.remove(&Actor::Migration) {
+            assert_eq!(loaded.range, PageRange::page(pfn), "another page's word was loaded");
+            self.restore(loaded);
+        }
         let (index, block, page) = self.locate_mut(pfn);
         let was = block.b.as_mut().is_some_and(|b| b.clear(page));
         assert!(was, "page {pfn} is sent though not in B");
-        self.n -= 1;
+        // Without the mutex it may have been counted out before.
+        self.n = self.n.wrapping_sub(1);
         let at = self.list.order().iter().position(|listed| *listed == index).expect("every block is listed");
         self.cursor = Cursor { at, page };
+    }
+
+    /// Puts in B what a destination that has these pages has not (QEMU: ram_dirty_bitmap_reload()).
+    pub(crate) fn reload(&mut self, received: &[PageRange]) {
+        for b in self.blocks.iter_mut().filter_map(|block| block.b.as_mut()) {
+            b.fill();
+        }
+        let list = Arc::clone(&self.list);
+        for (index, part) in received.iter().flat_map(|range| list.parts(*range)) {
+            self.blocks[index].b.as_mut().map(|b| b.clear_range(part));
+        }
+        self.n = self.popcount();
     }
 
     /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits
     /// of B were set.
     /// [`Fault::HintKeepsK`]: K and C stay as they are. [`Fault::HintOnePageMore`]: the page behind the range is treated as hinted, too.
+    /// [`Fault::HintWithoutMutex`]: what was loaded before is taken for what B is.
     pub fn free_page_hint(&mut self, range: PageRange, id: CmdId, accel: &mut Accelerator, ctx: &mut Ctx<'_>) -> u64 {
         let extra = u64::from(ctx.faults.on(Fault::HintOnePageMore));
         let hit = self.list.clip(PageRange::new(range.first, range.count + extra));
+        let loaded = self.loaded.remove(&ctx.actor);
+        let stores = loaded.is_some();
+        if let Some(loaded) = loaded {
+            self.restore(loaded);
+        }
         let list = Arc::clone(&self.list);
         if let Some((index, _)) = list.parts(hit).find(|(index, _)| self.blocks[*index].b.is_none()) {
             // QEMU, to this day: nobody asks whether the block takes part, and its bitmap is not there.
@@ -216,8 +326,11 @@ impl RamState {
             return 0;
         }
         let cleared = list.parts(hit).map(|(index, part)| self.blocks[index].b.as_mut().map_or(0, |b| b.clear_range(part))).sum();
-        self.n -= cleared;
+        self.n = self.n.wrapping_sub(cleared);
         ctx.emit(Event::HintApply { range, id, cleared });
+        if stores {
+            ctx.emit(Event::BitmapStore { range });
+        }
         if !ctx.faults.on(Fault::HintKeepsK) {
             let mut at = hit.first;
             while at < hit.end() {
@@ -276,7 +389,7 @@ mod tests {
         }
 
         fn sync(&mut self) {
-            if self.accel.has_get() {
+            if self.accel.has_get(&Faults::default()) {
                 self.accel.get(&mut self.desk.ctx());
                 self.accel.merge(&mut self.d, &mut self.desk.ctx());
             }
@@ -428,7 +541,7 @@ mod tests {
         let ram = RamState::new(6, false, &d, &desk.ctx());
         assert!(!ram.is_dirty(Pfn(0)) && ram.n() == 127 && ram.n_equals_popcount());
         let mut clean = d;
-        clean.exchange_into(&mut DirtyBitmap::new(128), |_, _| ());
+        clean.exchange_into(&mut DirtyBitmap::new(128));
         desk = Desk::new(&[Fault::RetryFromD]);
         assert_eq!(RamState::new(6, false, &clean, &desk.ctx()).n(), 128);
         assert_eq!(RamState::new(6, true, &clean, &desk.ctx()).n(), 0);

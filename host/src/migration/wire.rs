@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{CmdId, Pfn};
+use crate::balloon::SavedDevice;
+use crate::event::{CmdId, PageRange, Pfn};
 use crate::migration::encoding::Content;
 
 /// Page records that fit into the socket's buffer (Linux: net.core.wmem_default, 208 KiB, holds 52).
@@ -20,13 +21,24 @@ pub enum Record {
         /// Its contents.
         content: Content,
     },
-    /// The devices' state, and the end of the stream.
+    /// What is behind waits until everything before has arrived on all channels (QEMU: RAM_SAVE_FLAG_MULTIFD_FLUSH).
+    Flush,
+    /// The devices' state, and the end of the stream unless postcopy goes on behind it.
     Device {
         /// The command id that the balloon's configuration shows.
         id: CmdId,
+        /// The balloon's state.
+        state: SavedDevice,
         /// Whether the destination shall start its vCPUs.
         start: bool,
     },
+    /// Pages that will be sent again: what came so far is to be dropped (QEMU: MIG_CMD_POSTCOPY_RAM_DISCARD).
+    Discard {
+        /// Which.
+        range: PageRange,
+    },
+    /// The end of a stream that went on behind the devices' state.
+    End,
 }
 
 /// The link's queue.
@@ -50,7 +62,7 @@ impl Wire {
     pub fn pages(&self) -> impl Iterator<Item = Pfn> {
         self.records.iter().filter_map(|record| match record {
             Record::Page { pfn, .. } => Some(*pfn),
-            Record::Device { .. } => None,
+            Record::Flush | Record::Device { .. } | Record::Discard { .. } | Record::End => None,
         })
     }
 

@@ -27,7 +27,7 @@ pub(crate) struct Device {
 }
 
 impl PrecopyNotifier for Device {
-    fn plan(&self, reason: PrecopyReason, vm_running: bool, _ctx: &Ctx<'_>) -> Option<NotifyPlan> {
+    fn plan(&self, reason: PrecopyReason, vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
         let action = match reason {
             PrecopyReason::Setup | PrecopyReason::Complete => None,
             PrecopyReason::BeforeBitmapSync => (self.status != HintStatus::Stop).then_some(NotifyAction::Stop),
@@ -46,6 +46,7 @@ impl PrecopyNotifier for Device {
                 self.status = HintStatus::Stop;
                 ctx.emit(Event::HintStop { from });
             }
+            NotifyAction::NewId => unreachable!("this device starts under its lock"),
             NotifyAction::Start => {
                 self.id += 1;
                 self.status = HintStatus::Requested;
@@ -183,7 +184,7 @@ impl World {
         for pfn in range.pages() {
             self.ram.write_unlogged(pfn.address(), &value.to_le_bytes());
         }
-        self.state.devices.vhost.mark(range);
+        self.state.devices.vhost.wrote(range, &self.faults);
     }
 
     /// The iothread applies a hint, if the migration thread lets it.

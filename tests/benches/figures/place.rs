@@ -28,7 +28,7 @@ const ROUNDS: u64 = 4;
 struct NoDevice;
 
 impl PrecopyNotifier for NoDevice {
-    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &Ctx<'_>) -> Option<NotifyPlan> {
+    fn plan(&self, _reason: PrecopyReason, _vm_running: bool, _ctx: &mut Ctx<'_>) -> Option<NotifyPlan> {
         None
     }
 

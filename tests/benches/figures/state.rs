@@ -96,6 +96,9 @@ impl Observed for Quiet<'_> {
     fn remaining(&self) -> u64 {
         0
     }
+    fn dirtied_last(&self) -> u64 {
+        0
+    }
     fn bitmap_count(&self) -> u64 {
         0
     }
@@ -108,12 +111,28 @@ impl Observed for Quiet<'_> {
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
         self.1.destination.equals_at(word, pages, self.0)
     }
+    fn arrived_at(&self, _word: u64) -> u64 {
+        u64::MAX
+    }
+
+    fn unasked(&self) -> Option<Pfn> {
+        None
+    }
+
     fn zeros_there_and_here(&self, _word: u64, _pages: u64) -> u64 {
         0
     }
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        None
+    }
+
+    fn iothread_references_left(&self) -> u32 {
+        0
+    }
+
     fn vm_running(&self) -> bool {
         true
     }
@@ -147,8 +166,14 @@ fn of_the_host(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
 
 fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
     let view = Quiet(ram, vmm);
-    let mut oracle =
-        Oracle::new(OracleOptions { pages: PAGES, vcpus: 2, ram_bytes: ram.bytes(), hints_stay_free: false, free_pages_are_read: false });
+    let mut oracle = Oracle::new(OracleOptions {
+        pages: PAGES,
+        channels: false,
+        vcpus: 2,
+        ram_bytes: ram.bytes(),
+        hints_stay_free: false,
+        free_pages_are_read: false,
+    });
     let tell = |oracle: &mut Oracle, event: Event| oracle.on_event(0, &Stamped { at_ns: 0, actor: Actor::Migration, event }, &view);
     oracle.drop_details();
     (0..PAGES).for_each(|pfn| oracle.on_write(Pfn(pfn), Actor::Vcpu(0), 0, None));

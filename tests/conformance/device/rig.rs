@@ -42,6 +42,10 @@ impl HintSink for Sink {
         true
     }
 
+    fn load(&mut self, range: PageRange, _: &mut Ctx<'_>) {
+        unreachable!("{range} is loaded under a fault alone");
+    }
+
     fn free_page_hint(&mut self, range: PageRange, id: CmdId, ctx: &mut Ctx<'_>) -> u64 {
         ctx.emit(Event::HintApply { range, id, cleared: range.count });
         self.applied.push(range);

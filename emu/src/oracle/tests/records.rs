@@ -252,6 +252,15 @@ fn a_lost_record_that_a_later_write_makes_good_is_no_violation() {
 }
 
 #[test]
+fn a_dirty_rate_that_counts_what_was_in_b_already_is_caught() {
+    let mut bench = Bench::new(Log::ManualClear);
+    bench.migrate();
+    bench.host.dirtied_last = 5;
+    bench.sync();
+    assert_eq!(broken(bench), [rules::DIRTY_RATE_COUNTS_NEW]);
+}
+
+#[test]
 fn a_wrong_count_is_caught() {
     let mut bench = Bench::new(Log::ManualClear);
     bench.migrate();

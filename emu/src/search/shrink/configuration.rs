@@ -156,6 +156,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.host.balloon_pages = host.balloon_pages);
         self.change(|scenario| scenario.host.stats_interval_ns = host.stats_interval_ns);
         self.change(|scenario| scenario.host.host_page = host.host_page);
+        self.change(|scenario| scenario.host.iothread = host.iothread);
         self.change(|scenario| scenario.host.devices = host.devices.clone());
         if !self.change(|scenario| scenario.host.features = host.features) {
             self.features(host.features);
@@ -168,7 +169,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.guest.init_on_alloc = guest.init_on_alloc);
         self.change(|scenario| scenario.guest.init_on_free = guest.init_on_free);
         self.change(|scenario| scenario.guest.late_probe = guest.late_probe);
-        self.change(|scenario| scenario.guest.deflate_silently = guest.deflate_silently);
+        self.change(|scenario| scenario.guest.manners = guest.manners);
         let start = self.scenario.migration.start.clone();
         self.change(|scenario| scenario.migration = Migration { start, ..migration.clone() });
         self.change(|scenario| scenario.migration.start = migration.start.clone());
@@ -177,6 +178,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.migration.downtime_limit_ns = migration.downtime_limit_ns);
         self.change(|scenario| scenario.migration.encoding = migration.encoding);
         self.change(|scenario| scenario.migration.complete_before_sync = migration.complete_before_sync);
+        self.change(|scenario| scenario.migration.modes = migration.modes.clone());
         self.change(|scenario| scenario.costs = Costs::default());
         self.change(|scenario| scenario.limits = Limits::default());
     }
@@ -197,8 +199,8 @@ impl Shrinker<'_> {
             self.change(|scenario| scenario.injections[index].before.clear());
             self.change(|scenario| match &mut scenario.injections[index].action {
                 Action::Write { offset, pages, .. } => (*offset, *pages) = (0, 1),
-                Action::ClearLog { pages, .. } => *pages = 1,
-                Action::Task(_) | Action::Monitor(_) | Action::RepeatId => {}
+                Action::ClearLog { pages, .. } | Action::Iommu { pages, .. } => *pages = 1,
+                Action::Task(_) | Action::Monitor(_) | Action::RepeatId | Action::VhostQueue { .. } => {}
             });
         }
     }
@@ -257,7 +259,9 @@ fn without_page(scenario: &Scenario, index: usize) -> Option<Scenario> {
     let (name, _): (PageName, PageSpec) = less.pages.iter().nth(index).map(|(name, spec)| (name.clone(), spec.clone()))?;
     less.pages.remove(&name);
     let written = less.injections.iter().chain(&less.may).filter_map(|injection| match &injection.action {
-        Action::Write { page, .. } | Action::ClearLog { page, .. } => Some(page.clone()),
+        Action::Write { page, .. } | Action::ClearLog { page, .. } | Action::VhostQueue { page, .. } | Action::Iommu { page, .. } => {
+            Some(page.clone())
+        }
         Action::Task(_) | Action::Monitor(_) | Action::RepeatId => None,
     });
     let mut named: BTreeSet<PageName> = written.chain(less.expect.sent.keys().cloned()).collect();

@@ -21,7 +21,9 @@ mod uses;
 use std::fmt;
 use std::sync::Arc;
 
+use host::dirty::bitmap::DirtyBitmap;
 use host::event::Stamped;
+use host::fault::FaultSet;
 use host::step::{Costs, Move};
 
 use crate::oracle::guest_mm;
@@ -291,6 +293,10 @@ impl System for SearchWorld {
         }
     }
 
+    fn asked(&self) -> FaultSet {
+        self.world.faults.asked()
+    }
+
     fn take(&mut self, choice: Choice) {
         let who = self.who(choice.id);
         self.begin(who);
@@ -350,6 +356,10 @@ impl System for SearchWorld {
         }
         for pfn in state.watch.0.difference(&self.world.state.watch.0) {
             self.world.machine.trap(*pfn, true);
+        }
+        if self.world.state.vmm.migration.missing() != state.vmm.migration.missing() {
+            let missing = state.vmm.migration.missing();
+            self.world.machine.set_missing(missing.into_iter().flat_map(DirtyBitmap::all_words));
         }
         if self.world.state.window != state.window {
             self.world.costs = if state.window == Window::Open { NO_COSTS } else { self.world.scenario.costs.clone() };

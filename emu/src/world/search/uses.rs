@@ -20,12 +20,14 @@ fn own_of_host(actor: Actor) -> u64 {
         Actor::Iothread => object::DEVICE,
         Actor::Migration => object::MIGRATION,
         Actor::Destination => object::DESTINATION | object::WIRE,
+        Actor::Channel(_) => object::BITMAP,
+        Actor::Receiver(_) => object::DESTINATION,
         Actor::MainLoop => {
             use object::{BITMAP, DESTINATION, DEVICE, MIGRATION, MONITOR, RECORDS, STATUS, VM, WIRE};
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
         }
         Actor::Vhost => object::RECORDS,
-        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector => unreachable!("{actor} is no thread of the host"),
+        Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => unreachable!("{actor} is no thread of the host"),
     }
 }
 
@@ -34,9 +36,15 @@ impl World {
     pub(super) fn own(&self, who: Who) -> u64 {
         match who {
             Who::Vcpu(cpu) => object::vcpu(cpu) | object::interrupts(cpu),
+            Who::Host(index) if self.uses_channels(self.hosts[index]) => own_of_host(self.hosts[index]) | object::CHANNELS,
             Who::Host(index) => own_of_host(self.hosts[index]),
             Who::Injector(_) => object::ORDER,
         }
+    }
+
+    fn uses_channels(&self, actor: Actor) -> bool {
+        let elsewhere = matches!(actor, Actor::Iothread | Actor::Vhost);
+        self.scenario.migration.encoding.channels > 0 && !elsewhere
     }
 
     /// Returns what a move shares with others, whatever it does.
@@ -52,6 +60,7 @@ impl World {
                     | Pending::Spin { .. }
                     | Pending::Poll { .. }
                     | Pending::Device { .. }
+                    | Pending::Missing { .. }
                     | Pending::Halted
                     | Pending::Dead => 0,
                 },
@@ -76,12 +85,15 @@ impl World {
                 let by = match injection.by {
                     Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
                     Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
-                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector => 0,
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio | Actor::Channel(_) | Actor::Receiver(_) => {
+                        0
+                    }
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
                     // What happens to the link past the main loop changes what others find at once.
                     Action::Monitor(Command::StallLink | Command::ResumeLink | Command::Yank) => u64::MAX,
+                    Action::VhostQueue { .. } | Action::Iommu { .. } => object::RECORDS,
                     Action::Monitor(_) => object::MONITOR,
                     Action::ClearLog { .. } => u64::MAX,
                 }
@@ -210,6 +222,7 @@ impl Used {
             Event::DstPlace { .. } | Event::DstDevice { .. } => DESTINATION,
             Event::DstStart => DESTINATION | STORES | RECORDS,
             Event::ConfigCmdId { .. }
+            | Event::HintNewId { .. }
             | Event::Notify { .. }
             | Event::DeviceIrq { .. }
             | Event::HintStop { .. }
@@ -227,8 +240,14 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::DstRefuse { .. } => DESTINATION | STATUS,
+            Event::DstEnd => DESTINATION | STORES,
+            Event::ChannelFlush { .. } => WIRE,
+            Event::ChannelQueue { .. } => WIRE,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
+            Event::VhostQueue { .. } => RECORDS,
+            Event::VfioMerge { .. } => RECORDS,
             Event::RamDelta { .. } => BITMAP | WIRE,
             Event::RamSkip { .. } => BITMAP,
             Event::Pin { .. } => RECORDS | STORES,
@@ -290,6 +309,7 @@ impl Used {
             | Event::GuestNamed { .. }
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
+            | Event::VfioWrite { .. }
             | Event::GuestWarn { .. } => 0,
         }
     }

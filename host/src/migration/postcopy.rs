@@ -1,0 +1,276 @@
+//! Postcopy: the guest runs at the destination while its pages still come.
+//!
+//! QEMU: migration/migration.c postcopy_start(), migration_completion_postcopy(), postcopy_pause(); migration/postcopy-ram.c
+//! postcopy_ram_fault_thread(), postcopy_place_page(); migration/ram.c get_queued_page(), ram_dirty_bitmap_reload(). What the destination has not
+//! is *missing*: whoever touches such a page waits in front of the access, a request goes to the source, and the page is placed once. The
+//! source's copy of a missing page is in guest RAM all the while, where nobody can see it; what is placed takes its place there.
+//!
+//! ```text
+//! Active ── migrate_start_postcopy ──> PostcopyDevice ── the destination has the devices ──> PostcopyActive ──> Completed
+//!                                                                                             │        ▲
+//!                                                                                        broken link   │ B made of R
+//!                                                                                             v        │
+//!                                                                                       PostcopyPaused ── migrate_recover ──> PostcopyRecover
+//! ```
+//!
+//! With `run_on`, a plain precopy ends in the same way: the machine goes over to the destination's memory. From there on the source is what was
+//! [left](crate::vmm::Vmm::left), and the next migration goes the other way.
+//!
+//! Differs: requests reach the source at once, and it is the migration thread that takes them, between two pages.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::destination::Destination;
+use crate::dirty::bitmap::DirtyBitmap;
+use crate::event::{Event, MigrationStatus, Pfn};
+use crate::fault::{Fault, Faults};
+use crate::fold::{Fold, Tag};
+use crate::migration::engine::{Migration, Run};
+use crate::migration::wire::Record;
+use crate::step::Ctx;
+
+/// How a migration goes beyond plain precopy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Modes {
+    /// The guest goes on at the destination. QEMU has no such option: there it always does.
+    pub run_on: bool,
+    /// Capability `postcopy-ram`: the migration may be switched, and nobody hints.
+    pub postcopy: bool,
+    /// Rate limit once switched, bytes/s; 0: none (QEMU: `max-postcopy-bandwidth`).
+    pub max_postcopy_bandwidth: u64,
+}
+
+impl Modes {
+    /// Returns whether the guest goes on at the destination.
+    pub fn moves(&self) -> bool {
+        self.run_on || self.postcopy
+    }
+}
+
+/// The state of a migration that may be switched.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Postcopy {
+    /// `migrate_start_postcopy` was given.
+    pub(crate) wanted: bool,
+    /// The destination has told that it has the devices (QEMU: the PONG of the package's PING).
+    pub(crate) loaded: bool,
+    /// `migrate_recover` was given.
+    pub(crate) recover: bool,
+    /// The guest is at the destination.
+    pub(crate) moved: bool,
+    /// Pages that somebody at the destination waits for; whether the request went out before the link broke.
+    asked: BTreeMap<Pfn, bool>,
+    /// Requests on their way to the migration thread, and with it (QEMU: `src_page_requests`).
+    requests: VecDeque<Pfn>,
+    /// The requested page that goes next.
+    pub(crate) urgent: Option<Pfn>,
+    /// Pages that the destination has not, once it runs.
+    missing: Option<DirtyBitmap>,
+    landing: Landing,
+}
+
+/// What the machine has to take over from the destination.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Landing {
+    /// The guest goes on there from now on, running or not.
+    pub moved: Option<bool>,
+    /// Pages that were placed in a guest that runs.
+    pub placed: Vec<Pfn>,
+    /// Pages that will never come: they are zeros from now on (Linux: UFFDIO_UNREGISTER of memory that nobody filled).
+    pub given_up: Vec<Pfn>,
+}
+
+impl Postcopy {
+    pub(crate) fn fold(&mut self, fold: &mut Fold) {
+        let Self { wanted, loaded, recover, moved, asked, requests, urgent, missing, landing: _ } = self;
+        fold.add_each(Tag::Postcopy, [*wanted, *loaded, *recover, *moved]);
+        if *moved {
+            fold.add_part(Tag::Requests, &(&*asked, &*requests, *urgent));
+        }
+        if let Some(missing) = missing {
+            fold.sum_of(Tag::Missing as u64, missing.fold());
+        }
+    }
+
+    /// Returns the next request, if nothing that was requested is about to be sent.
+    pub(crate) fn request(&self) -> Option<Pfn> {
+        self.requests.front().copied().filter(|_| self.urgent.is_none())
+    }
+
+    /// Returns whether a page is asked for and not yet looked for.
+    pub(crate) fn has_work(&self) -> bool {
+        self.urgent.is_some() || !self.requests.is_empty()
+    }
+
+    /// Returns whether somebody waits for a page.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// The link broke: what is on it is gone, in both directions.
+    pub(crate) fn cut(&mut self) {
+        self.requests.clear();
+        self.urgent = None;
+        self.loaded = false;
+    }
+}
+
+impl Migration {
+    /// `migrate_start_postcopy`. Returns whether it means anything now.
+    pub fn start_postcopy(&mut self) -> bool {
+        let means = self.run.options.modes.postcopy && self.run.status.is_running();
+        self.run.post.wanted |= means;
+        means
+    }
+
+    /// `migrate_recover`: a new link joins both sides. Returns whether there is something to recover.
+    pub fn recover(&mut self) -> bool {
+        let paused = self.run.status == MigrationStatus::PostcopyPaused;
+        if paused {
+            self.run.link_down = false;
+            self.run.post.recover = true;
+        }
+        paused
+    }
+
+    /// Returns whether the guest has gone over to the destination, and the source is what is left.
+    pub fn has_moved(&self) -> bool {
+        self.run.post.moved
+    }
+
+    /// Returns the pages that the running destination has not; none where it has all.
+    pub fn missing(&self) -> Option<&DirtyBitmap> {
+        self.run.post.missing.as_ref()
+    }
+
+    /// Returns whether the page is missing.
+    pub fn is_missing(&self, pfn: Pfn) -> bool {
+        self.missing().is_some_and(|missing| missing.test(pfn))
+    }
+
+    /// Returns whether somebody waits for the page already.
+    pub fn is_asked_for(&self, pfn: Pfn) -> bool {
+        self.run.post.asked.contains_key(&pfn)
+    }
+
+    /// Returns whether a request for the page is on its way, or its answer.
+    pub fn request_is_under_way(&self, pfn: Pfn) -> bool {
+        let Postcopy { requests, urgent, .. } = &self.run.post;
+        let sent = self.hand().is_some_and(|hand| hand.pfn == pfn) || self.wire().pages().any(|page| page == pfn);
+        sent || requests.contains(&pfn) || *urgent == Some(pfn)
+    }
+
+    /// Returns a page that somebody waits for, when no request for it is under way, nor its answer.
+    pub fn unasked(&self) -> Option<Pfn> {
+        self.run.post.asked.keys().copied().find(|pfn| !self.request_is_under_way(*pfn))
+    }
+
+    /// Somebody at the destination touches a missing page. QEMU: postcopy_ram_fault_thread(), migrate_send_rp_req_pages().
+    ///
+    /// # Panics
+    /// When the page is not missing, or is asked for.
+    pub fn page_fault(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        assert!(self.is_missing(pfn) && !self.is_asked_for(pfn), "page {pfn} is no news");
+        ctx.emit(Event::DstFault { pfn });
+        let linked = self.run.healthy();
+        self.run.post.asked.insert(pfn, linked);
+        if linked {
+            self.run.post.requests.push_back(pfn);
+        }
+    }
+
+    /// Returns what the machine has to take over since the last call.
+    pub fn take_landing(&mut self) -> Option<Landing> {
+        let landing = &mut self.run.post.landing;
+        (*landing != Landing::default()).then(|| std::mem::take(landing))
+    }
+}
+
+impl Run {
+    /// Returns whether the guest has been, or is being, sent off before its pages.
+    pub(crate) fn in_postcopy(&self) -> bool {
+        match self.status {
+            MigrationStatus::PostcopyDevice
+            | MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => true,
+            MigrationStatus::None
+            | MigrationStatus::Setup
+            | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
+            | MigrationStatus::Device
+            | MigrationStatus::Completed
+            | MigrationStatus::Cancelling
+            | MigrationStatus::Cancelled
+            | MigrationStatus::Failing
+            | MigrationStatus::Failed => false,
+        }
+    }
+
+    /// Tells the destination what to drop: all that will be sent again (QEMU: ram_postcopy_send_discard_bitmap()).
+    pub(crate) fn send_discards(&mut self) {
+        for range in self.ram().b().ranges() {
+            self.wire.push(Record::Discard { range });
+        }
+    }
+
+    /// Takes a request, and says which page is to be sent for it. QEMU: get_queued_page(): a page that is not in B is taken for sent.
+    pub(crate) fn take_request(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        let pfn = self.post.requests.pop_front().expect("a request is there");
+        ctx.emit(Event::DstRequest { pfn });
+        self.post.urgent = self.ram().is_dirty(pfn).then_some(pfn);
+        ctx.costs.element_ns
+    }
+
+    /// The guest goes on at the destination; in postcopy all that has not arrived is missing.
+    pub(crate) fn move_guest(&mut self, running: bool, destination: &Destination) {
+        self.post.moved = true;
+        self.stopped_vm = false;
+        self.post.landing.moved = Some(running);
+        if self.in_postcopy() {
+            let mut missing = DirtyBitmap::full(destination.received().pages());
+            for range in destination.received().ranges() {
+                missing.clear_range(range);
+            }
+            self.post.missing = Some(missing);
+        }
+    }
+
+    /// A page was placed: who waits for it goes on. QEMU: postcopy_place_page(). A page that is there cannot be placed: the destination gives up.
+    pub(crate) fn land(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        let Some(missing) = &mut self.post.missing else { return };
+        if missing.clear(pfn) {
+            self.post.asked.remove(&pfn);
+            self.post.landing.placed.push(pfn);
+        } else {
+            ctx.crash(format!("UFFDIO_COPY of page {pfn}: it is there already"));
+        }
+    }
+
+    /// The destination has read the end of the stream, and serves no fault any more. QEMU: postcopy_ram_incoming_cleanup().
+    pub(crate) fn end_postcopy(&mut self, ctx: &mut Ctx<'_>) {
+        ctx.emit(Event::DstEnd);
+        self.destination_done = true;
+        if let Some(missing) = self.post.missing.take() {
+            self.post.landing.given_up.extend(missing.ones());
+        }
+        self.post.asked.clear();
+    }
+
+    /// A new link: the destination tells what it has, and asks again for what is waited for. QEMU: ram_dirty_bitmap_reload(),
+    /// migrate_send_rp_req_pages_pending(). [`Fault::RequestsNotResent`]: only for what was never sent.
+    pub(crate) fn recover(&mut self, destination: &Destination, faults: &Faults) {
+        let received = destination.received().ranges();
+        self.ram_mut().reload(&received);
+        let Postcopy { asked, requests, recover, .. } = &mut self.post;
+        *recover = false;
+        let all = !faults.on(Fault::RequestsNotResent);
+        requests.extend(asked.iter().filter(|(_, sent)| all || !**sent).map(|(pfn, _)| *pfn));
+        asked.values_mut().for_each(|sent| *sent = true);
+    }
+
+    /// Returns pages in front of others: those that were asked for.
+    pub(crate) fn next_to_send(&self) -> Option<Pfn> {
+        self.post.urgent.or_else(|| self.ram().next_dirty())
+    }
+}
