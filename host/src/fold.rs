@@ -82,6 +82,7 @@ pub(crate) enum Tag {
     Partial,
     Ties,
     LoadedDevice,
+    Detached,
     VhostOrder,
     Torn,
     Loaded,
