@@ -84,6 +84,15 @@ impl Oracle {
         }
     }
 
+    /// All channels count as drained: what was taken is on its way.
+    pub(super) fn flush(&mut self, index: usize) {
+        if let Some(pfn) = self.records.any_held() {
+            self.break_rule(rules::FLUSHED_PAGES_ARE_SENT, Some(index), Blame::Host, || {
+                format!("the channels count as flushed, but page {pfn} was taken and is not on its way")
+            });
+        }
+    }
+
     pub(super) fn bitmap_sync(&mut self, index: usize, new: u64, world: &dyn Observed) {
         self.counter.sync();
         self.records.end_sync(&mut self.pages);

@@ -87,6 +87,8 @@ pub trait Observed {
 pub struct OracleOptions {
     /// Pages of RAM.
     pub pages: u64,
+    /// Channels send pages: many are taken from B and not yet on the wire.
+    pub channels: bool,
     /// Number of vCPUs: that many task mailboxes are in use.
     pub vcpus: u8,
     /// Size of RAM, bytes.
@@ -193,7 +195,7 @@ impl Oracle {
         Self {
             options,
             pages: Pages::new(options.pages),
-            records: Records::new(),
+            records: Records::new(options.channels),
             arrivals: Arrivals::default(),
             device: Device::new(),
             heads: Heads::default(),
@@ -333,6 +335,7 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::ChannelFlush { channels: _ } => self.flush(index),
             Event::SlotDelete { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
@@ -462,6 +465,7 @@ impl Oracle {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::Pin { .. }
+            | Event::ChannelQueue { .. }
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume

@@ -46,6 +46,7 @@ impl World {
         faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
         let oracle = Oracle::new(OracleOptions {
             pages: ram.pages(),
+            channels: scenario.migration.encoding.channels > 0,
             vcpus: scenario.guest.vcpus,
             ram_bytes: ram.bytes(),
             hints_stay_free: scenario.guest.driver.hints_stay_free(),

@@ -224,6 +224,13 @@ impl RamState {
         Some(self.blocks[self.list.order()[found.at]].place.pfn(found.page))
     }
 
+    /// Returns where the scan comes by a page: by block in the order of their list, then by page.
+    pub(crate) fn scan_place(&self, pfn: Pfn) -> (usize, u64) {
+        let block = self.list.block_of(pfn);
+        let at = self.list.order().iter().position(|other| *other == block).expect("each block is in the order");
+        (at, pfn.0)
+    }
+
     /// Takes the page's chunk out of C, and returns whether it was there: a CLEAR of it must then precede the page's read.
     pub fn take_chunk(&mut self, pfn: Pfn) -> bool {
         let chunk_shift = self.chunk_shift;
