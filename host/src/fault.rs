@@ -446,6 +446,11 @@ faults! {
         mechanism: "a memory slot that is deleted and recreated, because the guest changes who sees that memory, takes K along before any sync has read it", effect: Loss,
         steps: ["the migration sends P, then vCPU 1 writes P: K has it", "the guest toggles PAM: the slot is deleted with its K, and created with an empty one", "the next sync finds nothing of P"],
         fix: "the slot's log is read and merged before the slot is deleted, and since 8.0 no vCPU runs between the two" },
+    /// vCPUs run while a slot is updated.
+    SlotUpdateTorn { name: "slot-update-torn", id: "K01", source: "QEMU 2.3 to 7.2, fixed in 8.0 by f39b7d2b96",
+        mechanism: "the log of a slot that is deleted is read first, but vCPUs run on: what they write until the slot is gone goes with it", effect: Loss,
+        steps: ["the guest toggles PAM: the slot's log is read and merged", "vCPU 1 writes P: K has it", "the slot is deleted with its K, and created with an empty one"],
+        fix: "where a slot is updated, all vCPUs are kept out of the kernel from before the read until the new slot is there" },
     /// What KVM writes by itself is not collected.
     BackupIgnored { name: "backup-ignored", id: "K05", source: "QEMU with dirty rings on arm64, mended in 8.1 by b20cc77692 and 1e493be587",
         mechanism: "KVM has no vCPU's ring for what it writes outside of vCPUs, as an interrupt controller's tables, and sets bits in a bitmap that nobody reads", effect: Loss,
@@ -595,6 +600,51 @@ faults! {
         mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
         steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
         fix: "a page that was refused is sent from RAM" },
+    /// Zero pages of the first round are not sent.
+    FirstZerosUnsent { name: "first-zeros-unsent", id: "E07", source: "QEMU f1c72795af (1.5), reverted in 1.6 by 9ef051e553",
+        mechanism: "in the first round pages of zeros are not sent, since the destination's memory is zero anyway: where it is not, what stood there stays", effect: Loss,
+        steps: ["firmware has written page P at the destination", "the source's P is zero: in the first round nothing is sent", "the guest goes on with the firmware's bytes in P"],
+        fix: "a zero page is sent as a record of nine bytes, and the destination makes it zero" },
+    /// R is not told of pages that an accelerator decompresses.
+    UnrecordedPages { name: "unrecorded-pages", id: "E09", source: "QEMU, fixed in 10.0 by 2588a5f99b and a523bc5216",
+        mechanism: "pages that arrive compressed by QPL or QATzip are not recorded as received: a zero page that follows counts as the first arrival, and is skipped", effect: Loss,
+        steps: ["P arrives as v1, and R stays clear", "P is zero: a zero page arrives on a channel", "R is clear, so P is taken to be zero already: v1 stays"],
+        fix: "each way to receive a page records it" },
+    /// A packet of zero pages is not written.
+    DropZeroPacket { name: "drop-zero-packet", id: "E10", source: "QEMU, fixed in 10.0 by cdc3970f85",
+        mechanism: "with a compression method a packet that has nothing to compress is not written, and the zero pages that it lists with it", effect: Loss,
+        steps: ["P arrives as v1", "P is zero, and so are all pages of its packet", "the packet is not written: v1 stays"],
+        fix: "a packet without data is written for its header's sake" },
+    /// A page that became zero keeps its bit in the file.
+    ZeroStaysInFile { name: "zero-stays-in-file", id: "E11", source: "QEMU, fixed in 9.0 by 8fa1a21c6e",
+        mechanism: "the loop that clears the file's bits of a packet's zero pages has wrong bounds: a page that had data before keeps its bit, and its old bytes are loaded", effect: Loss,
+        steps: ["P goes into the file as v1: its bit is set", "P is zero: the sender leaves its bit as it is", "the file is loaded: P is v1"],
+        fix: "the loop runs over the packet's zero pages" },
+    /// Pages that are not in the file keep what they held.
+    AbsentPagesStay { name: "absent-pages-stay", id: "E12", source: "QEMU, fixed in 10.2 by 0ecd285824",
+        mechanism: "a file is loaded into memory that was used before: pages that are not in the file are not made zero", effect: Loss,
+        steps: ["a VM has run, and P holds its bytes", "a file without P is loaded: P was zero", "the guest goes on with the old bytes in P"],
+        fix: "pages that are absent are made zero, unless the memory is fresh" },
+    /// No barrier between rounds.
+    NoRoundBarrier { name: "no-round-barrier", id: "E15", source: "QEMU, the class of 294e5a4034 (8.1) and f5f48a7891 (9.0)",
+        mechanism: "nothing keeps the channels' packets of two rounds apart: a page's newer copy on a fast channel arrives before its older one on a slow channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a slow channel", "round 2: P goes as v2 on another, and is placed", "v1 arrives, and is placed over v2"],
+        fix: "when the scan has passed all of RAM, every channel is drained and synchronised before the next page is queued" },
+    /// The main channel does not wait at the barrier.
+    MainPassesBarrier { name: "main-passes-barrier", id: "E15b", source: "QEMU, the class of 294e5a4034 (8.1)",
+        mechanism: "the channels wait for each other between rounds, and the main channel for none: a zero record on it arrives before the page's older bytes on a channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a channel that is late", "round 2: P is zero, and the migration thread sends a zero record on the main channel", "the record is placed, and then v1"],
+        fix: "a flush record in the main stream waits for all channels" },
+    /// A flush does not wait for what is queued.
+    FlushForgetsQueued { name: "flush-forgets-queued", id: "E16", source: "QEMU, fixed in 8.0 by ebfc578715 and 7.1 by cf20c89733",
+        mechanism: "with zero copy a flush may be asked for before the last packet is queued, and does not wait for it: its pages count as sent and are not read", effect: Rule,
+        steps: ["a sender has a packet, and has not queued it", "the flush finds nothing queued, and is over", "the packet's pages are read afterwards"],
+        fix: "the flush is made by the sender, behind its packets" },
+    /// The destination starts before its receivers are done.
+    StartBeforeChannels { name: "start-before-channels", id: "E17", source: "QEMU, fixed in 2.7 by 5533b2e9bc",
+        mechanism: "the destination starts its vCPUs while threads still hold pages that have arrived: they are placed late, over what the guest writes", effect: Loss,
+        steps: ["the last copy of P has arrived, and waits for its thread", "the device state arrives, and the vCPUs start", "P is placed under the running guest"],
+        fix: "the main thread waits until all threads are done" },
 
     // ---- 3F: postcopy
     /// Requests that were on a broken link are forgotten.

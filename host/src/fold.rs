@@ -46,6 +46,9 @@ pub(crate) enum Tag {
     Hand,
     Wire,
     Xbzrle,
+    Multifd,
+    MappedRam,
+    Placed,
 
     DestinationStatus,
     Received,

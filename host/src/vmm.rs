@@ -17,7 +17,9 @@ use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
 use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::migration::encoding::DestinationRam;
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
@@ -257,9 +259,9 @@ impl Vmm {
             devices,
             balloon,
             migration: Migration::new(),
-            destination: match options.migration.first_round {
-                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
-                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            destination: match (options.migration.first_round, options.migration.encoding.destination_ram) {
+                (FirstRound::All, DestinationRam::Used) => Destination::new(options.pages, GARBAGE_SEED),
+                (FirstRound::Populated, _) | (_, DestinationRam::Fresh) => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
             },
             vm: VmState { running: true },
             monitor: Monitor::default(),
@@ -297,7 +299,9 @@ impl Vmm {
     /// Returns what an actor would do next. `vcpus_in_store`: a vCPU has marked a page and not yet stored to it.
     pub fn next(&self, actor: Actor, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match actor {
-            Actor::Migration | Actor::Destination => self.migration.next(actor, &self.view(vcpus_in_store), ctx),
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
+                self.migration.next(actor, &self.view(vcpus_in_store), ctx)
+            }
             Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
@@ -317,13 +321,14 @@ impl Vmm {
                 Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
+            Actor::Channel(_) | Actor::Receiver(_) => None,
         }
     }
 
     /// Makes an actor's next move, and returns its cost, nanoseconds.
     pub fn step(&mut self, actor: Actor, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match actor {
-            Actor::Migration | Actor::Destination => {
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(actor, &mut parts, ctx)
             }
@@ -360,6 +365,7 @@ impl Vmm {
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
         self.migration.wire().pages().any(|page| page == pfn)
+            || self.migration.multifd().is_some_and(|multifd| multifd.pages().any(|page| page == pfn))
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
 
@@ -373,10 +379,18 @@ impl Vmm {
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
-    /// Carries out a command about tracking.
+    /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.
     fn track(&mut self, command: TrackingCommand, ctx: &mut Ctx<'_>) {
         match command {
-            TrackingCommand::TogglePam => self.accel.replace_slot(PAM, &mut self.d, ctx),
+            TrackingCommand::TogglePam if ctx.faults.on(Fault::SlotUpdateTorn) => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::ReplaceSlot));
+            }
+            TrackingCommand::TogglePam => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.accel.replace_slot(PAM, ctx);
+            }
+            TrackingCommand::ReplaceSlot => self.accel.replace_slot(PAM, ctx),
             TrackingCommand::DirtyRateStart => self.accel.dirty_rate_start(&mut self.d, ctx),
             TrackingCommand::DirtyRateStop => self.accel.dirty_rate_stop(&mut self.d, ctx),
             TrackingCommand::PlugVcpu => {

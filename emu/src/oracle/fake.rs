@@ -174,6 +174,7 @@ impl Bench {
         };
         let oracle = Oracle::new(OracleOptions {
             pages: PAGES,
+            channels: false,
             vcpus: 1,
             ram_bytes,
             hints_stay_free,

@@ -85,6 +85,8 @@ pub trait Observed {
 pub struct OracleOptions {
     /// Pages of RAM.
     pub pages: u64,
+    /// Channels send pages: many are taken from B and not yet on the wire.
+    pub channels: bool,
     /// Number of vCPUs: that many task mailboxes are in use.
     pub vcpus: u8,
     /// Size of RAM, bytes.
@@ -191,7 +193,7 @@ impl Oracle {
         Self {
             options,
             pages: Pages::new(options.pages),
-            records: Records::new(),
+            records: Records::new(options.channels),
             arrivals: Arrivals::default(),
             device: Device::new(),
             heads: Heads::default(),
@@ -318,7 +320,8 @@ impl Oracle {
             }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
-                if stamped.actor == Actor::Display {
+                // A display's refresh, or the end of a slot: no sync, and what was dirty before the round is found again.
+                if stamped.actor != Actor::Migration {
                     self.device.merged();
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
@@ -331,6 +334,8 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotCreate { range } => self.slot_created(*range, world),
+            Event::ChannelFlush { channels: _ } => self.flush(index),
             Event::SlotDelete { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
@@ -454,7 +459,6 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::ChannelSync { .. }
             | Event::DstDiscard { .. }
@@ -464,6 +468,7 @@ impl Oracle {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::Pin { .. }
+            | Event::ChannelQueue { .. }
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume

@@ -63,6 +63,12 @@ pub const HINT_APPLIED_UNDER_ITS_ID: &str = "hint-applied-under-its-id";
 /// undone in between. Cannot alarm falsely: the engine changes both in one step.
 pub const N_EQUALS_POPCOUNT: &str = "n-equals-popcount";
 
+/// When the channels have been flushed, every page that was taken from B is on its way.
+///
+/// Source: QEMU: migration/multifd.c multifd_send_sync_main(): what follows may count on the older copy being read. Looked at when the flush is
+/// over. Cannot alarm falsely: the migration thread has no page in hand then.
+pub const FLUSHED_PAGES_ARE_SENT: &str = "flushed-pages-are-sent";
+
 /// The dirty rate counts the pages that a sync has found newly dirty, and no others.
 ///
 /// Source: QEMU: migration/ram.c `num_dirty_pages_period`, fb6135807f. It is what auto-converge goes by. Looked at after each sync. Cannot alarm falsely:

@@ -109,6 +109,8 @@ pub fn particulars(event: &Event) -> String {
         E::VfioWrite { range } => range.to_string(),
         E::VfioMerge { pages } => format!("{pages} pages to D"),
         E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
+        E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
+        E::ChannelFlush { channels } => format!("{channels} channels"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

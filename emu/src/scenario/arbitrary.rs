@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
@@ -361,14 +361,38 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
         .prop_map(|((run_on, postcopy), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth });
     (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>()), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
         |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, (complete_before_sync, hints_first)), rounds_min, modes)| {
-            Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync, hints_first, modes }
+            Migration {
+                start,
+                bandwidth,
+                max_bandwidth,
+                downtime_limit_ns,
+                encoding,
+                rounds_min,
+                complete_before_sync,
+                hints_first,
+                modes: Modes { postcopy: modes.postcopy && encoding.refused(true).is_none(), ..modes },
+            }
         },
     )
 }
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=20u32).prop_map(|shift| 1 << shift)];
-    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
+    let words = (select(ZeroPages::ALL), select(Compression::ALL), select(DestinationRam::ALL));
+    (words, xbzrle, prop_oneof![Just(0), 1..=8u8], any::<[bool; 2]>()).prop_map(
+        |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
+            let (zero_pages, compression, destination_ram) = words;
+            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            while let Some((key, _)) = encoding.refused(false) {
+                match key {
+                    "xbzrle" => encoding.xbzrle_pages = 0,
+                    "multifd_compression" => encoding.compression = Compression::None,
+                    _ => encoding.zero_copy = false,
+                }
+            }
+            encoding
+        },
+    )
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {

@@ -161,6 +161,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::Throttle
         | K::VhostLogStart
         | K::DstEnd
+        | K::ChannelQueue
+        | K::ChannelFlush
         | K::HintNewId
         | K::LinkStall
         | K::LinkResume

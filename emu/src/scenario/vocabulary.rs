@@ -6,8 +6,8 @@
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::words::{
-    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, hows, numberings, profiles, targets, verdicts, waiters,
-    walks, zero_pages,
+    blames, compressions, corrections, destination_rams, dirty_logs, drivers, faults, features, grains, holds, hows, numberings, profiles,
+    targets, verdicts, waiters, walks, zero_pages,
 };
 
 /// A table of the file.
@@ -156,6 +156,7 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const CHANNELS: Range = range(0, 8, "more would show nothing that eight do not");
 const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
@@ -482,6 +483,13 @@ static MIGRATION: Table = Table {
             Kind::FlagOrWord("way to find zero pages", zero_pages),
         )
         .default("\"legacy\""),
+        key("multifd_channels", "Channels for pages beside the main one; 0: none.", Kind::Integer(CHANNELS)).default("0"),
+        key("multifd_compression", "How channels compress; needs channels.", Kind::Word("compression", compressions)).default("\"none\""),
+        key("zero_copy", "Channels read pages when they leave, not when they are queued; needs channels, and no compression.", Kind::Flag)
+            .default("false"),
+        key("mapped_ram", "The stream is a file in which each page has its place.", Kind::Flag).default("false"),
+        key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
+            .default("\"used\""),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key(
             "hints_first",

@@ -299,6 +299,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::ChannelFlush
         | K::HintNewId
         | K::VfioMerge
         | K::Pass => Reading::Detail,
@@ -315,6 +316,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RamPage
         | K::LockTake
         | K::LockRelease
+        | K::ChannelQueue
         | K::Inject => Reading::Machinery,
     }
 }

@@ -268,6 +268,8 @@ impl World {
             | Actor::MainLoop
             | Actor::Display
             | Actor::Destination
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
             | Actor::Injector => unreachable!("checked by the parser"),
         }
     }

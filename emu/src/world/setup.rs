@@ -44,6 +44,7 @@ impl World {
         let oracle = Oracle::new(OracleOptions {
             hints_first: scenario.migration.hints_first,
             pages: ram.pages(),
+            channels: scenario.migration.encoding.channels > 0,
             vcpus: scenario.guest.vcpus,
             ram_bytes: ram.bytes(),
             hints_stay_free: scenario.guest.driver.hints_stay_free(),

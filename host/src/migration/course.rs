@@ -220,7 +220,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
-        Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
+        Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,

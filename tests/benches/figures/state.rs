@@ -168,6 +168,7 @@ fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
     let view = Quiet(ram, vmm);
     let mut oracle = Oracle::new(OracleOptions {
         pages: PAGES,
+        channels: false,
         vcpus: 2,
         ram_bytes: ram.bytes(),
         hints_stay_free: false,
