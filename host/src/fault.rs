@@ -459,6 +459,11 @@ faults! {
         mechanism: "a memory slot that is deleted and recreated, because the guest changes who sees that memory, takes K along before any sync has read it", effect: Loss,
         steps: ["the migration sends P, then vCPU 1 writes P: K has it", "the guest toggles PAM: the slot is deleted with its K, and created with an empty one", "the next sync finds nothing of P"],
         fix: "the slot's log is read and merged before the slot is deleted, and since 8.0 no vCPU runs between the two" },
+    /// vCPUs run while a slot is updated.
+    SlotUpdateTorn { name: "slot-update-torn", id: "K01", source: "QEMU 2.3 to 7.2, fixed in 8.0 by f39b7d2b96",
+        mechanism: "the log of a slot that is deleted is read first, but vCPUs run on: what they write until the slot is gone goes with it", effect: Loss,
+        steps: ["the guest toggles PAM: the slot's log is read and merged", "vCPU 1 writes P: K has it", "the slot is deleted with its K, and created with an empty one"],
+        fix: "where a slot is updated, all vCPUs are kept out of the kernel from before the read until the new slot is there" },
     /// What KVM writes by itself is not collected.
     BackupIgnored { name: "backup-ignored", id: "K05", source: "QEMU with dirty rings on arm64, mended in 8.1 by b20cc77692 and 1e493be587",
         mechanism: "KVM has no vCPU's ring for what it writes outside of vCPUs, as an interrupt controller's tables, and sets bits in a bitmap that nobody reads", effect: Loss,
@@ -719,6 +724,11 @@ faults! {
     // ---- 3I: snapshots
 
     // ---- 3J: other VMMs
+    /// A snapshot is taken when the round of hints begins.
+    SnapshotWhenAnswered { name: "snapshot-when-answered", id: "X02", source: "e2b-dev/infra, pull request 2552, of 2026",
+        mechanism: "an orchestrator takes the guest for done when its command id has reached the host's: that is the moment when the driver has begun to hint", effect: Rule,
+        steps: ["the host starts round 2", "the driver sends id 2, and begins to hint", "the guest's id is not below the host's: the VM is paused, its hints in the queue"],
+        fix: "The round is over when the driver has sent its stop id, and the device has answered DONE." },
     /// What the VMM writes itself stands in no log.
     VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
         mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,

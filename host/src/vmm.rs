@@ -16,7 +16,8 @@ use crate::dirty::command::TrackingCommand;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
-use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason};
+use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::encoding::DestinationRam;
 use crate::migration::engine::{Migration, Parts, View, VmState};
@@ -383,10 +384,18 @@ impl Vmm {
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
-    /// Carries out a command about tracking.
+    /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.
     fn track(&mut self, command: TrackingCommand, ctx: &mut Ctx<'_>) {
         match command {
-            TrackingCommand::TogglePam => self.accel.replace_slot(PAM, &mut self.d, ctx),
+            TrackingCommand::TogglePam if ctx.faults.on(Fault::SlotUpdateTorn) => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::ReplaceSlot));
+            }
+            TrackingCommand::TogglePam => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.accel.replace_slot(PAM, ctx);
+            }
+            TrackingCommand::ReplaceSlot => self.accel.replace_slot(PAM, ctx),
             TrackingCommand::DirtyRateStart => self.accel.dirty_rate_start(&mut self.d, ctx),
             TrackingCommand::DirtyRateStop => self.accel.dirty_rate_stop(&mut self.d, ctx),
             TrackingCommand::PlugVcpu => {
@@ -422,8 +431,22 @@ impl Vmm {
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
         let destination = &self.destination;
         match &self.left {
-            Some(left) => View { accel: &left.accel, devices: &left.devices, destination, vm: left.vm, vcpus_in_store: false },
-            None => View { accel: &self.accel, devices: &self.devices, destination, vm: self.vm, vcpus_in_store },
+            Some(left) => View {
+                accel: &left.accel,
+                devices: &left.devices,
+                hints: HintStatus::Stop,
+                destination,
+                vm: left.vm,
+                vcpus_in_store: false,
+            },
+            None => View {
+                accel: &self.accel,
+                devices: &self.devices,
+                hints: self.balloon.hint_status(),
+                destination,
+                vm: self.vm,
+                vcpus_in_store,
+            },
         }
     }
 

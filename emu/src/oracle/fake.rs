@@ -184,6 +184,7 @@ impl Bench {
             hints_stay_free,
             free_pages_are_read: false,
             rom: false,
+            hints_first: false,
         });
         let mut shadow = oracle.clone();
         shadow.drop_details();

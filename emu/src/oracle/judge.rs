@@ -114,6 +114,14 @@ impl Oracle {
         }
     }
 
+    /// A slot is new: what its log begins with, or what was merged of the old one, will be sent, hinted or not.
+    pub(super) fn slot_created(&mut self, range: PageRange, world: &dyn Observed) {
+        for (at, bits) in self.pages.words(range) {
+            let recorded = bits & (world.recorded(Level::K, at) | world.recorded(Level::D, at));
+            self.pages.edit(at, |marks| marks.sending.need_not_send &= !recorded);
+        }
+    }
+
     pub(super) fn migration_state(&mut self, index: usize, to: MigrationStatus, world: &dyn Observed) {
         self.counter.migration_state(to);
         self.counter.free_pages(world.ram());
@@ -271,6 +279,15 @@ impl Oracle {
             cause: None,
             what: format!("of the memory that a task noted {free} pages are not free any more, and {total} are not managed any more"),
         });
+    }
+
+    /// The VM is stopped to be saved: who asked for hints first has had them.
+    pub(super) fn stopped_for_good(&mut self, index: usize) {
+        if self.options.hints_first && self.device.is_open() {
+            self.break_rule(rules::SNAPSHOT_BEHIND_ITS_HINTS, Some(index), Blame::Host, || {
+                "the VM is stopped for a snapshot while its driver hints: what it would have given up is saved".to_owned()
+            });
+        }
     }
 
     pub(super) fn hint_push(&mut self, index: usize, head: u16) {

@@ -101,6 +101,8 @@ pub struct OracleOptions {
     pub free_pages_are_read: bool,
     /// Page 0 is ROM: no guest can give it away.
     pub rom: bool,
+    /// Whoever stops the VM has asked for hints first, and waits for them.
+    pub hints_first: bool,
 }
 
 /// How the run ended.
@@ -322,7 +324,8 @@ impl Oracle {
             }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
-                if stamped.actor == Actor::Display {
+                // A display's refresh, or the end of a slot: no sync, and what was dirty before the round is found again.
+                if stamped.actor != Actor::Migration {
                     self.device.merged();
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
@@ -335,6 +338,7 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotCreate { range } => self.slot_created(*range, world),
             Event::ChannelFlush { channels: _ } => self.flush(index),
             Event::SlotDelete { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
@@ -346,8 +350,13 @@ impl Oracle {
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
-            Event::VmStop => self.counter.vm_stop(stamped.at_ns),
             Event::VfioWrite { range } => self.vfio_write(index, *range, world),
+            Event::VmStop => {
+                self.counter.vm_stop(stamped.at_ns);
+                if stamped.actor == Actor::Migration {
+                    self.stopped_for_good(index);
+                }
+            }
             Event::DstRefuse { message } => self.device_refused(index, message),
             Event::DstDevice { id } => self.counter.destination_device(*id),
             Event::DstStart => {
@@ -455,7 +464,6 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::ChannelSync { .. }
             | Event::DstDiscard { .. }

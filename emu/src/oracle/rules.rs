@@ -171,6 +171,12 @@ pub const REQUEST_IS_ANSWERED: &str = "request-is-answered";
 /// Source: QEMU 0c26781c09. Looked at whenever the source takes a page. Cannot alarm falsely: who finds a page missing asks for it in the same step.
 pub const WAITED_PAGE_IS_ASKED_FOR: &str = "waited-page-is-asked-for";
 
+/// A snapshot that waits for a round of hints is taken behind it.
+///
+/// Source: Firecracker docs/ballooning.md, whose DONE comes when the driver has reported all that it can. Misses: a driver that hints less than it could.
+/// Cannot alarm falsely: between the driver's id and its stop sign it hints.
+pub const SNAPSHOT_BEHIND_ITS_HINTS: &str = "snapshot-behind-its-hints";
+
 /// Violations of one rule that are listed.
 const LISTED_MAX: usize = 16;
 

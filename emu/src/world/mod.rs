@@ -17,6 +17,7 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod ring;
 mod rules;
 pub mod search;
 mod setup;
