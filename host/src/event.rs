@@ -590,6 +590,8 @@ events! {
     VhostQueue { range: PageRange, queue: u8 } = "vhost.queue",
     #[doc = "The destination has read the end of the stream: what has not come never will."]
     DstEnd = "dst.end",
+    #[doc = "All memory is write-protected: the snapshot is of this moment."]
+    SnapshotStart = "snapshot.start",
 }
 
 impl Event {
@@ -718,6 +720,7 @@ impl Event {
             | Event::LinkStall
             | Event::LinkResume
             | Event::VfioMerge { .. }
+            | Event::SnapshotStart
             | Event::Inject { .. } => None,
         }
     }

@@ -71,6 +71,8 @@ pub(crate) enum Tag {
     Requests,
     Missing,
     Left,
+    Snapshot,
+    SnapshotProtected,
     Ring,
     RingLag,
     RingHeld,

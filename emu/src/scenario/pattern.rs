@@ -165,6 +165,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::LinkStall
         | K::LinkResume
         | K::VfioMerge
+        | K::SnapshotStart
         | K::Inject => false,
     }
 }

@@ -31,6 +31,7 @@ use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::postcopy::Postcopy;
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
+use crate::migration::snapshot::Snapshot;
 use crate::migration::wire::{Record, Wire};
 use crate::migration::xbzrle::Xbzrle;
 use crate::step::{Await, Ctx, Move, Next};
@@ -110,6 +111,7 @@ pub(crate) struct Run {
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
     pub(crate) post: Postcopy,
+    pub(crate) snapshot: Snapshot,
     /// The cache for differences, if they are sent.
     pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
@@ -221,7 +223,9 @@ impl Migration {
         let stalled = self.run.stalled;
         self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
-        self.thread = Course { ops: op::setup(!ctx.faults.on(Fault::NoSyncAtStart)), pace: Pace::new(ctx.now_ns, 0) };
+        let snapshot = self.run.options.modes.snapshot;
+        let ops = if snapshot { op::snapshot() } else { op::setup(!ctx.faults.on(Fault::NoSyncAtStart)) };
+        self.thread = Course { ops, pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
     }
 
@@ -340,7 +344,9 @@ impl Migration {
             | Op::WaitRecover
             | Op::Reload
             | Op::SendEnd
+            | Op::SendSaved
             | Op::SetFinal => return None,
+            Op::Protect => EventKind::SnapshotStart,
         };
         Some(Move::plain(kind))
     }
@@ -375,7 +381,7 @@ impl Migration {
         let start_ns = ctx.now_ns;
         let first = ctx.events.len();
         // Who waits for a page may move as soon as it is placed.
-        let waited_for = self.run.post.is_waited_for();
+        let waited_for = self.run.post.is_waited_for() || self.run.snapshot.is_waited_for();
         let mut spent_ns = self.step(actor, parts, ctx);
         let plain = ctx.events.get(first).is_some_and(|stamped| stamped.event.kind() == EventKind::RamPage);
         if let (true, Some(Op::Slice { last })) = (plain, self.thread.ops.front().copied()) {
@@ -485,6 +491,8 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::Reload
             | Op::SendEnd
+            | Op::SendSaved
+            | Op::Protect
             | Op::SetFinal => self.run.perform(op, parts, ctx),
             Op::Slice { .. }
             | Op::Choose(_)
@@ -545,6 +553,7 @@ impl Run {
             hand: None,
             wire: Wire::default(),
             post: Postcopy::default(),
+            snapshot: Snapshot::default(),
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
@@ -568,6 +577,7 @@ impl Run {
             hand,
             wire,
             post,
+            snapshot,
             xbzrle,
             bytes_sent,
             pages_normal: _,
@@ -583,6 +593,7 @@ impl Run {
         if options.modes.moves() {
             post.fold(fold);
         }
+        snapshot.fold(fold);
         if options.paced {
             fold.add(Tag::BytesSent, *bytes_sent);
             fold.add_part(Tag::Slice, slice);
@@ -624,8 +635,11 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::Schedule => plain(EventKind::LockRelease),
+            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::SendSaved | Op::Schedule => {
+                plain(EventKind::LockRelease)
+            }
             Op::LogStart => plain(EventKind::LogStart),
+            Op::Protect => plain(EventKind::SnapshotStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
             Op::Sync(SyncMove::Reap) => plain(EventKind::RingReap),
@@ -726,6 +740,8 @@ impl Run {
                 ctx.unlock(LockId::Bitmap);
                 lock_ns
             }
+            Op::Protect => self.protect(parts, ctx),
+            Op::SendSaved => self.send_saved_device(ctx),
             Op::Reload => {
                 self.recover(parts.destination, ctx.faults);
                 self.change(MigrationStatus::PostcopyActive, ctx)
@@ -820,6 +836,11 @@ impl Run {
             parts.d.merge(&ram.b());
         }
         self.ram = None;
+        if self.options.modes.snapshot {
+            self.end_snapshot();
+            ctx.emit(Event::LogStop);
+            return ctx.costs.state_ns;
+        }
         parts.d.set_tracking(false);
         parts.devices.log_stop();
         parts.accel.log_stop(ctx);

@@ -65,6 +65,8 @@ pub(crate) enum PageMove {
     Page(Pfn),
     /// A request is looked at.
     Request(Pfn),
+    /// A saved page may be written again.
+    Unprotect(Pfn),
 }
 
 impl PageMove {
@@ -82,6 +84,7 @@ impl PageMove {
             PageMove::Skip(pfn) => on(EventKind::RamSkip, pfn),
             PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
             PageMove::Request(pfn) => on(EventKind::DstRequest, pfn),
+            PageMove::Unprotect(pfn) => on(EventKind::SnapshotUnprotect, pfn),
         }
     }
 }
@@ -124,10 +127,14 @@ impl Run {
                 Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
         }
+        if let Some(pfn) = self.snapshot.sent {
+            return PageMove::Unprotect(pfn);
+        }
         if let Some(pfn) = self.post.request() {
             return PageMove::Request(pfn);
         }
-        if !last && self.post.urgent.is_none() && (self.slice.over || self.rate_exceeded(pace)) {
+        let urgent = self.post.urgent.is_some() || self.snapshot.urgent().is_some();
+        if !last && !urgent && (self.slice.over || self.rate_exceeded(pace)) {
             return PageMove::End;
         }
         let ram = self.ram();
@@ -184,6 +191,7 @@ impl Run {
             PageMove::Send(_) | PageMove::Delta(_) | PageMove::Skip(_) => self.send(last, ctx),
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
             PageMove::Request(_) => self.take_request(ctx),
+            PageMove::Unprotect(pfn) => self.unprotect(pfn, ctx),
         }
     }
 
@@ -199,6 +207,7 @@ impl Run {
             | PageMove::Read(_)
             | PageMove::Send(_)
             | PageMove::Request(_)
+            | PageMove::Unprotect(_)
             | PageMove::Delta(_)
             | PageMove::Skip(_) => None,
         }
@@ -217,6 +226,7 @@ impl Run {
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
         self.land(pfn, ctx);
+        self.saved(pfn, true);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
         cost
@@ -243,6 +253,9 @@ impl Run {
 
     /// Returns whether the window's share of the rate limit is used up.
     pub(crate) fn rate_exceeded(&self, pace: &Pace) -> bool {
+        if self.options.modes.snapshot {
+            return false;
+        }
         let limit = if self.in_postcopy() { self.options.modes.max_postcopy_bandwidth } else { self.options.max_bandwidth };
         pace.rate_exceeded(self.bytes_sent, limit, &self.options)
     }
@@ -275,6 +288,7 @@ impl Run {
         if content != Content::Same {
             self.wire.push(Record::Page { pfn, content });
         }
+        self.saved(pfn, false);
         self.clock(last, ctx.now_ns + cost);
         cost
     }

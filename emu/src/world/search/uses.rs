@@ -230,6 +230,7 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::SnapshotStart => RECORDS | BITMAP | STORES,
             Event::DstEnd => DESTINATION | STORES,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
