@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use emu::scenario::model::Driver;
+use emu::scenario::model::{Driver, Host, Profile};
 use host::event::EventKind;
 use host::fault::Fault;
 use lostpage_tests::{files, root, scenario_file};
+use wire::balloon::feature;
 use wire::switch::correct;
 
 const PAGES: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "STYLE.md"];
@@ -64,6 +65,28 @@ fn the_table_of_events_is_current() {
     }
     assert_current("docs/events.md", &text);
 }
+
+/// What a profile's users get stands on its page, and each profile has a part of its own there.
+#[test]
+fn the_page_of_profiles_says_what_each_offers() {
+    let page = std::fs::read_to_string(root().join("docs/profiles.md")).expect("readable");
+    for profile in Profile::ALL {
+        let Host { dirty_log, features, hint_queue_size, queue_size, .. } = Host::of(*profile, Driver::Hint);
+        let names = FEATURE_NAMES.iter().filter(|(bit, _)| features & bit != 0).map(|(_, name)| format!("`{name}`"));
+        let features = names.collect::<Vec<_>>().join(", ");
+        let row = format!("| `{}` | `{}` | {features} | {hint_queue_size} | {queue_size} |\n", profile.name(), dirty_log.name());
+        assert!(page.contains(&row), "docs/profiles.md has no row {row}");
+        assert!(page.contains(&format!("\n## `{}`\n", profile.name())), "{} has no part of its own", profile.name());
+    }
+}
+
+/// Features that a profile offers without being asked.
+const FEATURE_NAMES: [(u64, &str); 4] = [
+    (feature::STATS_VQ, "stats-vq"),
+    (feature::FREE_PAGE_HINT, "free-page-hint"),
+    (feature::PAGE_POISON, "page-poison"),
+    (feature::PAGE_REPORTING, "page-reporting"),
+];
 
 /// Scenarios that list a fault as their witness.
 fn witnesses() -> BTreeMap<Fault, Vec<String>> {

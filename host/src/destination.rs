@@ -6,13 +6,14 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use crate::balloon::LoadedDevice;
 use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{CmdId, PageRange, Pfn};
 use crate::fold::{Fold, Tag, mix_wide};
 use crate::memory::GuestRam;
 use crate::migration::xbzrle::{self, DecodeError};
 use crate::page::{PageBytes, PageContents, ZERO_PAGE};
-use wire::platform::PAGE_SIZE;
+use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Pages of a part of the store: a clone shares parts until one side writes, and a part shares pages.
 const PART_PAGES: u64 = 64;
@@ -38,7 +39,11 @@ pub struct Destination {
     zeroed: bool,
     status: DestinationStatus,
     cmd_id: Option<CmdId>,
+    device: Option<LoadedDevice>,
+    /// R.
     received: DirtyBitmap,
+    /// What was written: all of R, but for zeros that were taken to be there.
+    placed: DirtyBitmap,
     store: Arc<[Option<Arc<Part>>]>,
 }
 
@@ -74,14 +79,16 @@ impl Part {
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, zeroed, status, cmd_id, received, store } = self;
+        let Self { seed, zeroed, status, cmd_id, device, received, placed, store } = self;
         let data = store.iter().flatten().flat_map(|part| &part.pages).flatten().count();
         f.debug_struct("Destination")
             .field("seed", seed)
             .field("zeroed", zeroed)
             .field("status", status)
             .field("cmd_id", cmd_id)
+            .field("device", device)
             .field("received", &received.count())
+            .field("placed", &placed.count())
             .field("data", &data)
             .finish_non_exhaustive()
     }
@@ -96,7 +103,9 @@ impl Destination {
             zeroed: false,
             status: DestinationStatus::Incoming,
             cmd_id: None,
+            device: None,
             received: DirtyBitmap::new(pages),
+            placed: DirtyBitmap::new(pages),
             store: std::iter::repeat_n(None, parts).collect(),
         }
     }
@@ -118,9 +127,13 @@ impl Destination {
 
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { seed: _, zeroed: _, status, cmd_id, received, store } = self;
+        let Self { seed: _, zeroed: _, status, cmd_id, device, received, placed, store } = self;
         fold.add_part(Tag::DestinationStatus, &(*status, *cmd_id));
+        if let Some(device) = device {
+            device.fold(fold);
+        }
         fold.sum_of(Tag::Received as u64, received.fold());
+        fold.sum_of(Tag::Placed as u64, placed.fold());
         for (index, part) in (0..).zip(store.iter()) {
             if let Some(part) = part {
                 fold.sum_of(Tag::Contents as u64 + (index << 32), part.fold());
@@ -145,7 +158,7 @@ impl Destination {
 
     /// Returns whether anything arrived for the page.
     pub fn arrived(&self, pfn: Pfn) -> bool {
-        self.received.test(pfn)
+        self.received.test(pfn) || self.placed.test(pfn)
     }
 
     /// Returns the page's contents.
@@ -153,7 +166,7 @@ impl Destination {
     /// # Panics
     /// When there is no such page.
     pub fn page(&self, pfn: Pfn) -> PageBytes {
-        if !self.arrived(pfn) && !self.zeroed {
+        if !self.placed.test(pfn) && !self.zeroed {
             return self.garbage(pfn);
         }
         self.contents(pfn).map_or(ZERO_PAGE, |contents| *contents.bytes())
@@ -161,7 +174,7 @@ impl Destination {
 
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
-        if !self.arrived(pfn) && !self.zeroed {
+        if !self.placed.test(pfn) && !self.zeroed {
             let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
             return !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same);
         }
@@ -185,13 +198,34 @@ impl Destination {
         if self.contents(pfn).is_some() {
             *self.slot(pfn) = None;
         }
-        self.received.set(pfn);
+        self.record(pfn);
     }
 
     /// Places a page's bytes.
     pub fn place_data(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
         *self.slot(pfn) = Some(contents);
+        self.record(pfn);
+    }
+
+    /// Takes in a zero page of a channel: the first that arrives for a page only counts as received, for memory is taken to be zero then; later
+    /// ones make it zero (QEMU: migration/multifd-zero-page.c multifd_recv_zero_page_process()).
+    pub fn receive_zero(&mut self, pfn: Pfn) {
+        if self.received.test(pfn) {
+            self.place_zero(pfn);
+        } else {
+            self.received.set(pfn);
+        }
+    }
+
+    /// Places a page's bytes without a word to R.
+    pub(crate) fn place_unrecorded(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
+        *self.slot(pfn) = Some(contents);
+        self.placed.set(pfn);
+    }
+
+    fn record(&mut self, pfn: Pfn) {
         self.received.set(pfn);
+        self.placed.set(pfn);
     }
 
     /// Drops what arrived for pages: they will be sent again (QEMU: ram_discard_range()).
@@ -228,7 +262,7 @@ impl Destination {
             slot.take().filter(|contents| Arc::strong_count(contents) == 1).unwrap_or_else(|| Arc::new(PageContents::zeros()));
         Arc::get_mut(&mut contents).expect("nobody else sees it").read(pfn, ram);
         *slot = Some(contents);
-        self.received.set(pfn);
+        self.record(pfn);
         false
     }
 
@@ -236,9 +270,9 @@ impl Destination {
     ///
     /// # Panics
     /// When it came before.
-    pub fn load_device(&mut self, id: CmdId) {
+    pub fn load_device(&mut self, id: CmdId, device: Option<LoadedDevice>) {
         assert_eq!(self.status, DestinationStatus::Incoming, "device state came twice");
-        self.cmd_id = Some(id);
+        (self.cmd_id, self.device) = (Some(id), device);
         self.status = DestinationStatus::Loaded;
     }
 
@@ -249,6 +283,25 @@ impl Destination {
     pub fn finish(&mut self, start: bool) {
         assert_eq!(self.status, DestinationStatus::Loaded, "destination ends before it has the device");
         self.status = if start { DestinationStatus::Started } else { DestinationStatus::Paused };
+        if let (true, Some(mut device)) = (start, self.device.take()) {
+            device.start(|address| self.word(address));
+            self.device = Some(device);
+        }
+    }
+
+    /// Returns the queue of its device, if there is one, with an element that nobody will ever return.
+    pub fn stuck_queue(&self) -> Option<usize> {
+        self.device.as_ref()?.stuck_queue(|address| self.word(address))
+    }
+
+    /// Returns the 16-bit word at an address, if anything arrived for its page.
+    fn word(&self, address: u64) -> Option<u16> {
+        let pfn = Pfn(address >> PAGE_SHIFT);
+        if pfn.0 >= self.received.pages() || !self.arrived(pfn) {
+            return None;
+        }
+        let at = (address % PAGE_SIZE) as usize;
+        self.contents(pfn).map_or(Some(0), |contents| contents.bytes().get(at..at + 2).map(|word| u16::from_le_bytes([word[0], word[1]])))
     }
 
     fn contents(&self, pfn: Pfn) -> Option<&PageContents> {

@@ -390,6 +390,19 @@ faults! {
         steps: ["the balloon takes a reference to its iothread", "the balloon is unplugged", "the iothread cannot be deleted any more"],
         fix: "unrealize() drops the reference." },
 
+    /// A subsection has another name than what it belongs to.
+    SubsectionMisspelt { name: "subsection-misspelt", id: "H18", source: "QEMU 243a9284a9, fixed in 6.2",
+        mechanism: "the subsection for the poison is called \"vitio-balloon-device/page-poison\": the destination takes it for none of the device's, and leaves it in the stream with all that follows",
+        effect: Rule,
+        steps: ["the driver negotiates PAGE_POISON", "the source writes the device's state, with the misspelt subsection in it", "the destination stops to read there: the section does not end where it should, and it gives up"],
+        fix: "The name is spelt right, which no stream with the old one can be told from a broken one by." },
+    /// The statistics buffer stays behind.
+    StatsElementLost { name: "stats-element-lost", id: "H19", source: "QEMU 4a1e48beca and 104e70cae7, fixed in 2.8",
+        mechanism: "the statistics buffer that the device keeps between two polls is in no stream, and the queue's index says that it was taken: the destination never returns it",
+        effect: Stall,
+        steps: ["the device takes the statistics buffer and keeps it", "the VM is migrated", "the destination's device has nothing to ask with, and the driver waits for its buffer for ever"],
+        fix: "When the VM starts, the device goes back by one buffer, and takes it again." },
+
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
     DiscardHostPage { name: "discard-host-page", id: "B04", source: "QEMU ed48c59875, fixed in 4.0",
@@ -438,6 +451,92 @@ faults! {
         mechanism: "an entry's flag is set and read without release and acquire: where memory is weakly ordered, the reaper sees the flag and takes the page number that stood in the place before", effect: Loss,
         steps: ["vCPU 1 faults on P: its entry's flag is visible, its page number is not yet", "the sync reaps the entry as page 0, and the reset protects page 0", "vCPU 1 stores to P, which is neither recorded nor protected"],
         fix: "the flag is stored with release and loaded with acquire semantics, and resetting an entry, too, is a release" },
+
+    /// A deleted slot's log is dropped.
+    SlotDeleteDropsLog { name: "slot-delete-drops-log", id: "K01", source: "QEMU, fixed in 2.3 by 4cc856faba",
+        mechanism: "a memory slot that is deleted and recreated, because the guest changes who sees that memory, takes K along before any sync has read it", effect: Loss,
+        steps: ["the migration sends P, then vCPU 1 writes P: K has it", "the guest toggles PAM: the slot is deleted with its K, and created with an empty one", "the next sync finds nothing of P"],
+        fix: "the slot's log is read and merged before the slot is deleted, and since 8.0 no vCPU runs between the two" },
+    /// vCPUs run while a slot is updated.
+    SlotUpdateTorn { name: "slot-update-torn", id: "K01", source: "QEMU 2.3 to 7.2, fixed in 8.0 by f39b7d2b96",
+        mechanism: "the log of a slot that is deleted is read first, but vCPUs run on: what they write until the slot is gone goes with it", effect: Loss,
+        steps: ["the guest toggles PAM: the slot's log is read and merged", "vCPU 1 writes P: K has it", "the slot is deleted with its K, and created with an empty one"],
+        fix: "where a slot is updated, all vCPUs are kept out of the kernel from before the read until the new slot is there" },
+    /// What KVM writes by itself is not collected.
+    BackupIgnored { name: "backup-ignored", id: "K05", source: "QEMU with dirty rings on arm64, mended in 8.1 by b20cc77692 and 1e493be587",
+        mechanism: "KVM has no vCPU's ring for what it writes outside of vCPUs, as an interrupt controller's tables, and sets bits in a bitmap that nobody reads", effect: Loss,
+        steps: ["the migration sends P, a page of the ITS tables", "KVM writes P for no vCPU: no ring has room for that, the backup bitmap has it", "the last sync reaps the rings alone"],
+        fix: "the last sync, and the deletion of a slot, read the bitmap, too" },
+    /// System management mode's address space is left out of syncs.
+    SmmNotSynced { name: "smm-not-synced", id: "K06", source: "QEMU, fixed in 2.8 by 9c1f8f4493",
+        mechanism: "a sync asks the listeners of the main address space only: what a vCPU writes in system management mode is logged in the slots of another", effect: Loss,
+        steps: ["the migration sends P", "vCPU 1 writes P in system management mode: K of the second address space has it", "the next sync reads the slots of the first"],
+        fix: "a sync goes through all address spaces that a listener belongs to" },
+    /// One flag for all users of the log.
+    LogFlagShared { name: "log-flag-shared", id: "K07", source: "QEMU 5.2 to 6.1, fixed in 6.2 by 63b41db4bc",
+        mechanism: "whether writes are logged is one flag: a measurement of the dirty rate that ends switches it off under a migration", effect: Loss,
+        steps: ["a migration logs writes; a measurement of the dirty rate starts", "the measurement ends, and with it all logging", "vCPU 1 writes P, which is recorded nowhere"],
+        fix: "each user has a bit of its own, and logging ends with the last" },
+    /// The hook that clears K gets an empty range.
+    ClearEmptyRange { name: "clear-empty-range", id: "K08", source: "QEMU 4.1 to 4.2, fixed in 5.0 by 25aa6b3718",
+        mechanism: "where D is tested page by page, the range for CLEAR is computed behind the loop, whose variable has reached the end: it is empty, K stays as it is, and each sync finds the same pages again", effect: OverSend,
+        steps: ["memory is no whole number of words: a sync tests D page by page and then clears K, of no page", "the guest hints P, and P leaves B", "the next sync finds P in K, and P is sent"],
+        fix: "the range is computed before the loop" },
+    /// A recreated slot has no S.
+    SlotLosesS { name: "slot-loses-s", id: "K09", source: "QEMU 4.1 to 4.2, fixed in 5.0 by 9b3a31c745",
+        mechanism: "S is allocated by a slot's first sync only: a slot that was recreated since has none when a CLEAR wants it", effect: HostCrash,
+        steps: ["a sync reads the slot's log into S", "the guest reboots or toggles PAM: the slot is deleted and created, without S", "the migration is about to send a page of it, and its CLEAR asserts that there is S"],
+        fix: "S is allocated whenever a slot is created with its log on" },
+    /// A CLEAR ends with its first slot.
+    ClearFirstSlot { name: "clear-first-slot", id: "K10", source: "QEMU 4.1, fixed in 4.2 by 84516e5b8d",
+        mechanism: "a CLEAR looks for the one slot that its range begins in: the part in the next slots stays in K", effect: OverSend,
+        steps: ["two slots meet within a chunk; P lies in the second", "the guest hints P: P leaves B, and the CLEAR of its chunk ends at the border", "the next sync finds P in K, and P is sent"],
+        fix: "a CLEAR goes through all slots that its range touches" },
+    /// A failed GET counts.
+    GetErrorIgnored { name: "get-error-ignored", id: "K11", source: "QEMU, fixed in 6.0 by 38e0b7904e",
+        mechanism: "the ioctl's result is compared with -1 though it is -errno: GET fails, and what S held from the time before is merged once more", effect: OverSend,
+        steps: ["a sync reads P into S, and P goes to B", "the guest hints P, and P leaves B", "the next GET fails: P, which S still has, is merged and sent"],
+        fix: "a negative result is an error; the slot is left out of this sync" },
+    /// A bit of K counts for one target page.
+    HostPageAsOne { name: "host-page-as-one", id: "K12", source: "QEMU on hosts with 64 KiB pages, fixed in 1.1 by 3145fcb605 and in 2.0 by f9ee9f9ac2",
+        mechanism: "K has a bit for each page of the host's, which the merge takes for one target page: of sixteen the first is marked", effect: Loss,
+        steps: ["the host's pages are 64 KiB; the migration sends P, the fourth target page of one", "vCPU 1 writes P: K has the bit of the host's page", "the merge marks the first target page in D"],
+        fix: "a bit marks as many target pages as the host's page holds" },
+    /// A stop that waits for the VM is forgotten.
+    LogStopPostponed { name: "log-stop-postponed", id: "K13", source: "QEMU, fixed in 7.0 by a5c90c61a1",
+        mechanism: "logging of a stopped VM ends when the VM runs again; a second migration before that finds it on, and asserts that it is off", effect: HostCrash,
+        steps: ["the VM is stopped; a migration ends, and its log is to stop once the VM runs", "another migration starts", "its assertion that nobody logs for a migration fails"],
+        fix: "a start carries out the postponed stop first" },
+    /// A ring is reaped that is not there yet.
+    ReapHalfCreated { name: "reap-half-created", id: "K14", source: "QEMU 6.1 to 7.2, fixed in 8.0 by 56adee407f",
+        mechanism: "a plugged vCPU is on the list before its ring is mapped, and its creation waits without the BQL: whoever reaps then reads through a null pointer", effect: HostCrash,
+        steps: ["a vCPU is plugged: it is on the list, and the main loop lets go of the BQL to wait for its thread", "the reaper takes the BQL and goes through the list", "it reads the ring of a vCPU that has none"],
+        fix: "a vCPU that is not created yet is left out" },
+    /// TLB entries are not flagged again.
+    TlbNotRearmed { name: "tlb-not-rearmed", id: "K16", source: "QEMU since 2013, fixed in 9.0 by 03bfc2188f",
+        mechanism: "the fast path of a sync cleans D by words and leaves the vCPUs' TLBs alone: entries that lost their not-dirty flag never get it back", effect: Loss,
+        steps: ["vCPU 1 writes P: D has it, the TLB entry loses its flag", "a sync takes P from D to B, and P is sent", "vCPU 1 writes P through the same entry, past the slow path"],
+        fix: "whoever cleans D flags the entries of the cleaned pages in all TLBs" },
+    /// A locked access takes the flag away without a mark.
+    AtomicUnmarked { name: "atomic-unmarked", id: "K17", source: "QEMU 2.8 to 2.10, fixed in 2.11 by 34d49937e4",
+        mechanism: "a locked read-modify-write of a page whose TLB entry says not dirty drops the flag and writes, but marks nothing", effect: Loss,
+        steps: ["a sync has cleaned P, and P is sent", "vCPU 1 makes a locked exchange on P: no mark, and the entry's flag is gone", "all its later stores to P go past the slow path"],
+        fix: "the access is prepared and completed as any other write to a page that is not dirty" },
+    /// A fault opens a whole slot.
+    HvfUnprotectsSlot { name: "hvf-unprotects-slot", id: "K18", source: "QEMU with HVF, fixed in 9.1 by 3e2c6727cb",
+        mechanism: "the first write to a protected page marks that page and gives back write permission to all of its slot", effect: Loss,
+        steps: ["the migration sends P; all pages are protected", "vCPU 1 writes Q: Q is marked, and every page of the slot is opened", "vCPU 1 writes P: no fault, no mark"],
+        fix: "permission is given back to the page alone" },
+    /// Pages are protected when the log is read.
+    HvfProtectsAtSync { name: "hvf-protects-at-sync", id: "K19", source: "QEMU with HVF, fixed in 11.0 by 1b6261bfc0",
+        mechanism: "pages are protected again when a sync begins and not when their marks are cleared: a write between the two opens its page, and loses its mark to this sync", effect: Loss,
+        steps: ["a sync protects all pages", "vCPU 1 writes P: D is marked, P is opened; the sync takes the mark into B", "P is sent; vCPU 1 writes P again: no fault, no mark"],
+        fix: "protection comes with the clearing of marks, before a page is read" },
+    /// The guest's address is added twice.
+    HvfAddressTwice { name: "hvf-address-twice", id: "K20", source: "QEMU with HVF, fixed in 11.1 by 3d0ad30fbf",
+        mechanism: "the mark is made at the sum of the guest's physical address and the offset in the memory region, which already holds it: another page is marked, or none", effect: Loss,
+        steps: ["the migration sends P", "vCPU 1 writes P: the fault marks the page at twice P's address", "the next sync sends that page, and not P"],
+        fix: "the offset in the region is passed alone" },
 
     // ---- 3D: bitmaps, scan, setup
     /// The sync looks for a block's bits at ram_addr 0.
@@ -512,6 +611,51 @@ faults! {
         mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
         steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
         fix: "a page that was refused is sent from RAM" },
+    /// Zero pages of the first round are not sent.
+    FirstZerosUnsent { name: "first-zeros-unsent", id: "E07", source: "QEMU f1c72795af (1.5), reverted in 1.6 by 9ef051e553",
+        mechanism: "in the first round pages of zeros are not sent, since the destination's memory is zero anyway: where it is not, what stood there stays", effect: Loss,
+        steps: ["firmware has written page P at the destination", "the source's P is zero: in the first round nothing is sent", "the guest goes on with the firmware's bytes in P"],
+        fix: "a zero page is sent as a record of nine bytes, and the destination makes it zero" },
+    /// R is not told of pages that an accelerator decompresses.
+    UnrecordedPages { name: "unrecorded-pages", id: "E09", source: "QEMU, fixed in 10.0 by 2588a5f99b and a523bc5216",
+        mechanism: "pages that arrive compressed by QPL or QATzip are not recorded as received: a zero page that follows counts as the first arrival, and is skipped", effect: Loss,
+        steps: ["P arrives as v1, and R stays clear", "P is zero: a zero page arrives on a channel", "R is clear, so P is taken to be zero already: v1 stays"],
+        fix: "each way to receive a page records it" },
+    /// A packet of zero pages is not written.
+    DropZeroPacket { name: "drop-zero-packet", id: "E10", source: "QEMU, fixed in 10.0 by cdc3970f85",
+        mechanism: "with a compression method a packet that has nothing to compress is not written, and the zero pages that it lists with it", effect: Loss,
+        steps: ["P arrives as v1", "P is zero, and so are all pages of its packet", "the packet is not written: v1 stays"],
+        fix: "a packet without data is written for its header's sake" },
+    /// A page that became zero keeps its bit in the file.
+    ZeroStaysInFile { name: "zero-stays-in-file", id: "E11", source: "QEMU, fixed in 9.0 by 8fa1a21c6e",
+        mechanism: "the loop that clears the file's bits of a packet's zero pages has wrong bounds: a page that had data before keeps its bit, and its old bytes are loaded", effect: Loss,
+        steps: ["P goes into the file as v1: its bit is set", "P is zero: the sender leaves its bit as it is", "the file is loaded: P is v1"],
+        fix: "the loop runs over the packet's zero pages" },
+    /// Pages that are not in the file keep what they held.
+    AbsentPagesStay { name: "absent-pages-stay", id: "E12", source: "QEMU, fixed in 10.2 by 0ecd285824",
+        mechanism: "a file is loaded into memory that was used before: pages that are not in the file are not made zero", effect: Loss,
+        steps: ["a VM has run, and P holds its bytes", "a file without P is loaded: P was zero", "the guest goes on with the old bytes in P"],
+        fix: "pages that are absent are made zero, unless the memory is fresh" },
+    /// No barrier between rounds.
+    NoRoundBarrier { name: "no-round-barrier", id: "E15", source: "QEMU, the class of 294e5a4034 (8.1) and f5f48a7891 (9.0)",
+        mechanism: "nothing keeps the channels' packets of two rounds apart: a page's newer copy on a fast channel arrives before its older one on a slow channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a slow channel", "round 2: P goes as v2 on another, and is placed", "v1 arrives, and is placed over v2"],
+        fix: "when the scan has passed all of RAM, every channel is drained and synchronised before the next page is queued" },
+    /// The main channel does not wait at the barrier.
+    MainPassesBarrier { name: "main-passes-barrier", id: "E15b", source: "QEMU, the class of 294e5a4034 (8.1)",
+        mechanism: "the channels wait for each other between rounds, and the main channel for none: a zero record on it arrives before the page's older bytes on a channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a channel that is late", "round 2: P is zero, and the migration thread sends a zero record on the main channel", "the record is placed, and then v1"],
+        fix: "a flush record in the main stream waits for all channels" },
+    /// A flush does not wait for what is queued.
+    FlushForgetsQueued { name: "flush-forgets-queued", id: "E16", source: "QEMU, fixed in 8.0 by ebfc578715 and 7.1 by cf20c89733",
+        mechanism: "with zero copy a flush may be asked for before the last packet is queued, and does not wait for it: its pages count as sent and are not read", effect: Rule,
+        steps: ["a sender has a packet, and has not queued it", "the flush finds nothing queued, and is over", "the packet's pages are read afterwards"],
+        fix: "the flush is made by the sender, behind its packets" },
+    /// The destination starts before its receivers are done.
+    StartBeforeChannels { name: "start-before-channels", id: "E17", source: "QEMU, fixed in 2.7 by 5533b2e9bc",
+        mechanism: "the destination starts its vCPUs while threads still hold pages that have arrived: they are placed late, over what the guest writes", effect: Loss,
+        steps: ["the last copy of P has arrived, and waits for its thread", "the device state arrives, and the vCPUs start", "P is placed under the running guest"],
+        fix: "the main thread waits until all threads are done" },
 
     // ---- 3F: postcopy
     /// Requests that were on a broken link are forgotten.

@@ -13,10 +13,14 @@ use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::bitmap::DirtyBitmap;
+use crate::dirty::command::TrackingCommand;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
+use crate::dirty::reaper::Reaper;
 use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason, Stamped};
+use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::migration::encoding::DestinationRam;
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
@@ -68,6 +72,8 @@ pub enum Command {
     Unplug,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
+    /// Something about the tracking of writes.
+    Tracking(TrackingCommand),
 }
 
 /// What happens to the connection; nobody's lock is needed for it.
@@ -95,6 +101,7 @@ impl Command {
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
             Command::BreakLink => "break-link",
+            Command::Tracking(command) => command.name(),
         }
     }
 }
@@ -111,7 +118,8 @@ impl fmt::Display for Command {
             | Command::StartPostcopy
             | Command::Recover
             | Command::Unplug
-            | Command::BreakLink => f.write_str(self.name()),
+            | Command::BreakLink
+            | Command::Tracking(_) => f.write_str(self.name()),
         }
     }
 }
@@ -176,10 +184,14 @@ pub struct Vmm {
     pub vm: VmState,
     /// Monitor commands.
     pub monitor: Monitor,
+    reaper: Reaper,
     left: Option<Box<Left>>,
     fresh: Arc<Fresh>,
     options: MigrationOptions,
 }
+
+/// First page that PAM registers are about, at 0xC0000.
+const PAM: Pfn = Pfn(0xc0);
 
 /// What logs and devices are in a new process.
 #[derive(Debug)]
@@ -248,12 +260,13 @@ impl Vmm {
             devices,
             balloon,
             migration: Migration::new(),
-            destination: match options.migration.first_round {
-                FirstRound::All => Destination::new(options.pages, GARBAGE_SEED),
-                FirstRound::Populated => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
+            destination: match (options.migration.first_round, options.migration.encoding.destination_ram) {
+                (FirstRound::All, DestinationRam::Used) => Destination::new(options.pages, GARBAGE_SEED),
+                (FirstRound::Populated, _) | (_, DestinationRam::Fresh) => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
             },
             vm: VmState { running: true },
             monitor: Monitor::default(),
+            reaper: Reaper::new(options.tracking.reap_interval_ns),
             left: None,
             options: options.migration.clone(),
         }
@@ -262,7 +275,7 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, left, fresh: _, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options: _ } = self;
         let mut fold = Fold::default();
         if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
             assert!(!vm.running, "the guest runs elsewhere");
@@ -273,6 +286,7 @@ impl Vmm {
             fold.sum_of(Tag::Left as u64, there.sum());
         }
         accel.fold(&mut fold);
+        reaper.fold(now_ns, accel, &mut fold);
         d.fold(&mut fold);
         devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
@@ -286,7 +300,9 @@ impl Vmm {
     /// Returns what an actor would do next. `vcpus_in_store`: a vCPU has marked a page and not yet stored to it.
     pub fn next(&self, actor: Actor, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match actor {
-            Actor::Migration | Actor::Destination => self.migration.next(actor, &self.view(vcpus_in_store), ctx),
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
+                self.migration.next(actor, &self.view(vcpus_in_store), ctx)
+            }
             Actor::Iothread => {
                 self.stuck(actor, ctx).map_or_else(|| self.balloon.iothread_next(self.takes_hints(), ctx), |stuck| stuck.next())
             }
@@ -304,16 +320,18 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
+                Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
+            Actor::Channel(_) | Actor::Receiver(_) => None,
         }
     }
 
     /// Makes an actor's next move, and returns its cost, nanoseconds.
     pub fn step(&mut self, actor: Actor, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match actor {
-            Actor::Migration | Actor::Destination => {
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(actor, &mut parts, ctx)
             }
@@ -351,6 +369,7 @@ impl Vmm {
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
         self.migration.wire().pages().any(|page| page == pfn)
+            || self.migration.multifd().is_some_and(|multifd| multifd.pages().any(|page| page == pfn))
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
 
@@ -362,6 +381,30 @@ impl Vmm {
         assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
         let pages = self.accel.reap(ctx);
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
+    }
+
+    /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.
+    fn track(&mut self, command: TrackingCommand, ctx: &mut Ctx<'_>) {
+        match command {
+            TrackingCommand::TogglePam if ctx.faults.on(Fault::SlotUpdateTorn) => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::ReplaceSlot));
+            }
+            TrackingCommand::TogglePam => {
+                self.accel.collect_slot(PAM, &mut self.d, ctx);
+                self.accel.replace_slot(PAM, ctx);
+            }
+            TrackingCommand::ReplaceSlot => self.accel.replace_slot(PAM, ctx),
+            TrackingCommand::DirtyRateStart => self.accel.dirty_rate_start(&mut self.d, ctx),
+            TrackingCommand::DirtyRateStop => self.accel.dirty_rate_stop(&mut self.d, ctx),
+            TrackingCommand::PlugVcpu => {
+                self.accel.vcpu_plugged();
+                // It is carried out next, behind the command that is being carried out.
+                self.monitor.queue.insert(1, Command::Tracking(TrackingCommand::VcpuCreated));
+            }
+            TrackingCommand::VcpuCreated => self.accel.vcpu_created(),
+            TrackingCommand::FailGet => self.accel.fail_get(),
+        }
     }
 
     fn takes_hints(&self) -> bool {
@@ -393,7 +436,7 @@ impl Vmm {
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, left, fresh: _, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, left, fresh: _, options: _ } = self;
         let parts = match left.as_deref_mut() {
             Some(Left { accel, d, devices, vm, device }) => {
                 Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }
@@ -448,20 +491,34 @@ impl Vmm {
         let cleanup = self.migration.next(Actor::MainLoop, &self.view(false), ctx) != Next::Idle;
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
+            (_, true) if self.reaper.is_busy() => Job::Reap,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
             (_, true) => Job::Cleanup,
             (Some(command), false) => Job::Monitor(command),
             (None, false) if cleanup => Job::Cleanup,
+            (None, false) if self.reaps_now(ctx) => Job::Reap,
             (None, false) => Job::Balloon,
         }
+    }
+
+    /// Returns whether the reaper can move, and the balloon's part of the main loop is at rest.
+    fn reaps_now(&self, ctx: &Ctx<'_>) -> bool {
+        let awake = !matches!(self.reaper.next(&self.accel, ctx.now_ns), Next::Idle | Next::Sleep(_));
+        awake && matches!(self.balloon.main_loop_next(ctx), Next::Idle | Next::Sleep(_))
     }
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
             Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
-            Job::Balloon => self.stuck(Actor::MainLoop, ctx).map_or_else(|| self.balloon.main_loop_next(ctx), |stuck| stuck.next()),
+            Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
+            Job::Balloon => match (self.balloon.main_loop_next(ctx), self.reaper.next(&self.accel, ctx.now_ns)) {
+                (Next::Idle, next) => next,
+                (Next::Sleep(balloon_ns), Next::Sleep(reaper_ns)) => Next::Sleep(balloon_ns.min(reaper_ns)),
+                (next, _) => next,
+            },
         }
     }
 
@@ -472,6 +529,7 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
+            Job::Reap => self.reaper.step(&mut self.accel, ctx),
             Job::Store(range) => {
                 ctx.emit(Event::BitmapStore { range });
                 self.d.store_torn();
@@ -497,7 +555,12 @@ impl Vmm {
             Command::ResetDevice => self.balloon.reset_locks(),
             Command::Unplug => self.balloon.unplug_locks(),
             Command::Recover => &[],
-            Command::Migrate | Command::Cancel | Command::StartPostcopy | Command::Balloon { .. } | Command::BreakLink => &[LockId::Bql],
+            Command::Migrate
+            | Command::Cancel
+            | Command::StartPostcopy
+            | Command::Balloon { .. }
+            | Command::BreakLink
+            | Command::Tracking(_) => &[LockId::Bql],
         }
     }
 
@@ -547,6 +610,10 @@ impl Vmm {
                 self.migration.fail(ctx);
                 ctx.costs.state_ns
             }
+            Command::Tracking(command) => {
+                self.track(command, ctx);
+                ctx.costs.state_ns
+            }
             Command::Stop if self.vm.running => {
                 self.vm.running = false;
                 self.devices.vm_stopped(ctx);
@@ -556,6 +623,7 @@ impl Vmm {
             }
             Command::Cont if !self.vm.running && !self.migration.owns_vm() => {
                 self.balloon.vm_state_change(true, ctx);
+                self.accel.vm_starts(&mut self.d);
                 self.vm.running = true;
                 ctx.emit(Event::VmStart);
                 ctx.costs.vm_stop_ns
@@ -607,6 +675,7 @@ impl Stuck {
 enum Job {
     Monitor(Command),
     Cleanup,
+    Reap,
     /// A device's word of D goes back (a fault).
     Store(PageRange),
     Balloon,
@@ -820,7 +889,7 @@ mod tests {
                 vmm.migration.ram_mut().expect("runs").take_chunk(Pfn(150));
             }),
             ("zero", |vmm| vmm.destination.place_zero(Pfn(150))),
-            ("device", |vmm| vmm.destination.load_device(crate::event::CmdId(1))),
+            ("device", |vmm| vmm.destination.load_device(crate::event::CmdId(1), None)),
             ("restart", |vmm| vmm.destination.restart()),
         ];
         let ram = ram();

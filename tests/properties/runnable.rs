@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::vec;
@@ -384,7 +384,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
-                tracking: Tracking { ring_size: 1 << ring_shift },
+                tracking: Tracking { ring_size: 1 << ring_shift, ..Tracking::default() },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,
@@ -446,7 +446,25 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=12u32).prop_map(|shift| 1 << shift)];
-    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
+    let words = (select(ZeroPages::ALL), select(Compression::ALL), select(DestinationRam::ALL));
+    (words, xbzrle, prop_oneof![Just(0), 1..=3u8], any::<[bool; 2]>()).prop_map(
+        |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
+            let (zero_pages, compression, destination_ram) = words;
+            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            while let Some((key, _)) = encoding.refused(false) {
+                match key {
+                    "xbzrle" => encoding.xbzrle_pages = 0,
+                    "multifd_compression" => encoding.compression = Compression::None,
+                    _ => encoding.zero_copy = false,
+                }
+            }
+            // Channels take the first zeros of a page to be there already: on used memory that loses them, and is no defect of ours.
+            if encoding.senders_find_zeros() {
+                encoding.destination_ram = DestinationRam::Fresh;
+            }
+            encoding
+        },
+    )
 }
 
 fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec> {
@@ -508,7 +526,7 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
     let write = (select(pages.clone()), (0..=PAGE_SIZE - 8), any::<(u8, bool)>(), 1..4u64, by).prop_map(
         |(page, offset, (byte, zero), pages, by)| {
             let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer }, by)
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how: How::Plain }, by)
         },
     );
     let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));

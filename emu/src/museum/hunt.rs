@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use host::fault::Fault;
+use host::fault::{Fault, FaultSet};
 
-use super::verdict_of;
+use super::asking::Asking;
+use super::{ends_all, verdict_of};
 use crate::outcome::Blame;
 use crate::scenario::Scenario;
 use crate::search::block::{BlockResult, Finding, Signature};
@@ -39,13 +40,15 @@ pub struct Neutral {
     pub scenario: Scenario,
     /// What is found in it without a fault, by any strategy.
     pub known: BTreeSet<Signature>,
+    /// Faults that it asks for; `None`: not known. With a fault it does not ask for, it has no turn.
+    pub asks: Option<FaultSet>,
 }
 
 impl Neutral {
     /// Takes a scenario to search from. Faults that it varies are left out: nothing is to be found by chance that stands for another fault.
     pub fn new(mut scenario: Scenario) -> Self {
         scenario.vary.faults.clear();
-        Self { scenario, known: BTreeSet::new() }
+        Self { scenario, known: BTreeSet::new(), asks: None }
     }
 }
 
@@ -88,6 +91,8 @@ pub struct Hunted {
     pub found: Vec<First>,
     /// Ways to fail that were not known, though their schedules end in the same way without the fault.
     pub without: Vec<First>,
+    /// Faults that were asked for, by neutral scenario.
+    pub asked: Vec<FaultSet>,
 }
 
 impl Hunted {
@@ -104,13 +109,14 @@ impl Hunted {
 
 /// Returns whether a failure is a fault's effect as such, by the host's fault.
 fn is_as_such(signature: &Signature, fault: Fault) -> bool {
-    signature.verdict == verdict_of(fault.effect()).name() && signature.blame.as_deref() == Some(Blame::Host.name())
+    let verdict = verdict_of(fault.effect());
+    signature.verdict == verdict.name() && (ends_all(verdict) || signature.blame.as_deref() == Some(Blame::Host.name()))
 }
 
 impl<S: Subject> Hunt<S> {
     /// Searches, until the fault's effect has been seen as such; without a fault, to the end of the budget. Blocks are whole, and the same each time.
     pub fn run(&self) -> Hunted {
-        let turns = turns(&self.neutrals);
+        let turns = turns(&self.neutrals, self.fault);
         let options = Options {
             seed: self.seed,
             block_len: BLOCK_LEN,
@@ -120,7 +126,11 @@ impl<S: Subject> Hunt<S> {
             threads: 1,
             graph: Some(GraphLimits { memory_bytes: self.memory_bytes, saved_bytes: SAVED_BYTES }),
         };
-        let explorer = Explorer::new(options, |variant| self.subject.open(&self.scenario(turns[variant as usize], self.fault)));
+        let asked: Vec<Arc<Mutex<FaultSet>>> = self.neutrals.iter().map(|_| Arc::default()).collect();
+        let explorer = Explorer::new(options, |variant| {
+            let turn = turns[variant as usize];
+            Asking::new(self.subject.open(&self.scenario(turn, self.fault)), Arc::clone(&asked[turn.neutral]))
+        });
         let blocks = self.schedules.div_ceil(BLOCK_LEN.into());
         let mut hunted = Hunted::default();
         let mut seen: Vec<BTreeSet<Signature>> = self.neutrals.iter().map(|neutral| neutral.known.clone()).collect();
@@ -130,6 +140,7 @@ impl<S: Subject> Hunt<S> {
             let over = self.fault.is_some_and(|fault| hunted.first_as_such(fault).is_some());
             if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
+        hunted.asked = asked.iter().map(|asked| *asked.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         hunted
     }
 
@@ -175,13 +186,16 @@ struct Turn {
     variant: u64,
 }
 
-/// Returns the order of turns: each scenario as often as any other, and all variants of each.
-fn turns(neutrals: &[Neutral]) -> Vec<Turn> {
+/// Returns the order of turns: each scenario that asks for the fault as often as any other, and all variants of each.
+fn turns(neutrals: &[Neutral], fault: Option<Fault>) -> Vec<Turn> {
     /// A search has far fewer blocks.
     const VARIANTS_MAX: u64 = 1 << 16;
-    let counts: Vec<u64> = neutrals.iter().map(|neutral| neutral.scenario.variants_count().min(VARIANTS_MAX)).collect();
-    let rounds = counts.iter().copied().max().expect("a scenario to search from");
-    let round = |round: u64| counts.iter().enumerate().map(move |(neutral, count)| Turn { neutral, variant: round % count });
+    let asks = |neutral: &Neutral| neutral.asks.is_none_or(|asks| fault.is_none_or(|fault| asks.contains(fault)));
+    let count = |neutral: &Neutral| neutral.scenario.variants_count().min(VARIANTS_MAX);
+    let counts: Vec<(usize, u64)> =
+        neutrals.iter().enumerate().filter(|(_, neutral)| asks(neutral)).map(|(at, neutral)| (at, count(neutral))).collect();
+    let rounds = counts.iter().map(|(_, count)| *count).max().expect("a scenario to search from");
+    let round = |round: u64| counts.iter().map(move |(neutral, count)| Turn { neutral: *neutral, variant: round % count });
     (0..rounds).flat_map(round).collect()
 }
 
@@ -196,7 +210,18 @@ mod tests {
             Neutral::new(crate::scenario::parse("a.toml", &text).unwrap_or_else(|problems| panic!("{}", problems.render(false))))
         };
         let neutrals = [neutral("vcpus = [1, 2, 3]"), neutral("faults = [\"hint-keeps-k\"]"), neutral("driver = [\"hint\"]")];
-        let turns: Vec<(usize, u64)> = turns(&neutrals).into_iter().map(|turn| (turn.neutral, turn.variant)).collect();
+        let turns: Vec<(usize, u64)> = turns(&neutrals, None).into_iter().map(|turn| (turn.neutral, turn.variant)).collect();
         assert_eq!(turns, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 0), (2, 0), (0, 2), (1, 0), (2, 0)]);
+    }
+
+    #[test]
+    fn a_scenario_that_does_not_ask_for_a_fault_has_no_turn_with_it() {
+        let scenario = crate::scenario::parse("a.toml", "about = \"a\"\n").unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        let asks = |faults: &[Fault]| Neutral { asks: Some(faults.iter().copied().collect()), ..Neutral::new(scenario.clone()) };
+        let neutrals = [asks(&[Fault::HintKeepsK]), asks(&[Fault::HintNoDone, Fault::HintKeepsK]), Neutral::new(scenario.clone())];
+        let of = |fault: Option<Fault>| turns(&neutrals, fault).into_iter().map(|turn| turn.neutral).collect::<Vec<_>>();
+        assert_eq!(of(Some(Fault::HintKeepsK)), [0, 1, 2]);
+        assert_eq!(of(Some(Fault::HintNoDone)), [1, 2]);
+        assert_eq!(of(None), [0, 1, 2]);
     }
 }

@@ -1,10 +1,11 @@
 //! Faults × scenarios: each scenario run with each fault.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use host::fault::{Catalogue, Effect, Fault};
 
-use super::verdict_of;
+use super::{ends_all, verdict_of};
 use crate::outcome::{Blame, Outcome, Verdict, Violation};
 use crate::scenario::Scenario;
 use crate::world::RunOptions;
@@ -28,12 +29,11 @@ impl Shown {
     pub fn shows(&self, fault: Fault) -> bool {
         let verdict = verdict_of(fault.effect());
         let of_guest = fault.guest_bit().is_some();
-        let ends_all = matches!(verdict, Verdict::HostCrash | Verdict::GuestCrash | Verdict::Stall | Verdict::Deadlock);
         // What the posted interfaces let through is a gap of theirs.
         let posted = fault.catalogue() == Catalogue::Posted;
         let blamed = |blame: Blame| (blame == Blame::Host) != of_guest || posted && blame == Blame::Gap;
         let by_its_side = |violation: &Violation| violation.verdict == verdict && blamed(violation.blame);
-        ends_all && self.verdict == verdict || self.violations.iter().any(by_its_side)
+        ends_all(verdict) && self.verdict == verdict || self.violations.iter().any(by_its_side)
     }
 }
 
@@ -148,9 +148,15 @@ impl Matrix {
         self.rows.iter().flat_map(|(_, row)| row.noticed().map(|cell| cell.fault)).collect()
     }
 
-    /// Returns the scenarios that notice no fault at all.
+    /// Returns the scenarios that notice no fault at all, of those that are to pass: of folders with that name.
     pub fn unmoved(&self) -> Vec<&str> {
-        self.names(|row| row.alone.is_ok() && row.noticed().next().is_none())
+        let names = self.names(|row| row.alone.is_ok() && row.noticed().next().is_none());
+        names.into_iter().filter(|name| is_to_pass(name)).collect()
+    }
+
+    /// Returns how many are to pass.
+    pub fn to_pass(&self) -> usize {
+        self.rows.iter().filter(|(name, _)| is_to_pass(name)).count()
     }
 
     /// Returns the scenarios that do not end as their files say, without any further fault.
@@ -161,6 +167,10 @@ impl Matrix {
     fn names(&self, which: impl Fn(&Row) -> bool) -> Vec<&str> {
         self.rows.iter().filter(|(_, row)| which(row)).map(|(name, _)| name.as_str()).collect()
     }
+}
+
+fn is_to_pass(name: &str) -> bool {
+    Path::new(name).components().any(|part| part.as_os_str() == "pass")
 }
 
 #[cfg(test)]
@@ -190,9 +200,10 @@ mod tests {
         let row = Row::new(&scenario("about = \"a\"\n"), &[LOST, BLIND], run);
         assert_eq!(row.noticed().map(|cell| cell.fault).collect::<Vec<_>>(), [LOST]);
         let blind = Row::new(&scenario("about = \"a\"\n"), &[BLIND], run);
-        let matrix = Matrix { rows: vec![("a".to_owned(), row), ("b".to_owned(), blind)] };
-        assert_eq!((matrix.caught_by(LOST), matrix.caught_by(BLIND)), (vec!["a"], vec![]));
-        assert_eq!((matrix.unmoved(), matrix.unexpected()), (vec!["b"], vec![]));
+        let blind_too = blind.clone();
+        let matrix = Matrix { rows: vec![("pass/a".to_owned(), row), ("pass/b".to_owned(), blind), ("fail/c".to_owned(), blind_too)] };
+        assert_eq!((matrix.caught_by(LOST), matrix.caught_by(BLIND)), (vec!["pass/a"], vec![]));
+        assert_eq!((matrix.unmoved(), matrix.unexpected()), (vec!["pass/b"], vec![]));
     }
 
     #[test]

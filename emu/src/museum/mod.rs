@@ -3,6 +3,7 @@
 //! A fault that nothing notices is a hole in the scenarios or in the oracle; a scenario that no fault changes may be looking at nothing. [`Row`] is what
 //! one scenario makes of the faults, [`Matrix`] what many do; [`Hunt`] is a search of the neutral scenarios with one fault by one strategy.
 
+mod asking;
 mod hunt;
 mod matrix;
 mod page;
@@ -29,6 +30,11 @@ pub fn is_of_merged_host(fault: Fault) -> bool {
 pub fn is_shown(scenario: &Scenario, fault: Fault) -> bool {
     let merged = is_of_merged_host(fault) && scenario.guest.driver == Driver::Hint;
     merged || scenario.witness.contains(&fault) || scenario.faults.contains(&fault)
+}
+
+/// Returns whether a verdict is a side's death or endless wait. That breaks no rule of the oracle's: it says all by itself.
+pub fn ends_all(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::HostCrash | Verdict::GuestCrash | Verdict::Stall | Verdict::Deadlock)
 }
 
 /// Returns the verdict by which a run shows a fault's effect as such, and not merely something on the way to it.

@@ -84,6 +84,15 @@ impl Oracle {
         }
     }
 
+    /// All channels count as drained: what was taken is on its way.
+    pub(super) fn flush(&mut self, index: usize) {
+        if let Some(pfn) = self.records.any_held() {
+            self.break_rule(rules::FLUSHED_PAGES_ARE_SENT, Some(index), Blame::Host, || {
+                format!("the channels count as flushed, but page {pfn} was taken and is not on its way")
+            });
+        }
+    }
+
     pub(super) fn bitmap_sync(&mut self, index: usize, new: u64, world: &dyn Observed) {
         self.counter.sync();
         self.records.end_sync(&mut self.pages);
@@ -102,6 +111,14 @@ impl Oracle {
         let (remaining, bits) = (world.remaining(), world.bitmap_count());
         if remaining != bits {
             self.break_rule(rules::N_EQUALS_POPCOUNT, Some(index), Blame::Host, || format!("N is {remaining}, but B has {bits} bits"));
+        }
+    }
+
+    /// A slot is new: what its log begins with, or what was merged of the old one, will be sent, hinted or not.
+    pub(super) fn slot_created(&mut self, range: PageRange, world: &dyn Observed) {
+        for (at, bits) in self.pages.words(range) {
+            let recorded = bits & (world.recorded(Level::K, at) | world.recorded(Level::D, at));
+            self.pages.edit(at, |marks| marks.sending.need_not_send &= !recorded);
         }
     }
 
@@ -501,6 +518,29 @@ impl Oracle {
             what: format!("head {head} was never returned"),
         });
         self.leak(held, world).into_iter().chain(returned).chain(self.kept_iothread(world)).collect()
+    }
+
+    /// The destination has refused what the source says of the device.
+    pub(super) fn device_refused(&mut self, index: usize, message: &str) {
+        self.break_rule(rules::DEVICE_STATE_IS_LOADED, Some(index), Blame::Host, || {
+            format!("the destination does not load the device's state: {message}")
+        });
+    }
+
+    /// The device goes on at the destination: what the source's had in hand must be in its hand, or taken again.
+    pub(super) fn look_at_moved_queues(&mut self, index: usize, world: &dyn Observed) {
+        let Some(queue) = world.destination_stuck_queue() else { return };
+        let rule = rules::MOVED_BUFFERS_ARE_SERVED;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::Stall,
+            page: None,
+            write: None,
+            doom: Some(index),
+            blame: Blame::Host,
+            cause: None,
+            what: format!("a buffer of queue {queue} was taken at the source, and nobody at the destination will return it"),
+        });
     }
 
     fn kept_iothread(&self, world: &dyn Observed) -> Option<Violation> {

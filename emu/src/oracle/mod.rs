@@ -74,6 +74,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns the queue of the destination's balloon with an element that nobody will ever return.
+    fn destination_stuck_queue(&self) -> Option<usize>;
     /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
     fn iothread_references_left(&self) -> u32;
 }
@@ -83,6 +85,8 @@ pub trait Observed {
 pub struct OracleOptions {
     /// Pages of RAM.
     pub pages: u64,
+    /// Channels send pages: many are taken from B and not yet on the wire.
+    pub channels: bool,
     /// Number of vCPUs: that many task mailboxes are in use.
     pub vcpus: u8,
     /// Size of RAM, bytes.
@@ -187,7 +191,7 @@ impl Oracle {
         Self {
             options,
             pages: Pages::new(options.pages),
-            records: Records::new(),
+            records: Records::new(options.channels),
             arrivals: Arrivals::default(),
             device: Device::new(),
             heads: Heads::default(),
@@ -321,7 +325,8 @@ impl Oracle {
             }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
-                if stamped.actor == Actor::Display {
+                // A display's refresh, or the end of a slot: no sync, and what was dirty before the round is found again.
+                if stamped.actor != Actor::Migration {
                     self.device.merged();
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
@@ -334,6 +339,11 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotCreate { range } => self.slot_created(*range, world),
+            Event::ChannelFlush { channels: _ } => self.flush(index),
+            Event::SlotDelete { range } => {
+                self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
+            }
             Event::BitmapSync { round: _, before, after } => self.bitmap_sync(index, after.wrapping_sub(*before), world),
             Event::BitmapStore { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::WordOverwritten, world);
@@ -345,6 +355,7 @@ impl Oracle {
                 self.migration_state(index, *to, world);
             }
             Event::VmStop => self.counter.vm_stop(stamped.at_ns),
+            Event::DstRefuse { message } => self.device_refused(index, message),
             Event::DstDevice { id } => {
                 self.counter.destination_device(*id);
                 self.arrivals.save_device();
@@ -352,6 +363,7 @@ impl Oracle {
             Event::DstStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.compare(index, world);
+                self.look_at_moved_queues(index, world);
             }
             Event::GuestHint { range, number: _ } => {
                 self.counter.hint();
@@ -453,8 +465,6 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotDelete { .. }
-            | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::ChannelSync { .. }
             | Event::DstDiscard { .. }
@@ -464,6 +474,7 @@ impl Oracle {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::Pin { .. }
+            | Event::ChannelQueue { .. }
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume

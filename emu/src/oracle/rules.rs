@@ -63,6 +63,12 @@ pub const HINT_APPLIED_UNDER_ITS_ID: &str = "hint-applied-under-its-id";
 /// undone in between. Cannot alarm falsely: the engine changes both in one step.
 pub const N_EQUALS_POPCOUNT: &str = "n-equals-popcount";
 
+/// When the channels have been flushed, every page that was taken from B is on its way.
+///
+/// Source: QEMU: migration/multifd.c multifd_send_sync_main(): what follows may count on the older copy being read. Looked at when the flush is
+/// over. Cannot alarm falsely: the migration thread has no page in hand then.
+pub const FLUSHED_PAGES_ARE_SENT: &str = "flushed-pages-are-sent";
+
 /// The dirty rate counts the pages that a sync has found newly dirty, and no others.
 ///
 /// Source: QEMU: migration/ram.c `num_dirty_pages_period`, fb6135807f. It is what auto-converge goes by. Looked at after each sync. Cannot alarm falsely:
@@ -96,6 +102,17 @@ pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 /// Source: VIRTIO 1.2 §5.5.6.5; QEMU 0fe7245d8b. Looked at when an element is returned while its round is open. Misses: elements that are returned outside a
 /// round, where nothing counts. Cannot alarm falsely: a device that breaks refuses the whole element.
 pub const EVERY_HINT_COUNTS: &str = "every-hint-counts";
+
+/// The destination loads what the source has written of the device.
+///
+/// Source: QEMU 243a9284a9. Cannot alarm falsely: source and destination are of one make here.
+pub const DEVICE_STATE_IS_LOADED: &str = "device-state-is-loaded";
+
+/// A buffer that the device has in hand when its VM moves is in the hand of the destination's device, or is taken again.
+///
+/// Source: QEMU 4a1e48beca. Looked at when the destination starts behind the last page, by the indices of each queue. Misses: postcopy, where the ring may
+/// still be under way then. Cannot alarm falsely while the ring that arrived is the source's; one that did not is a lost page.
+pub const MOVED_BUFFERS_ARE_SERVED: &str = "moved-buffers-are-served";
 
 /// A balloon that is unplugged holds nothing of the machine any more.
 ///

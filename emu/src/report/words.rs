@@ -106,9 +106,12 @@ pub fn particulars(event: &Event) -> String {
         E::Pin { range } => range.to_string(),
         E::HintNewId { id } => format!("round {id}"),
         E::RamDelta { pfn, len, round } => format!("{pfn} round {round}, {len} bytes"),
+        E::DstRefuse { message } => message.clone(),
         E::VfioWrite { range } => range.to_string(),
         E::VfioMerge { pages } => format!("{pages} pages to D"),
         E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
+        E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
+        E::ChannelFlush { channels } => format!("{channels} channels"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
@@ -344,7 +345,13 @@ fn devices() -> impl Strategy<Value = Devices> {
 }
 
 fn tracking() -> impl Strategy<Value = Tracking> {
-    (2..=16u32).prop_map(|shift| Tracking { ring_size: 1 << shift })
+    let slots = prop::collection::btree_set(1..RAM_BYTES_MIN / PAGE_SIZE, 0..3);
+    (2..=16u32, 1..=1_000_000_000_000u64, slots, any::<bool>()).prop_map(|(shift, reap_interval_ns, slots, smm)| Tracking {
+        ring_size: 1 << shift,
+        reap_interval_ns,
+        slots: slots.into_iter().collect(),
+        smm,
+    })
 }
 
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
@@ -361,14 +368,28 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             encoding,
             rounds_min,
             complete_before_sync,
-            modes,
+            modes: Modes { postcopy: modes.postcopy && encoding.refused(true).is_none(), ..modes },
         },
     )
 }
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=20u32).prop_map(|shift| 1 << shift)];
-    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
+    let words = (select(ZeroPages::ALL), select(Compression::ALL), select(DestinationRam::ALL));
+    (words, xbzrle, prop_oneof![Just(0), 1..=8u8], any::<[bool; 2]>()).prop_map(
+        |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
+            let (zero_pages, compression, destination_ram) = words;
+            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            while let Some((key, _)) = encoding.refused(false) {
+                match key {
+                    "xbzrle" => encoding.xbzrle_pages = 0,
+                    "multifd_compression" => encoding.compression = Compression::None,
+                    _ => encoding.zero_copy = false,
+                }
+            }
+            encoding
+        },
+    )
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -420,6 +441,7 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Yank,
         ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
+        select(TrackingCommand::ALL).prop_map(Command::Tracking),
     ];
     let without_page = prop_oneof![
         (operation().prop_map(Action::Task), vcpu.clone()),
@@ -432,16 +454,19 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
     let device = select(vec![Actor::Dma, Actor::Vhost, Actor::Vfio]);
     let ring = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<u8>(), option::of(0..8u8)).prop_map(|(page, offset, byte, queue)| {
         let (target, by) = queue.map_or((Target::AvailEvent, Actor::Dma), |queue| (Target::UsedRing(queue), Actor::Vhost));
-        (Action::Write { page, offset, byte, zero: false, pages: 1, target }, by)
+        (Action::Write { page, offset, byte, zero: false, pages: 1, target, how: How::Plain }, by)
     });
     let queue = (select(pages.clone()), 0..8u8, vcpu.clone()).prop_map(|(page, queue, by)| (Action::VhostQueue { page, queue }, by));
     let mapping = (any::<bool>(), select(pages.clone()), 1..RANGE_PAGES_MAX, vcpu.clone())
         .prop_map(|(map, page, pages, by)| (Action::Iommu { map, page, pages }, by));
     let place = (select(pages.clone()), 0..=PAGE_SIZE - 8, any::<(u8, bool)>());
-    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()]).prop_map(|((page, offset, (byte, zero)), pages, by)| {
-        let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
-        (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer }, by)
-    });
+    let write = (place, 1..RANGE_PAGES_MAX, prop_oneof![vcpu, device.boxed()], select(How::ALL)).prop_map(
+        |((page, offset, (byte, zero)), pages, by, how)| {
+            let pages = if let Actor::Vcpu(_) = by { 1 } else { pages };
+            let how = if how.fits(by) { how } else { How::Plain };
+            (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how }, by)
+        },
+    );
     let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
     prop_oneof![3 => without_page, 3 => write, 3 => clear, 1 => ring, 1 => queue, 1 => mapping].boxed()
 }

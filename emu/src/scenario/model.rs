@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
@@ -477,11 +478,18 @@ impl Host {
 pub struct Tracking {
     /// Entries of a vCPU's dirty ring (log `ring` only).
     pub ring_size: u32,
+    /// How often the reaper looks at the rings, nanoseconds (log `ring` only).
+    pub reap_interval_ns: u64,
+    /// First pages of the memory slots behind the first (KVM's logs only).
+    pub slots: Vec<u64>,
+    /// System management mode has an address space of its own (KVM's logs only).
+    pub smm: bool,
 }
 
 impl Default for Tracking {
     fn default() -> Self {
-        Self { ring_size: host::dirty::ring::RING_SIZE }
+        let (ring_size, reap_interval_ns) = (host::dirty::ring::RING_SIZE, host::dirty::accel::REAP_INTERVAL_NS);
+        Self { ring_size, reap_interval_ns, slots: Vec::new(), smm: false }
     }
 }
 
@@ -545,13 +553,15 @@ pub enum DirtyLog {
     GetClears,
     /// KVM with dirty rings: each vCPU lists what it writes.
     Ring,
+    /// HVF: a fault on a protected page marks D, CLEAR protects.
+    Hvf,
     /// TCG: stores mark D, nothing else.
     Tcg,
 }
 
 impl DirtyLog {
     /// Every way.
-    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Tcg];
+    pub const ALL: &'static [DirtyLog] = &[DirtyLog::ManualClear, DirtyLog::GetClears, DirtyLog::Ring, DirtyLog::Hvf, DirtyLog::Tcg];
 
     /// Returns the name in scenarios.
     pub fn name(self) -> &'static str {
@@ -559,6 +569,7 @@ impl DirtyLog {
             DirtyLog::ManualClear => "manual-clear",
             DirtyLog::GetClears => "get-clears",
             DirtyLog::Ring => "ring",
+            DirtyLog::Hvf => "hvf",
             DirtyLog::Tcg => "tcg",
         }
     }
@@ -685,6 +696,44 @@ pub struct Injection {
     pub before: Vec<Pattern>,
 }
 
+/// What the tracking of writes takes an injected store for. The store itself is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum How {
+    /// A plain one.
+    #[default]
+    Plain,
+    /// A locked read-modify-write (by a vCPU).
+    Atomic,
+    /// One in system management mode (by a vCPU).
+    Smm,
+    /// KVM's own, of a device that it emulates (by dma).
+    Kvm,
+}
+
+impl How {
+    /// Every one.
+    pub const ALL: &'static [How] = &[How::Plain, How::Atomic, How::Smm, How::Kvm];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            How::Plain => "plain",
+            How::Atomic => "atomic",
+            How::Smm => "smm",
+            How::Kvm => "kvm",
+        }
+    }
+
+    /// Returns whether this actor's stores can be such.
+    pub fn fits(self, by: Actor) -> bool {
+        match self {
+            How::Plain => true,
+            How::Atomic | How::Smm => matches!(by, Actor::Vcpu(_)),
+            How::Kvm => by == Actor::Dma,
+        }
+    }
+}
+
 /// What an injection does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -700,6 +749,8 @@ pub enum Action {
         zero: bool,
         /// Pages written (by devices): one store in each.
         pages: u64,
+        /// What the tracking of writes takes it for.
+        how: How,
         /// What of the guest's it is.
         target: Target,
     },
@@ -789,6 +840,8 @@ pub enum Command {
     ResumeLink,
     /// `yank`.
     Yank,
+    /// Something about the tracking of writes.
+    Tracking(TrackingCommand),
 }
 
 /// When an injection fires: once all its parts hold.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
+use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
 use wire::platform::PAGE_SHIFT;
 
 use super::contradiction::Edge;
 use super::diagnostic::{Diagnostic, nearest};
 use super::model::{
-    Action, BlockedExpect, Command, CountExpect, Expect, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Target, Trigger,
+    Action, BlockedExpect, Command, CountExpect, Expect, How, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Target, Trigger,
 };
 use super::read::{Fields, Reader, Value, in_order};
 use super::read_guest::table_of;
@@ -187,10 +188,15 @@ impl<'d> Reader<'d> {
                     let diagnostic = Diagnostic::error(write.span_of("pages"), "a vCPU's store writes one page").label("more than one");
                     self.report(diagnostic.note("writes over several pages are made by dma or vhost"));
                 }
+                let target = self.target(&write, by);
                 let page = page?;
                 self.check_end(&write, &page, count, pages);
-                let target = self.target(&write, by)?;
-                Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target })
+                let how = self.word(&write, "how", How::ALL).unwrap_or_default();
+                if by.is_some_and(|by| !how.fits(by)) {
+                    let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
+                    self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
+                }
+                Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target: target?, how })
             }
             "task" => self.operation(value).map(Action::Task),
             "monitor" => self.command(value).map(Action::Monitor),
@@ -209,7 +215,8 @@ impl<'d> Reader<'d> {
             "vhost_queue" => {
                 let ring = self.fields(table_of(fields, key), value)?;
                 let page = self.page_of(&ring);
-                let queue = self.vhost_queue(&ring);
+                let queue = self.queue(&ring);
+                let queue = self.vhost_queue(&ring, queue);
                 Some(Action::VhostQueue { page: page?, queue: queue? })
             }
             "iommu_map" | "iommu_unmap" => {
@@ -229,8 +236,12 @@ impl<'d> Reader<'d> {
     }
 
     /// Returns the queue that a table speaks of.
-    fn vhost_queue(&mut self, fields: &Fields<'d>) -> Option<u8> {
-        let queue = u8::try_from(self.integer(fields, "queue").unwrap_or(0)).expect("the range ends at 7");
+    fn queue(&mut self, fields: &Fields<'d>) -> u8 {
+        u8::try_from(self.integer(fields, "queue").unwrap_or(0)).expect("the range ends at 7")
+    }
+
+    /// Returns a queue if the vhost device has it.
+    fn vhost_queue(&mut self, fields: &Fields<'d>, queue: u8) -> Option<u8> {
         if queue >= self.devices.vhost_queues {
             let message = format!("the vhost device has {} queues", self.devices.vhost_queues);
             self.report(
@@ -243,7 +254,8 @@ impl<'d> Reader<'d> {
 
     /// Returns what a device's write is about.
     fn target(&mut self, fields: &Fields<'d>, by: Option<Actor>) -> Option<Target> {
-        let target = self.word(fields, "into", &[Target::Buffer, Target::UsedRing(0), Target::AvailEvent]).unwrap_or_default();
+        let queue = self.queue(fields);
+        let target = self.word(fields, "into", &[Target::Buffer, Target::UsedRing(queue), Target::AvailEvent]).unwrap_or_default();
         let whose = match target {
             Target::Buffer => return Some(target),
             Target::UsedRing(_) => Actor::Vhost,
@@ -255,7 +267,7 @@ impl<'d> Reader<'d> {
             return None;
         }
         match target {
-            Target::UsedRing(_) => self.vhost_queue(fields).map(Target::UsedRing),
+            Target::UsedRing(_) => self.vhost_queue(fields, queue).map(Target::UsedRing),
             Target::Buffer | Target::AvailEvent => Some(target),
         }
     }
@@ -304,6 +316,7 @@ impl<'d> Reader<'d> {
             "stall-link" => Some(Command::StallLink),
             "resume-link" => Some(Command::ResumeLink),
             "yank" => Some(Command::Yank),
+            _ if TrackingCommand::from_name(text).is_some() => TrackingCommand::from_name(text).map(Command::Tracking),
             "balloon" => {
                 let diagnostic = Diagnostic::error(value.span(), "`balloon` needs a size").label("how much?");
                 self.report(diagnostic.suggest(Some("{ balloon = \"4 MiB\" }")));

@@ -6,8 +6,8 @@
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::words::{
-    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, numberings, profiles, targets, verdicts, waiters, walks,
-    zero_pages,
+    blames, compressions, corrections, destination_rams, dirty_logs, drivers, faults, features, grains, holds, hows, numberings, profiles,
+    targets, verdicts, waiters, walks, zero_pages,
 };
 
 /// A table of the file.
@@ -156,6 +156,7 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const CHANNELS: Range = range(0, 8, "more would show nothing that eight do not");
 const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
@@ -165,6 +166,8 @@ const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
 const RING: Range = range(4, 1 << 16, "a vCPU has to get on between two exits, and KVM takes no more than 65536 entries");
+const REAP: Range = range(1, 1_000_000_000_000, "a reaper that never sleeps would never let go");
+const SLOT: Range = range(PAGE_SIZE, RAM_BYTES_MAX, "the first slot begins at 0, and no memory is larger");
 const CHUNK: Range = range(PAGE_SIZE << 6, PAGE_SIZE << 31, "QEMU's x-clear-bitmap-shift is 6..=31 pages, as a power of two");
 /// 4 KiB, 64 KiB, 2 MiB and what lies between.
 const HOST_PAGE: Range = range(PAGE_SIZE, 2 << 20, "such are the pages of anonymous memory, and the smaller huge ones");
@@ -419,6 +422,10 @@ static HOST: Table = Table {
         ),
         key("chunk", "Memory per CLEAR (only with manual-clear).", Kind::SizePowerOfTwo(CHUNK)).default("\"1 GiB\""),
         key("ring_size", "Entries of a vCPU's dirty ring (the log `ring` has them).", Kind::PowerOfTwo(RING)).default("4096"),
+        key("reap_interval", "The reaper looks at the dirty rings this often.", Kind::Time(REAP)).default("\"1 s\""),
+        key("slots", "Where memory slots begin, behind the first (KVM's logs have slots).", Kind::Several(&Kind::Size(SLOT, PAGE_SIZE)))
+            .default("[]"),
+        key("smm", "System management mode has an address space, and slots, of its own (KVM's logs).", Kind::Flag).default("false"),
         key("initially_set", "All pages count as dirty when logging starts (only with manual-clear).", Kind::Flag).default("true"),
         key(
             "features",
@@ -476,6 +483,13 @@ static MIGRATION: Table = Table {
             Kind::FlagOrWord("way to find zero pages", zero_pages),
         )
         .default("\"legacy\""),
+        key("multifd_channels", "Channels for pages beside the main one; 0: none.", Kind::Integer(CHANNELS)).default("0"),
+        key("multifd_compression", "How channels compress; needs channels.", Kind::Word("compression", compressions)).default("\"none\""),
+        key("zero_copy", "Channels read pages when they leave, not when they are queued; needs channels, and no compression.", Kind::Flag)
+            .default("false"),
+        key("mapped_ram", "The stream is a file in which each page has its place.", Kind::Flag).default("false"),
+        key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
+            .default("\"used\""),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
@@ -540,6 +554,7 @@ static WRITE: Table = Table {
         key("pages", "Pages written, one store in each (dma, vhost and vfio).", Kind::Integer(PAGES)).default("1"),
         key("into", "What the device writes.", Kind::Word("target", targets)).default("\"buffer\""),
         key("queue", "Whose used ring it is.", Kind::Integer(VHOST_QUEUES)).default("0"),
+        key("how", "What the tracking of writes takes the store for.", Kind::Word("kind of store", hows)).default("\"plain\""),
     ],
 };
 
@@ -751,6 +766,8 @@ mod tests {
             "`start`" => ("[migration]\nstart = {", "}"),
             "`write`" => ("[[inject]]\nwrite = {", "}"),
             "`clear_log`" => ("[[inject]]\nclear_log = {", "}"),
+            "`vhost_queue`" => ("[[inject]]\nvhost_queue = {", "}"),
+            "a mapping" => ("[[inject]]\niommu_map = {", "}"),
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
             "`irq_off_insns`" => ("[expect]\nirq_off_insns = {", "}"),

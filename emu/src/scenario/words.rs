@@ -2,12 +2,12 @@
 
 use host::event::{EventKind, LockId};
 use host::fault::Fault;
-use host::migration::encoding::ZeroPages;
+use host::migration::encoding::{Compression, DestinationRam, ZeroPages};
 use host::step::Await;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
 
-use super::model::{DirtyLog, Driver, Grain, Numbering, Profile, Target, Walk};
+use super::model::{DirtyLog, Driver, Grain, How, Numbering, Profile, Target, Walk};
 use super::vocabulary::Word;
 use crate::outcome::{Blame, Verdict};
 
@@ -38,6 +38,11 @@ pub(super) const COMMANDS: &[Word] = &[
     ("stall-link", "The destination stops reading; nothing of the VMM's is needed for it."),
     ("resume-link", "The destination reads again."),
     ("yank", "Has the link shut past the main loop, whatever that waits for."),
+    ("toggle-pam", "The guest changes who sees the memory at 0xC0000: its memory slot is deleted and created."),
+    ("dirty-rate-start", "calc-dirty-rate starts to measure."),
+    ("dirty-rate-stop", "The measurement ends."),
+    ("plug-vcpu", "Plugs a vCPU that the guest never brings up."),
+    ("fail-get", "The kernel refuses the next GET of the dirty log."),
 ];
 
 /// Who can be held up.
@@ -98,6 +103,23 @@ pub(super) fn walks() -> Vec<Word> {
     Walk::ALL.iter().map(|walk| (walk.name(), about(walk))).collect()
 }
 
+pub(super) fn compressions() -> Vec<Word> {
+    let about = |compression: &Compression| match compression {
+        Compression::None => "Not at all.",
+        Compression::Zlib => "By a library.",
+        Compression::Qpl => "By an accelerator.",
+    };
+    Compression::ALL.iter().map(|compression| (compression.name(), about(compression))).collect()
+}
+
+pub(super) fn destination_rams() -> Vec<Word> {
+    let about = |ram: &DestinationRam| match ram {
+        DestinationRam::Used => "Something: firmware, or what a guest left there.",
+        DestinationRam::Fresh => "Zeros.",
+    };
+    DestinationRam::ALL.iter().map(|ram| (ram.name(), about(ram))).collect()
+}
+
 pub(super) fn zero_pages() -> Vec<Word> {
     let about = |way: &ZeroPages| match way {
         ZeroPages::None => "Nobody: each page goes with its bytes.",
@@ -129,9 +151,20 @@ pub(super) fn dirty_logs() -> Vec<Word> {
         DirtyLog::ManualClear => "KVM with manual clear: GET copies, CLEAR clears and write-protects.",
         DirtyLog::GetClears => "KVM without it: GET copies, clears and write-protects.",
         DirtyLog::Ring => "KVM with dirty rings: each vCPU lists what it writes.",
+        DirtyLog::Hvf => "HVF: a fault on a protected page marks D, CLEAR protects.",
         DirtyLog::Tcg => "TCG: stores mark D, nothing else.",
     };
     DirtyLog::ALL.iter().map(|log| (log.name(), about(log))).collect()
+}
+
+pub(super) fn hows() -> Vec<Word> {
+    let about = |how: &How| match how {
+        How::Plain => "A plain store.",
+        How::Atomic => "A locked read-modify-write (by a vCPU).",
+        How::Smm => "A store in system management mode (by a vCPU).",
+        How::Kvm => "KVM's own store, of a device that it emulates (by dma).",
+    };
+    How::ALL.iter().map(|how| (how.name(), about(how))).collect()
 }
 
 pub(super) fn grains() -> Vec<Word> {

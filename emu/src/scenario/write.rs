@@ -13,8 +13,8 @@ use wire::platform::PAGE_SIZE;
 use wire::switch::correct;
 
 use super::model::{
-    Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, Injection, Limits, Manners,
-    Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
+    Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, How, Injection, Limits,
+    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -269,7 +269,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         dirty_log,
         chunk_shift,
         initially_set,
-        tracking: Tracking { ring_size },
+        tracking: Tracking { ring_size, reap_interval_ns, slots, smm },
         features,
         queue_numbering,
         walk,
@@ -289,6 +289,9 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!manual || *chunk_shift == default.chunk_shift, "chunk", || size(PAGE_SIZE << chunk_shift));
     out.unless(!manual || *initially_set, "initially_set", || initially_set);
     out.unless(*ring_size == default.tracking.ring_size, "ring_size", || ring_size);
+    out.unless(*reap_interval_ns == default.tracking.reap_interval_ns, "reap_interval", || time(*reap_interval_ns));
+    out.unless(slots.is_empty(), "slots", || list(slots.iter().map(|first| size(first * PAGE_SIZE))));
+    out.unless(!smm, "smm", || smm);
     out.unless(*features == default.features, "features", || feature_list(*features, driver));
     out.unless(*queue_numbering == default.queue_numbering, "queue_numbering", || quoted(queue_numbering.name()));
     out.unless(*walk == default.walk, "walk", || quoted(walk.name()));
@@ -337,9 +340,14 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
 
 fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     let default = EncodingOptions::default();
-    let EncodingOptions { zero_pages, xbzrle_pages } = encoding;
+    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram } = encoding;
     out.unless(*zero_pages == default.zero_pages, "zero_pages", || quoted(zero_pages.name()));
     out.unless(*xbzrle_pages == default.xbzrle_pages, "xbzrle", || xbzrle_pages);
+    out.unless(*channels == default.channels, "multifd_channels", || channels);
+    out.unless(*compression == default.compression, "multifd_compression", || quoted(compression.name()));
+    out.unless(!zero_copy, "zero_copy", || zero_copy);
+    out.unless(!mapped_ram, "mapped_ram", || mapped_ram);
+    out.unless(*destination_ram == default.destination_ram, "destination_ram", || quoted(destination_ram.name()));
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -415,12 +423,13 @@ fn write_found(out: &mut Lines, found: &Found) {
 /// Returns the key and the value that say what an injection does.
 fn action_entry(action: &Action) -> (&'static str, String) {
     match action {
-        Action::Write { page, offset, byte, zero, pages, target } => {
+        Action::Write { page, offset, byte, zero, pages, target, how } => {
             let into = unless(*target == Target::Buffer, "into", quoted(target.name()));
             let queue = if let Target::UsedRing(queue) = target { unless(*queue == 0, "queue", queue) } else { String::new() };
+            let how = unless(*how == How::default(), "how", quoted(how.name()));
             let zero = if *zero { ", zero = true" } else { "" };
             let (offset, pages) = (unless(*offset == 0, "offset", offset), unless(*pages == 1, "pages", pages));
-            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages}{into}{queue} }}", quoted(page)))
+            ("write", format!("{{ page = {}, byte = {byte:#04x}{zero}{offset}{pages}{into}{queue}{how} }}", quoted(page)))
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
@@ -462,6 +471,7 @@ fn command_value(command: Command) -> String {
         Command::StallLink => quoted("stall-link"),
         Command::ResumeLink => quoted("resume-link"),
         Command::Yank => quoted("yank"),
+        Command::Tracking(command) => quoted(command.name()),
     }
 }
 

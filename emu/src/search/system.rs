@@ -3,6 +3,8 @@
 //! A [`System`] is deterministic: its state and a [`Choice`] make the next state. It can be put back to a saved state, and told apart from others by
 //! a hash. The world is one (`crate::world::search`); the searches are tested on a small model of the protocol beside it.
 
+use host::fault::{Fault, FaultSet};
+
 use crate::outcome::{Blame, Verdict};
 
 /// What happened, or is about to: as fine as an order constraint in a scenario file can name it.
@@ -176,6 +178,12 @@ pub trait System {
     /// Returns a hash of all that the future depends on. It is a sum over the state's parts, modulo 2^128: when two moves that can be swapped
     /// lead from `s` to `a` and `b`, both orders lead to `hash(a) + hash(b) - hash(s)`.
     fn hash(&mut self) -> u128;
+
+    /// Returns the faults that were asked for so far, in whichever state; all, unless the system knows better. With another fault on, every schedule up
+    /// to now would have been the same.
+    fn asked(&self) -> FaultSet {
+        Fault::ALL.iter().copied().collect()
+    }
 
     /// Lays down constraints in addition to the scenario's own, in place of those laid down before. Asked in the state that the system was made in.
     fn constrain(&mut self, edges: &[Edge]);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use host::dirty::accel::{LogMode, Store};
+use host::dirty::accel::{LogMode, Store, StoreKind};
 use host::event::{Actor, Event, EventKind, Level, LockId, PageRange, Pfn};
 use host::step::Move;
 use wire::debug;
@@ -15,6 +15,7 @@ use crate::oracle::guest_mm;
 use crate::outcome::GuestCrash;
 use crate::scenario::model::Grain;
 use crate::vcpu::{Context, Exit, FaultKind};
+use crate::world::ring::RingStage;
 use crate::world::tracepoint::{self, Tracepoint};
 use crate::world::{Readiness, Window, World, object};
 
@@ -73,26 +74,6 @@ pub(super) enum Pending {
     Dead,
 }
 
-impl Pending {
-    /// Returns the way out of a full ring, back to what the vCPU was about to do.
-    fn full(then: Pending) -> Self {
-        Pending::RingFull { stage: RingStage::Exit, then: Box::new(then) }
-    }
-}
-
-/// Where a vCPU with a full ring stands (QEMU: accel/kvm/kvm-all.c kvm_cpu_exec(), KVM_EXIT_DIRTY_RING_FULL).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum RingStage {
-    /// It leaves the guest.
-    Exit,
-    /// It waits for the BQL.
-    Lock,
-    /// It reaps all rings.
-    Reap,
-    /// It gives their entries back, and the BQL.
-    Reset,
-}
-
 /// An access to a device register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Access {
@@ -115,6 +96,8 @@ pub(super) struct Frame {
     pub(super) injection: usize,
     /// Hash of the registers in `context`.
     pub(super) hash: u64,
+    /// What tracking takes the store for.
+    pub(super) kind: StoreKind,
 }
 
 /// A vCPU, but for its registers.
@@ -167,7 +150,7 @@ impl World {
     /// Returns what the vCPU would do next.
     pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
         let vcpu = &self.state.vcpus[cpu];
-        let reaping = matches!(vcpu.pending, Pending::RingFull { stage: RingStage::Reap | RingStage::Reset, .. });
+        let reaping = matches!(vcpu.pending, Pending::RingFull { stage, .. } if stage.holds_lock());
         if !self.state.vmm.vm.running && !reaping && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
             return Readiness::Idle;
         }
@@ -191,10 +174,7 @@ impl World {
                 None => Readiness::Ready(self.device_move(*access)),
             },
             Pending::Missing { pfn } => self.missing_next(*pfn),
-            Pending::RingFull { stage: RingStage::Exit, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingFull))),
-            Pending::RingFull { stage: RingStage::Lock, .. } => Readiness::Lock(LockId::Bql),
-            Pending::RingFull { stage: RingStage::Reap, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReap))),
-            Pending::RingFull { stage: RingStage::Reset, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReset))),
+            Pending::RingFull { stage, .. } => stage.next(),
             Pending::Halted if self.can_interrupt(cpu) => Readiness::Ready(None),
             Pending::Halted => vcpu.timer_ns.map_or(Readiness::Idle, Readiness::At),
             Pending::Dead => Readiness::Idle,
@@ -409,7 +389,7 @@ impl World {
     /// Returns whether the store has to be recorded before it is made. A vCPU under KVM faults again when the page was protected again
     /// meanwhile; TCG's slow path has left the check behind once it has marked.
     fn mark_due(&self, cpu: usize, page: Pfn, marked: bool) -> bool {
-        let due = self.state.vmm.accel.would_mark(Store::plain(cpu as u8, page), &self.state.vmm.d).is_some();
+        let due = self.state.vmm.accel.would_mark(self.store_of(cpu, page), &self.state.vmm.d, &self.faults).is_some();
         due && !(marked && self.state.vmm.accel.mode() == LogMode::Tcg)
     }
 
@@ -423,6 +403,10 @@ impl World {
             let store = Pending::Store { address, len, marked: true };
             self.state.vcpus[cpu].pending = if self.ring_is_full(cpu) { Pending::full(store) } else { store };
             return self.costs.tracked_store_ns;
+        }
+        if !marked {
+            // It leaves no mark, which is not to say that it leaves everything as it was.
+            self.record_store(cpu, page);
         }
         let run = self.machine.step_store(cpu);
         self.state.vcpus[cpu].insns += run.insns;
@@ -461,51 +445,16 @@ impl World {
         }
     }
 
+    /// Returns a vCPU's store as tracking sees it.
+    fn store_of(&self, cpu: usize, pfn: Pfn) -> Store {
+        let kind = self.state.vcpus[cpu].frame.as_ref().map_or(StoreKind::Plain, |frame| frame.kind);
+        Store { cpu: cpu as u8, pfn, kind }
+    }
+
     /// Records a store of guest code, and returns where.
     fn record_store(&mut self, cpu: usize, pfn: Pfn) -> Option<Level> {
-        self.state.vmm.accel.guest_store(Store::plain(cpu as u8, pfn), &mut self.state.vmm.d, &self.faults)
-    }
-
-    fn ring_is_full(&self, cpu: usize) -> bool {
-        self.state.vmm.accel.ring_room(cpu as u8) == 0
-    }
-
-    /// One move of a vCPU on its way out of a full ring.
-    fn vcpu_ring_full(&mut self, cpu: usize, stage: RingStage, then: Box<Pending>) -> u64 {
-        let actor = Actor::Vcpu(cpu as u8);
-        let (next, cost) = match stage {
-            RingStage::Exit => {
-                self.emit(actor, Event::RingFull { cpu: cpu as u8 });
-                (Some(RingStage::Lock), self.costs.exit_ns)
-            }
-            RingStage::Lock => {
-                self.with_ctx(actor, |_, ctx| ctx.lock(LockId::Bql));
-                (Some(RingStage::Reap), self.costs.lock_ns)
-            }
-            RingStage::Reap => {
-                let cost = self.with_ctx(actor, |vmm, ctx| {
-                    let cost = vmm.reap(ctx);
-                    if !vmm.accel.awaits_reset() {
-                        ctx.unlock(LockId::Bql);
-                    }
-                    cost
-                });
-                (self.state.vmm.accel.awaits_reset().then_some(RingStage::Reset), cost)
-            }
-            RingStage::Reset => {
-                self.with_ctx(actor, |vmm, ctx| {
-                    vmm.accel.ring_reset(ctx);
-                    ctx.unlock(LockId::Bql);
-                });
-                self.protect();
-                (None, self.costs.clear_ns)
-            }
-        };
-        self.state.vcpus[cpu].pending = match next {
-            Some(stage) => Pending::RingFull { stage, then },
-            None => *then,
-        };
-        cost
+        let store = self.store_of(cpu, pfn);
+        self.state.vmm.accel.guest_store(store, &mut self.state.vmm.d, &self.faults)
     }
 
     fn device_access(&self, address: u64, len: u8, write: Option<u64>) -> Access {
@@ -603,7 +552,7 @@ impl World {
     }
 
     /// Puts a store on the vCPU: its next instruction is the stub's, as if a thread of the guest had been there all along.
-    pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64) {
+    pub(super) fn inject_store(&mut self, injection: usize, cpu: usize, address: u64, value: u64, kind: StoreKind) {
         assert!(self.state.vcpus[cpu].at_boundary(), "vcpu{cpu} is not in guest code");
         let (context, hash) = (self.machine.save_context(cpu), self.machine.hash_cpu(cpu));
         let mut regs = self.machine.regs(cpu);
@@ -613,7 +562,7 @@ impl World {
         regs.rflags &= !crate::vcpu::RFLAGS_IF;
         self.machine.set_regs(cpu, &regs);
         let resume = std::mem::replace(&mut self.state.vcpus[cpu].pending, Pending::Run);
-        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash });
+        self.state.vcpus[cpu].frame = Some(Frame { context, resume, resume_ns: self.state.times_ns[cpu], injection, hash, kind });
         self.state.times_ns[cpu] = self.state.now_ns;
     }
 

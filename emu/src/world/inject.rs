@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use host::dirty::accel::StoreKind;
 use host::event::{Actor, Event, Level, PageRange, Pfn};
 use host::fault::Fault;
 use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
 use wire::task;
 
-use crate::scenario::model::{Action, Command, Injection, Operation, Scenario, Target, Trigger};
+use crate::scenario::model::{Action, Command, How, Injection, Operation, Scenario, Target, Trigger};
 use crate::world::{Window, World, object};
 
 /// Where an injection stands.
@@ -36,6 +37,8 @@ struct Stores {
     byte: Option<u8>,
     pages: u64,
     target: Target,
+    /// What tracking takes them for.
+    how: How,
 }
 
 impl World {
@@ -179,8 +182,8 @@ impl World {
         }
         self.stop_for_injections(injection.by);
         match &injection.action {
-            Action::Write { page, offset, byte, zero, pages, target } => {
-                let stores = Stores { offset: *offset, byte: (!zero).then_some(*byte), pages: *pages, target: *target };
+            Action::Write { page, offset, byte, zero, pages, target, how } => {
+                let stores = Stores { offset: *offset, byte: (!zero).then_some(*byte), pages: *pages, target: *target, how: *how };
                 self.inject_write(index, injection.by, self.state.pages.frames[page], stores);
             }
             Action::VhostQueue { page, queue } => {
@@ -217,11 +220,16 @@ impl World {
     }
 
     fn inject_write(&mut self, index: usize, by: Actor, first: Pfn, stores: Stores) {
-        let Stores { offset, byte, pages, target } = stores;
+        let Stores { offset, byte, pages, target, how } = stores;
         let number = self.first_value(index);
         if let Actor::Vcpu(cpu) = by {
             let value = byte.map_or(0, |byte| unique_value(number, byte));
-            self.inject_store(index, usize::from(cpu), first.address() + offset, value);
+            let kind = match how {
+                How::Plain | How::Kvm => StoreKind::Plain,
+                How::Atomic => StoreKind::Atomic,
+                How::Smm => StoreKind::Smm,
+            };
+            self.inject_store(index, usize::from(cpu), first.address() + offset, value, kind);
             return;
         }
         let range = self.in_ram(first, pages);
@@ -232,6 +240,10 @@ impl World {
         match by {
             Actor::Dma => {
                 self.emit(Actor::Dma, Event::DmaWrite { range });
+                if how == How::Kvm {
+                    range.pages().for_each(|pfn| self.kernel_write(pfn));
+                    return;
+                }
                 self.mark_dma(range, target);
                 self.wrote_range(range, Actor::Dma);
                 self.tell_marks(Actor::Dma, range);
@@ -256,6 +268,8 @@ impl World {
             | Actor::MainLoop
             | Actor::Display
             | Actor::Destination
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
             | Actor::Injector => unreachable!("checked by the parser"),
         }
     }
@@ -284,6 +298,15 @@ impl World {
             self.emit(Actor::Dma, Event::BitmapLoad { range });
         } else {
             self.state.vmm.d.mark_device_write(&[range], &self.faults);
+        }
+    }
+
+    /// KVM itself has written a page.
+    fn kernel_write(&mut self, pfn: Pfn) {
+        let level = self.state.vmm.accel.kernel_write(pfn, &mut self.state.vmm.d);
+        self.wrote_range(PageRange::page(pfn), Actor::Dma);
+        if let Some(level) = level.filter(|_| self.state.watch.has(pfn)) {
+            self.emit(Actor::Dma, Event::DirtyMark { pfn, level });
         }
     }
 
@@ -450,5 +473,6 @@ fn host_command(command: Command) -> Given {
         Command::StallLink => return Given::Link(LinkEvent::Stall),
         Command::ResumeLink => return Given::Link(LinkEvent::Resume),
         Command::Yank => return Given::Link(LinkEvent::Yank),
+        Command::Tracking(command) => HostCommand::Tracking(command),
     })
 }

@@ -20,9 +20,9 @@ impl Observed for Observation<'_> {
     fn recorded(&self, level: Level, word: u64) -> u64 {
         let at = usize::try_from(word).expect("64-bit host");
         match level {
-            Level::K => self.vmm.accel.k_bits().word(at),
+            Level::K => self.vmm.accel.k_word(at),
             Level::Ring => self.vmm.accel.ring_bits().word(at),
-            Level::S => self.vmm.accel.s_bits().word(at),
+            Level::S => self.vmm.accel.s_word(at),
             Level::D => self.vmm.d.word(at),
             Level::V => self.vmm.devices.recorded(at),
             Level::B => self.vmm.migration.ram().map_or(0, |ram| ram.b_word(at)),
@@ -79,6 +79,10 @@ impl Observed for Observation<'_> {
 
     fn migration_status(&self) -> MigrationStatus {
         self.vmm.migration.status()
+    }
+
+    fn destination_stuck_queue(&self) -> Option<usize> {
+        self.vmm.destination.stuck_queue()
     }
 
     fn iothread_references_left(&self) -> u32 {

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Tracking, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -43,6 +43,7 @@ impl World {
         faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
         let oracle = Oracle::new(OracleOptions {
             pages: ram.pages(),
+            channels: scenario.migration.encoding.channels > 0,
             vcpus: scenario.guest.vcpus,
             ram_bytes: ram.bytes(),
             hints_stay_free: scenario.guest.driver.hints_stay_free(),
@@ -159,9 +160,10 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
             DirtyLog::Ring => LogMode::Ring,
+            DirtyLog::Hvf => LogMode::Hvf,
             DirtyLog::Tcg => LogMode::Tcg,
         },
-        tracking: TrackingOptions { vcpus: scenario.guest.vcpus, ring_size: host.tracking.ring_size },
+        tracking: tracking_options(scenario),
         devices: DeviceOptions {
             vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns, queues: host.devices.vhost_queues },
             vfio: host.devices.vfio,
@@ -222,6 +224,18 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
 fn block_options(block: &RamBlock) -> BlockOptions {
     let RamBlock { name, pages, offset } = block;
     BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
+}
+
+fn tracking_options(scenario: &Scenario) -> TrackingOptions {
+    let Tracking { ring_size, reap_interval_ns, slots, smm } = &scenario.host.tracking;
+    TrackingOptions {
+        vcpus: scenario.guest.vcpus,
+        ring_size: *ring_size,
+        reap_interval_ns: *reap_interval_ns,
+        host_page: scenario.host.host_page,
+        slots: slots.iter().copied().map(Pfn).collect(),
+        smm: *smm,
+    }
 }
 
 /// Returns the guest's image, parsed once.

@@ -5,6 +5,7 @@
 
 use super::device::{BalloonDevice, Profile};
 use super::protocol::Protocol;
+use super::vmstate::SavedDevice;
 use crate::event::{CmdId, Event, HintStatus, LockId, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
@@ -269,6 +270,10 @@ impl PrecopyNotifier for BalloonDevice {
 
     fn saved_cmd_id(&self) -> CmdId {
         self.config_cmd_id()
+    }
+
+    fn saved_state(&self, ctx: &Ctx<'_>) -> SavedDevice {
+        self.save(ctx.faults)
     }
 }
 

@@ -4,7 +4,7 @@
 //! virtio-devices/src/balloon.rs, by [`Profile`].
 //! [`device`] is the device and its registers. [`hinting`] is the state of free page hinting and what migration does to it; [`iothread`]
 //! consumes the hint queue, whose elements [`protocol`] takes apart, with [`request`] for the interfaces in which the host asks for them; with [`walk`] it looks by itself. [`main_loop`] serves the other queues with [`inflate`], [`stats`] and [`reporting`]; [`partial`] is for hosts
-//! whose pages are larger than the balloon's; [`unplug`] is its end.
+//! whose pages are larger than the balloon's; [`unplug`] is its end. [`vmstate`] is what of it goes to a migration's destination.
 
 pub mod device;
 pub mod hinting;
@@ -17,6 +17,7 @@ pub mod reporting;
 pub mod request;
 pub mod stats;
 pub mod unplug;
+pub mod vmstate;
 pub mod walk;
 
 #[cfg(test)]
@@ -27,4 +28,5 @@ mod testing;
 pub use device::{BalloonDevice, BalloonOptions, IothreadOption, Machine, Profile};
 pub use protocol::{Numbering, Protocol};
 pub use request::{Format, Words};
+pub use vmstate::{LoadedDevice, SavedDevice};
 pub use walk::Walk;

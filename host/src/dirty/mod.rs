@@ -7,9 +7,15 @@
 
 pub mod accel;
 pub mod bitmap;
+mod collect;
+pub mod command;
+mod options;
 pub mod physmem;
 pub mod ram_list;
+pub(crate) mod reaper;
 pub mod ring;
+mod slots;
+mod tcg;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vhost;

@@ -6,7 +6,7 @@
 //! fills the ring leaves the guest at the next instruction.
 
 use super::bitmap::DirtyBitmap;
-use crate::event::Pfn;
+use crate::event::{PageRange, Pfn};
 use crate::fold::{Fold, Tag};
 
 /// Entries of a ring when nothing else is asked for (QEMU: what its documentation recommends for `dirty-ring-size`).
@@ -15,7 +15,8 @@ pub const RING_SIZE: u32 = 4096;
 /// A vCPU's ring.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Ring {
-    entries: Vec<Pfn>,
+    /// Pages of the host's.
+    entries: Vec<PageRange>,
     /// The newest entry is flagged, but what it holds is not visible to others yet ([`crate::fault::Fault::RingEntryLag`]).
     lagging: bool,
 }
@@ -61,6 +62,11 @@ impl Rings {
         &self.held
     }
 
+    /// Returns whether a ring has an entry.
+    pub(crate) fn any(&self) -> bool {
+        self.rings.iter().any(|ring| !ring.entries.is_empty())
+    }
+
     /// Returns how many entries a vCPU's ring can still take.
     pub(crate) fn room(&self, cpu: u8) -> u64 {
         u64::from(self.size).saturating_sub(self.rings[usize::from(cpu)].entries.len() as u64)
@@ -79,12 +85,12 @@ impl Rings {
         self.collected_any = false;
     }
 
-    /// A vCPU has written a protected page.
-    pub(crate) fn push(&mut self, cpu: u8, pfn: Pfn, lagging: bool) {
+    /// A vCPU has written to a protected page of the host's.
+    pub(crate) fn push(&mut self, cpu: u8, page: PageRange, lagging: bool) {
         let ring = &mut self.rings[usize::from(cpu)];
-        ring.entries.push(pfn);
+        ring.entries.push(page);
         ring.lagging = lagging;
-        self.held.set(pfn);
+        self.held.set_range(page);
     }
 
     /// A vCPU goes on: what it has written before can be seen by all.
@@ -99,12 +105,12 @@ impl Rings {
             if std::mem::take(&mut ring.lagging)
                 && let Some(last) = ring.entries.last_mut()
             {
-                *last = Pfn(0);
+                last.first = Pfn(0);
             }
             count += ring.entries.len() as u64;
-            for pfn in ring.entries.drain(..) {
-                s.set(pfn);
-                self.collected.set(pfn);
+            for page in ring.entries.drain(..) {
+                s.set_range(page);
+                self.collected.set_range(page);
             }
         }
         self.held.reset();
@@ -127,8 +133,8 @@ mod tests {
     #[test]
     fn a_reap_takes_all_rings_and_a_reset_names_their_pages_once() {
         let mut rings = Rings::new(2, 4, 128);
-        rings.push(0, Pfn(3), false);
-        rings.push(1, Pfn(70), false);
+        rings.push(0, PageRange::page(Pfn(3)), false);
+        rings.push(1, PageRange::page(Pfn(70)), false);
         assert_eq!((rings.room(0), rings.room(1)), (3, 3));
         let mut s = DirtyBitmap::new(128);
         assert_eq!(rings.reap(&mut s), 2);
@@ -142,8 +148,8 @@ mod tests {
     fn an_entry_that_lags_is_read_as_page_0_until_its_vcpu_goes_on() {
         for settled in [false, true] {
             let mut rings = Rings::new(1, 4, 64);
-            rings.push(0, Pfn(5), false);
-            rings.push(0, Pfn(9), true);
+            rings.push(0, PageRange::page(Pfn(5)), false);
+            rings.push(0, PageRange::page(Pfn(9)), true);
             if settled {
                 rings.settle(0);
             }
@@ -158,7 +164,7 @@ mod tests {
     #[test]
     fn a_ring_that_took_too_much_has_no_room() {
         let mut rings = Rings::new(1, 2, 64);
-        (0..3).for_each(|pfn| rings.push(0, Pfn(pfn), false));
+        (0..3).for_each(|pfn| rings.push(0, PageRange::page(Pfn(pfn)), false));
         assert_eq!(rings.room(0), 0);
     }
 }

@@ -39,8 +39,7 @@ impl Faults {
 
     /// Takes those for asked that were asked for elsewhere.
     pub fn add_asked(&mut self, elsewhere: FaultSet) {
-        let asked = self.asked.get_mut();
-        elsewhere.iter().for_each(|fault| asked.insert(fault));
+        self.asked.get_mut().add(elsewhere);
     }
 }
 
@@ -73,6 +72,11 @@ impl FaultSet {
     /// Returns the faults in it, in the order of the registry.
     pub fn iter(self) -> impl Iterator<Item = Fault> {
         Fault::ALL.iter().copied().filter(move |fault| self.contains(*fault))
+    }
+
+    /// Adds the faults of another set.
+    pub fn add(&mut self, other: FaultSet) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, more)| *word |= more);
     }
 
     fn place(fault: Fault) -> (usize, u64) {

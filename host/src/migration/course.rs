@@ -216,13 +216,14 @@ fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
         Op::Choose(_) => false,
-        Op::Sync(SyncMove::Reap | SyncMove::Backup) => view.accel.has_rings(),
+        Op::Sync(SyncMove::Reap) => view.accel.has_rings() && view.accel.logging(),
+        Op::Sync(SyncMove::Backup) => view.accel.has_rings() && view.accel.logging() && !ctx.faults.on(Fault::BackupIgnored),
         Op::Sync(SyncMove::Reset) => view.accel.awaits_reset(),
-        Op::Sync(SyncMove::Get) => view.accel.has_get(),
+        Op::Sync(SyncMove::Get) => view.accel.has_get(ctx.faults),
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
-        Op::Slice { last } => run.page_move(pace, last, view.accel, ctx.watch) != PageMove::End,
+        Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,

@@ -24,7 +24,9 @@ use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReas
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
-use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
+use crate::migration::encoding::{DATA_RECORD_BYTES, EncodingOptions, ZERO_RECORD_BYTES};
+use crate::migration::mapped_ram::MappedRam;
+use crate::migration::multifd::Multifd;
 use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
@@ -112,6 +114,10 @@ pub(crate) struct Run {
     pub(crate) wire: Wire,
     pub(crate) post: Postcopy,
     pub(crate) snapshot: Snapshot,
+    /// The channels beside the main one, if there are any.
+    pub(crate) multifd: Option<Multifd>,
+    /// The file, if the stream is one; from the first sync on.
+    pub(crate) file: Option<MappedRam>,
     /// The cache for differences, if they are sent.
     pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
@@ -168,6 +174,16 @@ impl Migration {
     /// Returns what is on its way to the destination.
     pub fn wire(&self) -> &Wire {
         &self.run.wire
+    }
+
+    /// Returns the channels beside the main one, if there are any.
+    pub fn multifd(&self) -> Option<&Multifd> {
+        self.run.multifd.as_ref()
+    }
+
+    /// Returns the file, if the stream is one.
+    pub fn file(&self) -> Option<&MappedRam> {
+        self.run.file.as_ref()
     }
 
     /// Returns the bytes sent by the last migration.
@@ -234,7 +250,7 @@ impl Migration {
     pub fn cancel(&mut self, ctx: &mut Ctx<'_>) -> bool {
         match self.run.status {
             MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device if !self.run.destination_done => {
-                self.run.wire.shut();
+                self.run.shut();
                 self.run.set_status(MigrationStatus::Cancelling, ctx);
                 true
             }
@@ -258,7 +274,7 @@ impl Migration {
     pub fn fail(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let hit = self.run.healthy() && !self.run.destination_done;
         if hit {
-            self.run.wire.shut();
+            self.run.shut();
             self.run.link_down = true;
             self.run.post.cut();
             ctx.emit(Event::LinkDown);
@@ -287,6 +303,8 @@ impl Migration {
             Actor::Migration => self.announce(&self.thread, view, ctx),
             Actor::MainLoop => self.announce(&self.bottom_half, view, ctx),
             Actor::Destination => self.run.destination_next(view.destination),
+            Actor::Channel(channel) => self.run.channel_next(channel),
+            Actor::Receiver(channel) => self.run.receiver_next(channel),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
@@ -303,6 +321,8 @@ impl Migration {
             | Actor::Display
             | Actor::Destination
             | Actor::Injector
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
             | Actor::Vfio => {
                 return None;
             }
@@ -368,6 +388,8 @@ impl Migration {
                 self.perform(op, parts, ctx)
             }
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
+            Actor::Channel(channel) => self.run.channel_step(channel, ctx),
+            Actor::Receiver(channel) => self.run.receiver_step(channel, parts.destination, ctx),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} has no part in the migration")
             }
@@ -426,6 +448,8 @@ impl Migration {
             | Actor::Display
             | Actor::Destination
             | Actor::Injector
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
             | Actor::Vfio => &mut self.thread,
         }
     }
@@ -538,7 +562,7 @@ impl Run {
     fn new(status: MigrationStatus, options: MigrationOptions, tried: bool) -> Self {
         assert!(options.bandwidth > 0, "a link without bandwidth");
         let link_ns = |bytes: u64| bytes * 1_000_000_000 / options.bandwidth;
-        let xbzrle_pages = options.encoding.xbzrle_pages;
+        let EncodingOptions { xbzrle_pages, channels, .. } = options.encoding;
         let (data_ns, zero_ns) = (link_ns(DATA_RECORD_BYTES), link_ns(ZERO_RECORD_BYTES));
         Self {
             status,
@@ -554,6 +578,8 @@ impl Run {
             wire: Wire::default(),
             post: Postcopy::default(),
             snapshot: Snapshot::default(),
+            multifd: (channels > 0).then(|| Multifd::new(channels)),
+            file: None,
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
@@ -578,6 +604,8 @@ impl Run {
             wire,
             post,
             snapshot,
+            multifd,
+            file,
             xbzrle,
             bytes_sent,
             pages_normal: _,
@@ -601,12 +629,24 @@ impl Run {
         if let Some(hand) = hand {
             fold.add_part(Tag::Hand, hand);
         }
+        if let Some(multifd) = multifd {
+            fold.add_part(Tag::Multifd, multifd);
+        }
+        if let Some(file) = file {
+            file.fold(fold);
+        }
         if let Some(xbzrle) = xbzrle {
             fold.add_part(Tag::Xbzrle, xbzrle);
         }
         if !wire.is_empty() {
             fold.add_part(Tag::Wire, wire);
         }
+    }
+
+    /// The link is shut: what is on its way is gone.
+    fn shut(&mut self) {
+        self.wire.shut();
+        self.multifd.iter_mut().for_each(Multifd::shut);
     }
 
     /// Returns the bitmaps.
@@ -659,7 +699,7 @@ impl Run {
             | Op::SetStatus(_)
             | Op::Reload => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
-            Op::Slice { last } => self.page_move(pace, last, view.accel, ctx.watch).next(),
+            Op::Slice { last } => self.page_move(pace, last, view.accel, ctx).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
             Op::RateLimit { .. } => plain(EventKind::RateLimit),
             Op::Sleep { until_ns } => Next::Sleep(until_ns),
@@ -714,13 +754,15 @@ impl Run {
             }
             Op::StartVm => {
                 parts.vm.running = true;
+                parts.accel.vm_starts(parts.d);
                 self.stopped_vm = false;
                 ctx.emit(Event::VmStart);
                 vm_stop_ns
             }
             Op::SaveDevice => {
                 if self.healthy() {
-                    self.wire.push(Record::Device { id: parts.notifier.saved_cmd_id(), start: self.stopped_vm });
+                    let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
+                    self.wire.push(Record::Device { id, state, start: self.stopped_vm });
                 }
                 ctx.unlock(LockId::Bql);
                 lock_ns
@@ -728,7 +770,8 @@ impl Run {
             Op::SavePackage => {
                 if self.healthy() {
                     self.send_discards();
-                    self.wire.push(Record::Device { id: parts.notifier.saved_cmd_id(), start: self.stopped_vm });
+                    let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
+                    self.wire.push(Record::Device { id, state, start: self.stopped_vm });
                 }
                 ctx.unlock(LockId::Bql);
                 lock_ns
@@ -818,6 +861,7 @@ impl Run {
     /// QEMU: migration/ram.c ram_init_bitmaps(). A new destination listens.
     fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
+        self.file = self.options.encoding.mapped_ram.then(|| MappedRam::new(ctx.ram.pages()));
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
         if self.options.first_round == FirstRound::Populated {
             // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
@@ -841,9 +885,9 @@ impl Run {
             ctx.emit(Event::LogStop);
             return ctx.costs.state_ns;
         }
-        parts.d.set_tracking(false);
         parts.devices.log_stop();
-        parts.accel.log_stop(ctx);
+        parts.accel.log_stop(parts.vm.running, ctx);
+        parts.d.set_tracking(parts.accel.logging());
         ctx.costs.state_ns
     }
 }

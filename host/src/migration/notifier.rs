@@ -3,6 +3,7 @@
 //! QEMU: migration/migration.c precopy_notify(), hw/virtio/virtio-balloon.c virtio_balloon_free_page_hint_notify(); and the way back,
 //! migration/ram.c qemu_guest_free_page_hint().
 
+use crate::balloon::SavedDevice;
 use crate::event::{CmdId, PageRange, PrecopyReason};
 use crate::step::Ctx;
 
@@ -31,6 +32,10 @@ pub trait PrecopyNotifier {
     fn vm_state_change(&mut self, running: bool, ctx: &mut Ctx<'_>);
     /// Returns the id that the configuration shows, as it goes to the destination with the device's state.
     fn saved_cmd_id(&self) -> CmdId;
+    /// Returns the device's state, as it goes to the destination; by default there is none.
+    fn saved_state(&self, _ctx: &Ctx<'_>) -> SavedDevice {
+        SavedDevice::default()
+    }
 }
 
 /// An action, and whether it takes `free_page_lock` (a fault may leave that out).

@@ -110,7 +110,8 @@ impl Run {
             }
         }
         self.snapshot.protected = Some(protected);
-        let device = Record::Device { id: parts.notifier.saved_cmd_id(), start: false };
+        let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
+        let device = Record::Device { id, state, start: false };
         self.snapshot.device = (!ctx.faults.on(Fault::SnapshotNoFlush)).then_some(device);
         self.post.landed(|landing| landing.changed = true);
         ctx.emit(Event::SnapshotStart);

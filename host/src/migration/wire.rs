@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::balloon::SavedDevice;
 use crate::event::{CmdId, PageRange, Pfn};
 use crate::migration::encoding::Content;
 
@@ -20,10 +21,14 @@ pub enum Record {
         /// Its contents.
         content: Content,
     },
+    /// What is behind waits until everything before has arrived on all channels (QEMU: RAM_SAVE_FLAG_MULTIFD_FLUSH).
+    Flush,
     /// The devices' state, and the end of the stream unless postcopy goes on behind it.
     Device {
         /// The command id that the balloon's configuration shows.
         id: CmdId,
+        /// The balloon's state.
+        state: SavedDevice,
         /// Whether the destination shall start its vCPUs.
         start: bool,
     },
@@ -57,7 +62,7 @@ impl Wire {
     pub fn pages(&self) -> impl Iterator<Item = Pfn> {
         self.records.iter().filter_map(|record| match record {
             Record::Page { pfn, .. } => Some(*pfn),
-            Record::Device { .. } | Record::Discard { .. } | Record::End => None,
+            Record::Flush | Record::Device { .. } | Record::Discard { .. } | Record::End => None,
         })
     }
 

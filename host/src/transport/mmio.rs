@@ -3,7 +3,7 @@
 //! VIRTIO 1.2 §4.2.2 and §2.1; QEMU: hw/virtio/virtio-mmio.c, hw/virtio/virtio.c. The device's own configuration space and what its queues
 //! mean are the device's affair: a write that concerns it comes back as [`Written`].
 
-use super::queue::VirtQueue;
+use super::queue::{SavedQueue, VirtQueue};
 use crate::event::Event;
 use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
@@ -100,6 +100,16 @@ impl VirtioMmio {
     /// Returns the offered feature bits.
     pub fn offered(&self) -> u64 {
         self.options.features
+    }
+
+    /// Returns what of the queues is saved.
+    pub fn saved_queues(&self) -> Vec<SavedQueue> {
+        self.queues.iter().map(VirtQueue::save).collect()
+    }
+
+    /// Returns the negotiated feature bits.
+    pub fn features(&self) -> u64 {
+        self.registers.features
     }
 
     /// Returns whether a feature bit is negotiated.

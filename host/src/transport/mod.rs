@@ -7,4 +7,4 @@ pub mod mmio;
 pub mod queue;
 
 pub use mmio::{TransportOptions, VirtioMmio, Written};
-pub use queue::{Element, QueueError, Segment, Used, VirtQueue};
+pub use queue::{Element, QueueError, SavedQueue, Segment, Used, VirtQueue};

@@ -131,6 +131,23 @@ pub struct VirtQueue {
     signalled_used: Option<u16>,
 }
 
+/// What of a queue goes to a migration's destination. QEMU: hw/virtio/virtio.c vmstate_virtqueue, virtio_save().
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct SavedQueue {
+    /// Size in force, entries.
+    pub size: u16,
+    /// Elements taken, modulo 2^16 (QEMU: last_avail_idx).
+    pub next_avail: u16,
+    /// Address of the descriptor area.
+    pub desc_table: u64,
+    /// Address of the available ring.
+    pub avail_ring: u64,
+    /// Address of the used ring.
+    pub used_ring: u64,
+    /// It is live.
+    pub ready: bool,
+}
+
 impl VirtQueue {
     /// Returns a queue that is not set up; with `size_max` 0, one that is not there and can never be.
     ///
@@ -174,6 +191,16 @@ impl VirtQueue {
     /// Returns the number of elements that were popped and not pushed.
     pub fn inuse(&self) -> u16 {
         self.inuse
+    }
+
+    /// Returns what of the queue is saved.
+    pub fn save(&self) -> SavedQueue {
+        let QueueState { next_avail, size, ready, desc_table, avail_ring, used_ring, .. } = self.state;
+        if ready {
+            SavedQueue { size, next_avail, desc_table, avail_ring, used_ring, ready }
+        } else {
+            SavedQueue { size, ..SavedQueue::default() }
+        }
     }
 
     /// Returns how many elements were taken, and how many returned, each modulo 2^16.

@@ -114,7 +114,7 @@ fn a_sync_takes_its_steps_in_the_order_of_the_levels() {
 
 #[test]
 fn every_mode_and_shape_of_ram_arrives_whole() {
-    for mode in [MANUAL, LogMode::ManualClear { initially_set: false }, LogMode::GetClears, LogMode::Tcg] {
+    for mode in [MANUAL, LogMode::ManualClear { initially_set: false }, LogMode::GetClears, LogMode::Ring, LogMode::Hvf, LogMode::Tcg] {
         for pages in [64, 100, 129, 256] {
             for watched in [0, 1, 5] {
                 let mut world = World::new(mode, pages);
@@ -124,7 +124,10 @@ fn every_mode_and_shape_of_ram_arrives_whole() {
                 assert_eq!(world.lost(), [], "{mode:?}, {pages} pages, {watched} watched");
                 assert_eq!(world.state.migration.status(), MigrationStatus::Completed);
                 assert!(world.state.migration.is_finished() && world.state.migration.ram().is_none());
-                assert!(!world.state.accel.logging());
+                let state = &mut world.state;
+                assert_eq!(state.accel.logging(), !state.vm.running, "the log of a stopped VM stops when it runs again");
+                state.accel.vm_starts(&mut state.d);
+                assert!(!state.accel.logging() && !state.d.tracking());
             }
         }
     }

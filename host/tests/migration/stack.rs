@@ -56,11 +56,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-const MODES: [LogMode; 5] = [
+const MODES: [LogMode; 6] = [
     LogMode::ManualClear { initially_set: true },
     LogMode::ManualClear { initially_set: false },
     LogMode::GetClears,
     LogMode::Ring,
+    LogMode::Hvf,
     LogMode::Tcg,
 ];
 
@@ -71,7 +72,7 @@ fn shape() -> impl Strategy<Value = (LogMode, u64, u8)> {
 /// The levels as sets.
 #[derive(Debug, Default)]
 struct Sets {
-    /// With rings, what stands in them.
+    /// With rings, what stands in them; under HVF, what is not protected.
     k: BTreeSet<u64>,
     /// Reaped and not reset.
     collected: BTreeSet<u64>,
@@ -144,7 +145,7 @@ impl Stack {
     }
 
     fn manual(&self) -> bool {
-        matches!(self.mode, LogMode::ManualClear { .. })
+        matches!(self.mode, LogMode::ManualClear { .. } | LogMode::Hvf)
     }
 
     fn with<T>(
@@ -194,7 +195,7 @@ impl Stack {
             *ram = None;
             d.set_tracking(false);
             vhost.log_stop();
-            accel.log_stop(ctx);
+            accel.log_stop(true, ctx);
         });
         self.begin();
     }
@@ -210,7 +211,9 @@ impl Stack {
 
     fn clear_sets(&mut self, range: PageRange) {
         for pfn in range.pages().map(|pfn| pfn.0) {
-            if self.sets.s.remove(&pfn) {
+            if self.mode == LogMode::Hvf {
+                self.sets.k.remove(&pfn);
+            } else if self.sets.s.remove(&pfn) {
                 self.sets.k.remove(&pfn);
                 // The write behind the GET shared the bit: the older write's record now stands for both.
                 let page = &mut self.unsent[pfn as usize];
@@ -235,7 +238,8 @@ impl Stack {
                 let copied = std::mem::take(&mut self.sets.copied);
                 self.sets.d.extend(copied);
             }
-            0 if self.mode != LogMode::Tcg => {
+            0 if self.mode == LogMode::Hvf && self.accel.has_get(&self.faults) => self.with(|accel, _, _, _, ctx| accel.get(ctx)),
+            0 if self.accel.has_get(&self.faults) => {
                 self.with(|accel, _, _, _, ctx| accel.get(ctx));
                 self.sets.s = self.sets.k.clone();
                 self.sets.copied = self.sets.k.clone();
@@ -246,7 +250,7 @@ impl Stack {
                     page.noted |= std::mem::take(&mut page.fresh);
                 }
             }
-            1 if self.mode != LogMode::Tcg => {
+            1 if self.accel.has_get(&self.faults) && self.mode != LogMode::Hvf => {
                 self.with(|accel, d, _, _, ctx| accel.merge(d, ctx));
                 let copied = std::mem::take(&mut self.sets.copied);
                 self.sets.d.extend(copied);
@@ -288,7 +292,7 @@ impl Stack {
     }
 
     fn reset(&mut self) {
-        if !self.sets.collected.is_empty() {
+        if self.accel.awaits_reset() {
             self.with(|accel, _, _, _, ctx| accel.ring_reset(ctx));
             self.sets.collected.clear();
         }
@@ -304,9 +308,16 @@ impl Stack {
 
     fn store(&mut self, pfn: u64) {
         let pfn = pfn % self.pages;
-        self.with(|accel, d, _, _, _| accel.guest_store(Store::plain((pfn % 2) as u8, Pfn(pfn)), d, &Faults::default()));
+        let faults = self.faults.clone();
+        self.with(|accel, d, _, _, _| accel.guest_store(Store::plain((pfn % 2) as u8, Pfn(pfn)), d, &faults));
         match self.mode {
             LogMode::Tcg => {
+                self.sets.d.insert(pfn);
+                self.unsent[pfn as usize].noted = true;
+            }
+            // What is open and not in D any more is still to be sent.
+            LogMode::Hvf if !self.sets.k.insert(pfn) && !self.sets.d.contains(&pfn) => self.unsent[pfn as usize].synced = true,
+            LogMode::Hvf => {
                 self.sets.d.insert(pfn);
                 self.unsent[pfn as usize].noted = true;
             }
@@ -411,7 +422,8 @@ impl Stack {
     fn compare(&self) -> Result<(), TestCaseError> {
         let ram = self.ram.as_ref().expect("made by begin");
         let set = |test: &dyn Fn(Pfn) -> bool| (0..self.pages).filter(|pfn| test(Pfn(*pfn))).collect::<BTreeSet<_>>();
-        prop_assert_eq!(&set(&|pfn| self.accel.k(pfn) || self.accel.ring_bits().test(pfn)), &self.sets.k, "K");
+        let open = |pfn| self.mode == LogMode::Hvf && !self.accel.wp(pfn);
+        prop_assert_eq!(&set(&|pfn| self.accel.k(pfn) || self.accel.ring_bits().test(pfn) || open(pfn)), &self.sets.k, "K");
         prop_assert_eq!(&set(&|pfn| self.accel.s(pfn)), &self.sets.s, "S");
         prop_assert_eq!(&set(&|pfn| self.accel.unmerged(pfn)), &self.sets.copied, "copied");
         prop_assert_eq!(&set(&|pfn| self.vhost.bits().test(pfn)), &self.sets.v, "V");
@@ -481,6 +493,9 @@ fn each_fault_of_the_bitmaps_that_loses_writes_is_caught() {
         Fault::BitmapOffByOne,
         Fault::DmaFirstPage,
         Fault::RingInitiallySet,
+        Fault::TlbNotRearmed,
+        Fault::HvfUnprotectsSlot,
+        Fault::HvfAddressTwice,
     ];
     for fault in losing {
         assert!(caught(Some(fault)), "{} goes unseen", fault.name());

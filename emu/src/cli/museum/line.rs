@@ -27,8 +27,12 @@ pub(in crate::cli) enum Line {
     Fault {
         /// Its name.
         name: String,
+        /// The entry of the catalogue that it is; empty: of none.
+        id: String,
         /// What a user sees of it.
         effect: String,
+        /// Where it was real.
+        source: String,
         /// Scenarios that notice it.
         caught_by: Vec<String>,
         /// Those that notice it as what it is: its effect, by the host's fault.
@@ -47,14 +51,16 @@ pub(in crate::cli) enum Line {
         uncaught: Vec<String>,
         /// Faults that are noticed, but never as what they are.
         never_as_such: Vec<String>,
-        /// Scenarios that notice no fault.
+        /// Scenarios of folders called `pass` that notice no fault.
         unmoved: Vec<String>,
         /// Scenarios that do not end as their files say.
         unexpected: Vec<String>,
-        /// Faults that lose pages, and of which no search found anything; null when nothing was searched.
+        /// Faults of which no search found anything; null when nothing was searched.
         unfound: Option<Vec<String>>,
-        /// Faults that searches found, but never by a lost page.
+        /// Faults that searches found, but never as what they are.
         unfound_as_such: Option<Vec<String>>,
+        /// Faults of the host that no neutral scenario asks for.
+        unreached: Option<Vec<String>>,
     },
 }
 
@@ -120,7 +126,9 @@ pub(super) fn lines(museum: &Museum) -> Vec<Line> {
     for fault in &museum.faults {
         lines.push(Line::Fault {
             name: fault.name().to_owned(),
+            id: fault.label(),
             effect: fault.effect().name().to_owned(),
+            source: fault.source().to_owned(),
             caught_by: owned(matrix.caught_by(*fault)),
             as_such_by: owned(matrix.caught_as_such_by(*fault)),
         });
@@ -136,6 +144,7 @@ pub(super) fn lines(museum: &Museum) -> Vec<Line> {
         unexpected: owned(matrix.unexpected()),
         unfound: museum.searches.as_ref().map(|searches| names(searches.unfound())),
         unfound_as_such: museum.searches.as_ref().map(|searches| names(searches.never_as_such())),
+        unreached: museum.searches.as_ref().map(|searches| names(searches.unreached.clone())),
     });
     lines
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::fault::Fault;
 
 use super::{Found, Museum, Searches};
-use crate::museum::{BLOCK_LEN, First, Hunted, Row, STRATEGIES};
+use crate::museum::{BLOCK_LEN, First, Hunted, Row, STRATEGIES, verdict_of};
 use crate::outcome::Verdict;
 use crate::report::{WIDTH, counted, github, wrap};
 use crate::search::block::Signature;
@@ -40,6 +40,20 @@ fn faults(museum: &Museum) -> String {
         let (by, such) = (museum.matrix.caught_by(*fault).len(), museum.matrix.caught_as_such_by(*fault).len());
         let (number, effect) = (index + 1, fault.effect().name());
         said += &format!("{number:>3}  {:<width$}  {effect:<16}  {by:>9}  {such:>13}\n", fault.name());
+    }
+    said + &sources(museum)
+}
+
+/// Returns where the faults were real.
+fn sources(museum: &Museum) -> String {
+    let width = museum.faults.iter().map(|fault| fault.label().len()).max().unwrap_or(0);
+    let mut said = String::from("\nWhere they were real: the catalogue's entry, and the commit or release\n");
+    for (number, fault) in (1..).zip(&museum.faults) {
+        let indent = width + 7;
+        let lines = wrap(fault.source(), WIDTH - indent);
+        let source = lines.join(&format!("\n{}", " ".repeat(indent)));
+        let label = if fault.label().is_empty() { "-".to_owned() } else { fault.label() };
+        said += &format!("{number:>3}  {label:<width$}  {source}\n");
     }
     said
 }
@@ -133,7 +147,8 @@ fn hunts(museum: &Museum, searches: &Searches) -> String {
     let schedules = counted(searches.schedules, "schedule");
     let legend = format!(
         "Searches from {}{turns}: the number of the first schedule of each strategy that found it, of {schedules} each from seed {}. What is found \
-         without a fault counts for none. A search ends at its fault's first lost page by the host, with its turn of {BLOCK_LEN} schedules.",
+         without a fault counts for none. A search ends when its fault has been seen as what it is, with its turn of {BLOCK_LEN} schedules; it starts from the \
+         scenarios alone in which the search without a fault asked for it. Time stands still in a search, so none is about a stall.",
         from.join(", "),
         museum.seed
     );
@@ -147,7 +162,8 @@ fn hunts(museum: &Museum, searches: &Searches) -> String {
             found.iter().map(|(_, hunted)| hunted.as_ref().map_or("defect".to_owned(), |hunted| number(pick(hunted)))).collect()
         };
         said += &numbered(fault.name(), "", first(&Hunted::first));
-        said += &numbered("by a lost page", "  ", first(&|hunted| hunted.first_as_such(*fault)));
+        let as_such = format!("as {}", verdict_of(fault.effect()).name());
+        said += &numbered(&as_such, "  ", first(&|hunted| hunted.first_as_such(*fault)));
         said += &ways(found, &marks, |hunted| &hunted.found, "");
         said += &ways(found, &marks, |hunted| &hunted.without, "not counted, it ends so without the fault: ");
     }
@@ -183,14 +199,16 @@ fn holes(museum: &Museum) -> String {
     let mut said = "Holes\n".to_owned();
     said += &listed("faults that no scenario notices", &names(museum.uncaught()));
     said += &listed("faults that are noticed, but never as what they are", &names(museum.never_as_such()));
-    said += &listed("scenarios that notice no fault", &owned(museum.matrix.unmoved()));
+    let to_pass = format!("scenarios under pass/ that no fault changes, of {}", museum.matrix.to_pass());
+    said += &listed(&to_pass, &owned(museum.matrix.unmoved()));
     let unexpected = owned(museum.matrix.unexpected());
     if !unexpected.is_empty() {
         said += &listed("scenarios that do not end as their files say", &unexpected);
     }
     if let Some(searches) = &museum.searches {
-        said += &listed("losses of which no search found anything", &names(searches.unfound()));
-        said += &listed("losses that searches found, but never by the lost page", &names(searches.never_as_such()));
+        said += &listed("faults of which no search found anything", &names(searches.unfound()));
+        said += &listed("faults that searches found, but never as what they are", &names(searches.never_as_such()));
+        said += &listed("faults of the host that no neutral scenario asks for", &names(searches.unreached.clone()));
     }
     said
 }

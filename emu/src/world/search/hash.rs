@@ -89,7 +89,7 @@ impl SearchWorld {
 /// Adds a vCPU without its registers. Waiting interrupts are parts of their own, for others add to them.
 fn fold_vcpu(index: u64, vcpu: &Vcpu, fold: &mut Fold) {
     let Vcpu { pending, interrupts, timer_ns, icr_high, clock_latch, frame, insns, stop_at_insns } = vcpu;
-    let frame = frame.as_ref().map(|frame| (&frame.resume, frame.injection, frame.hash));
+    let frame = frame.as_ref().map(|frame| (&frame.resume, frame.injection, frame.hash, frame.kind));
     let left = stop_at_insns.map(|at| at.wrapping_sub(*insns));
     fold.part(tag::VCPU, index, &(pending, timer_ns, icr_high, clock_latch, frame, left));
     for vector in interrupts {

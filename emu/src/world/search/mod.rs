@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use host::dirty::bitmap::DirtyBitmap;
 use host::event::Stamped;
+use host::fault::FaultSet;
 use host::step::{Costs, Move};
 
 use crate::oracle::guest_mm;
@@ -290,6 +291,10 @@ impl System for SearchWorld {
                 }
             }
         }
+    }
+
+    fn asked(&self) -> FaultSet {
+        self.world.faults.asked()
     }
 
     fn take(&mut self, choice: Choice) {
