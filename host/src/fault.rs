@@ -744,6 +744,11 @@ faults! {
         fix: "the stream is flushed before its buffer is taken" },
 
     // ---- 3J: other VMMs
+    /// A snapshot is taken when the round of hints begins.
+    SnapshotWhenAnswered { name: "snapshot-when-answered", id: "X02", source: "e2b-dev/infra, pull request 2552, of 2026",
+        mechanism: "an orchestrator takes the guest for done when its command id has reached the host's: that is the moment when the driver has begun to hint", effect: Rule,
+        steps: ["the host starts round 2", "the driver sends id 2, and begins to hint", "the guest's id is not below the host's: the VM is paused, its hints in the queue"],
+        fix: "The round is over when the driver has sent its stop id, and the device has answered DONE." },
     /// What the VMM writes itself stands in no log.
     VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
         mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,

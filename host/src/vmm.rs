@@ -17,7 +17,7 @@ use crate::dirty::command::TrackingCommand;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
-use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason, Stamped};
+use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::encoding::DestinationRam;
@@ -430,8 +430,22 @@ impl Vmm {
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
         let destination = &self.destination;
         match &self.left {
-            Some(left) => View { accel: &left.accel, devices: &left.devices, destination, vm: left.vm, vcpus_in_store: false },
-            None => View { accel: &self.accel, devices: &self.devices, destination, vm: self.vm, vcpus_in_store },
+            Some(left) => View {
+                accel: &left.accel,
+                devices: &left.devices,
+                hints: HintStatus::Stop,
+                destination,
+                vm: left.vm,
+                vcpus_in_store: false,
+            },
+            None => View {
+                accel: &self.accel,
+                devices: &self.devices,
+                hints: self.balloon.hint_status(),
+                destination,
+                vm: self.vm,
+                vcpus_in_store,
+            },
         }
     }
 

@@ -439,6 +439,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             encoding,
             rounds_min,
             complete_before_sync,
+            hints_first: false,
             modes: Modes::default(),
         },
     )

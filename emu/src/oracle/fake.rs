@@ -172,8 +172,15 @@ impl Bench {
             status: MigrationStatus::None,
             running: true,
         };
-        let oracle =
-            Oracle::new(OracleOptions { pages: PAGES, channels: false, vcpus: 1, ram_bytes, hints_stay_free, free_pages_are_read: false });
+        let oracle = Oracle::new(OracleOptions {
+            pages: PAGES,
+            channels: false,
+            vcpus: 1,
+            ram_bytes,
+            hints_stay_free,
+            free_pages_are_read: false,
+            hints_first: false,
+        });
         let mut shadow = oracle.clone();
         shadow.drop_details();
         let (queue, round) = (VecDeque::new(), HintStatus::Stop);

@@ -281,6 +281,15 @@ impl Oracle {
         });
     }
 
+    /// The VM is stopped to be saved: who asked for hints first has had them.
+    pub(super) fn stopped_for_good(&mut self, index: usize) {
+        if self.options.hints_first && self.device.is_open() {
+            self.break_rule(rules::SNAPSHOT_BEHIND_ITS_HINTS, Some(index), Blame::Host, || {
+                "the VM is stopped for a snapshot while its driver hints: what it would have given up is saved".to_owned()
+            });
+        }
+    }
+
     pub(super) fn hint_push(&mut self, index: usize, head: u16) {
         if let Some(range) = self.device.left_out() {
             let rule = rules::EVERY_HINT_COUNTS;

@@ -97,6 +97,8 @@ pub struct OracleOptions {
     pub hints_stay_free: bool,
     /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
     pub free_pages_are_read: bool,
+    /// Whoever stops the VM has asked for hints first, and waits for them.
+    pub hints_first: bool,
 }
 
 /// How the run ended.
@@ -354,7 +356,12 @@ impl Oracle {
                 self.end_snapshot(index, *to);
                 self.migration_state(index, *to, world);
             }
-            Event::VmStop => self.counter.vm_stop(stamped.at_ns),
+            Event::VmStop => {
+                self.counter.vm_stop(stamped.at_ns);
+                if stamped.actor == Actor::Migration {
+                    self.stopped_for_good(index);
+                }
+            }
             Event::DstRefuse { message } => self.device_refused(index, message),
             Event::DstDevice { id } => {
                 self.counter.destination_device(*id);

@@ -359,16 +359,19 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
     let modes = (any::<(bool, bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
         .prop_map(|((run_on, postcopy, snapshot), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot });
-    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<bool>()), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, complete_before_sync), rounds_min, modes)| Migration {
-            start,
-            bandwidth,
-            max_bandwidth,
-            downtime_limit_ns,
-            encoding,
-            rounds_min,
-            complete_before_sync,
-            modes: Modes { postcopy: modes.postcopy && encoding.refused(true).is_none(), ..modes },
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>()), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
+        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, (complete_before_sync, hints_first)), rounds_min, modes)| {
+            Migration {
+                start,
+                bandwidth,
+                max_bandwidth,
+                downtime_limit_ns,
+                encoding,
+                rounds_min,
+                complete_before_sync,
+                hints_first,
+                modes: Modes { postcopy: modes.postcopy && encoding.refused(true).is_none(), ..modes },
+            }
         },
     )
 }

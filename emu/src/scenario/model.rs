@@ -608,6 +608,7 @@ impl Default for Migration {
             encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
+            hints_first: false,
             modes: Modes::default(),
         }
     }
@@ -647,6 +648,8 @@ pub struct Migration {
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
+    /// A snapshot in place of a migration: a round of hints first, then the VM stops, and all of memory goes.
+    pub hints_first: bool,
     /// What goes beyond plain precopy.
     pub modes: Modes,
 }

@@ -121,6 +121,7 @@ impl<'d> Reader<'d> {
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
             },
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
+            hints_first: self.flag(&fields, "hints_first").unwrap_or(default.hints_first),
             rounds_min: self
                 .integer(&fields, "rounds_min")
                 .map_or(default.rounds_min, |rounds| u32::try_from(rounds).expect("the range ends below")),

@@ -491,6 +491,12 @@ static MIGRATION: Table = Table {
         key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
             .default("\"used\""),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
+        key(
+            "hints_first",
+            "A snapshot in place of a migration, as an orchestrator takes it: a round of hints first, then the VM stops, and all of memory goes.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
         key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)

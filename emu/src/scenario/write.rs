@@ -321,7 +321,8 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync, modes } = migration;
+    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync, hints_first, modes } =
+        migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
@@ -331,6 +332,7 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     write_encoding(out, encoding);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
+    out.unless(!hints_first, "hints_first", || hints_first);
     let Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot } = modes;
     out.unless(!snapshot, "snapshot", || snapshot);
     out.unless(!run_on, "run_on", || run_on);

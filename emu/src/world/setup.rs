@@ -42,6 +42,7 @@ impl World {
         let mut faults: Faults = scenario.faults.iter().chain(&options.faults).copied().collect();
         faults.add_asked(Fault::ALL.iter().copied().filter(|fault| fault.guest_bit().is_some()).collect());
         let oracle = Oracle::new(OracleOptions {
+            hints_first: scenario.migration.hints_first,
             pages: ram.pages(),
             channels: scenario.migration.encoding.channels > 0,
             vcpus: scenario.guest.vcpus,
@@ -203,6 +204,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             chunk_shift: host.chunk_shift,
             complete_before_sync: scenario.migration.complete_before_sync,
             modes: scenario.migration.modes.clone(),
+            hints_first: scenario.migration.hints_first,
             first_round: match host.profile {
                 Profile::Qemu | Profile::Firecracker => FirstRound::All,
                 Profile::CloudHypervisor => FirstRound::Populated,

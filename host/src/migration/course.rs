@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::destination::DestinationStatus;
-use crate::event::{LockId, MigrationStatus};
+use crate::event::{HintStatus, LockId, MigrationStatus};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
@@ -66,6 +66,7 @@ impl Course {
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
                 | Op::StopVm
+                | Op::WaitHints
                 | Op::WaitDevices
                 | Op::WaitDestination
                 | Op::WaitLoaded
@@ -212,6 +213,17 @@ fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
     op::iterate(!ctx.faults.on(Fault::SliceWithoutMutex))
 }
 
+/// Returns whether an orchestrator still waits for the round of hints that it has asked for: until the device says DONE, behind the driver's last page.
+///
+/// [`Fault::SnapshotWhenAnswered`]: until the driver has sent the id that it was told, which is the round's beginning.
+fn awaits_hints(hints: HintStatus, ctx: &Ctx<'_>) -> bool {
+    match hints {
+        HintStatus::Requested => true,
+        HintStatus::Start => !ctx.faults.on(Fault::SnapshotWhenAnswered),
+        HintStatus::Stop | HintStatus::Done => false,
+    }
+}
+
 /// Returns whether the move is one that the actor makes or waits in, as things are.
 fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match op {
@@ -232,6 +244,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::WaitRecover => !run.post.recover,
         // The main loop that is left has nobody to share its lock with.
         Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
+        Op::WaitHints => run.healthy() && awaits_hints(view.hints, ctx),
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,

@@ -20,7 +20,7 @@ use crate::devices::Devices;
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::bitmap::WORD_PAGES;
 use crate::dirty::physmem::DirtyMemory;
-use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
+use crate::event::{Actor, Event, EventKind, HintStatus, LockId, MigrationStatus, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
@@ -66,7 +66,14 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// Returns what [`Migration::next`] needs of them.
     pub fn view(&self) -> View<'_> {
-        View { accel: self.accel, devices: self.devices, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
+        View {
+            accel: self.accel,
+            devices: self.devices,
+            hints: self.notifier.hints(),
+            destination: self.destination,
+            vm: *self.vm,
+            vcpus_in_store: self.vcpus_in_store,
+        }
     }
 }
 
@@ -77,6 +84,8 @@ pub struct View<'a> {
     pub accel: &'a Accelerator,
     /// V, and who keeps it.
     pub devices: &'a Devices,
+    /// Where the device's hinting stands.
+    pub hints: HintStatus,
     /// The receiving side.
     pub destination: &'a Destination,
     /// The source's vCPUs.
@@ -239,8 +248,13 @@ impl Migration {
         let stalled = self.run.stalled;
         self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
-        let snapshot = self.run.options.modes.snapshot;
-        let ops = if snapshot { op::snapshot() } else { op::setup(!ctx.faults.on(Fault::NoSyncAtStart)) };
+        let ops = if self.run.options.hints_first {
+            op::snapshot()
+        } else if self.run.options.modes.snapshot {
+            op::background_snapshot()
+        } else {
+            op::setup(!ctx.faults.on(Fault::NoSyncAtStart))
+        };
         self.thread = Course { ops, pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
     }
@@ -351,6 +365,7 @@ impl Migration {
             | Op::LockVmState { .. }
             | Op::SetDevice
             | Op::SaveDevice
+            | Op::WaitHints
             | Op::WaitDevices
             | Op::WaitDestination
             | Op::SetCompleted
@@ -521,6 +536,7 @@ impl Migration {
             Op::Slice { .. }
             | Op::Choose(_)
             | Op::Sleep { .. }
+            | Op::WaitHints
             | Op::WaitDevices
             | Op::WaitDestination
             | Op::WaitLoaded
@@ -708,6 +724,7 @@ impl Run {
             Op::StartVm => plain(EventKind::VmStart),
             Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
             Op::WaitRecover => Next::Idle,
+            Op::WaitHints => Next::Wait(Await::Hints),
             Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
@@ -809,6 +826,7 @@ impl Run {
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
+            | Op::WaitHints
             | Op::WaitDevices
             | Op::WaitDestination
             | Op::WaitLoaded

@@ -48,6 +48,8 @@ pub(crate) enum Op {
     SetDevice,
     /// Sends the devices' state and releases the BQL.
     SaveDevice,
+    /// Waits until the device has had its round of hints.
+    WaitHints,
     /// Waits for the devices that have been ordered to log and have not answered.
     WaitDevices,
     /// Waits for the destination's answer.
@@ -195,8 +197,8 @@ pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
     ops
 }
 
-/// A snapshot from its start to the first decision (QEMU: bg_migration_thread()). Differs: the VM starts again in the same thread.
-pub(crate) fn snapshot() -> VecDeque<Op> {
+/// A background snapshot from its start to the first decision (QEMU: bg_migration_thread()). Differs: the VM starts again in the same thread.
+pub(crate) fn background_snapshot() -> VecDeque<Op> {
     VecDeque::from([
         Op::Notify(PrecopyReason::Setup),
         Op::SetActive,
@@ -209,9 +211,36 @@ pub(crate) fn snapshot() -> VecDeque<Op> {
     ])
 }
 
-/// The end of a snapshot (QEMU: bg_migration_completion()).
+/// The end of a background snapshot (QEMU: bg_migration_completion()).
 pub(crate) fn snapshot_end() -> VecDeque<Op> {
     VecDeque::from([Op::Lock(LockId::Bitmap), Op::SendSaved, Op::WaitDestination, Op::SetCompleted, Op::Choose(Choice::Iteration)])
+}
+
+/// A snapshot behind a round of hints, as an orchestrator takes it: nothing is sent while the VM runs.
+///
+/// Firecracker: src/vmm/src/persist.rs create_snapshot(), for a VM that was paused through the API; docs/ballooning.md says how to hint before.
+pub(crate) fn snapshot() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Lock(LockId::Bql),
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+        Op::Unlock(LockId::Bql),
+        Op::WaitHints,
+        Op::Lock(LockId::Bql),
+        Op::StopVm,
+        Op::LogStart,
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+        Op::SetActive,
+        Op::SetDevice,
+        Op::Lock(LockId::Bitmap),
+        Op::IterateBegin { last: true },
+        Op::Slice { last: true },
+        Op::IterateEnd,
+        Op::Unlock(LockId::Bitmap),
+        Op::SaveDevice,
+        Op::WaitDestination,
+        Op::SetCompleted,
+        Op::Choose(Choice::Iteration),
+    ])
 }
 
 /// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.

@@ -173,6 +173,7 @@ fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
         ram_bytes: ram.bytes(),
         hints_stay_free: false,
         free_pages_are_read: false,
+        hints_first: false,
     });
     let tell = |oracle: &mut Oracle, event: Event| oracle.on_event(0, &Stamped { at_ns: 0, actor: Actor::Migration, event }, &view);
     oracle.drop_details();

@@ -178,6 +178,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.migration.downtime_limit_ns = migration.downtime_limit_ns);
         self.change(|scenario| scenario.migration.encoding = migration.encoding);
         self.change(|scenario| scenario.migration.complete_before_sync = migration.complete_before_sync);
+        self.change(|scenario| scenario.migration.hints_first = migration.hints_first);
         self.change(|scenario| scenario.migration.modes = migration.modes.clone());
         self.change(|scenario| scenario.costs = Costs::default());
         self.change(|scenario| scenario.limits = Limits::default());
