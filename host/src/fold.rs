@@ -74,6 +74,8 @@ pub(crate) enum Tag {
     Requests,
     Missing,
     Left,
+    Snapshot,
+    SnapshotProtected,
     Ring,
     RingLag,
     RingHeld,

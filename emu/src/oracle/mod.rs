@@ -251,6 +251,7 @@ impl Oracle {
         if self.pages.contains(pfn) {
             self.pages.write(pfn, by, at_ns, trace_index.map_or(TraceIndex::NONE, TraceIndex::new));
             self.records.wrote(pfn);
+            self.arrivals.wrote(pfn);
         }
     }
 
@@ -268,6 +269,7 @@ impl Oracle {
         assert!(!self.pages.keeps_details(), "each page's story is wanted");
         self.records.settle(&mut self.pages, index, world);
         self.send_word(index, word, bits);
+        pages::pages_of(word, bits & self.arrivals.too_late(word)).for_each(|pfn| self.save(index, pfn));
         self.place_word(index, word, bits, world);
         self.look_at_waiting(index, world);
     }
@@ -277,6 +279,7 @@ impl Oracle {
         self.records.settle(&mut self.pages, index, world);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
+                self.save(index, *pfn);
                 self.read(*pfn);
                 self.send(index, *pfn, *zero);
                 let (at, bit) = place(*pfn);
@@ -293,11 +296,15 @@ impl Oracle {
             }
             Event::DstRequest { pfn } => self.request(index, *pfn, world),
             Event::DstEnd => self.end_of_stream(index, world),
+            Event::SnapshotStart => self.start_snapshot(),
             Event::PostcopyStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.start_without_all(index, world);
             }
-            Event::RamRead { pfn, zero: _ } => self.read(*pfn),
+            Event::RamRead { pfn, zero: _ } => {
+                self.save(index, *pfn);
+                self.read(*pfn);
+            }
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
             Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
             Event::RamSkip { pfn } => self.records.sent(*pfn),
@@ -351,6 +358,10 @@ impl Oracle {
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
             Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
             Event::VfioWrite { range } => self.vfio_write(index, *range, world),
+            Event::MigrationState { from: _, to } => {
+                self.end_snapshot(index, *to);
+                self.migration_state(index, *to, world);
+            }
             Event::VmStop => {
                 self.counter.vm_stop(stamped.at_ns);
                 if stamped.actor == Actor::Migration {
@@ -358,7 +369,10 @@ impl Oracle {
                 }
             }
             Event::DstRefuse { message } => self.device_refused(index, message),
-            Event::DstDevice { id } => self.counter.destination_device(*id),
+            Event::DstDevice { id } => {
+                self.counter.destination_device(*id);
+                self.arrivals.save_device();
+            }
             Event::DstStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.compare(index, world);

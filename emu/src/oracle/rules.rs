@@ -171,6 +171,15 @@ pub const REQUEST_IS_ANSWERED: &str = "request-is-answered";
 /// Source: QEMU 0c26781c09. Looked at whenever the source takes a page. Cannot alarm falsely: who finds a page missing asks for it in the same step.
 pub const WAITED_PAGE_IS_ASKED_FOR: &str = "waited-page-is-asked-for";
 
+/// A background snapshot holds each page as it was at the snapshot's moment.
+///
+/// Source: QEMU docs/devel/migration (background-snapshot: the state of the VM at the time of the command). Looked at when a page is read to be saved, for
+/// writes of whoever writes. Cannot alarm falsely: who writes to a page that is not saved waits.
+pub const SNAPSHOT_IS_OF_ITS_START: &str = "snapshot-is-of-its-start";
+
+/// A snapshot that says that it is complete has the devices' state.
+pub const SNAPSHOT_IS_WHOLE: &str = "snapshot-is-whole";
+
 /// A snapshot that waits for a round of hints is taken behind it.
 ///
 /// Source: Firecracker docs/ballooning.md, whose DONE comes when the driver has reported all that it can. Misses: a driver that hints less than it could.

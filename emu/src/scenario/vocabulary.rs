@@ -502,6 +502,12 @@ static MIGRATION: Table = Table {
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
         key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
             .default("false"),
+        key(
+            "snapshot",
+            "QEMU's capability background-snapshot: memory is saved as it is at one moment, and the guest goes on.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),

@@ -335,7 +335,8 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
     out.unless(!hints_first, "hints_first", || hints_first);
-    let Modes { run_on, postcopy, max_postcopy_bandwidth } = modes;
+    let Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot } = modes;
+    out.unless(!snapshot, "snapshot", || snapshot);
     out.unless(!run_on, "run_on", || run_on);
     out.unless(!postcopy, "postcopy", || postcopy);
     out.unless(*max_postcopy_bandwidth == 0, "max_postcopy_bandwidth", || rate(*max_postcopy_bandwidth));

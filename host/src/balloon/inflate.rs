@@ -64,7 +64,7 @@ impl BalloonDevice {
     /// Takes a page and drops its contents, unless pages may not be discarded. QEMU: balloon_inflate_page().
     pub(super) fn inflate_page(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
         ctx.emit(Event::BalloonInflate { pfn });
-        if !self.state.inhibited
+        if self.may_discard()
             && let Some(range) = self.whole_host_page(pfn, ctx)
         {
             self.discard(range, ctx);

@@ -126,6 +126,20 @@ impl BalloonDevice {
         }
     }
 
+    /// Returns the queue that a handler is about to use.
+    pub(super) fn main_loop_queue(&self, now_ns: u64) -> Option<u16> {
+        match &self.state.main_loop.phase {
+            Phase::Handling(Some(work)) => Some(work.queue),
+            Phase::Handling(None) => None,
+            Phase::Idle if !self.state.vm_running => None,
+            Phase::Idle => {
+                let due = self.state.stats.poll_at_ns().is_some_and(|at| at <= now_ns);
+                let stats = self.queue_of(QueueRole::Stats).filter(|_| due);
+                self.state.main_loop.kicked.first().copied().or(stats)
+            }
+        }
+    }
+
     /// Returns the main loop's next move for this device.
     pub fn main_loop_next(&self, ctx: &Ctx<'_>) -> Next {
         match &self.state.main_loop.phase {
