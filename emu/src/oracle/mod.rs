@@ -356,7 +356,6 @@ impl Oracle {
             }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
-            Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
             Event::VfioWrite { range } => self.vfio_write(index, *range, world),
             Event::MigrationState { from: _, to } => {
                 self.end_snapshot(index, *to);
