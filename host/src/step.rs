@@ -40,6 +40,8 @@ pub enum Await {
     Operator,
     /// A backend that has been asked to log its writes (QEMU: vhost-user's reply).
     Devices,
+    /// The end of the round of hints that was asked for before a snapshot.
+    Hints,
     /// A page that has not arrived: whoever uses it sits in a page fault.
     Page,
 }
@@ -53,6 +55,7 @@ impl Await {
             Await::Stores => "stores that are marked",
             Await::Operator => "the operator's word",
             Await::Devices => "a backend's acknowledgement",
+            Await::Hints => "the end of a round of hints",
             Await::Page => "a page that has not arrived",
         }
     }

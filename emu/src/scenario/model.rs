@@ -391,6 +391,8 @@ pub struct Host {
     pub host_page: u16,
     /// There is an iothread for hints; without it the balloon offers none.
     pub iothread: bool,
+    /// Page 0 is ROM.
+    pub rom: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -468,6 +470,7 @@ impl Host {
             blocks: Vec::new(),
             host_page: 1,
             iothread: true,
+            rom: false,
             devices: Devices::default(),
         }
     }
@@ -613,6 +616,7 @@ impl Default for Migration {
             throttle: ThrottleOptions::default(),
             switchover: SwitchoverOptions::default(),
             complete_before_sync: false,
+            hints_first: false,
             modes: Modes::default(),
         }
     }
@@ -656,6 +660,8 @@ pub struct Migration {
     pub switchover: SwitchoverOptions,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
+    /// A snapshot in place of a migration: a round of hints first, then the VM stops, and all of memory goes.
+    pub hints_first: bool,
     /// What goes beyond plain precopy.
     pub modes: Modes,
 }
