@@ -40,7 +40,10 @@ pub struct Destination {
     status: DestinationStatus,
     cmd_id: Option<CmdId>,
     device: Option<LoadedDevice>,
+    /// R.
     received: DirtyBitmap,
+    /// What was written: all of R, but for zeros that were taken to be there.
+    placed: DirtyBitmap,
     store: Arc<[Option<Arc<Part>>]>,
 }
 
@@ -76,7 +79,7 @@ impl Part {
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, zeroed, status, cmd_id, device, received, store } = self;
+        let Self { seed, zeroed, status, cmd_id, device, received, placed, store } = self;
         let data = store.iter().flatten().flat_map(|part| &part.pages).flatten().count();
         f.debug_struct("Destination")
             .field("seed", seed)
@@ -85,6 +88,7 @@ impl fmt::Debug for Destination {
             .field("cmd_id", cmd_id)
             .field("device", device)
             .field("received", &received.count())
+            .field("placed", &placed.count())
             .field("data", &data)
             .finish_non_exhaustive()
     }
@@ -101,6 +105,7 @@ impl Destination {
             cmd_id: None,
             device: None,
             received: DirtyBitmap::new(pages),
+            placed: DirtyBitmap::new(pages),
             store: std::iter::repeat_n(None, parts).collect(),
         }
     }
@@ -122,12 +127,13 @@ impl Destination {
 
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { seed: _, zeroed: _, status, cmd_id, device, received, store } = self;
+        let Self { seed: _, zeroed: _, status, cmd_id, device, received, placed, store } = self;
         fold.add_part(Tag::DestinationStatus, &(*status, *cmd_id));
         if let Some(device) = device {
             device.fold(fold);
         }
         fold.sum_of(Tag::Received as u64, received.fold());
+        fold.sum_of(Tag::Placed as u64, placed.fold());
         for (index, part) in (0..).zip(store.iter()) {
             if let Some(part) = part {
                 fold.sum_of(Tag::Contents as u64 + (index << 32), part.fold());
@@ -152,7 +158,7 @@ impl Destination {
 
     /// Returns whether anything arrived for the page.
     pub fn arrived(&self, pfn: Pfn) -> bool {
-        self.received.test(pfn)
+        self.received.test(pfn) || self.placed.test(pfn)
     }
 
     /// Returns the page's contents.
@@ -160,7 +166,7 @@ impl Destination {
     /// # Panics
     /// When there is no such page.
     pub fn page(&self, pfn: Pfn) -> PageBytes {
-        if !self.arrived(pfn) && !self.zeroed {
+        if !self.placed.test(pfn) && !self.zeroed {
             return self.garbage(pfn);
         }
         self.contents(pfn).map_or(ZERO_PAGE, |contents| *contents.bytes())
@@ -168,7 +174,7 @@ impl Destination {
 
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
-        if !self.arrived(pfn) && !self.zeroed {
+        if !self.placed.test(pfn) && !self.zeroed {
             let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
             return !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same);
         }
@@ -192,13 +198,34 @@ impl Destination {
         if self.contents(pfn).is_some() {
             *self.slot(pfn) = None;
         }
-        self.received.set(pfn);
+        self.record(pfn);
     }
 
     /// Places a page's bytes.
     pub fn place_data(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
         *self.slot(pfn) = Some(contents);
+        self.record(pfn);
+    }
+
+    /// Takes in a zero page of a channel: the first that arrives for a page only counts as received, for memory is taken to be zero then; later
+    /// ones make it zero (QEMU: migration/multifd-zero-page.c multifd_recv_zero_page_process()).
+    pub fn receive_zero(&mut self, pfn: Pfn) {
+        if self.received.test(pfn) {
+            self.place_zero(pfn);
+        } else {
+            self.received.set(pfn);
+        }
+    }
+
+    /// Places a page's bytes without a word to R.
+    pub(crate) fn place_unrecorded(&mut self, pfn: Pfn, contents: Arc<PageContents>) {
+        *self.slot(pfn) = Some(contents);
+        self.placed.set(pfn);
+    }
+
+    fn record(&mut self, pfn: Pfn) {
         self.received.set(pfn);
+        self.placed.set(pfn);
     }
 
     /// Drops what arrived for pages: they will be sent again (QEMU: ram_discard_range()).
@@ -235,7 +262,7 @@ impl Destination {
             slot.take().filter(|contents| Arc::strong_count(contents) == 1).unwrap_or_else(|| Arc::new(PageContents::zeros()));
         Arc::get_mut(&mut contents).expect("nobody else sees it").read(pfn, ram);
         *slot = Some(contents);
-        self.received.set(pfn);
+        self.record(pfn);
         false
     }
 

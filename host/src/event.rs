@@ -100,6 +100,10 @@ pub enum Actor {
     Injector,
     /// An assigned device, which writes guest memory past the VMM.
     Vfio,
+    /// The sender of a channel beside the main one.
+    Channel(u8),
+    /// Its receiver, at the destination.
+    Receiver(u8),
 }
 
 impl fmt::Display for Actor {
@@ -115,6 +119,8 @@ impl fmt::Display for Actor {
             Actor::Destination => f.write_str("dest"),
             Actor::Injector => f.write_str("injector"),
             Actor::Vfio => f.write_str("vfio"),
+            Actor::Channel(n) => write!(f, "channel{n}"),
+            Actor::Receiver(n) => write!(f, "receiver{n}"),
         }
     }
 }
@@ -592,6 +598,12 @@ events! {
     VhostQueue { range: PageRange, queue: u8 } = "vhost.queue",
     #[doc = "The destination has read the end of the stream: what has not come never will."]
     DstEnd = "dst.end",
+    #[doc = "A channel is given a packet of pages."]
+    ChannelQueue { channel: u8, pages: u32 } = "channel.queue",
+    #[doc = "All channels have sent what was taken before, and a barrier behind it."]
+    ChannelFlush { channels: u32 } = "channel.flush",
+    #[doc = "All memory is write-protected: the snapshot is of this moment."]
+    SnapshotStart = "snapshot.start",
 }
 
 impl Event {
@@ -716,11 +728,14 @@ impl Event {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::DstEnd
+            | Event::ChannelQueue { .. }
+            | Event::ChannelFlush { .. }
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
+            | Event::SnapshotStart
             | Event::Inject { .. } => None,
         }
     }

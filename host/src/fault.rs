@@ -429,6 +429,29 @@ faults! {
         steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
         fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
+    /// Pages are discarded though a device has them pinned.
+    PinnedDiscarded { name: "pinned-discarded", id: "B09", source: "QEMU f59489423a, fixed in 3.1",
+        mechanism: "the balloon is not told that an assigned device has guest memory pinned: what it discards stays the device's, and the guest gets another page in its place",
+        effect: Loss,
+        steps: ["an assigned device has P pinned; the guest inflates P, and the balloon discards it", "the guest deflates P: whoever touches it gets a new page", "the device writes P: into the old one, which nobody else sees"],
+        fix: "Who pins memory inhibits the balloon for as long." },
+    /// ROM is balloonable.
+    RomBallooned { name: "rom-ballooned", id: "B10", source: "QEMU f2fd57db36, fixed in 2.9",
+        mechanism: "the device takes any page that the guest names, and discards ROM as if it were RAM",
+        effect: Loss,
+        steps: ["page 0 is ROM", "the driver names page 0 as inflated, by mistake or not", "the device discards it: the firmware is gone"],
+        fix: "What is no RAM, or is ROM, is passed over." },
+    /// Inflation drops pages under a postcopy.
+    InflateInPostcopy { name: "inflate-in-postcopy", id: "B01", source: "QEMU 371ff5a3f0, fixed in 2.5",
+        mechanism: "the balloon of the destination drops a page that has arrived: whoever touches it next asks for it, and the source takes it for sent", effect: Stall,
+        steps: ["P arrives at the destination", "the guest inflates P: the host drops it", "the guest deflates P and touches it: request(P) is dropped"],
+        fix: "nothing is discarded while pages still come" },
+    /// Inflation drops a page's write protection.
+    InflateInSnapshot { name: "inflate-in-snapshot", id: "B03", source: "QEMU 1a8e44a89f, fixed in 6.0",
+        mechanism: "a page that the balloon drops loses its write protection: what the guest writes there later is saved", effect: Loss,
+        steps: ["all memory is write-protected for a snapshot", "the guest inflates P, deflates it and writes", "P is saved: with what was written after the snapshot's moment"],
+        fix: "nothing is discarded while a snapshot is being saved" },
+
     // ---- 3C: dirty tracking in the accelerator
     /// Rings start with nothing protected.
     RingInitiallySet { name: "ring-initially-set", id: "K03", source: "QEMU, fixed in 6.1 by a81a592698",
@@ -446,6 +469,11 @@ faults! {
         mechanism: "a memory slot that is deleted and recreated, because the guest changes who sees that memory, takes K along before any sync has read it", effect: Loss,
         steps: ["the migration sends P, then vCPU 1 writes P: K has it", "the guest toggles PAM: the slot is deleted with its K, and created with an empty one", "the next sync finds nothing of P"],
         fix: "the slot's log is read and merged before the slot is deleted, and since 8.0 no vCPU runs between the two" },
+    /// vCPUs run while a slot is updated.
+    SlotUpdateTorn { name: "slot-update-torn", id: "K01", source: "QEMU 2.3 to 7.2, fixed in 8.0 by f39b7d2b96",
+        mechanism: "the log of a slot that is deleted is read first, but vCPUs run on: what they write until the slot is gone goes with it", effect: Loss,
+        steps: ["the guest toggles PAM: the slot's log is read and merged", "vCPU 1 writes P: K has it", "the slot is deleted with its K, and created with an empty one"],
+        fix: "where a slot is updated, all vCPUs are kept out of the kernel from before the read until the new slot is there" },
     /// What KVM writes by itself is not collected.
     BackupIgnored { name: "backup-ignored", id: "K05", source: "QEMU with dirty rings on arm64, mended in 8.1 by b20cc77692 and 1e493be587",
         mechanism: "KVM has no vCPU's ring for what it writes outside of vCPUs, as an interrupt controller's tables, and sets bits in a bitmap that nobody reads", effect: Loss,
@@ -595,6 +623,51 @@ faults! {
         mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
         steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
         fix: "a page that was refused is sent from RAM" },
+    /// Zero pages of the first round are not sent.
+    FirstZerosUnsent { name: "first-zeros-unsent", id: "E07", source: "QEMU f1c72795af (1.5), reverted in 1.6 by 9ef051e553",
+        mechanism: "in the first round pages of zeros are not sent, since the destination's memory is zero anyway: where it is not, what stood there stays", effect: Loss,
+        steps: ["firmware has written page P at the destination", "the source's P is zero: in the first round nothing is sent", "the guest goes on with the firmware's bytes in P"],
+        fix: "a zero page is sent as a record of nine bytes, and the destination makes it zero" },
+    /// R is not told of pages that an accelerator decompresses.
+    UnrecordedPages { name: "unrecorded-pages", id: "E09", source: "QEMU, fixed in 10.0 by 2588a5f99b and a523bc5216",
+        mechanism: "pages that arrive compressed by QPL or QATzip are not recorded as received: a zero page that follows counts as the first arrival, and is skipped", effect: Loss,
+        steps: ["P arrives as v1, and R stays clear", "P is zero: a zero page arrives on a channel", "R is clear, so P is taken to be zero already: v1 stays"],
+        fix: "each way to receive a page records it" },
+    /// A packet of zero pages is not written.
+    DropZeroPacket { name: "drop-zero-packet", id: "E10", source: "QEMU, fixed in 10.0 by cdc3970f85",
+        mechanism: "with a compression method a packet that has nothing to compress is not written, and the zero pages that it lists with it", effect: Loss,
+        steps: ["P arrives as v1", "P is zero, and so are all pages of its packet", "the packet is not written: v1 stays"],
+        fix: "a packet without data is written for its header's sake" },
+    /// A page that became zero keeps its bit in the file.
+    ZeroStaysInFile { name: "zero-stays-in-file", id: "E11", source: "QEMU, fixed in 9.0 by 8fa1a21c6e",
+        mechanism: "the loop that clears the file's bits of a packet's zero pages has wrong bounds: a page that had data before keeps its bit, and its old bytes are loaded", effect: Loss,
+        steps: ["P goes into the file as v1: its bit is set", "P is zero: the sender leaves its bit as it is", "the file is loaded: P is v1"],
+        fix: "the loop runs over the packet's zero pages" },
+    /// Pages that are not in the file keep what they held.
+    AbsentPagesStay { name: "absent-pages-stay", id: "E12", source: "QEMU, fixed in 10.2 by 0ecd285824",
+        mechanism: "a file is loaded into memory that was used before: pages that are not in the file are not made zero", effect: Loss,
+        steps: ["a VM has run, and P holds its bytes", "a file without P is loaded: P was zero", "the guest goes on with the old bytes in P"],
+        fix: "pages that are absent are made zero, unless the memory is fresh" },
+    /// No barrier between rounds.
+    NoRoundBarrier { name: "no-round-barrier", id: "E15", source: "QEMU, the class of 294e5a4034 (8.1) and f5f48a7891 (9.0)",
+        mechanism: "nothing keeps the channels' packets of two rounds apart: a page's newer copy on a fast channel arrives before its older one on a slow channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a slow channel", "round 2: P goes as v2 on another, and is placed", "v1 arrives, and is placed over v2"],
+        fix: "when the scan has passed all of RAM, every channel is drained and synchronised before the next page is queued" },
+    /// The main channel does not wait at the barrier.
+    MainPassesBarrier { name: "main-passes-barrier", id: "E15b", source: "QEMU, the class of 294e5a4034 (8.1)",
+        mechanism: "the channels wait for each other between rounds, and the main channel for none: a zero record on it arrives before the page's older bytes on a channel", effect: Loss,
+        steps: ["round 1: P goes as v1 on a channel that is late", "round 2: P is zero, and the migration thread sends a zero record on the main channel", "the record is placed, and then v1"],
+        fix: "a flush record in the main stream waits for all channels" },
+    /// A flush does not wait for what is queued.
+    FlushForgetsQueued { name: "flush-forgets-queued", id: "E16", source: "QEMU, fixed in 8.0 by ebfc578715 and 7.1 by cf20c89733",
+        mechanism: "with zero copy a flush may be asked for before the last packet is queued, and does not wait for it: its pages count as sent and are not read", effect: Rule,
+        steps: ["a sender has a packet, and has not queued it", "the flush finds nothing queued, and is over", "the packet's pages are read afterwards"],
+        fix: "the flush is made by the sender, behind its packets" },
+    /// The destination starts before its receivers are done.
+    StartBeforeChannels { name: "start-before-channels", id: "E17", source: "QEMU, fixed in 2.7 by 5533b2e9bc",
+        mechanism: "the destination starts its vCPUs while threads still hold pages that have arrived: they are placed late, over what the guest writes", effect: Loss,
+        steps: ["the last copy of P has arrived, and waits for its thread", "the device state arrives, and the vCPUs start", "P is placed under the running guest"],
+        fix: "the main thread waits until all threads are done" },
 
     // ---- 3F: postcopy
     /// Requests that were on a broken link are forgotten.
@@ -602,6 +675,17 @@ faults! {
         mechanism: "after a recovery nobody asks again for the pages that were asked for before the link broke", effect: Stall,
         steps: ["a vCPU at the destination touches P: request(P) goes out", "the link breaks, and is mended", "the source sends what it comes across: P is one of many"],
         fix: "the destination keeps what it waits for, and asks for all of it again when the link is back" },
+
+    /// A page is sent twice.
+    SyncInPostcopy { name: "sync-in-postcopy", id: "P01", source: "QEMU 663e6c1df8, fixed in 2.5",
+        mechanism: "a sync behind the switch finds marks of pages that were sent since, and they are sent again, though the guest runs on them", effect: HostCrash,
+        steps: ["P is dirty at the switch: it is sent, and placed where the guest runs", "a sync merges the log, which still has P's mark", "P is sent again: the destination cannot place it"],
+        fix: "once the guest is elsewhere nothing is synced any more" },
+    /// The answer that the devices are loaded is waited for on a dead link.
+    LostPong { name: "lost-pong", id: "P07", source: "QEMU 1ae7d9c30d, fixed in 11.1",
+        mechanism: "the source waits for the PONG behind the package, and a link that breaks meanwhile does not wake it", effect: Stall,
+        steps: ["all pages are sent, the source waits for the PONG", "the destination has loaded the devices, and the link breaks", "the source waits on: it never pauses, so it cannot be recovered"],
+        fix: "the end of the return path wakes whoever waits for the PONG" },
 
     // ---- 3G: device writers
     /// The last look at a backend's log finds nothing.
@@ -660,7 +744,23 @@ faults! {
 
     // ---- 3I: snapshots
 
+    /// Pages that nobody touched are not protected.
+    SnapshotHoles { name: "snapshot-holes", id: "S01", source: "QEMU eeccb99c9d, fixed in 6.0",
+        mechanism: "write protection skips pages that are not populated: the first write to one is not noticed, and is saved", effect: Loss,
+        steps: ["nobody has touched P when memory is write-protected", "the guest writes to P, and does not fault", "P is saved: with what was written after the snapshot's moment"],
+        fix: "all memory is populated before it is protected" },
+    /// The end of the devices' state stays in a buffer.
+    SnapshotNoFlush { name: "snapshot-no-flush", id: "S03", source: "QEMU ecb23efea0, fixed in 6.0",
+        mechanism: "the buffer with the devices' state is taken before the stream in front of it is flushed: its end is missing", effect: Rule,
+        steps: ["the devices are saved into a buffer, the last of it still in the stream's own", "the buffer is appended to the snapshot", "the snapshot is complete by its state, and cannot be loaded"],
+        fix: "the stream is flushed before its buffer is taken" },
+
     // ---- 3J: other VMMs
+    /// A snapshot is taken when the round of hints begins.
+    SnapshotWhenAnswered { name: "snapshot-when-answered", id: "X02", source: "e2b-dev/infra, pull request 2552, of 2026",
+        mechanism: "an orchestrator takes the guest for done when its command id has reached the host's: that is the moment when the driver has begun to hint", effect: Rule,
+        steps: ["the host starts round 2", "the driver sends id 2, and begins to hint", "the guest's id is not below the host's: the VM is paused, its hints in the queue"],
+        fix: "The round is over when the driver has sent its stop id, and the device has answered DONE." },
     /// What the VMM writes itself stands in no log.
     VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
         mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,

@@ -4,6 +4,7 @@
 //! it came to stands as a scenario under `scenarios/found/`.
 
 mod allocator;
+mod bitmaps;
 mod encodings;
 mod hints;
 mod runnable;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use emu::scenario::model::*;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use proptest::collection::vec;
@@ -394,6 +394,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 stats_interval_ns,
                 host_page: 1,
                 iothread: true,
+                rom: false,
                 devices,
                 blocks,
             }
@@ -439,6 +440,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             encoding,
             rounds_min,
             complete_before_sync,
+            hints_first: false,
             modes: Modes::default(),
         },
     )
@@ -446,7 +448,25 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=12u32).prop_map(|shift| 1 << shift)];
-    (select(ZeroPages::ALL), xbzrle).prop_map(|(zero_pages, xbzrle_pages)| EncodingOptions { zero_pages, xbzrle_pages })
+    let words = (select(ZeroPages::ALL), select(Compression::ALL), select(DestinationRam::ALL));
+    (words, xbzrle, prop_oneof![Just(0), 1..=3u8], any::<[bool; 2]>()).prop_map(
+        |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
+            let (zero_pages, compression, destination_ram) = words;
+            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            while let Some((key, _)) = encoding.refused(false) {
+                match key {
+                    "xbzrle" => encoding.xbzrle_pages = 0,
+                    "multifd_compression" => encoding.compression = Compression::None,
+                    _ => encoding.zero_copy = false,
+                }
+            }
+            // Channels take the first zeros of a page to be there already: on used memory that loses them, and is no defect of ours.
+            if encoding.senders_find_zeros() {
+                encoding.destination_ram = DestinationRam::Fresh;
+            }
+            encoding
+        },
+    )
 }
 
 fn page_spec(ram_bytes: u64, orders: Vec<u8>) -> impl Strategy<Value = PageSpec> {

@@ -84,6 +84,15 @@ impl Oracle {
         }
     }
 
+    /// All channels count as drained: what was taken is on its way.
+    pub(super) fn flush(&mut self, index: usize) {
+        if let Some(pfn) = self.records.any_held() {
+            self.break_rule(rules::FLUSHED_PAGES_ARE_SENT, Some(index), Blame::Host, || {
+                format!("the channels count as flushed, but page {pfn} was taken and is not on its way")
+            });
+        }
+    }
+
     pub(super) fn bitmap_sync(&mut self, index: usize, new: u64, world: &dyn Observed) {
         self.counter.sync();
         self.records.end_sync(&mut self.pages);
@@ -102,6 +111,14 @@ impl Oracle {
         let (remaining, bits) = (world.remaining(), world.bitmap_count());
         if remaining != bits {
             self.break_rule(rules::N_EQUALS_POPCOUNT, Some(index), Blame::Host, || format!("N is {remaining}, but B has {bits} bits"));
+        }
+    }
+
+    /// A slot is new: what its log begins with, or what was merged of the old one, will be sent, hinted or not.
+    pub(super) fn slot_created(&mut self, range: PageRange, world: &dyn Observed) {
+        for (at, bits) in self.pages.words(range) {
+            let recorded = bits & (world.recorded(Level::K, at) | world.recorded(Level::D, at));
+            self.pages.edit(at, |marks| marks.sending.need_not_send &= !recorded);
         }
     }
 
@@ -264,6 +281,15 @@ impl Oracle {
         });
     }
 
+    /// The VM is stopped to be saved: who asked for hints first has had them.
+    pub(super) fn stopped_for_good(&mut self, index: usize) {
+        if self.options.hints_first && self.device.is_open() {
+            self.break_rule(rules::SNAPSHOT_BEHIND_ITS_HINTS, Some(index), Blame::Host, || {
+                "the VM is stopped for a snapshot while its driver hints: what it would have given up is saved".to_owned()
+            });
+        }
+    }
+
     pub(super) fn hint_push(&mut self, index: usize, head: u16) {
         if let Some(range) = self.device.left_out() {
             let rule = rules::EVERY_HINT_COUNTS;
@@ -414,6 +440,7 @@ impl Oracle {
         self.lose(pfn);
         let detail = self.pages.detail(pfn);
         let mistold = self.pages.is(pfn, |marks| marks.mistold);
+        let rom = self.options.rom && pfn == Pfn(0);
         let rule = rules::DISCARDED_PAGE_WAS_GIVEN_UP;
         self.violations.add(rule, || Violation {
             rule,
@@ -421,9 +448,17 @@ impl Oracle {
             page: Some(pfn),
             write: detail.write.get(),
             doom: Some(index),
-            blame: if mistold { Blame::Guest } else { cause.map_or(Blame::Host, Cause::blame) },
+            blame: if rom {
+                Blame::Host
+            } else if mistold {
+                Blame::Guest
+            } else {
+                cause.map_or(Blame::Host, Cause::blame)
+            },
             cause: cause.map(Cause::name),
-            what: if mistold {
+            what: if rom {
+                format!("page {pfn} is ROM, and was dropped because the guest told it as inflated")
+            } else if mistold {
                 format!("page {pfn} was dropped because the guest told it as inflated, though its balloon does not have it")
             } else if let Some(cause) = cause {
                 let (writer, at) = (detail.writer, micros(detail.write_at_ns));
@@ -501,6 +536,26 @@ impl Oracle {
             what: format!("head {head} was never returned"),
         });
         self.leak(held, world).into_iter().chain(returned).chain(self.kept_iothread(world)).collect()
+    }
+
+    /// An assigned device wrote: into the pages that the guest has, or into those that it had.
+    pub(super) fn vfio_write(&mut self, index: usize, range: PageRange, world: &dyn Observed) {
+        for pfn in range.pages().filter(|pfn| world.detached(*pfn)) {
+            self.lose(pfn);
+            let rule = rules::PINNED_PAGE_STAYS;
+            self.violations.add(rule, || Violation {
+                rule,
+                verdict: Verdict::LostPage,
+                page: Some(pfn),
+                write: Some(index),
+                doom: Some(index),
+                blame: Blame::Host,
+                cause: None,
+                what: format!(
+                    "page {pfn} was discarded though an assigned device has it pinned: what the device writes there, the guest never sees"
+                ),
+            });
+        }
     }
 
     /// The destination has refused what the source says of the device.

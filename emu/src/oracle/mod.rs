@@ -74,6 +74,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns whether an assigned device has another frame in a page's place than the guest.
+    fn detached(&self, pfn: Pfn) -> bool;
     /// Returns the queue of the destination's balloon with an element that nobody will ever return.
     fn destination_stuck_queue(&self) -> Option<usize>;
     /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
@@ -85,6 +87,8 @@ pub trait Observed {
 pub struct OracleOptions {
     /// Pages of RAM.
     pub pages: u64,
+    /// Channels send pages: many are taken from B and not yet on the wire.
+    pub channels: bool,
     /// Number of vCPUs: that many task mailboxes are in use.
     pub vcpus: u8,
     /// Size of RAM, bytes.
@@ -95,6 +99,10 @@ pub struct OracleOptions {
     pub hints_stay_free: bool,
     /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
     pub free_pages_are_read: bool,
+    /// Page 0 is ROM: no guest can give it away.
+    pub rom: bool,
+    /// Whoever stops the VM has asked for hints first, and waits for them.
+    pub hints_first: bool,
 }
 
 /// How the run ended.
@@ -189,7 +197,7 @@ impl Oracle {
         Self {
             options,
             pages: Pages::new(options.pages),
-            records: Records::new(),
+            records: Records::new(options.channels),
             arrivals: Arrivals::default(),
             device: Device::new(),
             heads: Heads::default(),
@@ -243,6 +251,7 @@ impl Oracle {
         if self.pages.contains(pfn) {
             self.pages.write(pfn, by, at_ns, trace_index.map_or(TraceIndex::NONE, TraceIndex::new));
             self.records.wrote(pfn);
+            self.arrivals.wrote(pfn);
         }
     }
 
@@ -260,6 +269,7 @@ impl Oracle {
         assert!(!self.pages.keeps_details(), "each page's story is wanted");
         self.records.settle(&mut self.pages, index, world);
         self.send_word(index, word, bits);
+        pages::pages_of(word, bits & self.arrivals.too_late(word)).for_each(|pfn| self.save(index, pfn));
         self.place_word(index, word, bits, world);
         self.look_at_waiting(index, world);
     }
@@ -269,6 +279,7 @@ impl Oracle {
         self.records.settle(&mut self.pages, index, world);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
+                self.save(index, *pfn);
                 self.read(*pfn);
                 self.send(index, *pfn, *zero);
                 let (at, bit) = place(*pfn);
@@ -285,11 +296,15 @@ impl Oracle {
             }
             Event::DstRequest { pfn } => self.request(index, *pfn, world),
             Event::DstEnd => self.end_of_stream(index, world),
+            Event::SnapshotStart => self.start_snapshot(),
             Event::PostcopyStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.start_without_all(index, world);
             }
-            Event::RamRead { pfn, zero: _ } => self.read(*pfn),
+            Event::RamRead { pfn, zero: _ } => {
+                self.save(index, *pfn);
+                self.read(*pfn);
+            }
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
             Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
             Event::RamSkip { pfn } => self.records.sent(*pfn),
@@ -316,7 +331,8 @@ impl Oracle {
             }
             Event::DirtyMerge { pages: _ } => {
                 self.records.merge();
-                if stamped.actor == Actor::Display {
+                // A display's refresh, or the end of a slot: no sync, and what was dirty before the round is found again.
+                if stamped.actor != Actor::Migration {
                     self.device.merged();
                 }
                 self.look_everywhere(index, Cause::SyncDropped, world);
@@ -329,6 +345,8 @@ impl Oracle {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
             Event::LogStart => self.log_start(world),
+            Event::SlotCreate { range } => self.slot_created(*range, world),
+            Event::ChannelFlush { channels: _ } => self.flush(index),
             Event::SlotDelete { range } => {
                 self.records.look_range(&mut self.pages, widened(*range), index, |_, _| Cause::ClearedUnmerged, world);
             }
@@ -338,10 +356,22 @@ impl Oracle {
             }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
-            Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
-            Event::VmStop => self.counter.vm_stop(stamped.at_ns),
+            Event::VfioWrite { range } => self.vfio_write(index, *range, world),
+            Event::MigrationState { from: _, to } => {
+                self.end_snapshot(index, *to);
+                self.migration_state(index, *to, world);
+            }
+            Event::VmStop => {
+                self.counter.vm_stop(stamped.at_ns);
+                if stamped.actor == Actor::Migration {
+                    self.stopped_for_good(index);
+                }
+            }
             Event::DstRefuse { message } => self.device_refused(index, message),
-            Event::DstDevice { id } => self.counter.destination_device(*id),
+            Event::DstDevice { id } => {
+                self.counter.destination_device(*id);
+                self.arrivals.save_device();
+            }
             Event::DstStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.compare(index, world);
@@ -447,7 +477,6 @@ impl Oracle {
             | Event::HostCrash { .. }
             | Event::RingFull { .. }
             | Event::RingReset { .. }
-            | Event::SlotCreate { .. }
             | Event::BitmapLoad { .. }
             | Event::ChannelSync { .. }
             | Event::DstDiscard { .. }
@@ -457,10 +486,10 @@ impl Oracle {
             | Event::Throttle { .. }
             | Event::VhostLogStart
             | Event::Pin { .. }
+            | Event::ChannelQueue { .. }
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
-            | Event::VfioWrite { .. }
             | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }

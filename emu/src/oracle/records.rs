@@ -3,6 +3,8 @@
 //! QEMU: migration/ram.c migration_bitmap_sync_precopy(), migration_bitmap_clear_dirty(). The records themselves are asked of the world;
 //! kept here is only what no bitmap shows: whether S will still be merged, and which page is in the sender's hand.
 
+use std::collections::BTreeMap;
+
 use host::event::{Level, PageRange, Pfn};
 use host::fold::Fold;
 
@@ -139,6 +141,9 @@ impl Cause {
     }
 }
 
+/// Tells the pages in hand from the rest of a hash.
+const HELD: u64 = 1 << 20;
+
 /// What no bitmap shows.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
@@ -150,8 +155,10 @@ pub(crate) struct Records {
     unmerged: bool,
     /// Between a sync's announcement and its end.
     syncing: bool,
-    /// The page that the sender took from B and has not put on the wire, and when it took it.
-    hand: Option<(Pfn, TraceIndex)>,
+    /// Pages that a sender took from B and has not put on the wire, how often, and when it took them last; where channels send, many.
+    hand: BTreeMap<Pfn, (u32, TraceIndex)>,
+    /// Channels send: who takes a page may hold others.
+    many: bool,
     /// Written since the last event; looked at once the writing step is complete.
     pending: Vec<Pfn>,
     /// Writes whose last record was lost, and which went out all the same with a later one.
@@ -160,17 +167,26 @@ pub(crate) struct Records {
 
 impl Records {
     /// Returns the state before any migration.
-    pub(crate) fn new() -> Self {
-        Self { migrating: false, tracking: false, unmerged: false, syncing: false, hand: None, pending: Vec::new(), near_misses: 0 }
+    pub(crate) fn new(many: bool) -> Self {
+        Self {
+            many,
+            migrating: false,
+            tracking: false,
+            unmerged: false,
+            syncing: false,
+            hand: BTreeMap::new(),
+            pending: Vec::new(),
+            near_misses: 0,
+        }
     }
 
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
-        let Self { migrating, tracking, unmerged, syncing, hand, pending, near_misses: _ } = self;
+        let Self { migrating, tracking, unmerged, syncing, hand, many: _, pending, near_misses: _ } = self;
         for (index, truth) in (0..).zip([*migrating, *tracking, *unmerged, *syncing]) {
             fold.word(tag, index, u64::from(truth));
         }
-        fold.part(tag, 4, &hand.map(|(pfn, _)| pfn));
+        hand.iter().for_each(|(pfn, (count, _))| fold.word(tag + HELD, pfn.0, u64::from(*count)));
         // In whatever order they were written: they are looked at together.
         pending.iter().for_each(|pfn| fold.word(!tag, pfn.0, 1));
     }
@@ -183,7 +199,7 @@ impl Records {
 
     /// The migration ends: nothing is claimed any more.
     pub(crate) fn end_migration(&mut self) {
-        *self = Self { near_misses: self.near_misses, ..Self::new() };
+        *self = Self { near_misses: self.near_misses, ..Self::new(self.many) };
     }
 
     /// A page was written; its record is looked for after the step.
@@ -218,36 +234,43 @@ impl Records {
         self.tracking = self.migrating;
     }
 
-    /// Returns whether the page is in the sender's hand.
-    pub(crate) fn holds(&self, pfn: Pfn) -> bool {
-        self.hand.is_some_and(|(held, _)| held == pfn)
-    }
-
     /// The sender took a page from B.
     pub(crate) fn take(&mut self, pages: &mut Pages, pfn: Pfn, index: usize) {
-        self.drop_hand(pages);
-        self.hand = Some((pfn, TraceIndex::new(index)));
+        if !self.many {
+            self.drop_hand(pages);
+        }
+        let (count, taken) = self.hand.entry(pfn).or_insert((0, TraceIndex::NONE));
+        (*count, *taken) = (*count + 1, TraceIndex::new(index));
     }
 
     /// The sender put a page on the wire.
     pub(crate) fn sent(&mut self, pfn: Pfn) {
-        if self.holds(pfn) {
-            self.hand = None;
+        let Some((count, _)) = self.hand.get_mut(&pfn) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.hand.remove(&pfn);
         }
+    }
+
+    /// Returns a page that a sender took and has not put on the wire.
+    pub(crate) fn any_held(&self) -> Option<Pfn> {
+        self.hand.keys().next().copied()
     }
 
     /// The sender's hand must be empty: a page still in it was dropped, and counts as not sent.
     pub(crate) fn drop_hand(&mut self, pages: &mut Pages) {
-        let Some((pfn, taken)) = self.hand.take() else { return };
-        if pages.contains(pfn) {
-            pages.edit_page(pfn, |marks, bit| marks.sending.unsent |= bit);
-            pages.set_doom(pfn, Cause::SenderDropped, taken);
+        for (pfn, (_, taken)) in std::mem::take(&mut self.hand) {
+            if pages.contains(pfn) {
+                pages.edit_page(pfn, |marks, bit| marks.sending.unsent |= bit);
+                pages.set_doom(pfn, Cause::SenderDropped, taken);
+            }
         }
     }
 
-    /// Returns the page in the sender's hand, as a bit of a word.
+    /// Returns the pages in a sender's hand, as bits of a word.
     pub(crate) fn held(&self, at: u64) -> u64 {
-        self.hand.map(|(pfn, _)| place(pfn)).filter(|(word, _)| *word == at).map_or(0, |(_, bit)| bit)
+        let held = self.hand.range(Pfn(at * 64)..Pfn((at + 1) * 64));
+        held.map(|(pfn, _)| place(*pfn).1).fold(0, |bits, bit| bits | bit)
     }
 
     /// Returns which of these pages stand where the engine will look.

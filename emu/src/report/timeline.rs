@@ -67,6 +67,7 @@ fn show(event: &Event) -> Show {
         K::DstDiscard => Show::NamedOrRun,
         K::SnapshotFault => Show::NamedOrRun,
         K::SnapshotUnprotect => Show::NamedOrRun,
+        K::ChannelQueue => Show::NamedOrRun,
         K::HintNewId => Show::Named,
         K::LinkStall => Show::Always,
         K::LinkResume => Show::Always,
@@ -88,6 +89,8 @@ fn show(event: &Event) -> Show {
         K::VfioWrite => Show::Always,
         K::VfioMerge => Show::Always,
         K::VhostQueue => Show::Always,
+        K::SnapshotStart => Show::Always,
+        K::ChannelFlush => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
         K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,

@@ -161,11 +161,14 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::Throttle
         | K::VhostLogStart
         | K::DstEnd
+        | K::ChannelQueue
+        | K::ChannelFlush
         | K::HintNewId
         | K::LinkStall
         | K::LinkResume
         | K::DstRefuse
         | K::VfioMerge
+        | K::SnapshotStart
         | K::Inject => false,
     }
 }

@@ -1,6 +1,6 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
-use host::migration::encoding::{EncodingOptions, ZeroPages};
+use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
@@ -32,6 +32,7 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            rom: self.flag(&fields, "rom").unwrap_or(default.rom),
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),
@@ -107,18 +108,21 @@ impl<'d> Reader<'d> {
         let default = Migration::default();
         let Some(fields) = root.get("migration").and_then(|value| self.fields(table_of(root, "migration"), value)) else { return default };
         let start = fields.get("start").and_then(|value| self.start(&fields, value));
+        let postcopy = self.flag(&fields, "postcopy").unwrap_or(default.modes.postcopy);
         Migration {
             start: start.unwrap_or(default.start),
             bandwidth: self.rate(&fields, "bandwidth").unwrap_or(default.bandwidth),
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
             downtime_limit_ns: self.time(&fields, "downtime_limit").unwrap_or(default.downtime_limit_ns),
-            encoding: self.encoding(&fields),
+            encoding: self.encoding(&fields, postcopy),
             modes: Modes {
                 run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
-                postcopy: self.flag(&fields, "postcopy").unwrap_or(default.modes.postcopy),
+                snapshot: self.flag(&fields, "snapshot").unwrap_or(default.modes.snapshot),
+                postcopy,
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
             },
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
+            hints_first: self.flag(&fields, "hints_first").unwrap_or(default.hints_first),
             rounds_min: self
                 .integer(&fields, "rounds_min")
                 .map_or(default.rounds_min, |rounds| u32::try_from(rounds).expect("the range ends below")),
@@ -126,14 +130,26 @@ impl<'d> Reader<'d> {
     }
 
     /// Reads how pages are written.
-    fn encoding(&mut self, fields: &Fields<'d>) -> EncodingOptions {
+    fn encoding(&mut self, fields: &Fields<'d>, postcopy: bool) -> EncodingOptions {
         let default = EncodingOptions::default();
-        EncodingOptions {
+        let encoding = EncodingOptions {
             zero_pages: self.zero_pages(fields).unwrap_or(default.zero_pages),
             xbzrle_pages: self
                 .integer(fields, "xbzrle")
                 .map_or(default.xbzrle_pages, |pages| u32::try_from(pages).expect("the range ends below")),
+            channels: self
+                .integer(fields, "multifd_channels")
+                .map_or(default.channels, |count| u8::try_from(count).expect("the range ends below")),
+            compression: self.word(fields, "multifd_compression", Compression::ALL).unwrap_or(default.compression),
+            zero_copy: self.flag(fields, "zero_copy").unwrap_or(default.zero_copy),
+            mapped_ram: self.flag(fields, "mapped_ram").unwrap_or(default.mapped_ram),
+            destination_ram: self.word(fields, "destination_ram", DestinationRam::ALL).unwrap_or(default.destination_ram),
+        };
+        if let Some((key, why)) = encoding.refused(postcopy) {
+            let diagnostic = Diagnostic::error(fields.span_of(key), why).label("does not go together");
+            self.report(diagnostic);
         }
+        encoding
     }
 
     /// A way to find zero pages, or whether they are looked for at all.

@@ -6,8 +6,8 @@
 use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX, RAM_BYTES_MIN};
 
 use super::words::{
-    blames, corrections, dirty_logs, drivers, faults, features, grains, holds, hows, numberings, profiles, targets, verdicts, waiters,
-    walks, zero_pages,
+    blames, compressions, corrections, destination_rams, dirty_logs, drivers, faults, features, grains, holds, hows, numberings, profiles,
+    targets, verdicts, waiters, walks, zero_pages,
 };
 
 /// A table of the file.
@@ -156,6 +156,7 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const CHANNELS: Range = range(0, 8, "more would show nothing that eight do not");
 const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
@@ -443,6 +444,7 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
         key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
@@ -482,11 +484,30 @@ static MIGRATION: Table = Table {
             Kind::FlagOrWord("way to find zero pages", zero_pages),
         )
         .default("\"legacy\""),
+        key("multifd_channels", "Channels for pages beside the main one; 0: none.", Kind::Integer(CHANNELS)).default("0"),
+        key("multifd_compression", "How channels compress; needs channels.", Kind::Word("compression", compressions)).default("\"none\""),
+        key("zero_copy", "Channels read pages when they leave, not when they are queued; needs channels, and no compression.", Kind::Flag)
+            .default("false"),
+        key("mapped_ram", "The stream is a file in which each page has its place.", Kind::Flag).default("false"),
+        key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
+            .default("\"used\""),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
+        key(
+            "hints_first",
+            "A snapshot in place of a migration, as an orchestrator takes it: a round of hints first, then the VM stops, and all of memory goes.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
         key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
             .default("false"),
+        key(
+            "snapshot",
+            "QEMU's capability background-snapshot: memory is saved as it is at one moment, and the guest goes on.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),

@@ -2,7 +2,7 @@
 
 use host::event::{EventKind, LockId};
 use host::fault::Fault;
-use host::migration::encoding::ZeroPages;
+use host::migration::encoding::{Compression, DestinationRam, ZeroPages};
 use host::step::Await;
 use wire::balloon::{feature, seed_feature};
 use wire::switch::correct;
@@ -51,7 +51,7 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Devices, Await::Page].into_iter().map(Await::name);
+    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Devices, Await::Hints, Await::Page].into_iter().map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 
@@ -101,6 +101,23 @@ pub(super) fn walks() -> Vec<Word> {
         Walk::Corrected => "Blocks in the buddy lists are free.",
     };
     Walk::ALL.iter().map(|walk| (walk.name(), about(walk))).collect()
+}
+
+pub(super) fn compressions() -> Vec<Word> {
+    let about = |compression: &Compression| match compression {
+        Compression::None => "Not at all.",
+        Compression::Zlib => "By a library.",
+        Compression::Qpl => "By an accelerator.",
+    };
+    Compression::ALL.iter().map(|compression| (compression.name(), about(compression))).collect()
+}
+
+pub(super) fn destination_rams() -> Vec<Word> {
+    let about = |ram: &DestinationRam| match ram {
+        DestinationRam::Used => "Something: firmware, or what a guest left there.",
+        DestinationRam::Fresh => "Zeros.",
+    };
+    DestinationRam::ALL.iter().map(|ram| (ram.name(), about(ram))).collect()
 }
 
 pub(super) fn zero_pages() -> Vec<Word> {

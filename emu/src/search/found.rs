@@ -266,6 +266,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::DstEnd
         | K::LinkStall
         | K::LinkResume
+        | K::SnapshotStart
         | K::DstRefuse
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
@@ -299,6 +300,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RingReset
         | K::Throttle
         | K::VhostLogStart
+        | K::ChannelFlush
         | K::HintNewId
         | K::VfioMerge
         | K::Pass => Reading::Detail,
@@ -315,6 +317,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RamPage
         | K::LockTake
         | K::LockRelease
+        | K::ChannelQueue
         | K::Inject => Reading::Machinery,
     }
 }

@@ -15,6 +15,7 @@ use crate::oracle::guest_mm;
 use crate::outcome::GuestCrash;
 use crate::scenario::model::Grain;
 use crate::vcpu::{Context, Exit, FaultKind};
+use crate::world::ring::RingStage;
 use crate::world::tracepoint::{self, Tracepoint};
 use crate::world::{Readiness, Window, World, object};
 
@@ -71,26 +72,6 @@ pub(super) enum Pending {
     Halted,
     /// Nothing, ever.
     Dead,
-}
-
-impl Pending {
-    /// Returns the way out of a full ring, back to what the vCPU was about to do.
-    fn full(then: Pending) -> Self {
-        Pending::RingFull { stage: RingStage::Exit, then: Box::new(then) }
-    }
-}
-
-/// Where a vCPU with a full ring stands (QEMU: accel/kvm/kvm-all.c kvm_cpu_exec(), KVM_EXIT_DIRTY_RING_FULL).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum RingStage {
-    /// It leaves the guest.
-    Exit,
-    /// It waits for the BQL.
-    Lock,
-    /// It reaps all rings.
-    Reap,
-    /// It gives their entries back, and the BQL.
-    Reset,
 }
 
 /// An access to a device register.
@@ -169,7 +150,7 @@ impl World {
     /// Returns what the vCPU would do next.
     pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
         let vcpu = &self.state.vcpus[cpu];
-        let reaping = matches!(vcpu.pending, Pending::RingFull { stage: RingStage::Reap | RingStage::Reset, .. });
+        let reaping = matches!(vcpu.pending, Pending::RingFull { stage, .. } if stage.holds_lock());
         if !self.state.vmm.vm.running && !reaping && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
             return Readiness::Idle;
         }
@@ -193,10 +174,7 @@ impl World {
                 None => Readiness::Ready(self.device_move(*access)),
             },
             Pending::Missing { pfn } => self.missing_next(*pfn),
-            Pending::RingFull { stage: RingStage::Exit, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingFull))),
-            Pending::RingFull { stage: RingStage::Lock, .. } => Readiness::Lock(LockId::Bql),
-            Pending::RingFull { stage: RingStage::Reap, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReap))),
-            Pending::RingFull { stage: RingStage::Reset, .. } => Readiness::Ready(Some(Move::plain(EventKind::RingReset))),
+            Pending::RingFull { stage, .. } => stage.next(),
             Pending::Halted if self.can_interrupt(cpu) => Readiness::Ready(None),
             Pending::Halted => vcpu.timer_ns.map_or(Readiness::Idle, Readiness::At),
             Pending::Dead => Readiness::Idle,
@@ -477,48 +455,6 @@ impl World {
     fn record_store(&mut self, cpu: usize, pfn: Pfn) -> Option<Level> {
         let store = self.store_of(cpu, pfn);
         self.state.vmm.accel.guest_store(store, &mut self.state.vmm.d, &self.faults)
-    }
-
-    fn ring_is_full(&self, cpu: usize) -> bool {
-        self.state.vmm.accel.ring_room(cpu as u8) == 0
-    }
-
-    /// One move of a vCPU on its way out of a full ring.
-    fn vcpu_ring_full(&mut self, cpu: usize, stage: RingStage, then: Box<Pending>) -> u64 {
-        let actor = Actor::Vcpu(cpu as u8);
-        let (next, cost) = match stage {
-            RingStage::Exit => {
-                self.emit(actor, Event::RingFull { cpu: cpu as u8 });
-                (Some(RingStage::Lock), self.costs.exit_ns)
-            }
-            RingStage::Lock => {
-                self.with_ctx(actor, |_, ctx| ctx.lock(LockId::Bql));
-                (Some(RingStage::Reap), self.costs.lock_ns)
-            }
-            RingStage::Reap => {
-                let cost = self.with_ctx(actor, |vmm, ctx| {
-                    let cost = vmm.reap(ctx);
-                    if !vmm.accel.awaits_reset() {
-                        ctx.unlock(LockId::Bql);
-                    }
-                    cost
-                });
-                (self.state.vmm.accel.awaits_reset().then_some(RingStage::Reset), cost)
-            }
-            RingStage::Reset => {
-                self.with_ctx(actor, |vmm, ctx| {
-                    vmm.accel.ring_reset(ctx);
-                    ctx.unlock(LockId::Bql);
-                });
-                self.protect();
-                (None, self.costs.clear_ns)
-            }
-        };
-        self.state.vcpus[cpu].pending = match next {
-            Some(stage) => Pending::RingFull { stage, then },
-            None => *then,
-        };
-        cost
     }
 
     fn device_access(&self, address: u64, len: u8, write: Option<u64>) -> Access {

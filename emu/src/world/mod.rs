@@ -17,6 +17,7 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod ring;
 mod rules;
 pub mod search;
 mod setup;
@@ -75,12 +76,15 @@ pub fn memory_at_end(scenario: &Scenario, options: &RunOptions) -> Vec<u8> {
 /// Host actors in the order in which ties are broken; the injector comes before them all, the vCPUs next.
 const HOST_ORDER: [Actor; 5] = [Actor::Destination, Actor::Iothread, Actor::MainLoop, Actor::Migration, Actor::Vhost];
 
-/// Returns the host actors of a scenario: a backend is one if it has moves of its own.
-pub(crate) fn hosts_of(scenario: &Scenario) -> &'static [Actor] {
-    match scenario.host.devices.vhost_log_ack_ns {
+/// Returns the host actors of a scenario: a backend is one if it has moves of its own, and each channel has two ends.
+pub(crate) fn hosts_of(scenario: &Scenario) -> Arc<[Actor]> {
+    let hosts = match scenario.host.devices.vhost_log_ack_ns {
         None => HOST_ORDER.split_last().expect("five").1,
         Some(_) => &HOST_ORDER,
-    }
+    };
+    let channels = 0..scenario.migration.encoding.channels;
+    let senders = channels.clone().map(Actor::Channel);
+    hosts.iter().copied().chain(senders).chain(channels.map(Actor::Receiver)).collect()
 }
 
 /// Unwatched pages that the migration thread may send between two looks at the schedule.
@@ -137,7 +141,7 @@ pub(crate) struct World {
     faults: Faults,
     image: &'static Image,
     /// Host actors, in the order of ties.
-    hosts: &'static [Actor],
+    hosts: Arc<[Actor]>,
     ram: Arc<GuestRam>,
     machine: Machine,
     /// What moves cost: the scenario's, or nothing while a search chooses.

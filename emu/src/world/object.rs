@@ -39,6 +39,9 @@ pub(super) const STATUS: u64 = 1 << 18;
 /// Pages, and what is known of each: who lists those that he used has a share, who changed more than are listed has all.
 pub(super) const LISTED: u64 = 1 << 19;
 
+/// The channels beside the main one: what their senders have to do, and what is on its way.
+pub(super) const CHANNELS: u64 = 1 << 20;
+
 /// A host lock.
 pub(super) const fn lock(lock: LockId) -> u64 {
     1 << lock as u64

@@ -421,6 +421,14 @@ impl Accelerator {
         }
     }
 
+    /// All of D was exchanged into B, and each ram_addr is a guest-physical address: as [`Self::d_cleaned`] for each word.
+    pub fn d_cleaned_all(&mut self, bits: &DirtyBitmap) {
+        if self.mode == LogMode::Tcg && self.logging && !bits.is_clear() {
+            self.protected.merge(bits);
+            self.protected_any = true;
+        }
+    }
+
     /// Returns the pages that became protected since the last call (under TCG: clean in D): the next store to them must be trapped.
     pub fn take_protected(&mut self) -> Vec<PageRange> {
         if !std::mem::take(&mut self.protected_any) {
@@ -450,7 +458,7 @@ mod tests {
     fn started(mode: LogMode, pages: u64, desk: &mut Desk) -> (Accelerator, DirtyMemory) {
         let mut accel = Accelerator::new(mode, pages);
         let mut d = DirtyMemory::new(pages);
-        d.exchange_into(&mut DirtyBitmap::new(pages), |_, _| ());
+        d.exchange_into(&mut DirtyBitmap::new(pages));
         d.set_tracking(true);
         accel.log_start(&mut desk.ctx());
         (accel, d)
@@ -495,7 +503,8 @@ mod tests {
         accel.take_protected();
         assert_eq!(store(&mut accel, Pfn(70), &mut d), Some(Level::D));
         assert_eq!(store(&mut accel, Pfn(70), &mut d), None);
-        d.exchange_into(&mut DirtyBitmap::new(128), |at, bits| accel.d_cleaned(at, bits));
+        accel.d_cleaned_all(d.bits());
+        d.exchange_into(&mut DirtyBitmap::new(128));
         assert_eq!(accel.take_protected(), [PageRange::page(Pfn(70))]);
         assert_eq!(accel.would_mark(Store::plain(0, Pfn(70)), &d, &Faults::default()), Some(Level::D));
         accel.log_stop(true, &mut desk.ctx());

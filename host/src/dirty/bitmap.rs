@@ -1,8 +1,9 @@
 //! A bit per page, with the operations that migration needs: counting, clearing and finding by range and by word.
 //!
-//! The words are shared between clones until one side changes. The hash of a bitmap is a sum over its words; once somebody has asked for it, a
-//! few changed words are taken along in it, and many let it be computed anew when it is asked for again. A bitmap that nobody folds pays
-//! nothing for that.
+//! Words stand in leaves of 64, and a leaf whose bits are all alike has none: memory that nobody touches costs nothing, and what treats much memory alike
+//! treats leaves. Leaves are shared between clones, and between bitmaps, until one side changes. The hash of a bitmap is a sum over its words; once
+//! somebody has asked for it, a few changed words are taken along in it, and many let it be computed anew when it is asked for again. A bitmap that
+//! nobody folds pays nothing for that.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,19 +13,38 @@ use crate::fold::mix;
 
 /// Pages per word of a bitmap; also the alignment of a CLEAR (Linux: KVM_CLEAR_DIRTY_LOG's `first_page` is a multiple of 64).
 pub const WORD_PAGES: u64 = 64;
+/// Words of a leaf.
+const LEAF_WORDS: usize = 64;
+/// Pages of a leaf.
+const LEAF_PAGES: u64 = WORD_PAGES * LEAF_WORDS as u64;
 
 /// One bit per page.
 #[derive(Debug, Clone)]
 pub struct DirtyBitmap {
     pages: u64,
-    /// Bits behind the last page are clear.
-    words: Arc<[u64]>,
+    leaves: Arc<[Leaf]>,
     sum: Sum,
+}
+
+/// Words of a bitmap. Bits behind the last page are clear.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Leaf {
+    /// No bit is set.
+    #[default]
+    Clear,
+    /// All bits are set that there are.
+    Full,
+    /// Some are, and some are not.
+    Mixed {
+        /// How many are.
+        ones: u32,
+        words: Arc<[u64; LEAF_WORDS]>,
+    },
 }
 
 impl PartialEq for DirtyBitmap {
     fn eq(&self, other: &Self) -> bool {
-        self.pages == other.pages && self.words == other.words
+        self.pages == other.pages && self.leaves == other.leaves
     }
 }
 
@@ -55,8 +75,8 @@ fn word_hash(at: usize, word: u64) -> u128 {
 impl DirtyBitmap {
     /// Returns a bitmap of `pages` clear bits.
     pub fn new(pages: u64) -> Self {
-        let words = std::iter::repeat_n(0, index(pages.div_ceil(WORD_PAGES))).collect();
-        Self { pages, words, sum: Sum::default() }
+        let leaves = std::iter::repeat_n(Leaf::Clear, index(pages.div_ceil(LEAF_PAGES))).collect();
+        Self { pages, leaves, sum: Sum::default() }
     }
 
     /// Returns a bitmap of `pages` set bits.
@@ -69,10 +89,10 @@ impl DirtyBitmap {
     /// Returns the hash of the bits: of equal bits the same, whatever way they came to be.
     pub fn fold(&mut self) -> u128 {
         if self.sum.credit == 0 {
-            let hashes = self.words.iter().enumerate().map(|(at, word)| word_hash(at, *word));
+            let hashes = self.set_words(0..index(self.words())).map(|(at, word)| word_hash(at, word));
             self.sum.value = hashes.fold(0, u128::wrapping_add);
         }
-        self.sum.credit = u32::try_from(self.words.len()).map_or(u32::MAX, |words| words.saturating_add(1));
+        self.sum.credit = u32::try_from(self.words()).map_or(u32::MAX, |words| words.saturating_add(1));
         self.sum.value
     }
 
@@ -83,7 +103,7 @@ impl DirtyBitmap {
 
     /// Returns the number of words.
     pub fn words(&self) -> u64 {
-        self.words.len() as u64
+        self.pages.div_ceil(WORD_PAGES)
     }
 
     /// Returns the bits of one word.
@@ -91,18 +111,22 @@ impl DirtyBitmap {
     /// # Panics
     /// When there is no such word.
     pub fn word(&self, at: usize) -> u64 {
-        self.words[at]
+        match &self.leaves[at / LEAF_WORDS] {
+            Leaf::Clear => 0,
+            Leaf::Full => full_word(self.pages, at),
+            Leaf::Mixed { words, .. } => words[at % LEAF_WORDS],
+        }
     }
 
     /// Returns all words, from the first page on.
     pub fn all_words(&self) -> impl Iterator<Item = u64> {
-        self.words.iter().copied()
+        (0..index(self.words())).map(|at| self.word(at))
     }
 
     /// Returns 64 bits from any bit on; those behind the last are clear.
     pub fn window(&self, first: u64) -> u64 {
         let (at, shift) = (index(first / WORD_PAGES), first % WORD_PAGES);
-        let word = |at: usize| if at < self.words.len() { self.word(at) } else { 0 };
+        let word = |at: usize| if (at as u64) < self.words() { self.word(at) } else { 0 };
         let high = if shift == 0 { 0 } else { word(at + 1) << (WORD_PAGES - shift) };
         word(at) >> shift | high
     }
@@ -156,7 +180,7 @@ impl DirtyBitmap {
     pub fn test(&self, pfn: Pfn) -> bool {
         assert!(pfn.0 < self.pages(), "page {pfn} outside {} pages", self.pages());
         let (at, bit) = place(pfn);
-        self.words[at] & bit != 0
+        self.word(at) & bit != 0
     }
 
     /// Sets the page's bit, and returns whether it was clear.
@@ -167,7 +191,7 @@ impl DirtyBitmap {
         let was = self.test(pfn);
         if !was {
             let (at, bit) = place(pfn);
-            self.put(at, self.words[at] | bit);
+            self.put(at, self.word(at) | bit);
         }
         !was
     }
@@ -180,7 +204,7 @@ impl DirtyBitmap {
         let was = self.test(pfn);
         if was {
             let (at, bit) = place(pfn);
-            self.put(at, self.words[at] & !bit);
+            self.put(at, self.word(at) & !bit);
         }
         was
     }
@@ -192,46 +216,64 @@ impl DirtyBitmap {
 
     /// Clears all bits.
     pub fn reset(&mut self) {
-        self.change(0..self.words.len(), |_, _| 0, |_, _, _| ());
+        self.clear_range(PageRange::new(Pfn(0), self.pages));
     }
 
     /// Sets the bits of a range.
     pub fn set_range(&mut self, range: PageRange) {
         let range = self.clip(range);
-        self.change(words_of(range), |at, word| word | within(range, at), |_, _, _| ());
+        for leaf in leaves_of(range) {
+            if self.covers(range, leaf) {
+                self.replace(leaf, Leaf::Full);
+            } else {
+                self.change(leaf, words_of(range), |at, word| word | within(range, at), |_, _, _| ());
+            }
+        }
     }
 
     /// Clears the bits of a range, and returns how many were set.
     pub fn clear_range(&mut self, range: PageRange) -> u64 {
-        self.clear_masked(range, None, |_, _| ())
+        let range = self.clip(range);
+        let mut count = 0;
+        for leaf in leaves_of(range) {
+            if self.covers(range, leaf) {
+                count += self.ones_of(leaf);
+                self.replace(leaf, Leaf::Clear);
+            } else {
+                let cleared = |_, old: u64, new: u64| count += u64::from((old & !new).count_ones());
+                self.change(leaf, words_of(range), |at, word| word & !within(range, at), cleared);
+            }
+        }
+        count
     }
 
     /// Returns how many bits of a range are set.
     pub fn count_range(&self, range: PageRange) -> u64 {
         let range = self.clip(range);
-        words_of(range).map(|at| u64::from((self.words[at] & within(range, at)).count_ones())).sum()
+        self.set_words(words_of(range)).map(|(at, word)| u64::from((word & within(range, at)).count_ones())).sum()
     }
 
     /// Returns how many bits are set.
     pub fn count(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+        (0..self.leaves.len()).map(|leaf| self.ones_of(leaf)).sum()
     }
 
     /// Returns whether no bit is set.
     pub fn is_clear(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
+        self.leaves.iter().all(|leaf| *leaf == Leaf::Clear)
     }
 
     /// Returns the first set bit at or behind a page.
     pub fn next_set(&self, from: Pfn) -> Option<Pfn> {
         let start = index(from.0 / WORD_PAGES);
-        let first = self.words.get(start)? & (u64::MAX << (from.0 % WORD_PAGES));
+        if start as u64 >= self.words() {
+            return None;
+        }
+        let first = self.word(start) & (u64::MAX << (from.0 % WORD_PAGES));
         if first != 0 {
             return Some(bit_of(start, first));
         }
-        let behind = self.words[start + 1..].iter().position(|word| *word != 0)?;
-        let at = start + 1 + behind;
-        Some(bit_of(at, self.words[at]))
+        self.set_words(start + 1..index(self.words())).next().map(|(at, word)| bit_of(at, word))
     }
 
     /// Returns the set bits, in order.
@@ -242,10 +284,15 @@ impl DirtyBitmap {
     /// Returns the set bits as maximal ranges, in order.
     pub fn ranges(&self) -> Vec<PageRange> {
         let mut ranges: Vec<PageRange> = Vec::new();
-        for pfn in self.ones() {
-            match ranges.last_mut() {
-                Some(last) if last.end() == pfn => last.count += 1,
-                Some(_) | None => ranges.push(PageRange::page(pfn)),
+        for (at, mut word) in self.set_words(0..index(self.words())) {
+            while word != 0 {
+                let first = bit_of(at, word);
+                let count = u64::from((word >> word.trailing_zeros()).trailing_ones());
+                word &= !within(PageRange::new(first, count), at);
+                match ranges.last_mut() {
+                    Some(last) if last.end() == first => last.count += count,
+                    Some(_) | None => ranges.push(PageRange::new(first, count)),
+                }
             }
         }
         ranges
@@ -258,18 +305,30 @@ impl DirtyBitmap {
     pub fn merge(&mut self, other: &Self) -> u64 {
         self.assert_same_size(other);
         let mut new = 0;
-        self.change(0..other.words.len(), |at, word| word | other.words[at], |_, old, word| new += u64::from((word & !old).count_ones()));
+        for leaf in 0..self.leaves.len() {
+            let before = self.ones_of(leaf);
+            match (&self.leaves[leaf], &other.leaves[leaf]) {
+                (_, Leaf::Clear) | (Leaf::Full, _) => continue,
+                (Leaf::Clear, theirs) | (Leaf::Mixed { .. }, theirs @ Leaf::Full) => self.replace(leaf, theirs.clone()),
+                (Leaf::Mixed { words: ours, .. }, Leaf::Mixed { words: theirs, .. }) if Arc::ptr_eq(ours, theirs) => continue,
+                (Leaf::Mixed { .. }, Leaf::Mixed { words, .. }) => {
+                    let words = Arc::clone(words);
+                    self.change(leaf, 0..usize::MAX, |at, word| word | words[at % LEAF_WORDS], |_, _, _| ());
+                }
+            }
+            new += self.ones_of(leaf) - before;
+        }
         new
     }
 
-    /// Moves the bits of `source` here word by word, leaving it clear, and returns how many of them were clear here. `moved` sees each
-    /// word that had bits, with its index (QEMU: system/physmem.c's `qatomic_xchg` of `dirty_memory` words).
+    /// Moves the bits of `source` here, leaving it clear, and returns how many of them were clear here (QEMU: system/physmem.c's `qatomic_xchg` of
+    /// `dirty_memory` words).
     ///
     /// # Panics
     /// When the sizes differ.
-    pub fn exchange_from(&mut self, source: &mut Self, mut moved: impl FnMut(usize, u64)) -> u64 {
+    pub fn exchange_from(&mut self, source: &mut Self) -> u64 {
         let new = self.merge(source);
-        source.change(0..source.words.len(), |_, _| 0, |at, word, _| moved(at, word));
+        source.reset();
         new
     }
 
@@ -278,10 +337,7 @@ impl DirtyBitmap {
     /// # Panics
     /// When there is no such word.
     pub fn set_word(&mut self, at: usize, bits: u64) {
-        let word = self.words[at] | bits;
-        if word != self.words[at] {
-            self.put(at, word);
-        }
+        self.store_word(at, self.word(at) | bits);
     }
 
     /// Gives a word another value, as a plain store does. Bits behind the last page must be clear.
@@ -313,43 +369,146 @@ impl DirtyBitmap {
             self.assert_same_size(mask);
         }
         let range = self.clip(range);
-        let taken = |at: usize| mask.map_or(u64::MAX, |mask| mask.words[at]) & within(range, at);
         let mut count = 0;
-        self.change(
-            words_of(range),
-            |at, word| word & !taken(at),
-            |at, old, new| {
+        for leaf in leaves_of(range) {
+            if self.leaves[leaf] == Leaf::Clear || mask.is_some_and(|mask| mask.leaves[leaf] == Leaf::Clear) {
+                continue;
+            }
+            let taken = |at: usize| mask.map_or(u64::MAX, |mask| mask.word(at)) & within(range, at);
+            let took = |at, old: u64, new: u64| {
                 count += u64::from((old & !new).count_ones());
                 cleared(at, old & !new);
-            },
-        );
+            };
+            self.change(leaf, words_of(range), |at, word| word & !taken(at), took);
+        }
         count
+    }
+
+    /// Returns the words of a range that have bits, with their index.
+    fn set_words(&self, range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+        let leaves = range.start / LEAF_WORDS..range.end.div_ceil(LEAF_WORDS).min(self.leaves.len());
+        let some = leaves.filter(|leaf| self.leaves[*leaf] != Leaf::Clear);
+        let words = some.flat_map(move |leaf| range.start.max(leaf * LEAF_WORDS)..range.end.min((leaf + 1) * LEAF_WORDS));
+        words.map(|at| (at, self.word(at))).filter(|(_, word)| *word != 0)
+    }
+
+    /// Returns how many bits there are in a leaf.
+    fn size_of(&self, leaf: usize) -> u64 {
+        (self.pages - leaf as u64 * LEAF_PAGES).min(LEAF_PAGES)
+    }
+
+    /// Returns how many bits of a leaf are set.
+    fn ones_of(&self, leaf: usize) -> u64 {
+        match &self.leaves[leaf] {
+            Leaf::Clear => 0,
+            Leaf::Full => self.size_of(leaf),
+            Leaf::Mixed { ones, .. } => u64::from(*ones),
+        }
+    }
+
+    /// Returns whether all pages of a leaf lie in a range.
+    fn covers(&self, range: PageRange, leaf: usize) -> bool {
+        let first = leaf as u64 * LEAF_PAGES;
+        range.first.0 <= first && first + self.size_of(leaf) <= range.end().0
+    }
+
+    /// Puts a leaf in the place of another.
+    fn replace(&mut self, leaf: usize, new: Leaf) {
+        if self.leaves[leaf] == new {
+            return;
+        }
+        let before = self.sum.credit > 0;
+        let old = before.then(|| self.leaves[leaf].clone());
+        Arc::make_mut(&mut self.leaves)[leaf] = new;
+        let Some(old) = old else { return };
+        let first = leaf * LEAF_WORDS;
+        for at in first..index(self.words()).min(first + LEAF_WORDS) {
+            let old = match &old {
+                Leaf::Clear => 0,
+                Leaf::Full => full_word(self.pages, at),
+                Leaf::Mixed { words, .. } => words[at % LEAF_WORDS],
+            };
+            let new = self.word(at);
+            if old != new {
+                self.sum.changed(at, old, new);
+            }
+        }
     }
 
     /// Gives a word another value.
     fn put(&mut self, at: usize, word: u64) {
-        let old = std::mem::replace(&mut Arc::make_mut(&mut self.words)[at], word);
+        let old = self.word(at);
         self.sum.changed(at, old, word);
+        let (leaf, size) = (at / LEAF_WORDS, self.size_of(at / LEAF_WORDS));
+        let ones = self.ones_of(leaf) + u64::from(word.count_ones()) - u64::from(old.count_ones());
+        let pages = self.pages;
+        let slot = &mut Arc::make_mut(&mut self.leaves)[leaf];
+        if ones == 0 {
+            *slot = Leaf::Clear;
+        } else if ones == size {
+            *slot = Leaf::Full;
+        } else {
+            let (words, count) = mixed(slot, pages, leaf);
+            words[at % LEAF_WORDS] = word;
+            *count = ones as u32;
+        }
     }
 
-    /// Gives words the values that `new` makes of their old ones; `changed` sees index, old and new value of those that are not the same.
-    /// Nothing is copied when nothing changes.
-    fn change(&mut self, range: Range<usize>, new: impl Fn(usize, u64) -> u64, mut changed: impl FnMut(usize, u64, u64)) {
-        let end = range.end;
-        let Some(first) = range.into_iter().find(|at| new(*at, self.words[*at]) != self.words[*at]) else { return };
-        for (at, slot) in Arc::make_mut(&mut self.words)[..end].iter_mut().enumerate().skip(first) {
-            let word = new(at, *slot);
-            if word != *slot {
-                let old = std::mem::replace(slot, word);
-                self.sum.changed(at, old, word);
+    /// Gives words of a leaf, those of a range, the values that `new` makes of their old ones; `changed` sees index, old and new value of those that are not
+    /// the same. Nothing is copied when nothing changes.
+    fn change(&mut self, leaf: usize, range: Range<usize>, new: impl Fn(usize, u64) -> u64, mut changed: impl FnMut(usize, u64, u64)) {
+        let start = leaf * LEAF_WORDS;
+        let range = range.start.max(start)..range.end.min(start + LEAF_WORDS).min(index(self.words()));
+        let Some(first) = range.clone().find(|at| new(*at, self.word(*at)) != self.word(*at)) else { return };
+        let (pages, size) = (self.pages, self.size_of(leaf));
+        let Self { leaves, sum, .. } = self;
+        let slot = &mut Arc::make_mut(leaves)[leaf];
+        let (words, ones) = mixed(slot, pages, leaf);
+        for at in first..range.end {
+            let old = words[at % LEAF_WORDS];
+            let word = new(at, old);
+            if word != old {
+                words[at % LEAF_WORDS] = word;
+                *ones = *ones + word.count_ones() - old.count_ones();
+                sum.changed(at, old, word);
                 changed(at, old, word);
             }
+        }
+        match u64::from(*ones) {
+            0 => *slot = Leaf::Clear,
+            ones if ones == size => *slot = Leaf::Full,
+            _ => {}
         }
     }
 
     fn assert_same_size(&self, other: &Self) {
         assert_eq!(self.pages, other.pages, "bitmaps of different sizes");
     }
+}
+
+/// Returns the bits of a word that has all that there are.
+fn full_word(pages: u64, at: usize) -> u64 {
+    within(PageRange::new(Pfn(0), pages), at)
+}
+
+/// Gives a leaf words of its own, and returns them, with the count of their bits.
+fn mixed(slot: &mut Leaf, pages: u64, leaf: usize) -> (&mut [u64; LEAF_WORDS], &mut u32) {
+    let start = leaf * LEAF_WORDS;
+    match slot {
+        Leaf::Clear => *slot = Leaf::Mixed { ones: 0, words: Arc::new([0; LEAF_WORDS]) },
+        Leaf::Full => {
+            let words: [u64; LEAF_WORDS] = std::array::from_fn(|at| full_word(pages, start + at));
+            *slot = Leaf::Mixed { ones: words.iter().map(|word| word.count_ones()).sum(), words: Arc::new(words) };
+        }
+        Leaf::Mixed { .. } => {}
+    }
+    let Leaf::Mixed { ones, words } = slot else { unreachable!("it has words now") };
+    (Arc::make_mut(words), ones)
+}
+
+/// Returns the leaves that hold bits of a range.
+fn leaves_of(range: PageRange) -> Range<usize> {
+    index(range.first.0 / LEAF_PAGES)..index(range.end().0.div_ceil(LEAF_PAGES))
 }
 
 fn index(pages: u64) -> usize {
@@ -429,7 +588,7 @@ mod tests {
         let mut from = DirtyBitmap::new(128);
         from.set(Pfn(1));
         from.set(Pfn(100));
-        assert_eq!(to.exchange_from(&mut from, |_, _| ()), 1);
+        assert_eq!(to.exchange_from(&mut from), 1);
         assert!(from.is_clear());
         assert_eq!(to.count(), 2);
     }
@@ -457,7 +616,8 @@ mod tests {
         Fold,
     }
 
-    const PAGES: u64 = 200;
+    /// Two leaves and a part of a third.
+    const PAGES: u64 = 2 * LEAF_PAGES + 200;
 
     fn changes() -> impl Strategy<Value = Vec<Change>> {
         let range = || (0..PAGES + 10, 0..PAGES);
@@ -491,7 +651,7 @@ mod tests {
                 other.set_range(range);
                 match change {
                     Change::Merge(..) => assert_eq!(bitmap.merge(&other), new),
-                    Change::Exchange(..) => assert_eq!((bitmap.exchange_from(&mut other, |_, _| ()), other.count()), (new, 0)),
+                    Change::Exchange(..) => assert_eq!((bitmap.exchange_from(&mut other), other.count()), (new, 0)),
                     _ => bitmap.set_range(range),
                 }
             }

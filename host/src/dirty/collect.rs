@@ -207,19 +207,37 @@ impl Accelerator {
         PageRange::new(Pfn(first), end.saturating_sub(first))
     }
 
-    /// The slot of a page is deleted and created again, as when the guest changes who sees a part of its memory; no vCPU runs meanwhile (QEMU:
-    /// kvm_region_commit(), kvm_set_phys_mem()). Its log is collected before. Differs: with rings the S of all slots is merged.
-    /// [`Fault::SlotDeleteDropsLog`]: it is not. [`Fault::SlotLosesS`]: the new slot has no S.
-    pub fn replace_slot(&mut self, pfn: Pfn, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
-        match self.mode {
-            LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring => {}
-            LogMode::Hvf | LogMode::Tcg => return,
+    /// Reads the log of a page's slot, which is going to be deleted, and merges it. Differs: with rings the S of all slots is merged.
+    /// [`Fault::SlotDeleteDropsLog`]: nothing.
+    pub fn collect_slot(&mut self, pfn: Pfn, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
+        if !self.has_slots() || !self.logging || ctx.faults.on(Fault::SlotDeleteDropsLog) {
+            return;
         }
         let range = self.main.slot(pfn).range;
-        if self.logging && !ctx.faults.on(Fault::SlotDeleteDropsLog) {
-            self.collect_slot(range, d, ctx);
+        let dirty: Vec<Pfn> = self.main.k.ones().filter(|pfn| range.contains(*pfn)).collect();
+        if self.has_rings() {
+            self.reap(ctx);
+            if self.awaits_reset() {
+                self.ring_reset(ctx);
+            }
+            for pfn in dirty {
+                self.main.s.set(pfn);
+            }
+            self.merge(d, ctx);
+        } else {
+            ctx.emit(Event::DirtyGet { pages: dirty.len() as u64 });
+            dirty.iter().for_each(|pfn| d.mark(PageRange::page(*pfn)));
+            ctx.emit(Event::DirtyMerge { pages: dirty.len() as u64 });
         }
-        self.main.delete(pfn);
+    }
+
+    /// The slot of a page is deleted and created again, as when the guest changes who sees a part of its memory; no vCPU runs meanwhile (QEMU:
+    /// kvm_region_commit(), kvm_set_phys_mem()). [`Fault::SlotLosesS`]: the new slot has no S.
+    pub fn replace_slot(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        if !self.has_slots() {
+            return;
+        }
+        let range = self.main.delete(pfn);
         ctx.emit(Event::SlotDelete { range });
         self.main.create(pfn, !(self.logging && ctx.faults.on(Fault::SlotLosesS)));
         if self.logging {
@@ -234,22 +252,10 @@ impl Accelerator {
         ctx.emit(Event::SlotCreate { range });
     }
 
-    fn collect_slot(&mut self, range: PageRange, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
-        if self.has_rings() {
-            self.reap(ctx);
-            if self.awaits_reset() {
-                self.ring_reset(ctx);
-            }
-            let backup = self.main.k.ones().filter(|pfn| range.contains(*pfn)).collect::<Vec<_>>();
-            for pfn in backup {
-                self.main.s.set(pfn);
-            }
-            self.merge(d, ctx);
-        } else {
-            let dirty: Vec<Pfn> = self.main.k.ones().filter(|pfn| range.contains(*pfn)).collect();
-            ctx.emit(Event::DirtyGet { pages: dirty.len() as u64 });
-            dirty.iter().for_each(|pfn| d.mark(PageRange::page(*pfn)));
-            ctx.emit(Event::DirtyMerge { pages: dirty.len() as u64 });
+    fn has_slots(&self) -> bool {
+        match self.mode {
+            LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring => true,
+            LogMode::Hvf | LogMode::Tcg => false,
         }
     }
 }
@@ -267,7 +273,7 @@ mod tests {
     fn started(mode: LogMode, pages: u64, desk: &mut Desk) -> (Accelerator, DirtyMemory) {
         let mut accel = Accelerator::new(mode, pages);
         let mut d = DirtyMemory::new(pages);
-        d.exchange_into(&mut DirtyBitmap::new(pages), |_, _| ());
+        d.exchange_into(&mut DirtyBitmap::new(pages));
         d.set_tracking(true);
         accel.log_start(&mut desk.ctx());
         (accel, d)

@@ -5,6 +5,8 @@
 pub enum TrackingCommand {
     /// The guest changes who sees the memory at 0xC0000 (PAM registers; a reboot does so, too): the memory slot that holds it is deleted and created.
     TogglePam,
+    /// The second half of it, where a fault parts the two: comes by itself behind the first.
+    ReplaceSlot,
     /// `calc-dirty-rate` starts to measure.
     DirtyRateStart,
     /// Its time is over.
@@ -31,6 +33,7 @@ impl TrackingCommand {
     pub fn name(self) -> &'static str {
         match self {
             TrackingCommand::TogglePam => "toggle-pam",
+            TrackingCommand::ReplaceSlot => "replace-slot",
             TrackingCommand::DirtyRateStart => "dirty-rate-start",
             TrackingCommand::DirtyRateStop => "dirty-rate-stop",
             TrackingCommand::PlugVcpu => "plug-vcpu",

@@ -163,18 +163,15 @@ impl DirtyMemory {
         other.count()
     }
 
-    /// Moves all bits into a bitmap of all ram_addrs, and returns how many were new there. `cleaned` sees the words that D had, with their index.
-    pub fn exchange_into(&mut self, to: &mut DirtyBitmap, cleaned: impl FnMut(usize, u64)) -> u64 {
-        to.exchange_from(&mut self.bits, cleaned)
+    /// Moves all bits into a bitmap of all ram_addrs, and returns how many were new there.
+    pub fn exchange_into(&mut self, to: &mut DirtyBitmap) -> u64 {
+        to.exchange_from(&mut self.bits)
     }
 
     /// Moves whole words into a block's B, from the word of ram_addr `first` on, as many as B has, and returns how many bits were new there,
     /// B's and those of the last word that stand behind its end. `cleaned` sees the words that D had, with the index.
     pub fn exchange_words(&mut self, first: u64, b: &mut DirtyBitmap, behind: &mut u64, mut cleaned: impl FnMut(usize, u64)) -> u64 {
         let start = first / WORD_PAGES;
-        if start == 0 && b.pages() == self.bits.pages() {
-            return self.exchange_into(b, cleaned);
-        }
         let mut new = 0;
         for at in 0..b.words() {
             let word = usize::try_from(start + at).expect("64-bit host");
@@ -212,7 +209,7 @@ mod tests {
 
     fn clean(pages: u64) -> DirtyMemory {
         let mut d = DirtyMemory::new(pages);
-        d.exchange_into(&mut DirtyBitmap::new(pages), |_, _| ());
+        d.exchange_into(&mut DirtyBitmap::new(pages));
         d
     }
 

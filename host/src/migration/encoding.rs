@@ -31,6 +31,53 @@ impl ZeroPages {
     }
 }
 
+/// How a channel's sender compresses a packet's pages (QEMU: `multifd-compression`). Nothing is compressed here: what counts is which way a page goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// By a library.
+    Zlib,
+    /// By an accelerator (QEMU: migration/multifd-qpl.c, multifd-qatzip.c).
+    Qpl,
+}
+
+impl Compression {
+    /// Every way.
+    pub const ALL: &'static [Compression] = &[Compression::None, Compression::Zlib, Compression::Qpl];
+
+    /// Returns QEMU's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Zlib => "zlib",
+            Compression::Qpl => "qpl",
+        }
+    }
+}
+
+/// What the destination's memory holds before anything arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DestinationRam {
+    /// Something: firmware, or what a guest left there.
+    Used,
+    /// Zeros.
+    Fresh,
+}
+
+impl DestinationRam {
+    /// Every kind.
+    pub const ALL: &'static [DestinationRam] = &[DestinationRam::Used, DestinationRam::Fresh];
+
+    /// Returns the name in scenarios.
+    pub fn name(self) -> &'static str {
+        match self {
+            DestinationRam::Used => "used",
+            DestinationRam::Fresh => "fresh",
+        }
+    }
+}
+
 /// The encodings of a migration. What QEMU refuses to combine is the caller's to refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EncodingOptions {
@@ -38,23 +85,70 @@ pub struct EncodingOptions {
     pub zero_pages: ZeroPages,
     /// Pages of the cache for differences, a power of two; 0: none (QEMU: `xbzrle`, `xbzrle-cache-size`).
     pub xbzrle_pages: u32,
+    /// Channels beside the main one; 0: pages go through that (QEMU: `multifd`, `multifd-channels`).
+    pub channels: u8,
+    /// How the channels compress.
+    pub compression: Compression,
+    /// Pages are read when they leave, not when they are queued (QEMU: `zero-copy-send`).
+    pub zero_copy: bool,
+    /// The stream is a file in which each page has its place (QEMU: `mapped-ram`).
+    pub mapped_ram: bool,
+    /// What the destination starts from.
+    pub destination_ram: DestinationRam,
 }
 
 impl Default for EncodingOptions {
     /// One channel, pages as they are, zero pages found by the migration thread. QEMU since 9.0 looks for them in the senders, which without
     /// channels is the same.
     fn default() -> Self {
-        Self { zero_pages: ZeroPages::Legacy, xbzrle_pages: 0 }
+        Self {
+            zero_pages: ZeroPages::Legacy,
+            xbzrle_pages: 0,
+            channels: 0,
+            compression: Compression::None,
+            zero_copy: false,
+            mapped_ram: false,
+            destination_ram: DestinationRam::Used,
+        }
     }
 }
 
 impl EncodingOptions {
+    /// Returns what QEMU would refuse: an option, by its name in scenarios, and why (QEMU: migration/options.c migrate_caps_check()).
+    /// Differs: channels with postcopy, which work since 10.1.
+    pub fn refused(&self, postcopy: bool) -> Option<(&'static str, &'static str)> {
+        let compresses = self.compression != Compression::None;
+        match () {
+            () if postcopy && self.channels > 0 => Some(("multifd_channels", "postcopy goes by the main channel")),
+            () if postcopy && self.mapped_ram => Some(("mapped_ram", "postcopy asks for pages, and a file does not answer")),
+            () if self.xbzrle_pages > 0 && self.channels > 0 => Some(("xbzrle", "channels carry no differences")),
+            () if self.xbzrle_pages > 0 && self.mapped_ram => Some(("xbzrle", "a file of pages holds no differences")),
+            () if compresses && self.channels == 0 => Some(("multifd_compression", "only channels compress")),
+            () if compresses && self.mapped_ram => Some(("multifd_compression", "a page in its place is not compressed")),
+            () if self.zero_copy && self.channels == 0 => Some(("zero_copy", "only channels send without a copy")),
+            () if self.zero_copy && compresses => Some(("zero_copy", "what is compressed is copied")),
+            () if self.zero_copy && self.mapped_ram => Some(("zero_copy", "a file is written with a copy")),
+            () => None,
+        }
+    }
+
     /// Returns whether the migration thread looks for zero pages.
     pub fn thread_finds_zeros(&self) -> bool {
         match self.zero_pages {
             ZeroPages::None => false,
-            ZeroPages::Legacy | ZeroPages::Multifd => true,
+            ZeroPages::Legacy => true,
+            ZeroPages::Multifd => self.channels == 0,
         }
+    }
+
+    /// Returns whether a page arrives as it was read, by the main channel.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.xbzrle_pages == 0 && self.channels == 0 && !self.mapped_ram
+    }
+
+    /// Returns whether a channel's sender looks for zero pages.
+    pub fn senders_find_zeros(&self) -> bool {
+        self.zero_pages == ZeroPages::Multifd && self.channels > 0
     }
 }
 

@@ -20,17 +20,20 @@ use crate::devices::Devices;
 use crate::dirty::accel::{Accelerator, LogMode};
 use crate::dirty::bitmap::WORD_PAGES;
 use crate::dirty::physmem::DirtyMemory;
-use crate::event::{Actor, Event, EventKind, LockId, MigrationStatus, PrecopyReason};
+use crate::event::{Actor, Event, EventKind, HintStatus, LockId, MigrationStatus, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::course::Course;
-use crate::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
+use crate::migration::encoding::{DATA_RECORD_BYTES, EncodingOptions, ZERO_RECORD_BYTES};
+use crate::migration::mapped_ram::MappedRam;
+use crate::migration::multifd::Multifd;
 use crate::migration::notifier::{NotifyAction, PrecopyNotifier};
 use crate::migration::op::{self, Op, SyncMove};
 use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::postcopy::Postcopy;
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
+use crate::migration::snapshot::Snapshot;
 use crate::migration::wire::{Record, Wire};
 use crate::migration::xbzrle::Xbzrle;
 use crate::step::{Await, Ctx, Move, Next};
@@ -63,7 +66,14 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// Returns what [`Migration::next`] needs of them.
     pub fn view(&self) -> View<'_> {
-        View { accel: self.accel, devices: self.devices, destination: self.destination, vm: *self.vm, vcpus_in_store: self.vcpus_in_store }
+        View {
+            accel: self.accel,
+            devices: self.devices,
+            hints: self.notifier.hints(),
+            destination: self.destination,
+            vm: *self.vm,
+            vcpus_in_store: self.vcpus_in_store,
+        }
     }
 }
 
@@ -74,6 +84,8 @@ pub struct View<'a> {
     pub accel: &'a Accelerator,
     /// V, and who keeps it.
     pub devices: &'a Devices,
+    /// Where the device's hinting stands.
+    pub hints: HintStatus,
     /// The receiving side.
     pub destination: &'a Destination,
     /// The source's vCPUs.
@@ -110,6 +122,11 @@ pub(crate) struct Run {
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
     pub(crate) post: Postcopy,
+    pub(crate) snapshot: Snapshot,
+    /// The channels beside the main one, if there are any.
+    pub(crate) multifd: Option<Multifd>,
+    /// The file, if the stream is one; from the first sync on.
+    pub(crate) file: Option<MappedRam>,
     /// The cache for differences, if they are sent.
     pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
@@ -168,6 +185,16 @@ impl Migration {
         &self.run.wire
     }
 
+    /// Returns the channels beside the main one, if there are any.
+    pub fn multifd(&self) -> Option<&Multifd> {
+        self.run.multifd.as_ref()
+    }
+
+    /// Returns the file, if the stream is one.
+    pub fn file(&self) -> Option<&MappedRam> {
+        self.run.file.as_ref()
+    }
+
     /// Returns the bytes sent by the last migration.
     pub fn bytes_sent(&self) -> u64 {
         self.run.bytes_sent
@@ -221,7 +248,14 @@ impl Migration {
         let stalled = self.run.stalled;
         self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
-        self.thread = Course { ops: op::setup(!ctx.faults.on(Fault::NoSyncAtStart)), pace: Pace::new(ctx.now_ns, 0) };
+        let ops = if self.run.options.hints_first {
+            op::snapshot()
+        } else if self.run.options.modes.snapshot {
+            op::background_snapshot()
+        } else {
+            op::setup(!ctx.faults.on(Fault::NoSyncAtStart))
+        };
+        self.thread = Course { ops, pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
     }
 
@@ -230,7 +264,7 @@ impl Migration {
     pub fn cancel(&mut self, ctx: &mut Ctx<'_>) -> bool {
         match self.run.status {
             MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device if !self.run.destination_done => {
-                self.run.wire.shut();
+                self.run.shut();
                 self.run.set_status(MigrationStatus::Cancelling, ctx);
                 true
             }
@@ -254,7 +288,7 @@ impl Migration {
     pub fn fail(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let hit = self.run.healthy() && !self.run.destination_done;
         if hit {
-            self.run.wire.shut();
+            self.run.shut();
             self.run.link_down = true;
             self.run.post.cut();
             ctx.emit(Event::LinkDown);
@@ -283,6 +317,8 @@ impl Migration {
             Actor::Migration => self.announce(&self.thread, view, ctx),
             Actor::MainLoop => self.announce(&self.bottom_half, view, ctx),
             Actor::Destination => self.run.destination_next(view.destination),
+            Actor::Channel(channel) => self.run.channel_next(channel),
+            Actor::Receiver(channel) => self.run.receiver_next(channel),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
@@ -299,6 +335,8 @@ impl Migration {
             | Actor::Display
             | Actor::Destination
             | Actor::Injector
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
             | Actor::Vfio => {
                 return None;
             }
@@ -327,6 +365,7 @@ impl Migration {
             | Op::LockVmState { .. }
             | Op::SetDevice
             | Op::SaveDevice
+            | Op::WaitHints
             | Op::WaitDevices
             | Op::WaitDestination
             | Op::SetCompleted
@@ -340,7 +379,9 @@ impl Migration {
             | Op::WaitRecover
             | Op::Reload
             | Op::SendEnd
+            | Op::SendSaved
             | Op::SetFinal => return None,
+            Op::Protect => EventKind::SnapshotStart,
         };
         Some(Move::plain(kind))
     }
@@ -362,6 +403,8 @@ impl Migration {
                 self.perform(op, parts, ctx)
             }
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
+            Actor::Channel(channel) => self.run.channel_step(channel, ctx),
+            Actor::Receiver(channel) => self.run.receiver_step(channel, parts.destination, ctx),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} has no part in the migration")
             }
@@ -375,7 +418,7 @@ impl Migration {
         let start_ns = ctx.now_ns;
         let first = ctx.events.len();
         // Who waits for a page may move as soon as it is placed.
-        let waited_for = self.run.post.is_waited_for();
+        let waited_for = self.run.post.is_waited_for() || self.run.snapshot.is_waited_for();
         let mut spent_ns = self.step(actor, parts, ctx);
         let plain = ctx.events.get(first).is_some_and(|stamped| stamped.event.kind() == EventKind::RamPage);
         if let (true, Some(Op::Slice { last })) = (plain, self.thread.ops.front().copied()) {
@@ -420,6 +463,8 @@ impl Migration {
             | Actor::Display
             | Actor::Destination
             | Actor::Injector
+            | Actor::Channel(_)
+            | Actor::Receiver(_)
             | Actor::Vfio => &mut self.thread,
         }
     }
@@ -485,10 +530,13 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::Reload
             | Op::SendEnd
+            | Op::SendSaved
+            | Op::Protect
             | Op::SetFinal => self.run.perform(op, parts, ctx),
             Op::Slice { .. }
             | Op::Choose(_)
             | Op::Sleep { .. }
+            | Op::WaitHints
             | Op::WaitDevices
             | Op::WaitDestination
             | Op::WaitLoaded
@@ -530,7 +578,7 @@ impl Run {
     fn new(status: MigrationStatus, options: MigrationOptions, tried: bool) -> Self {
         assert!(options.bandwidth > 0, "a link without bandwidth");
         let link_ns = |bytes: u64| bytes * 1_000_000_000 / options.bandwidth;
-        let xbzrle_pages = options.encoding.xbzrle_pages;
+        let EncodingOptions { xbzrle_pages, channels, .. } = options.encoding;
         let (data_ns, zero_ns) = (link_ns(DATA_RECORD_BYTES), link_ns(ZERO_RECORD_BYTES));
         Self {
             status,
@@ -545,6 +593,9 @@ impl Run {
             hand: None,
             wire: Wire::default(),
             post: Postcopy::default(),
+            snapshot: Snapshot::default(),
+            multifd: (channels > 0).then(|| Multifd::new(channels)),
+            file: None,
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
@@ -568,6 +619,9 @@ impl Run {
             hand,
             wire,
             post,
+            snapshot,
+            multifd,
+            file,
             xbzrle,
             bytes_sent,
             pages_normal: _,
@@ -583,6 +637,7 @@ impl Run {
         if options.modes.moves() {
             post.fold(fold);
         }
+        snapshot.fold(fold);
         if options.paced {
             fold.add(Tag::BytesSent, *bytes_sent);
             fold.add_part(Tag::Slice, slice);
@@ -590,12 +645,24 @@ impl Run {
         if let Some(hand) = hand {
             fold.add_part(Tag::Hand, hand);
         }
+        if let Some(multifd) = multifd {
+            fold.add_part(Tag::Multifd, multifd);
+        }
+        if let Some(file) = file {
+            file.fold(fold);
+        }
         if let Some(xbzrle) = xbzrle {
             fold.add_part(Tag::Xbzrle, xbzrle);
         }
         if !wire.is_empty() {
             fold.add_part(Tag::Wire, wire);
         }
+    }
+
+    /// The link is shut: what is on its way is gone.
+    fn shut(&mut self) {
+        self.wire.shut();
+        self.multifd.iter_mut().for_each(Multifd::shut);
     }
 
     /// Returns the bitmaps.
@@ -624,8 +691,11 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::Schedule => plain(EventKind::LockRelease),
+            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::SendSaved | Op::Schedule => {
+                plain(EventKind::LockRelease)
+            }
             Op::LogStart => plain(EventKind::LogStart),
+            Op::Protect => plain(EventKind::SnapshotStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
             Op::Sync(SyncMove::Reap) => plain(EventKind::RingReap),
@@ -645,7 +715,7 @@ impl Run {
             | Op::SetStatus(_)
             | Op::Reload => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
-            Op::Slice { last } => self.page_move(pace, last, view.accel, ctx.watch).next(),
+            Op::Slice { last } => self.page_move(pace, last, view.accel, ctx).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
             Op::RateLimit { .. } => plain(EventKind::RateLimit),
             Op::Sleep { until_ns } => Next::Sleep(until_ns),
@@ -654,6 +724,7 @@ impl Run {
             Op::StartVm => plain(EventKind::VmStart),
             Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
             Op::WaitRecover => Next::Idle,
+            Op::WaitHints => Next::Wait(Await::Hints),
             Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
@@ -729,6 +800,8 @@ impl Run {
                 ctx.unlock(LockId::Bitmap);
                 lock_ns
             }
+            Op::Protect => self.protect(parts, ctx),
+            Op::SendSaved => self.send_saved_device(ctx),
             Op::Reload => {
                 self.recover(parts.destination, ctx.faults);
                 self.change(MigrationStatus::PostcopyActive, ctx)
@@ -753,6 +826,7 @@ impl Run {
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
+            | Op::WaitHints
             | Op::WaitDevices
             | Op::WaitDestination
             | Op::WaitLoaded
@@ -805,6 +879,7 @@ impl Run {
     /// QEMU: migration/ram.c ram_init_bitmaps(). A new destination listens.
     fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
+        self.file = self.options.encoding.mapped_ram.then(|| MappedRam::new(ctx.ram.pages()));
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
         if self.options.first_round == FirstRound::Populated {
             // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
@@ -823,6 +898,11 @@ impl Run {
             parts.d.merge(&ram.b());
         }
         self.ram = None;
+        if self.options.modes.snapshot {
+            self.end_snapshot();
+            ctx.emit(Event::LogStop);
+            return ctx.costs.state_ns;
+        }
         parts.devices.log_stop();
         parts.accel.log_stop(parts.vm.running, ctx);
         parts.d.set_tracking(parts.accel.logging());

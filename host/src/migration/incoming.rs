@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use crate::destination::{Destination, DestinationStatus};
 use crate::event::{Event, EventKind, PageRange, Pfn};
-use crate::migration::encoding::Content;
+use crate::fault::Fault;
+use crate::migration::encoding::{Compression, Content};
 use crate::migration::engine::Run;
+use crate::migration::multifd::Item;
 use crate::migration::wire::Record;
 use crate::step::{Ctx, Move, Next};
 
@@ -29,6 +31,10 @@ impl Run {
         match self.wire.front() {
             _ if self.stalled => Next::Idle,
             Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
+            Some(Record::Flush) if self.multifd.as_ref().is_some_and(|multifd| multifd.all_at_barrier(true)) => {
+                Next::Do(Move::plain(EventKind::ChannelSync))
+            }
+            Some(Record::Flush) => Next::Idle,
             Some(Record::Device { .. }) => Next::Do(Move::plain(EventKind::DstDevice)),
             Some(Record::Discard { range }) => Next::Do(Move::on(EventKind::DstDiscard, *range)),
             Some(Record::End) => Next::Do(Move::plain(EventKind::DstEnd)),
@@ -52,12 +58,16 @@ impl Run {
                 self.land(pfn, ctx);
                 ctx.costs.page_ns / 2
             }
+            Some(Record::Flush) => self.open_barrier(ctx),
             Some(Record::Device { id, state, start }) => {
                 ctx.emit(Event::DstDevice { id });
                 let Ok(device) = state.load().inspect_err(|error| ctx.emit(Event::DstRefuse { message: error.0.to_owned() })) else {
                     self.refuse(ctx);
                     return ctx.costs.state_ns;
                 };
+                if let Some(file) = &self.file {
+                    file.load(destination, ctx);
+                }
                 destination.load_device(id, device);
                 if self.in_postcopy() {
                     self.post.loaded = true;
@@ -87,6 +97,58 @@ impl Run {
             }
         }
     }
+    /// Returns what a channel's receiver would do next: place a page, or, where the main channel does not wait, open the barrier.
+    pub(crate) fn receiver_next(&self, channel: u8) -> Next {
+        let Some(multifd) = &self.multifd else { return Next::Idle };
+        match multifd.front(channel) {
+            _ if self.stalled => Next::Idle,
+            Some(Item::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
+            Some(Item::Barrier { main: false }) if channel == 0 && multifd.all_at_barrier(false) => {
+                Next::Do(Move::plain(EventKind::ChannelSync))
+            }
+            Some(Item::Barrier { .. }) | None => Next::Idle,
+        }
+    }
+
+    /// Makes the receiver's next move, and returns its cost, nanoseconds. Pages that nobody watches go many at a time.
+    pub(crate) fn receiver_step(&mut self, channel: u8, destination: &mut Destination, ctx: &mut Ctx<'_>) -> u64 {
+        let mut cost = 0;
+        loop {
+            let multifd = self.multifd.as_mut().expect("a receiver has a channel");
+            let pfn = match multifd.front(channel) {
+                Some(Item::Page { pfn, .. }) if cost == 0 || !ctx.watch.has(*pfn) => *pfn,
+                Some(Item::Barrier { .. }) if cost == 0 => return self.open_barrier(ctx),
+                Some(_) | None => break,
+            };
+            let Some(Item::Page { content, .. }) = multifd.receive(channel) else { unreachable!("a page stands in front") };
+            ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
+            self.place_from_channel(pfn, content, destination, ctx);
+            cost += (ctx.costs.page_ns / 2).max(1);
+            if ctx.watch.has(pfn) {
+                break;
+            }
+        }
+        if ctx.costs.page_ns == 0 { 0 } else { cost }
+    }
+
+    fn open_barrier(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        let channels = self.multifd.as_mut().expect("a barrier stands in channels").open_barrier();
+        ctx.emit(Event::ChannelSync { channels });
+        ctx.costs.lock_ns
+    }
+
+    /// Places a page of a channel (QEMU: migration/multifd-zero-page.c multifd_recv_zero_page_process(), multifd-nocomp.c multifd_nocomp_recv()).
+    /// [`Fault::UnrecordedPages`]: where an accelerator decompresses pages, R does not learn of them.
+    pub(crate) fn place_from_channel(&self, pfn: Pfn, content: Content, destination: &mut Destination, ctx: &Ctx<'_>) {
+        let unrecorded = self.options.encoding.compression == Compression::Qpl && ctx.faults.on(Fault::UnrecordedPages);
+        match content {
+            Content::Zero => destination.receive_zero(pfn),
+            Content::Data(contents) if unrecorded => destination.place_unrecorded(pfn, contents),
+            Content::Data(contents) => destination.place_data(pfn, contents),
+            Content::Delta(_) | Content::Cached(_) | Content::Same => unreachable!("channels carry no differences"),
+        }
+    }
+
     /// Places a record of the main channel (QEMU: migration/ram.c ram_load_precopy(), load_xbzrle()).
     pub(crate) fn place(&self, pfn: Pfn, content: &Content, destination: &mut Destination, ctx: &mut Ctx<'_>) {
         match content {

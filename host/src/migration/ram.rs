@@ -193,15 +193,18 @@ impl RamState {
     pub fn sync(&mut self, d: &mut DirtyMemory, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
         let before = self.n;
         let list = Arc::clone(&self.list);
-        let mut found = 0;
-        let mut cleaned = |first: u64, bits: u64| {
-            found += u64::from(bits.count_ones());
-            match list.is_flat() {
-                true => accel.d_cleaned((first / WORD_PAGES) as usize, bits),
-                false => list.guest_words(first, bits, |at, bits| accel.d_cleaned(at, bits)),
+        let found = d.bits().count();
+        let new: u64 = match self.blocks.as_mut_slice() {
+            [Block { b: Some(b), .. }] if list.is_flat() => {
+                accel.d_cleaned_all(d.bits());
+                d.exchange_into(b)
+            }
+            blocks => {
+                let mut cleaned = |first: u64, bits: u64| list.guest_words(first, bits, |at, bits| accel.d_cleaned(at, bits));
+                blocks.iter_mut().map(|block| block.sync(d, ctx.faults, &mut cleaned)).sum()
             }
         };
-        let new: u64 = self.blocks.iter_mut().map(|block| block.sync(d, ctx.faults, &mut cleaned)).sum();
+        let found = found - d.bits().count();
         self.n = self.n.wrapping_add(new);
         self.dirtied_last = if found != new && ctx.faults.on(Fault::PeriodCountsAll) { found } else { new };
         self.dirtied += self.dirtied_last;
@@ -222,6 +225,13 @@ impl RamState {
     pub fn next_dirty(&self) -> Option<Pfn> {
         let found = self.cursor.next_dirty(self.list.order(), &self.blocks)?;
         Some(self.blocks[self.list.order()[found.at]].place.pfn(found.page))
+    }
+
+    /// Returns where the scan comes by a page: by block in the order of their list, then by page.
+    pub(crate) fn scan_place(&self, pfn: Pfn) -> (usize, u64) {
+        let block = self.list.block_of(pfn);
+        let at = self.list.order().iter().position(|other| *other == block).expect("each block is in the order");
+        (at, pfn.0)
     }
 
     /// Takes the page's chunk out of C, and returns whether it was there: a CLEAR of it must then precede the page's read.
@@ -525,7 +535,7 @@ mod tests {
         let ram = RamState::new(6, false, &d, &desk.ctx());
         assert!(!ram.is_dirty(Pfn(0)) && ram.n() == 127 && ram.n_equals_popcount());
         let mut clean = d;
-        clean.exchange_into(&mut DirtyBitmap::new(128), |_, _| ());
+        clean.exchange_into(&mut DirtyBitmap::new(128));
         desk = Desk::new(&[Fault::RetryFromD]);
         assert_eq!(RamState::new(6, false, &clean, &desk.ctx()).n(), 128);
         assert_eq!(RamState::new(6, true, &clean, &desk.ctx()).n(), 0);

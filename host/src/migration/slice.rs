@@ -4,16 +4,18 @@
 //! read of any of its pages; a page that nobody watches is taken, read, sent and placed in one move, unless the wire holds older records,
 //! which must not be overtaken.
 
+use crate::destination::Destination;
 use crate::dirty::accel::Accelerator;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::migration::encoding::{Content, DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::migration::engine::{Parts, Run};
+use crate::migration::multifd::Duty;
 use crate::migration::pace::Pace;
 use crate::migration::ram::RamState;
 use crate::migration::wire::Record;
 use crate::migration::xbzrle::{Xbzrle, read_page};
-use crate::step::{Await, Ctx, Move, Next, Watch};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).
 const SLICE_MS_MAX: u64 = 50;
@@ -65,6 +67,12 @@ pub(crate) enum PageMove {
     Page(Pfn),
     /// A request is looked at.
     Request(Pfn),
+    /// A saved page may be written again.
+    Unprotect(Pfn),
+    /// The packet, to a channel.
+    Give(u8),
+    /// A barrier in all channels.
+    Flush,
 }
 
 impl PageMove {
@@ -82,6 +90,9 @@ impl PageMove {
             PageMove::Skip(pfn) => on(EventKind::RamSkip, pfn),
             PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
             PageMove::Request(pfn) => on(EventKind::DstRequest, pfn),
+            PageMove::Unprotect(pfn) => on(EventKind::SnapshotUnprotect, pfn),
+            PageMove::Give(_) => Next::Do(Move::plain(EventKind::ChannelQueue)),
+            PageMove::Flush => Next::Do(Move::plain(EventKind::ChannelFlush)),
         }
     }
 }
@@ -111,7 +122,8 @@ impl Run {
     }
 
     /// Returns what the slice does next.
-    pub(crate) fn page_move(&self, pace: &Pace, last: bool, accel: &Accelerator, watch: &Watch) -> PageMove {
+    pub(crate) fn page_move(&self, pace: &Pace, last: bool, accel: &Accelerator, ctx: &Ctx<'_>) -> PageMove {
+        let watch = ctx.watch;
         if !self.healthy() {
             return PageMove::End;
         }
@@ -124,17 +136,31 @@ impl Run {
                 Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
         }
+        if let Some(pfn) = self.snapshot.sent {
+            return PageMove::Unprotect(pfn);
+        }
         if let Some(pfn) = self.post.request() {
             return PageMove::Request(pfn);
         }
-        if !last && self.post.urgent.is_none() && (self.slice.over || self.rate_exceeded(pace)) {
+        let urgent = self.post.urgent.is_some() || self.snapshot.urgent().is_some();
+        if !last && !urgent && (self.slice.over || self.rate_exceeded(pace)) {
             return PageMove::End;
         }
         let ram = self.ram();
         if let Some(pfn) = ram.loaded() {
             return PageMove::Take(pfn);
         }
-        match self.next_to_send() {
+        let next = self.next_to_send();
+        if let Some(multifd) = &self.multifd {
+            match multifd.duty(next.map(|pfn| ram.scan_place(pfn)), last, &self.options.encoding, ctx) {
+                Duty::None => {}
+                Duty::Wait => return PageMove::Wait,
+                Duty::Give(channel) => return PageMove::Give(channel),
+                Duty::Flush if self.wire.is_full() => return PageMove::Wait,
+                Duty::Flush => return PageMove::Flush,
+            }
+        }
+        match next {
             // Nobody sees it go around.
             None if self.slice.endless => PageMove::Wait,
             None => PageMove::End,
@@ -143,16 +169,14 @@ impl Run {
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
-            Some(pfn) if watch.has(pfn) || self.options.paced && (!self.wire.is_empty() || self.encodes()) || self.stalled => {
-                PageMove::Take(pfn)
-            }
+            Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled => PageMove::Take(pfn),
             Some(pfn) => PageMove::Page(pfn),
         }
     }
 
     /// Makes the slice's next move.
     pub(crate) fn page_step(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
-        match self.page_move(pace, last, parts.accel, ctx.watch) {
+        match self.page_move(pace, last, parts.accel, ctx) {
             PageMove::End | PageMove::Wait => unreachable!("a slice steps without a move"),
             PageMove::Clear { pfn, chunk } => {
                 let was = self.ram_mut().take_chunk(pfn);
@@ -168,13 +192,25 @@ impl Run {
             PageMove::Take(pfn) => {
                 let loaded = self.ram().loaded().is_some();
                 self.take(pfn, last);
-                self.hand = Some(Hand { pfn, content: None });
                 ctx.emit(Event::BitmapTake { pfn });
                 if loaded {
                     ctx.emit(Event::BitmapStore { range: PageRange::page(pfn) });
                 }
+                if self.multifd.is_some() {
+                    self.take_for_channel(pfn, last, ctx);
+                } else {
+                    self.hand = Some(Hand { pfn, content: None });
+                }
                 ctx.costs.page_ns / 2
             }
+            PageMove::Give(channel) => {
+                let round = self.ram().syncs();
+                let multifd = self.multifd.as_mut().expect("who gives a packet has channels");
+                let pages = multifd.give(channel, round);
+                ctx.emit(Event::ChannelQueue { channel, pages });
+                ctx.costs.lock_ns
+            }
+            PageMove::Flush => self.flush_channels(last, ctx),
             PageMove::Read(pfn) => {
                 let content = self.read(pfn, last, ctx);
                 ctx.emit(Event::RamRead { pfn, zero: content.is_zero() });
@@ -184,12 +220,13 @@ impl Run {
             PageMove::Send(_) | PageMove::Delta(_) | PageMove::Skip(_) => self.send(last, ctx),
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
             PageMove::Request(_) => self.take_request(ctx),
+            PageMove::Unprotect(pfn) => self.unprotect(pfn, ctx),
         }
     }
 
     /// Makes the slice's next move if it is one of the plain ones, `PageMove::Page`.
     pub(crate) fn page_step_plain(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> Option<u64> {
-        match self.page_move(pace, last, parts.accel, ctx.watch) {
+        match self.page_move(pace, last, parts.accel, ctx) {
             PageMove::Page(pfn) => Some(self.whole_page(pfn, last, parts, ctx)),
             PageMove::End
             | PageMove::Wait
@@ -199,32 +236,78 @@ impl Run {
             | PageMove::Read(_)
             | PageMove::Send(_)
             | PageMove::Request(_)
+            | PageMove::Unprotect(_)
             | PageMove::Delta(_)
-            | PageMove::Skip(_) => None,
+            | PageMove::Skip(_)
+            | PageMove::Give(_)
+            | PageMove::Flush => None,
         }
     }
 
     fn whole_page(&mut self, pfn: Pfn, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.wire.is_empty() || !self.options.paced, "page {pfn} overtakes the wire");
         self.take(pfn, last);
-        let zero = if self.encodes() {
-            let content = self.read(pfn, last, ctx);
-            self.place(pfn, &content, parts.destination, ctx);
-            content.is_zero()
-        } else {
+        let zero = if self.options.encoding.is_plain() && !ctx.faults.on(Fault::FirstZerosUnsent) {
             parts.destination.place_from(pfn, ctx.ram, self.options.encoding.thread_finds_zeros())
+        } else {
+            self.whole_encoded(pfn, last, parts.destination, ctx)
         };
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
         self.land(pfn, ctx);
+        self.saved(pfn, true);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
         cost
     }
 
-    /// Returns whether pages go through the cache of what was sent last.
-    fn encodes(&self) -> bool {
-        self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
+    /// Takes, reads, sends and places a page, and returns whether it went as zeros.
+    fn whole_encoded(&mut self, pfn: Pfn, last: bool, destination: &mut Destination, ctx: &mut Ctx<'_>) -> bool {
+        let by_channel = self.multifd.is_some();
+        let content = match self.read(pfn, last, ctx) {
+            Content::Data(_) if self.options.encoding.senders_find_zeros() && ctx.ram.is_zero(pfn) => Content::Zero,
+            content => content,
+        };
+        let zero = content.is_zero();
+        if self.file.is_some() {
+            self.write_file(pfn, content, by_channel, ctx);
+        } else if by_channel && !(zero && self.options.encoding.thread_finds_zeros()) {
+            self.place_from_channel(pfn, content, destination, ctx);
+        } else {
+            self.place(pfn, &content, destination, ctx);
+        }
+        zero
+    }
+
+    /// Returns whether a page cannot be sent and placed at once: others are on their way, or it waits for others.
+    fn splits(&self) -> bool {
+        !self.wire.is_empty() || self.multifd.is_some() || self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
+    }
+
+    /// A page that is taken goes into the packet, or, when the thread finds that it is zero, on the main channel.
+    fn take_for_channel(&mut self, pfn: Pfn, last: bool, ctx: &mut Ctx<'_>) {
+        let place = self.ram().scan_place(pfn);
+        if self.options.encoding.thread_finds_zeros() && ctx.ram.is_zero(pfn) {
+            ctx.emit(Event::RamRead { pfn, zero: true });
+            self.hand = Some(Hand { pfn, content: Some(Content::Zero) });
+            self.multifd.as_mut().expect("it has channels").sent_beside(place);
+        } else {
+            self.multifd.as_mut().expect("it has channels").queue(pfn, place);
+            self.clock(last, ctx.now_ns);
+        }
+    }
+
+    /// Everything that was taken is written; a barrier follows in each channel and in the main one. [`Fault::MainPassesBarrier`]: not in the main
+    /// one, but at the end. [`Fault::StartBeforeChannels`]: not in the main one at the end.
+    fn flush_channels(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
+        let passes = if last { Fault::StartBeforeChannels } else { Fault::MainPassesBarrier };
+        let main = !ctx.faults.on(passes);
+        let channels = self.multifd.as_mut().expect("who flushes has channels").flush(main);
+        if main && self.file.is_none() {
+            self.wire.push(Record::Flush);
+        }
+        ctx.emit(Event::ChannelFlush { channels });
+        ctx.costs.state_ns
     }
 
     fn take(&mut self, pfn: Pfn, last: bool) {
@@ -235,25 +318,30 @@ impl Run {
             ram.take_chunk(pfn);
         }
         ram.take(pfn);
+        let place = ram.scan_place(pfn);
         if let Some(xbzrle) = &mut self.xbzrle {
-            xbzrle.scan(pfn);
+            xbzrle.scan(place);
         }
         self.post.urgent = self.post.urgent.filter(|urgent| *urgent != pfn);
     }
 
     /// Returns whether the window's share of the rate limit is used up.
     pub(crate) fn rate_exceeded(&self, pace: &Pace) -> bool {
+        if self.options.modes.snapshot {
+            return false;
+        }
         let limit = if self.in_postcopy() { self.options.modes.max_postcopy_bandwidth } else { self.options.max_bandwidth };
         pace.rate_exceeded(self.bytes_sent, limit, &self.options)
     }
 
+    /// Reads a page. [`Fault::FirstZerosUnsent`]: pages of zeros are not sent in the first round.
     fn read(&mut self, pfn: Pfn, last: bool, ctx: &Ctx<'_>) -> Content {
         let (syncs, postcopy) = (self.ram().syncs(), self.in_postcopy());
         if self.options.encoding.thread_finds_zeros() && ctx.ram.is_zero(pfn) {
             if let Some(xbzrle) = &mut self.xbzrle {
                 xbzrle.zero(pfn, syncs, ctx);
             }
-            return Content::Zero;
+            return if syncs == 1 && ctx.faults.on(Fault::FirstZerosUnsent) { Content::Same } else { Content::Zero };
         }
         let contents = read_page(pfn, ctx.ram);
         match &mut self.xbzrle {
@@ -272,15 +360,18 @@ impl Run {
             Content::Zero | Content::Data(_) | Content::Cached(_) => Event::RamSend { pfn, zero: content.is_zero(), round },
         });
         let cost = self.count_content(&content);
-        if content != Content::Same {
+        if self.file.is_some() {
+            self.write_file(pfn, content, false, ctx);
+        } else if content != Content::Same {
             self.wire.push(Record::Page { pfn, content });
         }
+        self.saved(pfn, false);
         self.clock(last, ctx.now_ns + cost);
         cost
     }
 
     /// Accounts for a page on the wire, and returns the time it takes there.
-    fn count_content(&mut self, content: &Content) -> u64 {
+    pub(crate) fn count_content(&mut self, content: &Content) -> u64 {
         match content {
             Content::Zero => self.count(true),
             Content::Data(_) | Content::Cached(_) => self.count(false),

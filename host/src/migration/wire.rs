@@ -21,6 +21,8 @@ pub enum Record {
         /// Its contents.
         content: Content,
     },
+    /// What is behind waits until everything before has arrived on all channels (QEMU: RAM_SAVE_FLAG_MULTIFD_FLUSH).
+    Flush,
     /// The devices' state, and the end of the stream unless postcopy goes on behind it.
     Device {
         /// The command id that the balloon's configuration shows.
@@ -60,7 +62,7 @@ impl Wire {
     pub fn pages(&self) -> impl Iterator<Item = Pfn> {
         self.records.iter().filter_map(|record| match record {
             Record::Page { pfn, .. } => Some(*pfn),
-            Record::Device { .. } | Record::Discard { .. } | Record::End => None,
+            Record::Flush | Record::Device { .. } | Record::Discard { .. } | Record::End => None,
         })
     }
 

@@ -123,8 +123,8 @@ pub(crate) struct Xbzrle {
     slots: Vec<Option<Slot>>,
     /// The scan has passed all pages.
     started: bool,
-    /// The page that the scan took last.
-    last: Option<Pfn>,
+    /// Where the scan took its last page.
+    last: Option<(usize, u64)>,
 }
 
 impl Xbzrle {
@@ -140,9 +140,9 @@ impl Xbzrle {
     }
 
     /// The scan takes a page; when it is not behind the last one, the scan has passed all.
-    pub(crate) fn scan(&mut self, pfn: Pfn) {
-        self.started |= self.last.is_some_and(|last| pfn <= last);
-        self.last = Some(pfn);
+    pub(crate) fn scan(&mut self, place: (usize, u64)) {
+        self.started |= self.last.is_some_and(|last| place <= last);
+        self.last = Some(place);
     }
 
     /// The scan found nothing more: it has passed all.
@@ -264,7 +264,7 @@ mod tests {
         let mut desk = Desk::new(&[]);
         let ctx = desk.ctx();
         let mut cache = Xbzrle::new(4);
-        cache.scan(Pfn(9));
+        cache.scan((0, 9));
         cache.scan_all();
         assert_eq!(cache.encode(Pfn(1), contents(1), false, 1, &ctx), Content::Data(contents(1)));
         assert_eq!(cache.encode(Pfn(5), contents(5), false, 2, &ctx), Content::Data(contents(5)));
@@ -278,8 +278,8 @@ mod tests {
         let mut desk = Desk::new(&[]);
         let ctx = desk.ctx();
         let mut cache = Xbzrle::new(4);
-        cache.scan(Pfn(0));
-        cache.scan(Pfn(0));
+        cache.scan((0, 0));
+        cache.scan((0, 0));
         assert_eq!(cache.encode(Pfn(1), contents(1), true, 1, &ctx), Content::Data(contents(1)));
         assert_eq!(cache.encode(Pfn(1), contents(1), false, 1, &ctx), Content::Data(contents(1)));
         assert!(matches!(cache.encode(Pfn(1), contents(2), true, 2, &ctx), Content::Delta(_)));
@@ -290,11 +290,11 @@ mod tests {
     fn nothing_is_encoded_before_the_scan_has_come_around() {
         let mut cache = Xbzrle::new(4);
         cache.scan_all();
-        for pfn in [0, 1, 7] {
-            cache.scan(Pfn(pfn));
+        for place in [(0, 0), (0, 7), (1, 7)] {
+            cache.scan(place);
             assert!(!cache.is_started());
         }
-        cache.scan(Pfn(7));
+        cache.scan((1, 7));
         assert!(cache.is_started());
     }
 

@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_types, reason = "a benchmark reads the wall clock; no world sees it")]
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+mod bitmaps;
 mod digests;
 mod place;
 mod search;
@@ -23,9 +24,10 @@ const CHILD: &str = "--digests";
 /// A part: its name, what it does, and its measurement.
 type Part = (&'static str, &'static str, fn() -> Vec<Figure>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("vcpu", "the guest's speed, and what restores and switches cost", vcpu::figures),
     ("place", "pages from the source's RAM into the destination", place::figures),
+    ("bitmaps", "a sync of a large guest, and what memory costs that nobody touches", bitmaps::figures),
     ("state", "what a search pays for a state: clones, hashes, the end of a run", state::figures),
     ("search", "schedules and states a second, beside shuttle's; shrinking; more cores", search::figures),
     ("suite", "the scenarios, one after the other on one core", suite::figures),

@@ -125,6 +125,10 @@ impl Observed for Quiet<'_> {
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn detached(&self, _pfn: Pfn) -> bool {
+        false
+    }
+
     fn destination_stuck_queue(&self) -> Option<usize> {
         None
     }
@@ -166,8 +170,16 @@ fn of_the_host(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
 
 fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
     let view = Quiet(ram, vmm);
-    let mut oracle =
-        Oracle::new(OracleOptions { pages: PAGES, vcpus: 2, ram_bytes: ram.bytes(), hints_stay_free: false, free_pages_are_read: false });
+    let mut oracle = Oracle::new(OracleOptions {
+        pages: PAGES,
+        channels: false,
+        vcpus: 2,
+        ram_bytes: ram.bytes(),
+        hints_stay_free: false,
+        free_pages_are_read: false,
+        rom: false,
+        hints_first: false,
+    });
     let tell = |oracle: &mut Oracle, event: Event| oracle.on_event(0, &Stamped { at_ns: 0, actor: Actor::Migration, event }, &view);
     oracle.drop_details();
     (0..PAGES).for_each(|pfn| oracle.on_write(Pfn(pfn), Actor::Vcpu(0), 0, None));

@@ -20,6 +20,8 @@ fn own_of_host(actor: Actor) -> u64 {
         Actor::Iothread => object::DEVICE,
         Actor::Migration => object::MIGRATION,
         Actor::Destination => object::DESTINATION | object::WIRE,
+        Actor::Channel(_) => object::BITMAP,
+        Actor::Receiver(_) => object::DESTINATION,
         Actor::MainLoop => {
             use object::{BITMAP, DESTINATION, DEVICE, MIGRATION, MONITOR, RECORDS, STATUS, VM, WIRE};
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
@@ -34,9 +36,15 @@ impl World {
     pub(super) fn own(&self, who: Who) -> u64 {
         match who {
             Who::Vcpu(cpu) => object::vcpu(cpu) | object::interrupts(cpu),
+            Who::Host(index) if self.uses_channels(self.hosts[index]) => own_of_host(self.hosts[index]) | object::CHANNELS,
             Who::Host(index) => own_of_host(self.hosts[index]),
             Who::Injector(_) => object::ORDER,
         }
+    }
+
+    fn uses_channels(&self, actor: Actor) -> bool {
+        let elsewhere = matches!(actor, Actor::Iothread | Actor::Vhost);
+        self.scenario.migration.encoding.channels > 0 && !elsewhere
     }
 
     /// Returns what a move shares with others, whatever it does.
@@ -77,7 +85,9 @@ impl World {
                 let by = match injection.by {
                     Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
                     Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
-                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => 0,
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio | Actor::Channel(_) | Actor::Receiver(_) => {
+                        0
+                    }
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
@@ -230,8 +240,11 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::SnapshotStart => RECORDS | BITMAP | STORES,
             Event::DstRefuse { .. } => DESTINATION | STATUS,
             Event::DstEnd => DESTINATION | STORES,
+            Event::ChannelFlush { .. } => WIRE,
+            Event::ChannelQueue { .. } => WIRE,
             Event::LinkResume => STATUS | WIRE,
             Event::LinkStall => STATUS | WIRE,
             Event::VhostQueue { .. } => RECORDS,
