@@ -69,6 +69,8 @@ pub enum Command {
     Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
+    /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
+    GrowBlock,
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
     /// Something about the tracking of writes.
@@ -99,6 +101,7 @@ impl Command {
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
+            Command::GrowBlock => "grow-block",
             Command::BreakLink => "break-link",
             Command::Tracking(command) => command.name(),
         }
@@ -117,6 +120,7 @@ impl fmt::Display for Command {
             | Command::StartPostcopy
             | Command::Recover
             | Command::Unplug
+            | Command::GrowBlock
             | Command::BreakLink
             | Command::Tracking(_) => f.write_str(self.name()),
         }
@@ -517,6 +521,7 @@ impl Vmm {
             | Command::Cancel
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::GrowBlock
             | Command::BreakLink
             | Command::Tracking(_) => &[LockId::Bql],
         }
@@ -541,6 +546,15 @@ impl Vmm {
         cost
     }
 
+    /// QEMU: migration/ram.c ram_mig_ram_block_resized(): a migration knows the blocks as they were when it began, and is cancelled.
+    /// [`Fault::ResizeUnnoticed`]: it goes on.
+    fn grow_block(&mut self, ctx: &mut Ctx<'_>) {
+        let new = self.d.grow();
+        if new.count > 0 && self.migration.status().is_running() && !ctx.faults.on(Fault::ResizeUnnoticed) {
+            self.migration.cancel(ctx);
+        }
+    }
+
     fn carry_out(&mut self, command: Command, ctx: &mut Ctx<'_>) -> u64 {
         match command {
             // A monitor refuses what cannot be done now, and the VM goes on; the trace shows the command without its effect.
@@ -562,6 +576,10 @@ impl Vmm {
             }
             Command::Recover => {
                 self.migration.recover();
+                ctx.costs.state_ns
+            }
+            Command::GrowBlock => {
+                self.grow_block(ctx);
                 ctx.costs.state_ns
             }
             Command::BreakLink => {

@@ -1,5 +1,6 @@
 //! What the oracle may look at: memory and records, read only.
 
+use host::dirty::bitmap::WORD_PAGES;
 use host::event::{Level, MigrationStatus, Pfn};
 use host::memory::GuestRam;
 use host::vmm::Vmm;
@@ -58,7 +59,10 @@ impl Observed for Observation<'_> {
     }
 
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
-        self.vmm.destination.equals_at(word, pages, self.ram)
+        // What is not there yet is nowhere else, either.
+        let present = self.vmm.d.present();
+        let absent = pages_of_word(word, pages).filter(|pfn| *pfn >= present).fold(0, |absent, pfn| absent | 1 << (pfn % WORD_PAGES));
+        absent | self.vmm.destination.equals_at(word, pages & !absent, self.ram)
     }
 
     fn arrived_at(&self, word: u64) -> u64 {
@@ -92,4 +96,9 @@ impl Observed for Observation<'_> {
     fn vm_running(&self) -> bool {
         self.vmm.vm.running
     }
+}
+
+/// Returns the pages that the bits of a word stand for.
+fn pages_of_word(word: u64, bits: u64) -> impl Iterator<Item = u64> {
+    (0..WORD_PAGES).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * WORD_PAGES + bit)
 }

@@ -106,7 +106,7 @@ impl World {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let info = BootInfo {
             magic: BootInfo::MAGIC,
-            ram_bytes: guest.ram_bytes,
+            ram_bytes: guest.ram_bytes - self.scenario.host.room_bytes(),
             vcpus: u32::from(guest.vcpus),
             dialect: guest.driver.number(),
             features_refused: guest.features_refused,
@@ -222,8 +222,8 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
 }
 
 fn block_options(block: &RamBlock) -> BlockOptions {
-    let RamBlock { name, pages, offset } = block;
-    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
+    let RamBlock { name, pages, offset, room } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, room: *room, ignored: false }
 }
 
 fn tracking_options(scenario: &Scenario) -> TrackingOptions {
