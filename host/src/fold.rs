@@ -74,6 +74,8 @@ pub(crate) enum Tag {
     Requests,
     Missing,
     Left,
+    Snapshot,
+    SnapshotProtected,
     Ring,
     RingLag,
     RingHeld,
@@ -85,12 +87,15 @@ pub(crate) enum Tag {
     Partial,
     Ties,
     LoadedDevice,
+    Detached,
     VhostOrder,
     Torn,
     Loaded,
     VhostQueues,
     Vfio,
     Iommu,
+    Timer,
+    Throttle,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

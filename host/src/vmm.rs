@@ -12,11 +12,12 @@ use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
+use crate::dirty::bitmap::DirtyBitmap;
 use crate::dirty::command::TrackingCommand;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
-use crate::event::{Actor, CmdId, Event, EventKind, LockId, PageRange, Pfn, PrecopyReason};
+use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::encoding::DestinationRam;
@@ -24,7 +25,7 @@ use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
-use crate::step::{Ctx, Move, Next};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// Everything that a host is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,13 @@ pub enum Command {
     Unplug,
     /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
     GrowBlock,
+    /// `migrate_continue`.
+    Continue,
+    /// `migrate-set-capabilities` with postcopy-ram.
+    PostcopyRam {
+        /// Whether it is to be on.
+        on: bool,
+    },
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
     /// Something about the tracking of writes.
@@ -102,6 +110,8 @@ impl Command {
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
             Command::GrowBlock => "grow-block",
+            Command::Continue => "migrate_continue",
+            Command::PostcopyRam { .. } => "migrate-set-capabilities",
             Command::BreakLink => "break-link",
             Command::Tracking(command) => command.name(),
         }
@@ -112,6 +122,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
+            Command::PostcopyRam { on } => write!(f, "{} postcopy-ram {}", self.name(), if *on { "on" } else { "off" }),
             Command::Migrate
             | Command::Cancel
             | Command::Stop
@@ -121,6 +132,7 @@ impl fmt::Display for Command {
             | Command::Recover
             | Command::Unplug
             | Command::GrowBlock
+            | Command::Continue
             | Command::BreakLink
             | Command::Tracking(_) => f.write_str(self.name()),
         }
@@ -255,7 +267,7 @@ impl Vmm {
         let devices = Devices::new(options.pages, options.devices.clone());
         let mut balloon = BalloonDevice::new(options.balloon.clone());
         // QEMU: hw/vfio/container.c vfio_container_connect() forbids to discard what a device may hold pinned.
-        balloon.set_inhibited(options.devices.vfio);
+        balloon.set_inhibited(options.devices.vfio && !options.balloon.machine.ignores_pins);
         Self {
             fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
             accel,
@@ -278,7 +290,7 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options } = self;
         let mut fold = Fold::default();
         if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
             assert!(!vm.running, "the guest runs elsewhere");
@@ -297,6 +309,8 @@ impl Vmm {
         destination.fold(&mut fold);
         fold.add(Tag::VmRunning, u64::from(vm.running));
         fold.add_part(Tag::Monitor, monitor);
+        // Of the options this alone ever changes.
+        fold.word(Tag::Monitor as u64, u64::MAX, u64::from(options.modes.postcopy));
         fold.sum()
     }
 
@@ -306,7 +320,9 @@ impl Vmm {
             Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
                 self.migration.next(actor, &self.view(vcpus_in_store), ctx)
             }
-            Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
+            Actor::Iothread => {
+                self.stuck(actor, ctx).map_or_else(|| self.balloon.iothread_next(self.takes_hints(), ctx), |stuck| stuck.next())
+            }
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
@@ -320,7 +336,7 @@ impl Vmm {
             Actor::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
-                Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
+                Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
@@ -336,11 +352,17 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(actor, &mut parts, ctx)
             }
+            Actor::Iothread if self.stuck(actor, ctx).is_some() => self.fault(actor, ctx),
             Actor::Iothread => {
                 let Self { balloon, migration, accel, .. } = self;
                 balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
-            Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
+            Actor::MainLoop => {
+                let first = ctx.events.len();
+                let cost = self.main_loop_step(vcpus_in_store, ctx);
+                self.devices.look_for_discards(&ctx.events[first..]);
+                cost
+            }
             Actor::Vhost => self.devices.vhost.step(ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
@@ -430,8 +452,22 @@ impl Vmm {
     fn view(&self, vcpus_in_store: bool) -> View<'_> {
         let destination = &self.destination;
         match &self.left {
-            Some(left) => View { accel: &left.accel, devices: &left.devices, destination, vm: left.vm, vcpus_in_store: false },
-            None => View { accel: &self.accel, devices: &self.devices, destination, vm: self.vm, vcpus_in_store },
+            Some(left) => View {
+                accel: &left.accel,
+                devices: &left.devices,
+                hints: HintStatus::Stop,
+                destination,
+                vm: left.vm,
+                vcpus_in_store: false,
+            },
+            None => View {
+                accel: &self.accel,
+                devices: &self.devices,
+                hints: self.balloon.hint_status(),
+                destination,
+                vm: self.vm,
+                vcpus_in_store,
+            },
         }
     }
 
@@ -444,6 +480,34 @@ impl Vmm {
             None => Parts { accel, d, devices, notifier: balloon, destination, vm, vcpus_in_store },
         };
         (migration, parts)
+    }
+
+    // ---- pages that cannot be used
+
+    /// Returns what keeps a device's thread from its next move: a page of its rings that has not arrived, or that may not be written.
+    fn stuck(&self, actor: Actor, ctx: &Ctx<'_>) -> Option<Stuck> {
+        let (missing, protected) = (self.migration.missing(), self.migration.protected());
+        if missing.is_none() && protected.is_none() {
+            return None;
+        }
+        let (used, written) = self.balloon.pages_in_use(actor, ctx.now_ns)?;
+        let first = |bits: &DirtyBitmap, range: PageRange| bits.next_set(range.first).filter(|pfn| range.contains(*pfn));
+        let absent = missing.and_then(|missing| used.into_iter().find_map(|range| first(missing, range)));
+        let absent = absent.map(|pfn| Stuck { pfn, kind: EventKind::DstFault, asked: self.migration.is_asked_for(pfn) });
+        absent.or_else(|| {
+            let pfn = first(protected?, written)?;
+            Some(Stuck { pfn, kind: EventKind::SnapshotFault, asked: self.migration.is_wanted(pfn) })
+        })
+    }
+
+    fn fault(&mut self, actor: Actor, ctx: &mut Ctx<'_>) -> u64 {
+        let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
+        assert!(!asked, "page {pfn} is waited for");
+        match kind {
+            EventKind::DstFault => self.migration.page_fault(pfn, ctx),
+            _ => self.migration.write_fault(pfn, ctx),
+        }
+        ctx.costs.exit_ns
     }
 
     // ---- the main loop
@@ -460,16 +524,22 @@ impl Vmm {
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
             Some(_) | None => {}
         }
-        let cleanup = self.migration.next(Actor::MainLoop, &self.view(false), ctx) != Next::Idle;
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
             (_, true) if self.reaper.is_busy() => Job::Reap,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
-            (_, true) => Job::Cleanup,
+            (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
-            (None, false) if cleanup => Job::Cleanup,
-            (None, false) if self.reaps_now(ctx) => Job::Reap,
-            (None, false) => Job::Balloon,
+            (None, false) => self.idle_job(ctx),
+        }
+    }
+
+    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do or sleeps; then the rings', then the balloon's.
+    fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
+        match self.migration.next(Actor::MainLoop, &self.view(false), ctx) {
+            Next::Do(_) | Next::Lock(_) | Next::Wait(_) => Job::Migration,
+            Next::Idle | Next::Sleep(_) if self.reaps_now(ctx) => Job::Reap,
+            Next::Idle | Next::Sleep(_) => Job::Balloon,
         }
     }
 
@@ -482,21 +552,21 @@ impl Vmm {
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
-            Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
             Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
-            Job::Balloon => match (self.balloon.main_loop_next(ctx), self.reaper.next(&self.accel, ctx.now_ns)) {
-                (Next::Idle, next) => next,
-                (Next::Sleep(balloon_ns), Next::Sleep(reaper_ns)) => Next::Sleep(balloon_ns.min(reaper_ns)),
-                (next, _) => next,
-            },
+            Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
+            Job::Balloon => {
+                let timers = [self.reaper.next(&self.accel, ctx.now_ns), self.migration.next(Actor::MainLoop, &self.view(false), ctx)];
+                timers.into_iter().fold(self.balloon.main_loop_next(ctx), sooner)
+            }
         }
     }
 
     fn main_loop_step(&mut self, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor_step(command, ctx),
-            Job::Cleanup => {
+            Job::Migration => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
@@ -506,7 +576,16 @@ impl Vmm {
                 self.d.store_torn();
                 ctx.costs.sync_word_ns
             }
-            Job::Balloon => self.balloon.main_loop_step(ctx),
+            Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.fault(Actor::MainLoop, ctx),
+            Job::Balloon => {
+                let first = ctx.events.len();
+                self.balloon.set_held_back(self.migration.inhibits_discards(ctx.faults), ctx.faults);
+                let cost = self.balloon.main_loop_step(ctx);
+                for range in ctx.events[first..].iter().filter_map(discarded) {
+                    self.migration.dropped(range);
+                }
+                cost
+            }
         }
     }
 
@@ -523,6 +602,8 @@ impl Vmm {
             | Command::Balloon { .. }
             | Command::GrowBlock
             | Command::BreakLink
+            | Command::Continue
+            | Command::PostcopyRam { .. }
             | Command::Tracking(_) => &[LockId::Bql],
         }
     }
@@ -568,6 +649,17 @@ impl Vmm {
             }
             Command::Cancel => {
                 self.migration.cancel(ctx);
+                ctx.costs.state_ns
+            }
+            Command::Continue => {
+                self.migration.go_on();
+                ctx.costs.state_ns
+            }
+            Command::PostcopyRam { on } => {
+                // The capability is the process's: it holds for the last migration's cleanup and for the next migration.
+                if self.migration.set_postcopy(on) {
+                    self.options.modes.postcopy = on;
+                }
                 ctx.costs.state_ns
             }
             Command::StartPostcopy => {
@@ -623,11 +715,43 @@ impl Vmm {
     }
 }
 
+/// Returns which of a move and of another's timer comes first: a move does.
+fn sooner(next: Next, timer: Next) -> Next {
+    match (next, timer) {
+        (Next::Idle, Next::Sleep(ns)) => Next::Sleep(ns),
+        (Next::Sleep(one_ns), Next::Sleep(other_ns)) => Next::Sleep(one_ns.min(other_ns)),
+        (next, _) => next,
+    }
+}
+
+/// Returns the pages that an event says were dropped.
+fn discarded(stamped: &Stamped) -> Option<PageRange> {
+    stamped.event.range().filter(|_| stamped.event.kind() == EventKind::HostDiscard)
+}
+
+/// A page that keeps a thread from its next move.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    pfn: Pfn,
+    /// What it tells when it asks for it.
+    kind: EventKind,
+    asked: bool,
+}
+
+impl Stuck {
+    fn next(self) -> Next {
+        match self.asked {
+            true => Next::Wait(Await::Page),
+            false => Next::Do(Move::on(self.kind, PageRange::page(self.pfn))),
+        }
+    }
+}
+
 /// What the main loop is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
     Monitor(Command),
-    Cleanup,
+    Migration,
     Reap,
     /// A device's word of D goes back (a fault).
     Store(PageRange),

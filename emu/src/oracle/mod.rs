@@ -21,6 +21,7 @@ mod heads;
 mod hinting;
 mod judge;
 mod loss;
+mod pacing;
 mod pages;
 mod records;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use arrivals::Arrivals;
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
+use pacing::Pacing;
 use pages::{Pages, TraceIndex, place, widened};
 use records::{Cause, Records};
 use rules::Violations;
@@ -74,6 +76,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns whether an assigned device has another frame in a page's place than the guest.
+    fn detached(&self, pfn: Pfn) -> bool;
     /// Returns the queue of the destination's balloon with an element that nobody will ever return.
     fn destination_stuck_queue(&self) -> Option<usize>;
     /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
@@ -97,6 +101,12 @@ pub struct OracleOptions {
     pub hints_stay_free: bool,
     /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
     pub free_pages_are_read: bool,
+    /// Page 0 is ROM: no guest can give it away.
+    pub rom: bool,
+    /// Whoever stops the VM has asked for hints first, and waits for them.
+    pub hints_first: bool,
+    /// Share of the bytes sent above which those dirtied are too many, percent.
+    pub throttle_trigger: u64,
 }
 
 /// How the run ended.
@@ -125,6 +135,7 @@ mod tag {
     pub(super) const VIOLATIONS: u64 = 0x1_0104;
     pub(super) const DRIVER: u64 = 0x1_0105;
     pub(super) const ARRIVALS: u64 = 0x1_0106;
+    pub(super) const PACING: u64 = 0x1_0107;
 }
 
 /// Folds events into violations and facts.
@@ -142,6 +153,7 @@ pub struct Oracle {
     id_read: CmdId,
     /// A shrinker runs.
     shrinking: bool,
+    pacing: Pacing,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -199,6 +211,7 @@ impl Oracle {
             violations: Violations::default(),
             id_read: CmdId(0),
             shrinking: false,
+            pacing: Pacing::default(),
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -213,8 +226,21 @@ impl Oracle {
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
     pub fn fold(&self) -> u128 {
-        let Self { options: _, pages, records, arrivals, device, heads, counter, violations, id_read, shrinking, lost: _, excused: _ } =
-            self;
+        let Self {
+            options: _,
+            pages,
+            records,
+            arrivals,
+            device,
+            heads,
+            counter,
+            violations,
+            id_read,
+            shrinking,
+            pacing,
+            lost: _,
+            excused: _,
+        } = self;
         let mut fold = Fold::default();
         pages.fold(records.migrating, &mut fold);
         records.fold(tag::RECORDS, &mut fold);
@@ -223,6 +249,7 @@ impl Oracle {
         heads.fold(tag::HEADS, &mut fold);
         fold.part(tag::DRIVER, 0, &(id_read, shrinking));
         fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
+        pacing.fold(tag::PACING, &mut fold);
         violations.fold(tag::VIOLATIONS, &mut fold);
         fold.sum()
     }
@@ -245,6 +272,7 @@ impl Oracle {
         if self.pages.contains(pfn) {
             self.pages.write(pfn, by, at_ns, trace_index.map_or(TraceIndex::NONE, TraceIndex::new));
             self.records.wrote(pfn);
+            self.arrivals.wrote(pfn);
         }
     }
 
@@ -262,6 +290,7 @@ impl Oracle {
         assert!(!self.pages.keeps_details(), "each page's story is wanted");
         self.records.settle(&mut self.pages, index, world);
         self.send_word(index, word, bits);
+        pages::pages_of(word, bits & self.arrivals.too_late(word)).for_each(|pfn| self.save(index, pfn));
         self.place_word(index, word, bits, world);
         self.look_at_waiting(index, world);
     }
@@ -269,8 +298,10 @@ impl Oracle {
     /// Takes note of an event, once the step that emitted it is complete.
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);
+        self.pace(index, stamped);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
+                self.save(index, *pfn);
                 self.read(*pfn);
                 self.send(index, *pfn, *zero);
                 let (at, bit) = place(*pfn);
@@ -287,11 +318,15 @@ impl Oracle {
             }
             Event::DstRequest { pfn } => self.request(index, *pfn, world),
             Event::DstEnd => self.end_of_stream(index, world),
+            Event::SnapshotStart => self.start_snapshot(),
             Event::PostcopyStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.start_without_all(index, world);
             }
-            Event::RamRead { pfn, zero: _ } => self.read(*pfn),
+            Event::RamRead { pfn, zero: _ } => {
+                self.save(index, *pfn);
+                self.read(*pfn);
+            }
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
             Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
             Event::RamSkip { pfn } => self.records.sent(*pfn),
@@ -343,10 +378,22 @@ impl Oracle {
             }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
-            Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
-            Event::VmStop => self.counter.vm_stop(stamped.at_ns),
+            Event::VfioWrite { range } => self.vfio_write(index, *range, world),
+            Event::MigrationState { from: _, to } => {
+                self.end_snapshot(index, *to);
+                self.migration_state(index, *to, world);
+            }
+            Event::VmStop => {
+                self.counter.vm_stop(stamped.at_ns);
+                if stamped.actor == Actor::Migration {
+                    self.stopped_for_good(index);
+                }
+            }
             Event::DstRefuse { message } => self.device_refused(index, message),
-            Event::DstDevice { id } => self.counter.destination_device(*id),
+            Event::DstDevice { id } => {
+                self.counter.destination_device(*id);
+                self.arrivals.save_device();
+            }
             Event::DstStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.compare(index, world);
@@ -465,7 +512,6 @@ impl Oracle {
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
-            | Event::VfioWrite { .. }
             | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }

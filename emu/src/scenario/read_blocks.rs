@@ -28,6 +28,7 @@ impl<'d> Reader<'d> {
                 let label = if left { "only the last block grows" } else { "too little is left of the block, or of the guest's memory" };
                 self.report(Diagnostic::error(fields.span_of("room"), message).label(label));
             }
+            let ignored = self.flag(&fields, "ignored").unwrap_or(false);
             let (Some(name), Some(pages)) = (name, pages) else {
                 if fields.get("pages").is_none() {
                     let message = "a block without `pages`";
@@ -36,7 +37,7 @@ impl<'d> Reader<'d> {
                 continue;
             };
             taken += pages;
-            let block = RamBlock { name, pages, offset, room };
+            let block = RamBlock { name, pages, offset, room, ignored };
             if let Some(other) = blocks.iter().find(|other| other.overlaps(&block) || other.name == block.name) {
                 let message = format!("block {} and block {} have the same name or ram_addrs", other.name, block.name);
                 self.report(Diagnostic::error(fields.span.clone(), message).label("here"));

@@ -189,13 +189,13 @@ impl<'d> Reader<'d> {
                     self.report(diagnostic.note("writes over several pages are made by dma or vhost"));
                 }
                 let target = self.target(&write, by);
-                let page = page?;
-                self.check_end(&write, &page, count, pages);
                 let how = self.word(&write, "how", How::ALL).unwrap_or_default();
                 if by.is_some_and(|by| !how.fits(by)) {
                     let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
                     self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
                 }
+                let page = page?;
+                self.check_end(&write, &page, count, pages);
                 Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target: target?, how })
             }
             "task" => self.operation(value).map(Action::Task),
@@ -314,6 +314,9 @@ impl<'d> Reader<'d> {
             "break-link" => Some(Command::BreakLink),
             "start-postcopy" => Some(Command::StartPostcopy),
             "recover" => Some(Command::Recover),
+            "continue" => Some(Command::Continue),
+            "postcopy-ram-on" => Some(Command::PostcopyRam { on: true }),
+            "postcopy-ram-off" => Some(Command::PostcopyRam { on: false }),
             "stall-link" => Some(Command::StallLink),
             "resume-link" => Some(Command::ResumeLink),
             "yank" => Some(Command::Yank),

@@ -161,6 +161,8 @@ const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
+const PERCENT: Range = range(1, 100, "QEMU takes 1 to 100 percent");
+const SHARE: Range = range(1, 99, "a vCPU sleeps at most 99 percent of its time");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
 const ROOM: Range = range(0, 1024, "tables do not grow by more");
 const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies between no two blocks");
@@ -445,6 +447,7 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
         key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
@@ -463,6 +466,7 @@ static BLOCK: Table = Table {
         key("pages", "Its length; without it the last block takes what is left.", Kind::Integer(PAGES)),
         key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
         key("room", "Pages at its end that are not there until it grows (the last block alone).", Kind::Integer(ROOM)).default("0"),
+        key("ignored", "QEMU's x-ignore-shared leaves it out: source and destination share it.", Kind::Flag).default("false"),
     ],
 };
 
@@ -493,13 +497,45 @@ static MIGRATION: Table = Table {
         key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
             .default("\"used\""),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
+        key(
+            "hints_first",
+            "A snapshot in place of a migration, as an orchestrator takes it: a round of hints first, then the VM stops, and all of memory goes.",
+            Kind::Flag,
+        )
+        .default("false"),
+        key("throttle", "QEMU's auto-converge: slows down a guest that dirties too much.", Kind::Table(&THROTTLE)),
+        key("pause_before_switchover", "With the VM stopped, the switchover waits for the command continue.", Kind::Flag).default("false"),
+        key("switchover_bandwidth", "QEMU's avail-switchover-bandwidth; default: estimated.", Kind::Rate(RATE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
         key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
             .default("false"),
+        key(
+            "snapshot",
+            "QEMU's capability background-snapshot: memory is saved as it is at one moment, and the guest goes on.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),
+    ],
+};
+
+static THROTTLE: Table = Table {
+    title: "`throttle`",
+    keys: &[
+        key("auto_converge", "QEMU's auto-converge.", Kind::Flag).default("false"),
+        key(
+            "trigger",
+            "QEMU's throttle-trigger-threshold: dirtied bytes are too many above this share of those sent.",
+            Kind::Integer(PERCENT),
+        )
+        .default("50"),
+        key("initial", "QEMU's cpu-throttle-initial: the first share of their time that vCPUs sleep.", Kind::Integer(SHARE)).default("20"),
+        key("increment", "QEMU's cpu-throttle-increment.", Kind::Integer(SHARE)).default("10"),
+        key("max", "QEMU's max-cpu-throttle.", Kind::Integer(SHARE)).default("99"),
+        key("tailslow", "QEMU's cpu-throttle-tailslow: near the end less is added.", Kind::Flag).default("false"),
     ],
 };
 
@@ -765,6 +801,7 @@ mod tests {
             "`vhost_queue`" => ("[[inject]]\nvhost_queue = {", "}"),
             "a mapping" => ("[[inject]]\niommu_map = {", "}"),
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
+            "`throttle`" => ("[migration]\nthrottle = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
             "`irq_off_insns`" => ("[expect]\nirq_off_insns = {", "}"),
             "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),

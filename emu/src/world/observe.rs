@@ -13,6 +13,23 @@ pub(super) struct Observation<'a> {
     pub(super) vmm: &'a Vmm,
 }
 
+impl Observation<'_> {
+    /// Returns which of these pages are not there before the last RAM block grows: they are nowhere else, either.
+    fn absent_at(&self, word: u64, pages: u64) -> u64 {
+        let present = self.vmm.d.present();
+        (0..WORD_PAGES).filter(|bit| word * WORD_PAGES + bit >= present).fold(0, |absent, bit| absent | pages & 1 << bit)
+    }
+
+    /// Returns which of a word's pages both sides have in the same memory: blocks that the migration ignores.
+    fn shared_at(&self, word: u64) -> u64 {
+        let ignored = self.vmm.d.ram().places().iter().filter(|place| place.ignored).map(|place| place.range());
+        let first = word * 64;
+        let bits =
+            |range: host::event::PageRange| (0..64).filter(|bit| range.contains(Pfn(first + bit))).fold(0, |bits, bit| bits | 1 << bit);
+        ignored.filter(|range| range.first.0 < first + 64 && first < range.end().0).map(bits).fold(0, |all, bits| all | bits)
+    }
+}
+
 impl Observed for Observation<'_> {
     fn ram(&self) -> &GuestRam {
         self.ram
@@ -51,18 +68,19 @@ impl Observed for Observation<'_> {
     }
 
     fn destination_page(&self, pfn: Pfn) -> Option<[u8; 4096]> {
+        if self.shared_at(pfn.0 / 64) >> (pfn.0 % 64) & 1 == 1 {
+            return Some(self.ram.page(pfn));
+        }
         self.vmm.destination.arrived(pfn).then(|| self.vmm.destination.page(pfn))
     }
 
     fn destination_equals(&self, pfn: Pfn) -> bool {
-        self.vmm.destination.equals(pfn, self.ram)
+        self.shared_at(pfn.0 / 64) >> (pfn.0 % 64) & 1 == 1 || self.vmm.destination.equals(pfn, self.ram)
     }
 
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
-        // What is not there yet is nowhere else, either.
-        let present = self.vmm.d.present();
-        let absent = pages_of_word(word, pages).filter(|pfn| *pfn >= present).fold(0, |absent, pfn| absent | 1 << (pfn % WORD_PAGES));
-        absent | self.vmm.destination.equals_at(word, pages & !absent, self.ram)
+        let equal = self.shared_at(word) & pages | self.absent_at(word, pages);
+        equal | self.vmm.destination.equals_at(word, pages & !equal, self.ram)
     }
 
     fn arrived_at(&self, word: u64) -> u64 {
@@ -85,6 +103,10 @@ impl Observed for Observation<'_> {
         self.vmm.migration.status()
     }
 
+    fn detached(&self, pfn: Pfn) -> bool {
+        self.vmm.devices.is_detached(pfn)
+    }
+
     fn destination_stuck_queue(&self) -> Option<usize> {
         self.vmm.destination.stuck_queue()
     }
@@ -96,9 +118,4 @@ impl Observed for Observation<'_> {
     fn vm_running(&self) -> bool {
         self.vmm.vm.running
     }
-}
-
-/// Returns the pages that the bits of a word stand for.
-fn pages_of_word(word: u64, bits: u64) -> impl Iterator<Item = u64> {
-    (0..WORD_PAGES).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * WORD_PAGES + bit)
 }

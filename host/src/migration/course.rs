@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 
 use crate::destination::DestinationStatus;
-use crate::event::{LockId, MigrationStatus};
+use crate::event::{HintStatus, LockId, MigrationStatus};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
-use crate::migration::pace::Pace;
+use crate::migration::pace::{Pace, WINDOW_NS};
 use crate::migration::slice::PageMove;
 use crate::step::Ctx;
 use wire::platform::PAGE_SIZE;
@@ -65,7 +65,11 @@ impl Course {
                 | Op::Sync(_)
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
+                | Op::SetPaused
+                | Op::WaitContinue
+                | Op::Unthrottle
                 | Op::StopVm
+                | Op::WaitHints
                 | Op::WaitDevices
                 | Op::WaitDestination
                 | Op::WaitLoaded
@@ -90,6 +94,9 @@ impl Course {
                 | Op::SetStatus(_)
                 | Op::Reload
                 | Op::SendEnd
+                | Op::SendSaved
+                | Op::Protect
+                | Op::TimerEnd
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
             }
@@ -100,7 +107,11 @@ impl Course {
         match choice {
             Choice::Iteration => self.push_front(self.iteration(run, view, ctx)),
             Choice::Switchover => self.push_front(self.switchover(run, ctx)),
-            Choice::Pause => self.pause(run, ctx.now_ns),
+            Choice::Pause => self.pause(run, ctx),
+            Choice::Tick if view.vm.running && run.ram().syncs() > 1 && run.ram().syncs() == run.throttle.timer_syncs => {
+                self.push_front(op::sync(false).collect::<VecDeque<Op>>());
+            }
+            Choice::Tick => {}
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
             }
@@ -109,14 +120,23 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
+    /// [`Fault::SwitchoverOnEquality`]: what is left is counted anew where it is below the threshold, and sent with the VM stopped where it is not above.
     fn iteration(&self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
-            MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
+            MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
             MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
+            MigrationStatus::Active if run.options.modes.snapshot => match run.ram().next_dirty() {
+                Some(_) => iterate(ctx),
+                None => op::snapshot_end(),
+            },
             MigrationStatus::Active => {
-                let round_is_over = pending_bytes(run) <= self.threshold(run) || ctx.faults.on(Fault::SyncEachSlice);
+                let (pending, threshold) = (pending_bytes(run), self.threshold(run));
+                if pending == threshold && ctx.faults.on(Fault::SwitchoverOnEquality) {
+                    return self.switchover(run, ctx);
+                }
+                let round_is_over = pending <= threshold || ctx.faults.on(Fault::SyncEachSlice);
                 match round_is_over {
                     true => op::round_end(),
                     // N says that there is a page, and B has none. Differs: QEMU goes around until its estimate of the bandwidth changes.
@@ -129,33 +149,42 @@ impl Course {
             }
             MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view, ctx),
             MigrationStatus::Completed if run.post.moved => op::leave(),
-            MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
+            // Failed already only with a fault.
+            MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Failed | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
             | MigrationStatus::Setup
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Cancelled
             | MigrationStatus::PostcopyPaused
-            | MigrationStatus::PostcopyRecover
-            | MigrationStatus::Failed => unreachable!("the migration thread decides in state {}", run.status.name()),
+            | MigrationStatus::PostcopyRecover => unreachable!("the migration thread decides in state {}", run.status.name()),
         }
     }
 
     /// QEMU: migration_iteration_run() behind its sync.
     fn switchover(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
+        if run.in_postcopy() && !run.link_down && run.ram().next_dirty().is_none() {
+            return op::postcopy_end();
+        }
         if run.status != MigrationStatus::Active || run.link_down {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
         let synced_enough = run.ram().syncs() >= run.options.rounds_min;
         if synced_enough && pending_bytes(run) <= self.threshold(run) {
-            op::switchover(run.options.complete_before_sync)
+            op::switchover(run.options.complete_before_sync, run.options.switchover.pause)
         } else {
             iterate(ctx)
         }
     }
 
-    /// QEMU: migration_rate_limit().
-    fn pause(&mut self, run: &Run, now_ns: u64) {
-        self.pace.update(now_ns, run.bytes_sent, &run.options);
+    /// QEMU: migration_rate_limit(). [`Fault::RateLimitOfDeadLink`]: a link that is shut counts as one whose share is used up, for ever.
+    fn pause(&mut self, run: &Run, ctx: &Ctx<'_>) {
+        if !run.healthy() && ctx.faults.on(Fault::RateLimitOfDeadLink) {
+            let until_ns = ctx.now_ns + WINDOW_NS;
+            self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
+            return;
+        }
+        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options);
         if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
@@ -176,13 +205,19 @@ impl Course {
 /// QEMU: migration_iteration_run() behind the switch, and migration_detect_error(): a link that breaks once the destination may run is waited for.
 fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
     let there = run.post.moved || view.destination.status() == DestinationStatus::Loaded;
+    let all_sent = run.ram().next_dirty().is_none() && !run.post.has_work();
     match run.status {
+        MigrationStatus::PostcopyDevice if all_sent && !run.post.loaded && ctx.faults.on(Fault::LostPong) => {
+            VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)])
+        }
         _ if run.link_down && there => op::pause(),
         _ if run.link_down => VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)]),
         MigrationStatus::PostcopyDevice if run.post.loaded => {
             VecDeque::from([Op::SetStatus(MigrationStatus::PostcopyActive), Op::Choose(Choice::Iteration)])
         }
-        _ if run.ram().next_dirty().is_some() || run.post.has_work() => iterate(ctx),
+        _ if !all_sent => iterate(ctx),
+        // What a sync finds here was sent before.
+        MigrationStatus::PostcopyActive if ctx.faults.on(Fault::SyncInPostcopy) => op::stray_sync(),
         MigrationStatus::PostcopyDevice => VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)]),
         _ => op::postcopy_end(),
     }
@@ -195,6 +230,17 @@ fn pending_bytes(run: &Run) -> u64 {
 
 fn iterate(ctx: &Ctx<'_>) -> VecDeque<Op> {
     op::iterate(!ctx.faults.on(Fault::SliceWithoutMutex))
+}
+
+/// Returns whether an orchestrator still waits for the round of hints that it has asked for: until the device says DONE, behind the driver's last page.
+///
+/// [`Fault::SnapshotWhenAnswered`]: until the driver has sent the id that it was told, which is the round's beginning.
+fn awaits_hints(hints: HintStatus, ctx: &Ctx<'_>) -> bool {
+    match hints {
+        HintStatus::Requested => true,
+        HintStatus::Start => !ctx.faults.on(Fault::SnapshotWhenAnswered),
+        HintStatus::Stop | HintStatus::Done => false,
+    }
 }
 
 /// Returns whether the move is one that the actor makes or waits in, as things are.
@@ -212,11 +258,16 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
-        Op::SetDevice | Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
-        Op::WaitLoaded => run.healthy() && !run.post.loaded,
+        Op::SetPaused => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitContinue => run.status == MigrationStatus::PreSwitchover && !run.go_on,
+        Op::SetDevice => matches!(run.status, MigrationStatus::Active | MigrationStatus::PreSwitchover) && !run.link_down,
+        Op::Unthrottle => run.throttle.is_active(),
+        Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitLoaded => (run.healthy() || ctx.faults.on(Fault::LostPong)) && !run.post.loaded,
         Op::WaitRecover => !run.post.recover,
         // The main loop that is left has nobody to share its lock with.
         Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
+        Op::WaitHints => run.healthy() && awaits_hints(view.hints, ctx),
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
@@ -240,6 +291,9 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::SetStatus(_)
         | Op::Reload
         | Op::SendEnd
+        | Op::SendSaved
+        | Op::Protect
+        | Op::TimerEnd
         | Op::Schedule
         | Op::LogStop => true,
     }

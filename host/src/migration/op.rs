@@ -44,16 +44,26 @@ pub(crate) enum Op {
     LockVmState { running: bool },
     /// Starts the vCPUs.
     StartVm,
-    /// Active -> Device, unless cancelled or broken.
+    /// Active -> PreSwitchover, unless cancelled or broken.
+    SetPaused,
+    /// Waits to be told to go on.
+    WaitContinue,
+    /// Active or PreSwitchover -> Device, unless cancelled or broken.
     SetDevice,
     /// Sends the devices' state and releases the BQL.
     SaveDevice,
+    /// Waits until the device has had its round of hints.
+    WaitHints,
     /// Waits for the devices that have been ordered to log and have not answered.
     WaitDevices,
     /// Waits for the destination's answer.
     WaitDestination,
     /// Device -> Completed.
     SetCompleted,
+    /// Lets the vCPUs run as they like, if they are slowed down.
+    Unthrottle,
+    /// Ends the timer's turn: releases the BQL, and sets the next one.
+    TimerEnd,
     /// Active or Device -> Failing.
     SetFailing,
     /// Hands the cleanup to the main loop, and releases the BQL.
@@ -76,6 +86,10 @@ pub(crate) enum Op {
     Reload,
     /// Sends the end of the stream, and releases `bitmap_mutex`.
     SendEnd,
+    /// Saves the devices and write-protects all memory: a snapshot's moment.
+    Protect,
+    /// Sends the devices' state that was saved then, and releases `bitmap_mutex`.
+    SendSaved,
 }
 
 /// A part of a sync.
@@ -110,6 +124,8 @@ pub(crate) enum Choice {
     Pause,
     /// Whether the VM must run again, since the switchover stopped it.
     Restart,
+    /// Whether the round is so long that the timer makes a sync.
+    Tick,
 }
 
 /// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held. `last`: the one with the VM stopped, which alone collects KVM's bitmap
@@ -167,9 +183,13 @@ pub(crate) fn iterate(locked: bool) -> VecDeque<Op> {
 }
 
 /// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
-/// in 11.1.50, or, as up to 11.0, behind it.
-pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetDevice]);
+/// in 11.1.50, or, as up to 11.0, behind it. With `pause` the big lock is free in between (QEMU: migration_maybe_pause()).
+pub(crate) fn switchover(complete_before_sync: bool, pause: bool) -> VecDeque<Op> {
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices)]);
+    if pause {
+        ops.extend([Op::SetPaused, Op::Unlock(LockId::Bql), Op::WaitContinue, Op::Lock(LockId::Bql)]);
+    }
+    ops.push_back(Op::SetDevice);
     if complete_before_sync {
         ops.push_back(Op::Notify(PrecopyReason::Complete));
         ops.extend(sync(true));
@@ -191,11 +211,64 @@ pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
     ops
 }
 
+/// A background snapshot from its start to the first decision (QEMU: bg_migration_thread()). Differs: the VM starts again in the same thread.
+pub(crate) fn background_snapshot() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Notify(PrecopyReason::Setup),
+        Op::SetActive,
+        Op::Lock(LockId::Bql),
+        Op::StopVm,
+        Op::Protect,
+        Op::Choose(Choice::Restart),
+        Op::Unlock(LockId::Bql),
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// The end of a background snapshot (QEMU: bg_migration_completion()).
+pub(crate) fn snapshot_end() -> VecDeque<Op> {
+    VecDeque::from([Op::Lock(LockId::Bitmap), Op::SendSaved, Op::WaitDestination, Op::SetCompleted, Op::Choose(Choice::Iteration)])
+}
+
+/// A snapshot behind a round of hints, as an orchestrator takes it: nothing is sent while the VM runs.
+///
+/// Firecracker: src/vmm/src/persist.rs create_snapshot(), for a VM that was paused through the API; docs/ballooning.md says how to hint before.
+pub(crate) fn snapshot() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Lock(LockId::Bql),
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+        Op::Unlock(LockId::Bql),
+        Op::WaitHints,
+        Op::Lock(LockId::Bql),
+        Op::StopVm,
+        Op::LogStart,
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+        Op::SetActive,
+        Op::SetDevice,
+        Op::Lock(LockId::Bitmap),
+        Op::IterateBegin { last: true },
+        Op::Slice { last: true },
+        Op::IterateEnd,
+        Op::Unlock(LockId::Bitmap),
+        Op::SaveDevice,
+        Op::WaitDestination,
+        Op::SetCompleted,
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
 /// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
 pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
     ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
     ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
+    ops
+}
+
+/// A sync where none should be.
+pub(crate) fn stray_sync() -> VecDeque<Op> {
+    let mut ops: VecDeque<Op> = sync(false).filter(|op| !matches!(op, Op::Notify(_))).collect();
+    ops.push_back(Op::Choose(Choice::Switchover));
     ops
 }
 
@@ -231,12 +304,17 @@ pub(crate) fn leave() -> VecDeque<Op> {
 
 /// The thread's end (QEMU: migration_iteration_finish()).
 pub(crate) fn finish() -> VecDeque<Op> {
-    VecDeque::from([Op::Lock(LockId::Bql), Op::Choose(Choice::Restart), Op::Schedule])
+    VecDeque::from([Op::Lock(LockId::Bql), Op::Unthrottle, Op::Choose(Choice::Restart), Op::Schedule])
 }
 
 /// The main loop's part (QEMU: migration_cleanup_bh(), qemu_savevm_state_cleanup()).
 pub(crate) fn cleanup() -> VecDeque<Op> {
     VecDeque::from([Op::Lock(LockId::Bql), Op::Notify(PrecopyReason::Cleanup), Op::LogStop, Op::SetFinal, Op::Unlock(LockId::Bql)])
+}
+
+/// The main loop's timer (QEMU: migration/cpu-throttle.c cpu_throttle_dirty_sync_timer_tick()).
+pub(crate) fn timer(until_ns: u64) -> VecDeque<Op> {
+    VecDeque::from([Op::Sleep { until_ns }, Op::Lock(LockId::Bql), Op::Choose(Choice::Tick), Op::TimerEnd])
 }
 
 /// Returns the first event of the notifier's action.
