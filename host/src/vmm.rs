@@ -559,7 +559,9 @@ impl Vmm {
         match command {
             // A monitor refuses what cannot be done now, and the VM goes on; the trace shows the command without its effect.
             Command::Migrate => {
-                let refused = self.migration.start(self.options.clone(), ctx).is_err();
+                // QEMU: migrate_prepare() asks for hardware poison first. [`Fault::PoisonedPageRead`]: nobody asks.
+                let poisoned = self.options.encoding.poisoned.is_some() && !ctx.faults.on(Fault::PoisonedPageRead);
+                let refused = poisoned || self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
                     self.left = None;
                     self.destination.restart();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use host::dirty::command::TrackingCommand;
-use host::event::{Actor, EventKind};
+use host::event::{Actor, EventKind, Pfn};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
@@ -382,7 +382,9 @@ fn encoding() -> impl Strategy<Value = EncodingOptions> {
     (words, xbzrle, prop_oneof![Just(0), 1..=8u8], any::<[bool; 2]>()).prop_map(
         |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
             let (zero_pages, compression, destination_ram) = words;
-            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            let poisoned = (xbzrle_pages == 1).then_some(Pfn(u64::from(channels)));
+            let mut encoding =
+                EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned };
             while let Some((key, _)) = encoding.refused(false) {
                 match key {
                     "xbzrle" => encoding.xbzrle_pages = 0,

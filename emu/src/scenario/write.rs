@@ -341,7 +341,7 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
 
 fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     let default = EncodingOptions::default();
-    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram } = encoding;
+    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned } = encoding;
     out.unless(*zero_pages == default.zero_pages, "zero_pages", || quoted(zero_pages.name()));
     out.unless(*xbzrle_pages == default.xbzrle_pages, "xbzrle", || xbzrle_pages);
     out.unless(*channels == default.channels, "multifd_channels", || channels);
@@ -349,6 +349,7 @@ fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     out.unless(!zero_copy, "zero_copy", || zero_copy);
     out.unless(!mapped_ram, "mapped_ram", || mapped_ram);
     out.unless(*destination_ram == default.destination_ram, "destination_ram", || quoted(destination_ram.name()));
+    poisoned.iter().for_each(|pfn| out.key("poisoned_page", format!("{:#x}", pfn.0)));
 }
 
 fn start_value(trigger: &Trigger) -> String {
