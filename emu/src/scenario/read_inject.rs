@@ -173,6 +173,11 @@ impl<'d> Reader<'d> {
             "write" => {
                 let write = self.fields(table_of(fields, key), value)?;
                 let page = self.page_of(&write);
+                let how = self.word(&write, "how", How::ALL).unwrap_or_default();
+                if by.is_some_and(|by| !how.fits(by)) {
+                    let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
+                    self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
+                }
                 let byte = self.integer(&write, "byte").map(|byte| u8::try_from(byte).expect("the range ends at 255"));
                 let zero = write.get("zero").is_some();
                 if zero {
@@ -191,11 +196,6 @@ impl<'d> Reader<'d> {
                 let target = self.target(&write, by);
                 let page = page?;
                 self.check_end(&write, &page, count, pages);
-                let how = self.word(&write, "how", How::ALL).unwrap_or_default();
-                if by.is_some_and(|by| !how.fits(by)) {
-                    let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
-                    self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
-                }
                 Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target: target?, how })
             }
             "task" => self.operation(value).map(Action::Task),
