@@ -38,6 +38,8 @@ pub enum Await {
     Stores,
     /// A backend that has been asked to log its writes (QEMU: vhost-user's reply).
     Devices,
+    /// The end of the round of hints that was asked for before a snapshot.
+    Hints,
     /// A page that has not arrived: whoever uses it sits in a page fault.
     Page,
 }
@@ -50,6 +52,7 @@ impl Await {
             Await::Answer => "the peer's answer",
             Await::Stores => "stores that are marked",
             Await::Devices => "a backend's acknowledgement",
+            Await::Hints => "the end of a round of hints",
             Await::Page => "a page that has not arrived",
         }
     }

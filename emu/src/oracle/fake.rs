@@ -99,6 +99,10 @@ impl Observed for Host {
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
+    fn detached(&self, _pfn: Pfn) -> bool {
+        false
+    }
+
     fn destination_stuck_queue(&self) -> Option<usize> {
         None
     }
@@ -172,8 +176,16 @@ impl Bench {
             status: MigrationStatus::None,
             running: true,
         };
-        let oracle =
-            Oracle::new(OracleOptions { pages: PAGES, channels: false, vcpus: 1, ram_bytes, hints_stay_free, free_pages_are_read: false });
+        let oracle = Oracle::new(OracleOptions {
+            pages: PAGES,
+            channels: false,
+            vcpus: 1,
+            ram_bytes,
+            hints_stay_free,
+            free_pages_are_read: false,
+            rom: false,
+            hints_first: false,
+        });
         let mut shadow = oracle.clone();
         shadow.drop_details();
         let (queue, round) = (VecDeque::new(), HintStatus::Stop);

@@ -390,6 +390,8 @@ pub struct Host {
     pub host_page: u16,
     /// There is an iothread for hints; without it the balloon offers none.
     pub iothread: bool,
+    /// Page 0 is ROM.
+    pub rom: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -465,6 +467,7 @@ impl Host {
             blocks: Vec::new(),
             host_page: 1,
             iothread: true,
+            rom: false,
             devices: Devices::default(),
         }
     }
@@ -608,6 +611,7 @@ impl Default for Migration {
             encoding: EncodingOptions::default(),
             rounds_min: 1,
             complete_before_sync: false,
+            hints_first: false,
             modes: Modes::default(),
         }
     }
@@ -647,6 +651,8 @@ pub struct Migration {
     pub rounds_min: u32,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
+    /// A snapshot in place of a migration: a round of hints first, then the VM stops, and all of memory goes.
+    pub hints_first: bool,
     /// What goes beyond plain precopy.
     pub modes: Modes,
 }

@@ -173,11 +173,6 @@ impl<'d> Reader<'d> {
             "write" => {
                 let write = self.fields(table_of(fields, key), value)?;
                 let page = self.page_of(&write);
-                let how = self.word(&write, "how", How::ALL).unwrap_or_default();
-                if by.is_some_and(|by| !how.fits(by)) {
-                    let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
-                    self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
-                }
                 let byte = self.integer(&write, "byte").map(|byte| u8::try_from(byte).expect("the range ends at 255"));
                 let zero = write.get("zero").is_some();
                 if zero {
@@ -194,6 +189,11 @@ impl<'d> Reader<'d> {
                     self.report(diagnostic.note("writes over several pages are made by dma or vhost"));
                 }
                 let target = self.target(&write, by);
+                let how = self.word(&write, "how", How::ALL).unwrap_or_default();
+                if by.is_some_and(|by| !how.fits(by)) {
+                    let message = format!("no store of {} is `{}`", by.expect("checked"), how.name());
+                    self.report(Diagnostic::error(write.span_of("how"), message).label("does not fit"));
+                }
                 let page = page?;
                 self.check_end(&write, &page, count, pages);
                 Some(Action::Write { page, offset, byte: byte?, zero, pages: count, target: target?, how })

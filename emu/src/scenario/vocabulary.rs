@@ -444,6 +444,7 @@ static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
         key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
@@ -491,10 +492,22 @@ static MIGRATION: Table = Table {
         key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
             .default("\"used\""),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
+        key(
+            "hints_first",
+            "A snapshot in place of a migration, as an orchestrator takes it: a round of hints first, then the VM stops, and all of memory goes.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
         key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
             .default("false"),
+        key(
+            "snapshot",
+            "QEMU's capability background-snapshot: memory is saved as it is at one moment, and the guest goes on.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),

@@ -272,6 +272,10 @@ impl PrecopyNotifier for BalloonDevice {
         self.config_cmd_id()
     }
 
+    fn hints(&self) -> HintStatus {
+        self.hint_status()
+    }
+
     fn saved_state(&self, ctx: &Ctx<'_>) -> SavedDevice {
         self.save(ctx.faults)
     }

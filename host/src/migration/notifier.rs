@@ -4,7 +4,7 @@
 //! migration/ram.c qemu_guest_free_page_hint().
 
 use crate::balloon::SavedDevice;
-use crate::event::{CmdId, PageRange, PrecopyReason};
+use crate::event::{CmdId, HintStatus, PageRange, PrecopyReason};
 use crate::step::Ctx;
 
 /// What a notifier does to the hinting device.
@@ -32,6 +32,11 @@ pub trait PrecopyNotifier {
     fn vm_state_change(&mut self, running: bool, ctx: &mut Ctx<'_>);
     /// Returns the id that the configuration shows, as it goes to the destination with the device's state.
     fn saved_cmd_id(&self) -> CmdId;
+
+    /// Returns where hinting stands; by default nobody hints.
+    fn hints(&self) -> HintStatus {
+        HintStatus::Stop
+    }
     /// Returns the device's state, as it goes to the destination; by default there is none.
     fn saved_state(&self, _ctx: &Ctx<'_>) -> SavedDevice {
         SavedDevice::default()

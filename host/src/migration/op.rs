@@ -48,6 +48,8 @@ pub(crate) enum Op {
     SetDevice,
     /// Sends the devices' state and releases the BQL.
     SaveDevice,
+    /// Waits until the device has had its round of hints.
+    WaitHints,
     /// Waits for the devices that have been ordered to log and have not answered.
     WaitDevices,
     /// Waits for the destination's answer.
@@ -76,6 +78,10 @@ pub(crate) enum Op {
     Reload,
     /// Sends the end of the stream, and releases `bitmap_mutex`.
     SendEnd,
+    /// Saves the devices and write-protects all memory: a snapshot's moment.
+    Protect,
+    /// Sends the devices' state that was saved then, and releases `bitmap_mutex`.
+    SendSaved,
 }
 
 /// A part of a sync.
@@ -191,11 +197,64 @@ pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
     ops
 }
 
+/// A background snapshot from its start to the first decision (QEMU: bg_migration_thread()). Differs: the VM starts again in the same thread.
+pub(crate) fn background_snapshot() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Notify(PrecopyReason::Setup),
+        Op::SetActive,
+        Op::Lock(LockId::Bql),
+        Op::StopVm,
+        Op::Protect,
+        Op::Choose(Choice::Restart),
+        Op::Unlock(LockId::Bql),
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// The end of a background snapshot (QEMU: bg_migration_completion()).
+pub(crate) fn snapshot_end() -> VecDeque<Op> {
+    VecDeque::from([Op::Lock(LockId::Bitmap), Op::SendSaved, Op::WaitDestination, Op::SetCompleted, Op::Choose(Choice::Iteration)])
+}
+
+/// A snapshot behind a round of hints, as an orchestrator takes it: nothing is sent while the VM runs.
+///
+/// Firecracker: src/vmm/src/persist.rs create_snapshot(), for a VM that was paused through the API; docs/ballooning.md says how to hint before.
+pub(crate) fn snapshot() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Lock(LockId::Bql),
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+        Op::Unlock(LockId::Bql),
+        Op::WaitHints,
+        Op::Lock(LockId::Bql),
+        Op::StopVm,
+        Op::LogStart,
+        Op::Notify(PrecopyReason::AfterBitmapSync),
+        Op::SetActive,
+        Op::SetDevice,
+        Op::Lock(LockId::Bitmap),
+        Op::IterateBegin { last: true },
+        Op::Slice { last: true },
+        Op::IterateEnd,
+        Op::Unlock(LockId::Bitmap),
+        Op::SaveDevice,
+        Op::WaitDestination,
+        Op::SetCompleted,
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
 /// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
 pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
     ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
     ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
+    ops
+}
+
+/// A sync where none should be.
+pub(crate) fn stray_sync() -> VecDeque<Op> {
+    let mut ops: VecDeque<Op> = sync(false).filter(|op| !matches!(op, Op::Notify(_))).collect();
+    ops.push_back(Op::Choose(Choice::Switchover));
     ops
 }
 

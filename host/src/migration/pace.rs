@@ -41,6 +41,8 @@ pub struct MigrationOptions {
     pub complete_before_sync: bool,
     /// What the first round is about.
     pub first_round: FirstRound,
+    /// A snapshot in place of a migration: a round of hints first, then the VM stops, and all of memory goes.
+    pub hints_first: bool,
     /// Time and bytes have a say: the bandwidth is estimated, the rate is limited, and a slice ends after 50 ms. Without it a slice ends when
     /// nothing is left, and whatever a sync finds is little enough for the switchover once there were `rounds_min` syncs, and two: for
     /// searches, in which the clock stands still, and in which a guest that answers each round would keep the migration going for ever. QEMU
@@ -62,6 +64,7 @@ impl Default for MigrationOptions {
             chunk_shift: 18,
             complete_before_sync: false,
             first_round: FirstRound::All,
+            hints_first: false,
             paced: true,
             modes: Modes::default(),
         }

@@ -157,6 +157,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.host.stats_interval_ns = host.stats_interval_ns);
         self.change(|scenario| scenario.host.host_page = host.host_page);
         self.change(|scenario| scenario.host.iothread = host.iothread);
+        self.change(|scenario| scenario.host.rom = host.rom);
         self.change(|scenario| scenario.host.devices = host.devices.clone());
         if !self.change(|scenario| scenario.host.features = host.features) {
             self.features(host.features);
@@ -178,6 +179,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.migration.downtime_limit_ns = migration.downtime_limit_ns);
         self.change(|scenario| scenario.migration.encoding = migration.encoding);
         self.change(|scenario| scenario.migration.complete_before_sync = migration.complete_before_sync);
+        self.change(|scenario| scenario.migration.hints_first = migration.hints_first);
         self.change(|scenario| scenario.migration.modes = migration.modes.clone());
         self.change(|scenario| scenario.costs = Costs::default());
         self.change(|scenario| scenario.limits = Limits::default());
