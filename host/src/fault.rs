@@ -429,6 +429,18 @@ faults! {
         steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
         fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
+    /// Pages are discarded though a device has them pinned.
+    PinnedDiscarded { name: "pinned-discarded", id: "B09", source: "QEMU f59489423a, fixed in 3.1",
+        mechanism: "the balloon is not told that an assigned device has guest memory pinned: what it discards stays the device's, and the guest gets another page in its place",
+        effect: Loss,
+        steps: ["an assigned device has P pinned; the guest inflates P, and the balloon discards it", "the guest deflates P: whoever touches it gets a new page", "the device writes P: into the old one, which nobody else sees"],
+        fix: "Who pins memory inhibits the balloon for as long." },
+    /// ROM is balloonable.
+    RomBallooned { name: "rom-ballooned", id: "B10", source: "QEMU f2fd57db36, fixed in 2.9",
+        mechanism: "the device takes any page that the guest names, and discards ROM as if it were RAM",
+        effect: Loss,
+        steps: ["page 0 is ROM", "the driver names page 0 as inflated, by mistake or not", "the device discards it: the firmware is gone"],
+        fix: "What is no RAM, or is ROM, is passed over." },
     /// Inflation drops pages under a postcopy.
     InflateInPostcopy { name: "inflate-in-postcopy", id: "B01", source: "QEMU 371ff5a3f0, fixed in 2.5",
         mechanism: "the balloon of the destination drops a page that has arrived: whoever touches it next asks for it, and the source takes it for sent", effect: Stall,

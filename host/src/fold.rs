@@ -88,6 +88,7 @@ pub(crate) enum Tag {
     Partial,
     Ties,
     LoadedDevice,
+    Detached,
     VhostOrder,
     Torn,
     Loaded,

@@ -252,7 +252,7 @@ impl Vmm {
         let devices = Devices::new(options.pages, options.devices.clone());
         let mut balloon = BalloonDevice::new(options.balloon.clone());
         // QEMU: hw/vfio/container.c vfio_container_connect() forbids to discard what a device may hold pinned.
-        balloon.set_inhibited(options.devices.vfio);
+        balloon.set_inhibited(options.devices.vfio && !options.balloon.machine.ignores_pins);
         Self {
             fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
             accel,
@@ -340,7 +340,12 @@ impl Vmm {
                 let Self { balloon, migration, accel, .. } = self;
                 balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
-            Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
+            Actor::MainLoop => {
+                let first = ctx.events.len();
+                let cost = self.main_loop_step(vcpus_in_store, ctx);
+                self.devices.look_for_discards(&ctx.events[first..]);
+                cost
+            }
             Actor::Vhost => self.devices.vhost.step(ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")

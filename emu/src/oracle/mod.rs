@@ -74,6 +74,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns whether an assigned device has another frame in a page's place than the guest.
+    fn detached(&self, pfn: Pfn) -> bool;
     /// Returns the queue of the destination's balloon with an element that nobody will ever return.
     fn destination_stuck_queue(&self) -> Option<usize>;
     /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
@@ -97,6 +99,8 @@ pub struct OracleOptions {
     pub hints_stay_free: bool,
     /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
     pub free_pages_are_read: bool,
+    /// Page 0 is ROM: no guest can give it away.
+    pub rom: bool,
     /// Whoever stops the VM has asked for hints first, and waits for them.
     pub hints_first: bool,
 }
@@ -352,6 +356,7 @@ impl Oracle {
             }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
+            Event::VfioWrite { range } => self.vfio_write(index, *range, world),
             Event::MigrationState { from: _, to } => {
                 self.end_snapshot(index, *to);
                 self.migration_state(index, *to, world);
@@ -485,7 +490,6 @@ impl Oracle {
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
-            | Event::VfioWrite { .. }
             | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }

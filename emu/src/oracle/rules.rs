@@ -103,6 +103,11 @@ pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 /// round, where nothing counts. Cannot alarm falsely: a device that breaks refuses the whole element.
 pub const EVERY_HINT_COUNTS: &str = "every-hint-counts";
 
+/// A page that an assigned device has pinned stays where it is: what the device writes, the guest sees.
+///
+/// Source: QEMU f59489423a. Looked at when the device writes. Misses: what it read meanwhile. Cannot alarm falsely: the VMM knows what it has discarded.
+pub const PINNED_PAGE_STAYS: &str = "pinned-page-stays";
+
 /// The destination loads what the source has written of the device.
 ///
 /// Source: QEMU 243a9284a9. Cannot alarm falsely: source and destination are of one make here.

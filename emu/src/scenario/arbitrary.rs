@@ -301,7 +301,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices(), any::<bool>()),
+        (time_ns(), host_page, devices(), any::<(bool, bool)>()),
     )
         .prop_map(
             |(
@@ -310,7 +310,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices, iothread),
+                (stats_interval_ns, host_page, devices, (iothread, rom)),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -328,6 +328,7 @@ fn host() -> impl Strategy<Value = Host> {
                     stats_interval_ns,
                     host_page,
                     iothread,
+                    rom,
                     devices,
                     blocks,
                 }

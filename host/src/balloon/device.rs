@@ -67,6 +67,10 @@ pub struct Machine {
     pub host_page: u64,
     /// The thread that serves the hint queue.
     pub iothread: IothreadOption,
+    /// Page 0 is ROM.
+    pub rom: bool,
+    /// Nobody tells the balloon of pinned pages ([`crate::fault::Fault::PinnedDiscarded`]).
+    pub ignores_pins: bool,
 }
 
 /// Whether there is a thread for the hint queue.
@@ -83,7 +87,7 @@ pub enum IothreadOption {
 impl Default for Machine {
     /// Host pages as large as the balloon's, and a thread.
     fn default() -> Self {
-        Self { host_page: 1, iothread: IothreadOption::Present }
+        Self { host_page: 1, iothread: IothreadOption::Present, rom: false, ignores_pins: false }
     }
 }
 

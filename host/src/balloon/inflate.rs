@@ -7,6 +7,7 @@
 use super::device::BalloonDevice;
 use super::request::{Header, Words};
 use crate::event::{Event, HintElement, PageRange, Pfn};
+use crate::fault::Fault;
 use crate::memory::GuestRam;
 use crate::step::Ctx;
 use crate::transport::Element;
@@ -53,6 +54,11 @@ impl BalloonDevice {
             Some(format) if self.transport.negotiated(seed_feature::PAGE_RANGE) => ranges(element, format.words, ram),
             Some(_) | None => pfns(element, ram),
         }
+    }
+
+    /// Returns whether pages are no RAM, so that there is nothing to give. QEMU: virtio_balloon_handle_output(), since f2fd57db36.
+    pub(super) fn is_rom(&self, range: PageRange, ctx: &Ctx<'_>) -> bool {
+        self.options.machine.rom && range.contains(Pfn(0)) && !ctx.faults.on(Fault::RomBallooned)
     }
 
     /// Takes a page and drops its contents, unless pages may not be discarded. QEMU: balloon_inflate_page().

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use super::device::{BalloonDevice, QueueRole};
 use crate::event::{Event, EventKind, LockId, PageRange, Pfn};
 use crate::fold::{Fold, Tag};
-use crate::memory::GuestRam;
 use crate::step::{Ctx, Move, Next};
 use crate::transport::Element;
 
@@ -202,7 +201,7 @@ impl BalloonDevice {
         while self.transport.has_available(queue, ctx.ram) {
             match self.transport.queue_mut(queue).pop(ctx.ram) {
                 Ok(Some(element)) => {
-                    let items = self.items(role, &element, ctx.ram);
+                    let items = self.items(role, &element, ctx);
                     if !items.is_empty() {
                         return Some(Work { queue, role, element, items, next: 0, pages: 0 });
                     }
@@ -215,9 +214,13 @@ impl BalloonDevice {
         None
     }
 
-    fn items(&self, role: QueueRole, element: &Element, ram: &GuestRam) -> Vec<Item> {
+    fn items(&self, role: QueueRole, element: &Element, ctx: &Ctx<'_>) -> Vec<Item> {
+        let ram = ctx.ram;
         match role {
-            QueueRole::Inflate => self.told_pages(element, ram).into_iter().map(Item::Inflate).collect(),
+            QueueRole::Inflate => {
+                let told = self.told_pages(element, ram).into_iter();
+                told.filter(|range| !self.is_rom(*range, ctx)).map(Item::Inflate).collect()
+            }
             QueueRole::Deflate => self.told_pages(element, ram).into_iter().map(Item::Deflate).collect(),
             QueueRole::Stats => {
                 vec![Item::Stats { records: super::stats::records(element, ram), odd: super::stats::odd_records(element, ram) }]
