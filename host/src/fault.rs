@@ -429,6 +429,12 @@ faults! {
         steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
         fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
+    /// Whoever speaks last of discards decides for all.
+    InhibitLastWins { name: "inhibit-last-wins", id: "B02", source: "QEMU 154304cd6e, fixed in 3.1",
+        mechanism: "those who forbid discards share one flag: when a migration allows them again at its end, what an assigned device has pinned may go, too",
+        effect: Loss,
+        steps: ["an assigned device has memory pinned, and forbids discards; so does a snapshot, for as long as it is saved", "the snapshot ends: discards are allowed", "the guest inflates P: it is discarded, and the device still writes where it was"],
+        fix: "The bans are counted, and each user takes back its own." },
     /// Pages are discarded though a device has them pinned.
     PinnedDiscarded { name: "pinned-discarded", id: "B09", source: "QEMU f59489423a, fixed in 3.1",
         mechanism: "the balloon is not told that an assigned device has guest memory pinned: what it discards stays the device's, and the guest gets another page in its place",

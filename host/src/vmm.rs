@@ -557,7 +557,7 @@ impl Vmm {
             Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.fault(Actor::MainLoop, ctx),
             Job::Balloon => {
                 let first = ctx.events.len();
-                self.balloon.set_held_back(self.migration.inhibits_discards(ctx.faults));
+                self.balloon.set_held_back(self.migration.inhibits_discards(ctx.faults), ctx.faults);
                 let cost = self.balloon.main_loop_step(ctx);
                 for range in ctx.events[first..].iter().filter_map(discarded) {
                     self.migration.dropped(range);
