@@ -77,6 +77,7 @@ pub(crate) enum Tag {
     Left,
     Snapshot,
     SnapshotProtected,
+    Released,
     Ring,
     RingLag,
     RingHeld,

@@ -131,7 +131,7 @@ impl Run {
             return match &hand.content {
                 None => PageMove::Read(hand.pfn),
                 Some(Content::Same) => PageMove::Skip(hand.pfn),
-                Some(_) if self.wire.is_full() => PageMove::Wait,
+                Some(_) if if self.post.to_lane { self.post.lane.is_full() } else { self.wire.is_full() } => PageMove::Wait,
                 Some(Content::Delta(_)) => PageMove::Delta(hand.pfn),
                 Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
@@ -169,6 +169,7 @@ impl Run {
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
+            Some(pfn) if self.options.modes.preempt && self.post.urgent == Some(pfn) => PageMove::Take(pfn),
             Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled => PageMove::Take(pfn),
             Some(pfn) => PageMove::Page(pfn),
         }
@@ -258,6 +259,7 @@ impl Run {
         self.options.encoding.die_of(pfn, ctx);
         self.addressed(pfn, &Content::Zero, ctx);
         self.land(pfn, ctx);
+        self.release_sent(pfn);
         self.saved(pfn, true);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
@@ -325,6 +327,7 @@ impl Run {
         if let Some(xbzrle) = &mut self.xbzrle {
             xbzrle.scan(place);
         }
+        self.post.to_lane = self.options.modes.preempt && self.post.urgent == Some(pfn);
         self.post.urgent = self.post.urgent.filter(|urgent| *urgent != pfn);
     }
 
@@ -341,6 +344,9 @@ impl Run {
     /// are sent to a guest that runs.
     fn read(&mut self, pfn: Pfn, last: bool, ctx: &Ctx<'_>) -> Content {
         let (syncs, postcopy) = (self.ram().syncs(), self.in_postcopy());
+        if self.is_released(pfn) {
+            return Content::Zero;
+        }
         if self.options.encoding.thread_finds_zeros() && ctx.ram.is_zero(pfn) {
             if let Some(xbzrle) = &mut self.xbzrle {
                 xbzrle.zero(pfn, syncs, ctx);
@@ -369,9 +375,12 @@ impl Run {
         let there = self.addressed(pfn, &content, ctx);
         if self.file.is_some() {
             self.write_file(pfn, content, false, ctx);
+        } else if std::mem::take(&mut self.post.to_lane) {
+            self.post.lane.push(Record::Page { pfn, content });
         } else if content != Content::Same {
             self.wire.push(Record::Page { pfn: there, content });
         }
+        self.release_sent(pfn);
         self.saved(pfn, false);
         self.clock(last, ctx.now_ns + cost);
         cost
