@@ -41,6 +41,7 @@ fn every_rule_of_hinting_and_migration_fires_in_some_scenario() {
         rules::EVERY_HINT_COUNTS,
         rules::SNAPSHOT_BEHIND_ITS_HINTS,
         rules::UNPLUGGED_DEVICE_LETS_GO,
+        rules::PINNED_PAGE_STAYS,
         rules::DEVICE_STATE_IS_LOADED,
         rules::MOVED_BUFFERS_ARE_SERVED,
     ];

@@ -602,6 +602,8 @@ events! {
     ChannelQueue { channel: u8, pages: u32 } = "channel.queue",
     #[doc = "All channels have sent what was taken before, and a barrier behind it."]
     ChannelFlush { channels: u32 } = "channel.flush",
+    #[doc = "All memory is write-protected: the snapshot is of this moment."]
+    SnapshotStart = "snapshot.start",
 }
 
 impl Event {
@@ -733,6 +735,7 @@ impl Event {
             | Event::LinkResume
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
+            | Event::SnapshotStart
             | Event::Inject { .. } => None,
         }
     }

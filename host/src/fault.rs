@@ -429,6 +429,29 @@ faults! {
         steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
         fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
+    /// Pages are discarded though a device has them pinned.
+    PinnedDiscarded { name: "pinned-discarded", id: "B09", source: "QEMU f59489423a, fixed in 3.1",
+        mechanism: "the balloon is not told that an assigned device has guest memory pinned: what it discards stays the device's, and the guest gets another page in its place",
+        effect: Loss,
+        steps: ["an assigned device has P pinned; the guest inflates P, and the balloon discards it", "the guest deflates P: whoever touches it gets a new page", "the device writes P: into the old one, which nobody else sees"],
+        fix: "Who pins memory inhibits the balloon for as long." },
+    /// ROM is balloonable.
+    RomBallooned { name: "rom-ballooned", id: "B10", source: "QEMU f2fd57db36, fixed in 2.9",
+        mechanism: "the device takes any page that the guest names, and discards ROM as if it were RAM",
+        effect: Loss,
+        steps: ["page 0 is ROM", "the driver names page 0 as inflated, by mistake or not", "the device discards it: the firmware is gone"],
+        fix: "What is no RAM, or is ROM, is passed over." },
+    /// Inflation drops pages under a postcopy.
+    InflateInPostcopy { name: "inflate-in-postcopy", id: "B01", source: "QEMU 371ff5a3f0, fixed in 2.5",
+        mechanism: "the balloon of the destination drops a page that has arrived: whoever touches it next asks for it, and the source takes it for sent", effect: Stall,
+        steps: ["P arrives at the destination", "the guest inflates P: the host drops it", "the guest deflates P and touches it: request(P) is dropped"],
+        fix: "nothing is discarded while pages still come" },
+    /// Inflation drops a page's write protection.
+    InflateInSnapshot { name: "inflate-in-snapshot", id: "B03", source: "QEMU 1a8e44a89f, fixed in 6.0",
+        mechanism: "a page that the balloon drops loses its write protection: what the guest writes there later is saved", effect: Loss,
+        steps: ["all memory is write-protected for a snapshot", "the guest inflates P, deflates it and writes", "P is saved: with what was written after the snapshot's moment"],
+        fix: "nothing is discarded while a snapshot is being saved" },
+
     // ---- 3C: dirty tracking in the accelerator
     /// Rings start with nothing protected.
     RingInitiallySet { name: "ring-initially-set", id: "K03", source: "QEMU, fixed in 6.1 by a81a592698",
@@ -653,6 +676,17 @@ faults! {
         steps: ["a vCPU at the destination touches P: request(P) goes out", "the link breaks, and is mended", "the source sends what it comes across: P is one of many"],
         fix: "the destination keeps what it waits for, and asks for all of it again when the link is back" },
 
+    /// A page is sent twice.
+    SyncInPostcopy { name: "sync-in-postcopy", id: "P01", source: "QEMU 663e6c1df8, fixed in 2.5",
+        mechanism: "a sync behind the switch finds marks of pages that were sent since, and they are sent again, though the guest runs on them", effect: HostCrash,
+        steps: ["P is dirty at the switch: it is sent, and placed where the guest runs", "a sync merges the log, which still has P's mark", "P is sent again: the destination cannot place it"],
+        fix: "once the guest is elsewhere nothing is synced any more" },
+    /// The answer that the devices are loaded is waited for on a dead link.
+    LostPong { name: "lost-pong", id: "P07", source: "QEMU 1ae7d9c30d, fixed in 11.1",
+        mechanism: "the source waits for the PONG behind the package, and a link that breaks meanwhile does not wake it", effect: Stall,
+        steps: ["all pages are sent, the source waits for the PONG", "the destination has loaded the devices, and the link breaks", "the source waits on: it never pauses, so it cannot be recovered"],
+        fix: "the end of the return path wakes whoever waits for the PONG" },
+
     // ---- 3G: device writers
     /// The last look at a backend's log finds nothing.
     VhostFinalSyncSkipped { name: "vhost-final-sync-skipped", id: "V01", source: "QEMU 5c0ba1be37, fixed in 2.11",
@@ -709,6 +743,17 @@ faults! {
     // ---- 3H: convergence, liveness
 
     // ---- 3I: snapshots
+
+    /// Pages that nobody touched are not protected.
+    SnapshotHoles { name: "snapshot-holes", id: "S01", source: "QEMU eeccb99c9d, fixed in 6.0",
+        mechanism: "write protection skips pages that are not populated: the first write to one is not noticed, and is saved", effect: Loss,
+        steps: ["nobody has touched P when memory is write-protected", "the guest writes to P, and does not fault", "P is saved: with what was written after the snapshot's moment"],
+        fix: "all memory is populated before it is protected" },
+    /// The end of the devices' state stays in a buffer.
+    SnapshotNoFlush { name: "snapshot-no-flush", id: "S03", source: "QEMU ecb23efea0, fixed in 6.0",
+        mechanism: "the buffer with the devices' state is taken before the stream in front of it is flushed: its end is missing", effect: Rule,
+        steps: ["the devices are saved into a buffer, the last of it still in the stream's own", "the buffer is appended to the snapshot", "the snapshot is complete by its state, and cannot be loaded"],
+        fix: "the stream is flushed before its buffer is taken" },
 
     // ---- 3J: other VMMs
     /// A snapshot is taken when the round of hints begins.

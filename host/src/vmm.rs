@@ -12,11 +12,12 @@ use crate::balloon::{BalloonDevice, BalloonOptions};
 use crate::destination::Destination;
 use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
+use crate::dirty::bitmap::DirtyBitmap;
 use crate::dirty::command::TrackingCommand;
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
-use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason};
+use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::encoding::DestinationRam;
@@ -24,7 +25,7 @@ use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
-use crate::step::{Ctx, Move, Next};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// Everything that a host is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,7 +252,7 @@ impl Vmm {
         let devices = Devices::new(options.pages, options.devices.clone());
         let mut balloon = BalloonDevice::new(options.balloon.clone());
         // QEMU: hw/vfio/container.c vfio_container_connect() forbids to discard what a device may hold pinned.
-        balloon.set_inhibited(options.devices.vfio);
+        balloon.set_inhibited(options.devices.vfio && !options.balloon.machine.ignores_pins);
         Self {
             fresh: Arc::new(Fresh { accel: accel.clone(), d: d.clone(), devices: devices.clone() }),
             accel,
@@ -302,7 +303,9 @@ impl Vmm {
             Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
                 self.migration.next(actor, &self.view(vcpus_in_store), ctx)
             }
-            Actor::Iothread => self.balloon.iothread_next(self.takes_hints(), ctx),
+            Actor::Iothread => {
+                self.stuck(actor, ctx).map_or_else(|| self.balloon.iothread_next(self.takes_hints(), ctx), |stuck| stuck.next())
+            }
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
@@ -332,11 +335,17 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(actor, &mut parts, ctx)
             }
+            Actor::Iothread if self.stuck(actor, ctx).is_some() => self.fault(actor, ctx),
             Actor::Iothread => {
                 let Self { balloon, migration, accel, .. } = self;
                 balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
-            Actor::MainLoop => self.main_loop_step(vcpus_in_store, ctx),
+            Actor::MainLoop => {
+                let first = ctx.events.len();
+                let cost = self.main_loop_step(vcpus_in_store, ctx);
+                self.devices.look_for_discards(&ctx.events[first..]);
+                cost
+            }
             Actor::Vhost => self.devices.vhost.step(ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
@@ -456,6 +465,34 @@ impl Vmm {
         (migration, parts)
     }
 
+    // ---- pages that cannot be used
+
+    /// Returns what keeps a device's thread from its next move: a page of its rings that has not arrived, or that may not be written.
+    fn stuck(&self, actor: Actor, ctx: &Ctx<'_>) -> Option<Stuck> {
+        let (missing, protected) = (self.migration.missing(), self.migration.protected());
+        if missing.is_none() && protected.is_none() {
+            return None;
+        }
+        let (used, written) = self.balloon.pages_in_use(actor, ctx.now_ns)?;
+        let first = |bits: &DirtyBitmap, range: PageRange| bits.next_set(range.first).filter(|pfn| range.contains(*pfn));
+        let absent = missing.and_then(|missing| used.into_iter().find_map(|range| first(missing, range)));
+        let absent = absent.map(|pfn| Stuck { pfn, kind: EventKind::DstFault, asked: self.migration.is_asked_for(pfn) });
+        absent.or_else(|| {
+            let pfn = first(protected?, written)?;
+            Some(Stuck { pfn, kind: EventKind::SnapshotFault, asked: self.migration.is_wanted(pfn) })
+        })
+    }
+
+    fn fault(&mut self, actor: Actor, ctx: &mut Ctx<'_>) -> u64 {
+        let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
+        assert!(!asked, "page {pfn} is waited for");
+        match kind {
+            EventKind::DstFault => self.migration.page_fault(pfn, ctx),
+            _ => self.migration.write_fault(pfn, ctx),
+        }
+        ctx.costs.exit_ns
+    }
+
     // ---- the main loop
 
     /// Returns what the main loop is at: a job that holds locks is finished first.
@@ -495,6 +532,7 @@ impl Vmm {
             Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
             Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
+            Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
             Job::Balloon => match (self.balloon.main_loop_next(ctx), self.reaper.next(&self.accel, ctx.now_ns)) {
                 (Next::Idle, next) => next,
                 (Next::Sleep(balloon_ns), Next::Sleep(reaper_ns)) => Next::Sleep(balloon_ns.min(reaper_ns)),
@@ -516,7 +554,16 @@ impl Vmm {
                 self.d.store_torn();
                 ctx.costs.sync_word_ns
             }
-            Job::Balloon => self.balloon.main_loop_step(ctx),
+            Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.fault(Actor::MainLoop, ctx),
+            Job::Balloon => {
+                let first = ctx.events.len();
+                self.balloon.set_held_back(self.migration.inhibits_discards(ctx.faults));
+                let cost = self.balloon.main_loop_step(ctx);
+                for range in ctx.events[first..].iter().filter_map(discarded) {
+                    self.migration.dropped(range);
+                }
+                cost
+            }
         }
     }
 
@@ -615,6 +662,29 @@ impl Vmm {
                 self.balloon.reset(ctx);
                 ctx.costs.state_ns
             }
+        }
+    }
+}
+
+/// Returns the pages that an event says were dropped.
+fn discarded(stamped: &Stamped) -> Option<PageRange> {
+    stamped.event.range().filter(|_| stamped.event.kind() == EventKind::HostDiscard)
+}
+
+/// A page that keeps a thread from its next move.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    pfn: Pfn,
+    /// What it tells when it asks for it.
+    kind: EventKind,
+    asked: bool,
+}
+
+impl Stuck {
+    fn next(self) -> Next {
+        match self.asked {
+            true => Next::Wait(Await::Page),
+            false => Next::Do(Move::on(self.kind, PageRange::page(self.pfn))),
         }
     }
 }

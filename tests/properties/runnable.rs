@@ -394,6 +394,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 stats_interval_ns,
                 host_page: 1,
                 iothread: true,
+                rom: false,
                 devices,
                 blocks,
             }

@@ -2,7 +2,7 @@
 //!
 //! A page is compared when it is placed: until then nobody can have written it. What has not come when the stream ends is zeros from then on.
 
-use host::event::{PageRange, Pfn};
+use host::event::{MigrationStatus, PageRange, Pfn};
 use host::fold::Fold;
 
 use super::loss::Loss;
@@ -15,6 +15,17 @@ use crate::outcome::{Blame, Verdict, Violation};
 pub(crate) struct Arrivals {
     /// A bit each; empty when it has all.
     missing: Vec<u64>,
+    /// A snapshot that is being saved.
+    snapshot: Option<Saving>,
+}
+
+/// A snapshot that is being saved.
+#[derive(Debug, Clone)]
+struct Saving {
+    /// Pages that were written since its moment, a bit each.
+    written: Vec<u64>,
+    /// The devices' state has come.
+    device: bool,
 }
 
 impl Arrivals {
@@ -26,6 +37,32 @@ impl Arrivals {
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
         for (at, word) in (0..).zip(&self.missing).filter(|(_, word)| **word != 0) {
             fold.word(tag, at, *word);
+        }
+        if let Some(Saving { written, device }) = &self.snapshot {
+            fold.part(tag, u64::MAX, device);
+            for (at, word) in (0..).zip(written).filter(|(_, word)| **word != 0) {
+                fold.word(!tag, at, *word);
+            }
+        }
+    }
+
+    /// A page was written.
+    pub(crate) fn wrote(&mut self, pfn: Pfn) {
+        let (at, bit) = place(pfn);
+        if let Some(word) = self.snapshot.as_mut().and_then(|saving| saving.written.get_mut(at as usize)) {
+            *word |= bit;
+        }
+    }
+
+    /// Returns the pages of a word that were written since a snapshot's moment.
+    pub(crate) fn too_late(&self, at: u64) -> u64 {
+        self.snapshot.as_ref().and_then(|saving| saving.written.get(at as usize)).copied().unwrap_or(0)
+    }
+
+    /// The devices' state has come.
+    pub(crate) fn save_device(&mut self) {
+        if let Some(saving) = &mut self.snapshot {
+            saving.device = true;
         }
     }
 
@@ -114,6 +151,49 @@ impl Oracle {
             cause: None,
             what: what(),
         });
+    }
+
+    /// A snapshot's moment.
+    pub(super) fn start_snapshot(&mut self) {
+        self.records.end_migration();
+        let words = self.pages.words(self.pages.all()).count();
+        self.arrivals.snapshot = Some(Saving { written: vec![0; words], device: false });
+    }
+
+    /// A page is read to be saved.
+    pub(super) fn save(&mut self, index: usize, pfn: Pfn) {
+        let (at, bit) = place(pfn);
+        if self.arrivals.too_late(at) & bit == 0 {
+            return;
+        }
+        self.lose(pfn);
+        let detail = self.pages.detail(pfn);
+        let rule = rules::SNAPSHOT_IS_OF_ITS_START;
+        self.violations.add(rule, || Violation {
+            rule,
+            verdict: Verdict::LostPage,
+            page: Some(pfn),
+            write: detail.write.get(),
+            doom: Some(index),
+            blame: Blame::Host,
+            cause: None,
+            what: format!("page {pfn} is saved with what {} wrote after the snapshot's moment", detail.writer),
+        });
+    }
+
+    /// A migration ends; if it was a snapshot, and it is complete, it has to be whole.
+    pub(super) fn end_snapshot(&mut self, index: usize, to: MigrationStatus) {
+        if to == MigrationStatus::Active {
+            return;
+        }
+        if let Some(saving) = self.arrivals.snapshot.take()
+            && to == MigrationStatus::Completed
+            && !saving.device
+        {
+            self.break_rule(rules::SNAPSHOT_IS_WHOLE, Some(index), Blame::Host, || {
+                "the snapshot is complete, and has no devices' state".to_owned()
+            });
+        }
     }
 
     /// The stream ends: what has not come is zeros.

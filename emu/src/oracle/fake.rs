@@ -99,6 +99,10 @@ impl Observed for Host {
     fn migration_status(&self) -> MigrationStatus {
         self.status
     }
+    fn detached(&self, _pfn: Pfn) -> bool {
+        false
+    }
+
     fn destination_stuck_queue(&self) -> Option<usize> {
         None
     }
@@ -179,6 +183,7 @@ impl Bench {
             ram_bytes,
             hints_stay_free,
             free_pages_are_read: false,
+            rom: false,
             hints_first: false,
         });
         let mut shadow = oracle.clone();

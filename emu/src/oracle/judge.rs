@@ -440,6 +440,7 @@ impl Oracle {
         self.lose(pfn);
         let detail = self.pages.detail(pfn);
         let mistold = self.pages.is(pfn, |marks| marks.mistold);
+        let rom = self.options.rom && pfn == Pfn(0);
         let rule = rules::DISCARDED_PAGE_WAS_GIVEN_UP;
         self.violations.add(rule, || Violation {
             rule,
@@ -447,9 +448,17 @@ impl Oracle {
             page: Some(pfn),
             write: detail.write.get(),
             doom: Some(index),
-            blame: if mistold { Blame::Guest } else { cause.map_or(Blame::Host, Cause::blame) },
+            blame: if rom {
+                Blame::Host
+            } else if mistold {
+                Blame::Guest
+            } else {
+                cause.map_or(Blame::Host, Cause::blame)
+            },
             cause: cause.map(Cause::name),
-            what: if mistold {
+            what: if rom {
+                format!("page {pfn} is ROM, and was dropped because the guest told it as inflated")
+            } else if mistold {
                 format!("page {pfn} was dropped because the guest told it as inflated, though its balloon does not have it")
             } else if let Some(cause) = cause {
                 let (writer, at) = (detail.writer, micros(detail.write_at_ns));
@@ -527,6 +536,26 @@ impl Oracle {
             what: format!("head {head} was never returned"),
         });
         self.leak(held, world).into_iter().chain(returned).chain(self.kept_iothread(world)).collect()
+    }
+
+    /// An assigned device wrote: into the pages that the guest has, or into those that it had.
+    pub(super) fn vfio_write(&mut self, index: usize, range: PageRange, world: &dyn Observed) {
+        for pfn in range.pages().filter(|pfn| world.detached(*pfn)) {
+            self.lose(pfn);
+            let rule = rules::PINNED_PAGE_STAYS;
+            self.violations.add(rule, || Violation {
+                rule,
+                verdict: Verdict::LostPage,
+                page: Some(pfn),
+                write: Some(index),
+                doom: Some(index),
+                blame: Blame::Host,
+                cause: None,
+                what: format!(
+                    "page {pfn} was discarded though an assigned device has it pinned: what the device writes there, the guest never sees"
+                ),
+            });
+        }
     }
 
     /// The destination has refused what the source says of the device.

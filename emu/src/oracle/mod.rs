@@ -74,6 +74,8 @@ pub trait Observed {
     fn migration_status(&self) -> MigrationStatus;
     /// Returns whether the source VM runs.
     fn vm_running(&self) -> bool;
+    /// Returns whether an assigned device has another frame in a page's place than the guest.
+    fn detached(&self, pfn: Pfn) -> bool;
     /// Returns the queue of the destination's balloon with an element that nobody will ever return.
     fn destination_stuck_queue(&self) -> Option<usize>;
     /// Returns the references to the iothread's object that a balloon holds which is not in the machine any more.
@@ -97,6 +99,8 @@ pub struct OracleOptions {
     pub hints_stay_free: bool,
     /// The guest checks on allocation what it left in a page when it freed it (`page_poison=1`): a page that is free all along is read.
     pub free_pages_are_read: bool,
+    /// Page 0 is ROM: no guest can give it away.
+    pub rom: bool,
     /// Whoever stops the VM has asked for hints first, and waits for them.
     pub hints_first: bool,
 }
@@ -247,6 +251,7 @@ impl Oracle {
         if self.pages.contains(pfn) {
             self.pages.write(pfn, by, at_ns, trace_index.map_or(TraceIndex::NONE, TraceIndex::new));
             self.records.wrote(pfn);
+            self.arrivals.wrote(pfn);
         }
     }
 
@@ -264,6 +269,7 @@ impl Oracle {
         assert!(!self.pages.keeps_details(), "each page's story is wanted");
         self.records.settle(&mut self.pages, index, world);
         self.send_word(index, word, bits);
+        pages::pages_of(word, bits & self.arrivals.too_late(word)).for_each(|pfn| self.save(index, pfn));
         self.place_word(index, word, bits, world);
         self.look_at_waiting(index, world);
     }
@@ -273,6 +279,7 @@ impl Oracle {
         self.records.settle(&mut self.pages, index, world);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
+                self.save(index, *pfn);
                 self.read(*pfn);
                 self.send(index, *pfn, *zero);
                 let (at, bit) = place(*pfn);
@@ -289,11 +296,15 @@ impl Oracle {
             }
             Event::DstRequest { pfn } => self.request(index, *pfn, world),
             Event::DstEnd => self.end_of_stream(index, world),
+            Event::SnapshotStart => self.start_snapshot(),
             Event::PostcopyStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.start_without_all(index, world);
             }
-            Event::RamRead { pfn, zero: _ } => self.read(*pfn),
+            Event::RamRead { pfn, zero: _ } => {
+                self.save(index, *pfn);
+                self.read(*pfn);
+            }
             Event::RamSend { pfn, zero, round: _ } => self.send(index, *pfn, *zero),
             Event::RamDelta { pfn, len, round: _ } => self.send_delta(index, *pfn, *len),
             Event::RamSkip { pfn } => self.records.sent(*pfn),
@@ -345,7 +356,11 @@ impl Oracle {
             }
             Event::IterateEnd { sent: _ } => self.count_bitmap(index, world),
             Event::LogStop => self.look_everywhere(index, Cause::LogStopped, world),
-            Event::MigrationState { from: _, to } => self.migration_state(index, *to, world),
+            Event::VfioWrite { range } => self.vfio_write(index, *range, world),
+            Event::MigrationState { from: _, to } => {
+                self.end_snapshot(index, *to);
+                self.migration_state(index, *to, world);
+            }
             Event::VmStop => {
                 self.counter.vm_stop(stamped.at_ns);
                 if stamped.actor == Actor::Migration {
@@ -353,7 +368,10 @@ impl Oracle {
                 }
             }
             Event::DstRefuse { message } => self.device_refused(index, message),
-            Event::DstDevice { id } => self.counter.destination_device(*id),
+            Event::DstDevice { id } => {
+                self.counter.destination_device(*id);
+                self.arrivals.save_device();
+            }
             Event::DstStart => {
                 self.counter.destination_start(stamped.at_ns);
                 self.compare(index, world);
@@ -472,7 +490,6 @@ impl Oracle {
             | Event::HintNewId { .. }
             | Event::LinkStall
             | Event::LinkResume
-            | Event::VfioWrite { .. }
             | Event::VhostQueue { .. }
             | Event::Inject { .. } => {}
         }

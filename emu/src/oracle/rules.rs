@@ -103,6 +103,11 @@ pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 /// round, where nothing counts. Cannot alarm falsely: a device that breaks refuses the whole element.
 pub const EVERY_HINT_COUNTS: &str = "every-hint-counts";
 
+/// A page that an assigned device has pinned stays where it is: what the device writes, the guest sees.
+///
+/// Source: QEMU f59489423a. Looked at when the device writes. Misses: what it read meanwhile. Cannot alarm falsely: the VMM knows what it has discarded.
+pub const PINNED_PAGE_STAYS: &str = "pinned-page-stays";
+
 /// The destination loads what the source has written of the device.
 ///
 /// Source: QEMU 243a9284a9. Cannot alarm falsely: source and destination are of one make here.
@@ -165,6 +170,15 @@ pub const REQUEST_IS_ANSWERED: &str = "request-is-answered";
 ///
 /// Source: QEMU 0c26781c09. Looked at whenever the source takes a page. Cannot alarm falsely: who finds a page missing asks for it in the same step.
 pub const WAITED_PAGE_IS_ASKED_FOR: &str = "waited-page-is-asked-for";
+
+/// A background snapshot holds each page as it was at the snapshot's moment.
+///
+/// Source: QEMU docs/devel/migration (background-snapshot: the state of the VM at the time of the command). Looked at when a page is read to be saved, for
+/// writes of whoever writes. Cannot alarm falsely: who writes to a page that is not saved waits.
+pub const SNAPSHOT_IS_OF_ITS_START: &str = "snapshot-is-of-its-start";
+
+/// A snapshot that says that it is complete has the devices' state.
+pub const SNAPSHOT_IS_WHOLE: &str = "snapshot-is-whole";
 
 /// A snapshot that waits for a round of hints is taken behind it.
 ///

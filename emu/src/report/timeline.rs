@@ -89,6 +89,7 @@ fn show(event: &Event) -> Show {
         K::VfioWrite => Show::Always,
         K::VfioMerge => Show::Always,
         K::VhostQueue => Show::Always,
+        K::SnapshotStart => Show::Always,
         K::ChannelFlush => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.

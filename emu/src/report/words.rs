@@ -23,7 +23,8 @@ pub fn particulars(event: &Event) -> String {
         | E::HintSleep
         | E::LinkStall
         | E::LinkResume
-        | E::DstEnd => String::new(),
+        | E::DstEnd
+        | E::SnapshotStart => String::new(),
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),

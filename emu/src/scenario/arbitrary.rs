@@ -301,7 +301,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices(), any::<bool>()),
+        (time_ns(), host_page, devices(), any::<(bool, bool)>()),
     )
         .prop_map(
             |(
@@ -310,7 +310,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices, iothread),
+                (stats_interval_ns, host_page, devices, (iothread, rom)),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -328,6 +328,7 @@ fn host() -> impl Strategy<Value = Host> {
                     stats_interval_ns,
                     host_page,
                     iothread,
+                    rom,
                     devices,
                     blocks,
                 }
@@ -357,8 +358,8 @@ fn tracking() -> impl Strategy<Value = Tracking> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    let modes = (any::<(bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
-        .prop_map(|((run_on, postcopy), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth });
+    let modes = (any::<(bool, bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
+        .prop_map(|((run_on, postcopy, snapshot), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot });
     (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>()), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
         |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, (complete_before_sync, hints_first)), rounds_min, modes)| {
             Migration {

@@ -390,6 +390,8 @@ pub struct Host {
     pub host_page: u16,
     /// There is an iothread for hints; without it the balloon offers none.
     pub iothread: bool,
+    /// Page 0 is ROM.
+    pub rom: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -465,6 +467,7 @@ impl Host {
             blocks: Vec::new(),
             host_page: 1,
             iothread: true,
+            rom: false,
             devices: Devices::default(),
         }
     }

@@ -168,6 +168,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::LinkResume
         | K::DstRefuse
         | K::VfioMerge
+        | K::SnapshotStart
         | K::Inject => false,
     }
 }

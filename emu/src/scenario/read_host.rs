@@ -32,6 +32,7 @@ impl<'d> Reader<'d> {
             queue_size: queue_size(self.integer(&fields, "queue_size"), default.queue_size),
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
+            rom: self.flag(&fields, "rom").unwrap_or(default.rom),
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),
@@ -116,6 +117,7 @@ impl<'d> Reader<'d> {
             encoding: self.encoding(&fields, postcopy),
             modes: Modes {
                 run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
+                snapshot: self.flag(&fields, "snapshot").unwrap_or(default.modes.snapshot),
                 postcopy,
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
             },

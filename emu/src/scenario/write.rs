@@ -279,6 +279,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         stats_interval_ns,
         host_page,
         iothread,
+        rom,
         devices,
         blocks,
     } = host;
@@ -299,6 +300,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*queue_size == default.queue_size, "queue_size", || queue_size);
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
+    out.unless(!rom, "rom", || rom);
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
@@ -333,7 +335,8 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
     out.unless(!hints_first, "hints_first", || hints_first);
-    let Modes { run_on, postcopy, max_postcopy_bandwidth } = modes;
+    let Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot } = modes;
+    out.unless(!snapshot, "snapshot", || snapshot);
     out.unless(!run_on, "run_on", || run_on);
     out.unless(!postcopy, "postcopy", || postcopy);
     out.unless(*max_postcopy_bandwidth == 0, "max_postcopy_bandwidth", || rate(*max_postcopy_bandwidth));

@@ -266,6 +266,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::DstEnd
         | K::LinkStall
         | K::LinkResume
+        | K::SnapshotStart
         | K::DstRefuse
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail

@@ -438,6 +438,11 @@ impl Machine {
         self.engines.hooks().pages.set_missing(words);
     }
 
+    /// The same for uses that write.
+    pub fn set_protected(&mut self, words: impl Iterator<Item = u64>) {
+        self.engines.hooks().pages.set_protected(words);
+    }
+
     /// Returns the pages that were logged since the last call, in order of the first store.
     pub fn drain_written(&mut self) -> Vec<Pfn> {
         self.engines.hooks().pages.drain_written()

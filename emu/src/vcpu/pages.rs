@@ -90,6 +90,17 @@ impl PageSet {
         }
     }
 
+    /// Puts other pages in place of these; returns whether there are new ones among them.
+    fn replace(&mut self, words: impl Iterator<Item = u64>) -> bool {
+        let (mut more, mut words) = (false, words.fuse());
+        for word in &mut self.words {
+            let new = words.next().unwrap_or(0);
+            more |= new & !*word != 0;
+            *word = new;
+        }
+        more
+    }
+
     /// Whether some page is in `self`, not in `old`, and in `cached`.
     fn adds_to(&self, old: &PageSet, cached: &PageSet) -> bool {
         self.words.iter().zip(&old.words).zip(&cached.words).any(|((new, old), cached)| new & !old & cached != 0)
@@ -102,6 +113,7 @@ pub(super) struct PagesState {
     armed: PageSet,
     trapped: PageSet,
     missing: PageSet,
+    protected: PageSet,
     written: Vec<Pfn>,
 }
 
@@ -150,7 +162,13 @@ impl Pages {
         Self {
             count,
             text,
-            state: PagesState { armed: set.clone(), trapped: set.clone(), missing: set.clone(), written: Vec::new() },
+            state: PagesState {
+                armed: set.clone(),
+                trapped: set.clone(),
+                missing: set.clone(),
+                protected: set.clone(),
+                written: Vec::new(),
+            },
             clean: set.clone(),
             touched: Vec::new(),
             writable: [set.clone(), set],
@@ -191,6 +209,7 @@ impl Pages {
                     return Ok(Rights::Read);
                 }
             }
+            Access::Write if self.state.protected.contains(page) => return Err(Refusal::Missing),
             Access::Write if self.state.trapped.contains(page) && !self.pass => return Err(Refusal::Trapped),
             Access::Write => {
                 if let Some(uses) = &mut self.uses {
@@ -208,7 +227,11 @@ impl Pages {
 
     fn is_guarded(&self, page: u64) -> bool {
         let noted = self.uses.as_ref().is_some_and(|uses| uses.stored[page as usize] != uses.number);
-        noted || self.state.armed.contains(page) || self.state.trapped.contains(page) || self.clean.contains(page)
+        noted
+            || self.state.protected.contains(page)
+            || self.state.armed.contains(page)
+            || self.state.trapped.contains(page)
+            || self.clean.contains(page)
     }
 
     /// From here on it is noted which pages each move uses, and each page that a move stores to is logged, armed or not.
@@ -260,7 +283,7 @@ impl Pages {
         match page {
             0 => Err(Refusal::Null),
             page if page >= self.count => Err(Refusal::OutsideRam),
-            page if self.state.missing.contains(page) => Err(Refusal::Missing),
+            page if self.state.missing.contains(page) || self.state.protected.contains(page) => Err(Refusal::Missing),
             page if self.text.contains(&page) => Err(Refusal::WriteToText),
             _ => Ok(()),
         }
@@ -294,19 +317,20 @@ impl Pages {
 
     /// From here on no access to these pages is let through, a bit each, and to no others.
     pub(super) fn set_missing(&mut self, words: impl Iterator<Item = u64>) {
-        let mut more = false;
-        let mut words = words.fuse();
-        for word in &mut self.state.missing.words {
-            let new = words.next().unwrap_or(0);
-            more |= new & !*word != 0;
-            *word = new;
-        }
+        let more = self.state.missing.replace(words);
         // What an engine may read is not remembered, only what it may write.
         self.stale[0] |= more;
         self.stale[1] |= more;
     }
 
-    /// Returns whether a page is one of those.
+    /// The same for stores.
+    pub(super) fn set_protected(&mut self, words: impl Iterator<Item = u64>) {
+        let more = self.state.protected.replace(words);
+        self.stale[0] |= more;
+        self.stale[1] |= more;
+    }
+
+    /// Returns whether a page is missing.
     pub(super) fn is_missing(&self, page: u64) -> bool {
         page < self.count && self.state.missing.contains(page)
     }
@@ -372,7 +396,7 @@ impl Pages {
             let cached = &self.writable[engine];
             let (armed, trapped) = (&self.state.armed, &self.state.trapped);
             self.stale[engine] |= state.armed.adds_to(armed, cached) || state.trapped.adds_to(trapped, cached);
-            self.stale[engine] |= state.missing != self.state.missing;
+            self.stale[engine] |= state.missing != self.state.missing || state.protected != self.state.protected;
         }
         self.state.clone_from(state);
     }

@@ -16,7 +16,7 @@ use crate::world::{Readiness, World};
 impl World {
     /// Takes over what has come about at the destination, behind the events that told of it.
     pub(super) fn land(&mut self) {
-        let Some(Landing { moved, placed, given_up }) = self.state.vmm.migration.take_landing() else { return };
+        let Some(Landing { moved, placed, given_up, changed: _ }) = self.state.vmm.migration.take_landing() else { return };
         if let Some(running) = moved {
             for pfn in (0..self.ram.pages()).map(Pfn) {
                 if !self.state.vmm.migration.is_missing(pfn) {
@@ -36,10 +36,11 @@ impl World {
         self.show_missing();
     }
 
-    /// Lets the vCPUs know what is missing.
+    /// Lets the vCPUs know what is missing, and what may not be written.
     fn show_missing(&mut self) {
-        let missing = self.state.vmm.migration.missing();
-        self.machine.set_missing(missing.into_iter().flat_map(DirtyBitmap::all_words));
+        let migration = &self.state.vmm.migration;
+        self.machine.set_missing(migration.missing().into_iter().flat_map(DirtyBitmap::all_words));
+        self.machine.set_protected(migration.protected().into_iter().flat_map(DirtyBitmap::all_words));
     }
 
     /// A page of memory is now what the destination has there. What the scenario has put into a mailbox is no memory of the guest's: it stays.
@@ -55,10 +56,12 @@ impl World {
         (first..first + self.state.vcpus.len() as u64).contains(&pfn.0)
     }
 
-    /// What a vCPU in front of a missing page does next: ask for it, unless somebody has; then it waits.
+    /// What a vCPU in front of a page that it cannot use does next: ask for it, unless somebody has; then it waits.
     pub(super) fn missing_next(&self, pfn: Pfn) -> Readiness {
         let migration = &self.state.vmm.migration;
         match () {
+            () if migration.is_protected(pfn) && migration.is_wanted(pfn) => Readiness::Await(Await::Page),
+            () if migration.is_protected(pfn) => Readiness::Ready(Some(Move::on(EventKind::SnapshotFault, PageRange::page(pfn)))),
             () if !migration.is_missing(pfn) => Readiness::Ready(None),
             () if migration.is_asked_for(pfn) => Readiness::Await(Await::Page),
             () => Readiness::Ready(Some(Move::on(EventKind::DstFault, PageRange::page(pfn)))),
@@ -67,10 +70,15 @@ impl World {
 
     /// The vCPU asks for the page, or goes on if it has come.
     pub(super) fn vcpu_missing(&mut self, cpu: usize, pfn: Pfn) -> u64 {
-        if !self.state.vmm.migration.is_missing(pfn) {
+        let migration = &self.state.vmm.migration;
+        let protected = migration.is_protected(pfn);
+        if !protected && !migration.is_missing(pfn) {
             return self.vcpu_run(cpu);
         }
-        self.with_ctx(Actor::Vcpu(cpu as u8), |vmm, ctx| vmm.migration.page_fault(pfn, ctx));
+        self.with_ctx(Actor::Vcpu(cpu as u8), |vmm, ctx| match protected {
+            true => vmm.migration.write_fault(pfn, ctx),
+            false => vmm.migration.page_fault(pfn, ctx),
+        });
         self.state.vcpus[cpu].pending = Pending::Missing { pfn };
         self.costs.exit_ns
     }

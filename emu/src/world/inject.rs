@@ -234,6 +234,10 @@ impl World {
         }
         let range = self.in_ram(first, pages);
         for (pfn, number) in range.pages().zip(number..) {
+            // What the device still has pinned is not the guest's page any more.
+            if by == Actor::Vfio && self.state.vmm.devices.is_detached(pfn) {
+                continue;
+            }
             let value = byte.map_or(0, |byte| unique_value(number, byte));
             self.ram.write_unlogged(pfn.address() + offset, &value.to_le_bytes());
         }
@@ -260,7 +264,8 @@ impl World {
             Actor::Vfio => {
                 self.emit(Actor::Vfio, Event::VfioWrite { range });
                 self.state.vmm.devices.vfio_wrote(range);
-                self.wrote_range(range, Actor::Vfio);
+                let seen: Vec<Pfn> = range.pages().filter(|pfn| !self.state.vmm.devices.is_detached(*pfn)).collect();
+                seen.into_iter().for_each(|pfn| self.wrote_range(PageRange::page(pfn), Actor::Vfio));
             }
             Actor::Vcpu(_)
             | Actor::Iothread

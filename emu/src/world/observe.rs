@@ -81,6 +81,10 @@ impl Observed for Observation<'_> {
         self.vmm.migration.status()
     }
 
+    fn detached(&self, pfn: Pfn) -> bool {
+        self.vmm.devices.is_detached(pfn)
+    }
+
     fn destination_stuck_queue(&self) -> Option<usize> {
         self.vmm.destination.stuck_queue()
     }

@@ -31,6 +31,9 @@ use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
 use crate::world::{RunOptions, State, Window, World, hosts_of};
 
+/// What stands in page 0 where that is ROM: a far jump to the firmware's start.
+const ROM: [u8; 5] = [0xea, 0x5b, 0xe0, 0x00, 0xf0];
+
 impl World {
     /// Returns a world at its first instruction. For a search, what may happen can, and no rate is estimated or kept, for time stands still.
     pub(crate) fn new(scenario: &Arc<Scenario>, options: &RunOptions, searched: bool) -> World {
@@ -49,6 +52,7 @@ impl World {
             ram_bytes: ram.bytes(),
             hints_stay_free: scenario.guest.driver.hints_stay_free(),
             free_pages_are_read: scenario.guest.page_poison,
+            rom: scenario.host.rom,
         });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
@@ -93,6 +97,9 @@ impl World {
             happened: Vec::new(),
             state,
         };
+        if scenario.host.rom {
+            world.ram.write_unlogged(0, &ROM);
+        }
         world.write_boot_info();
         world.write_tasks();
         let named: Vec<Pfn> = world.state.pages.frames.values().copied().collect();
@@ -193,7 +200,12 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
-            machine: host::balloon::Machine { host_page: u64::from(host.host_page), iothread: iothread(host.iothread, faults) },
+            machine: host::balloon::Machine {
+                host_page: u64::from(host.host_page),
+                iothread: iothread(host.iothread, faults),
+                rom: host.rom,
+                ignores_pins: host.devices.vfio && faults.on(Fault::PinnedDiscarded),
+            },
         },
         migration: MigrationOptions {
             bandwidth: scenario.migration.bandwidth,

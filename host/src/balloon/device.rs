@@ -11,7 +11,7 @@ use super::request::Request;
 use super::stats::Stats;
 use super::unplug::Ties;
 use super::walk::Walker;
-use crate::event::{CmdId, Event, HintStatus, LockId, PageRange};
+use crate::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange};
 use crate::fold::{Fold, Tag};
 use crate::migration::notifier::PrecopyNotifier;
 use crate::step::Ctx;
@@ -67,6 +67,10 @@ pub struct Machine {
     pub host_page: u64,
     /// The thread that serves the hint queue.
     pub iothread: IothreadOption,
+    /// Page 0 is ROM.
+    pub rom: bool,
+    /// Nobody tells the balloon of pinned pages ([`crate::fault::Fault::PinnedDiscarded`]).
+    pub ignores_pins: bool,
 }
 
 /// Whether there is a thread for the hint queue.
@@ -83,7 +87,7 @@ pub enum IothreadOption {
 impl Default for Machine {
     /// Host pages as large as the balloon's, and a thread.
     fn default() -> Self {
-        Self { host_page: 1, iothread: IothreadOption::Present }
+        Self { host_page: 1, iothread: IothreadOption::Present, rom: false, ignores_pins: false }
     }
 }
 
@@ -175,6 +179,8 @@ pub struct BalloonState {
     pub(super) vm_running: bool,
     /// The host may not discard pages (QEMU: virtio_balloon_inhibited(), for pinned memory and the like).
     pub(super) inhibited: bool,
+    /// The same for as long as a migration wants it; set anew before each look.
+    pub(super) held_back: bool,
     /// Free page hinting.
     pub(super) hinting: Hinting,
     /// The host's requests for hints.
@@ -202,6 +208,7 @@ impl BalloonState {
             config: ConfigBytes::default(),
             vm_running: true,
             inhibited: false,
+            held_back: false,
             hinting: Hinting::new(options.profile),
             request: Request::default(),
             walker: Walker::default(),
@@ -247,6 +254,7 @@ impl BalloonDevice {
             config,
             vm_running,
             inhibited,
+            held_back: _,
             hinting,
             request,
             walker,
@@ -306,6 +314,21 @@ impl BalloonDevice {
     /// Forbids the host to discard pages, or allows it again. QEMU: ram_block_discard_disable().
     pub fn set_inhibited(&mut self, inhibited: bool) {
         self.state.inhibited = inhibited;
+    }
+
+    /// Says whether a migration forbids it. QEMU: virtio_balloon_inhibited() asks for incoming postcopy and for background snapshots.
+    pub fn set_held_back(&mut self, held_back: bool) {
+        self.state.held_back = held_back;
+    }
+
+    /// Returns the pages of rings that a thread's next move uses, and those that it writes; none when it has none. Differs: pages of buffers are left out.
+    pub fn pages_in_use(&self, actor: Actor, now_ns: u64) -> Option<([PageRange; 3], PageRange)> {
+        let queue = if actor == Actor::Iothread { self.iothread_queue() } else { self.main_loop_queue(now_ns) };
+        self.transport.queue(queue?).ring_pages()
+    }
+
+    pub(super) fn may_discard(&self) -> bool {
+        !self.state.inhibited && !self.state.held_back
     }
 
     /// The device goes on in another process, with what was saved of it: its threads and timers are new there, and they look at every queue

@@ -7,6 +7,7 @@
 use super::device::BalloonDevice;
 use super::request::{Header, Words};
 use crate::event::{Event, HintElement, PageRange, Pfn};
+use crate::fault::Fault;
 use crate::memory::GuestRam;
 use crate::step::Ctx;
 use crate::transport::Element;
@@ -55,10 +56,15 @@ impl BalloonDevice {
         }
     }
 
+    /// Returns whether pages are no RAM, so that there is nothing to give. QEMU: virtio_balloon_handle_output(), since f2fd57db36.
+    pub(super) fn is_rom(&self, range: PageRange, ctx: &Ctx<'_>) -> bool {
+        self.options.machine.rom && range.contains(Pfn(0)) && !ctx.faults.on(Fault::RomBallooned)
+    }
+
     /// Takes a page and drops its contents, unless pages may not be discarded. QEMU: balloon_inflate_page().
     pub(super) fn inflate_page(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
         ctx.emit(Event::BalloonInflate { pfn });
-        if !self.state.inhibited
+        if self.may_discard()
             && let Some(range) = self.whole_host_page(pfn, ctx)
         {
             self.discard(range, ctx);

@@ -144,6 +144,12 @@ impl Iothread {
 }
 
 impl BalloonDevice {
+    /// Returns the queue that the thread is about to use, if it is not asleep.
+    pub(super) fn iothread_queue(&self) -> Option<u16> {
+        let at_rest = self.state.iothread.phase == Phase::Asleep && !self.state.iothread.bh_scheduled;
+        self.queue_of(QueueRole::FreePage).filter(|_| !at_rest)
+    }
+
     /// Returns the iothread's next move. `sink_running`: a migration is under way.
     pub fn iothread_next(&self, sink_running: bool, ctx: &Ctx<'_>) -> Next {
         let release = Next::Do(Move::plain(EventKind::LockRelease));

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use super::device::{BalloonDevice, QueueRole};
 use crate::event::{Event, EventKind, LockId, PageRange, Pfn};
 use crate::fold::{Fold, Tag};
-use crate::memory::GuestRam;
 use crate::step::{Ctx, Move, Next};
 use crate::transport::Element;
 
@@ -127,6 +126,20 @@ impl BalloonDevice {
         }
     }
 
+    /// Returns the queue that a handler is about to use.
+    pub(super) fn main_loop_queue(&self, now_ns: u64) -> Option<u16> {
+        match &self.state.main_loop.phase {
+            Phase::Handling(Some(work)) => Some(work.queue),
+            Phase::Handling(None) => None,
+            Phase::Idle if !self.state.vm_running => None,
+            Phase::Idle => {
+                let due = self.state.stats.poll_at_ns().is_some_and(|at| at <= now_ns);
+                let stats = self.queue_of(QueueRole::Stats).filter(|_| due);
+                self.state.main_loop.kicked.first().copied().or(stats)
+            }
+        }
+    }
+
     /// Returns the main loop's next move for this device.
     pub fn main_loop_next(&self, ctx: &Ctx<'_>) -> Next {
         match &self.state.main_loop.phase {
@@ -188,7 +201,7 @@ impl BalloonDevice {
         while self.transport.has_available(queue, ctx.ram) {
             match self.transport.queue_mut(queue).pop(ctx.ram) {
                 Ok(Some(element)) => {
-                    let items = self.items(role, &element, ctx.ram);
+                    let items = self.items(role, &element, ctx);
                     if !items.is_empty() {
                         return Some(Work { queue, role, element, items, next: 0, pages: 0 });
                     }
@@ -201,9 +214,13 @@ impl BalloonDevice {
         None
     }
 
-    fn items(&self, role: QueueRole, element: &Element, ram: &GuestRam) -> Vec<Item> {
+    fn items(&self, role: QueueRole, element: &Element, ctx: &Ctx<'_>) -> Vec<Item> {
+        let ram = ctx.ram;
         match role {
-            QueueRole::Inflate => self.told_pages(element, ram).into_iter().map(Item::Inflate).collect(),
+            QueueRole::Inflate => {
+                let told = self.told_pages(element, ram).into_iter();
+                told.filter(|range| !self.is_rom(*range, ctx)).map(Item::Inflate).collect()
+            }
             QueueRole::Deflate => self.told_pages(element, ram).into_iter().map(Item::Deflate).collect(),
             QueueRole::Stats => {
                 vec![Item::Stats { records: super::stats::records(element, ram), odd: super::stats::odd_records(element, ram) }]

@@ -46,7 +46,7 @@ impl BalloonDevice {
     pub(super) fn take_report(&mut self, range: PageRange, whole: bool, ctx: &mut Ctx<'_>) {
         assert!(range.count > 0, "an empty report");
         ctx.emit(Event::BalloonReport { range });
-        if whole && !self.state.inhibited && self.state.poison_val == 0 {
+        if whole && self.may_discard() && self.state.poison_val == 0 {
             self.discard(range, ctx);
         }
     }

@@ -12,7 +12,7 @@ use crate::devices::iommu::Iommu;
 use crate::devices::vfio::Vfio;
 use crate::devices::vhost::{Vhost, VhostOptions};
 use crate::dirty::physmem::DirtyMemory;
-use crate::event::{Event, EventKind, Level, PageRange, Pfn};
+use crate::event::{Event, EventKind, Level, PageRange, Pfn, Stamped};
 use crate::fold::Fold;
 use crate::step::Ctx;
 
@@ -113,6 +113,23 @@ impl Devices {
         self.vhost.vm_stopped(ctx);
     }
 
+    /// What the device has pinned and the VMM discards is the device's alone from then on: whoever touches the page next gets another one.
+    pub(crate) fn look_for_discards(&mut self, events: &[Stamped]) {
+        if !self.assigned {
+            return;
+        }
+        for stamped in events {
+            if let Event::HostDiscard { range } = stamped.event {
+                self.vfio.detach(range.pages().filter(|pfn| self.iommu.iova_of(*pfn).is_some()));
+            }
+        }
+    }
+
+    /// Returns whether the assigned device writes a page that the guest does not see any more.
+    pub fn is_detached(&self, pfn: Pfn) -> bool {
+        self.vfio.is_detached(pfn)
+    }
+
     /// The assigned device wrote pages that it reaches.
     pub fn vfio_wrote(&mut self, range: PageRange) {
         let Self { vfio, iommu, .. } = self;
@@ -128,8 +145,10 @@ impl Devices {
 
     /// The guest lets devices reach pages. What an assigned device reaches is pinned.
     pub fn map(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
+        let new: Vec<Pfn> = range.pages().filter(|pfn| self.iommu.iova_of(*pfn).is_none()).collect();
         self.iommu.map(range);
         if self.assigned {
+            self.vfio.pin(&new);
             ctx.emit(Event::Pin { range });
         }
     }

@@ -17,14 +17,31 @@ use crate::step::Ctx;
 pub struct Vfio {
     dirty: BTreeSet<IovaPage>,
     logging: bool,
+    /// Pages whose frames the device still has pinned, and the guest has no more.
+    detached: BTreeSet<Pfn>,
 }
 
 impl Vfio {
     pub(crate) fn fold(&self, fold: &mut Fold) {
-        let Self { dirty, logging } = self;
+        let Self { dirty, logging, detached } = self;
+        if !detached.is_empty() {
+            fold.add_part(Tag::Detached, detached);
+        }
         if *logging {
             fold.add_part(Tag::Vfio, dirty);
         }
+    }
+
+    pub(crate) fn detach(&mut self, pages: impl Iterator<Item = Pfn>) {
+        self.detached.extend(pages);
+    }
+
+    pub(crate) fn pin(&mut self, pages: &[Pfn]) {
+        self.detached.retain(|pfn| !pages.contains(pfn));
+    }
+
+    pub(crate) fn is_detached(&self, pfn: Pfn) -> bool {
+        self.detached.contains(&pfn)
     }
 
     /// Returns whether a merge would find nothing.

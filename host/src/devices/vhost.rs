@@ -135,7 +135,7 @@ impl Vhost {
     ///
     /// QEMU: hw/virtio/vhost.c vhost_dev_set_log(). [`Fault::VhostQueueIndex`]: each pair's queues are given as those of the first pair.
     fn log_on(&mut self, ctx: &Ctx<'_>) {
-        let wrong = ctx.faults.on(Fault::VhostQueueIndex);
+        let wrong = self.options.queues > QUEUES_PER_PAIR && ctx.faults.on(Fault::VhostQueueIndex);
         let index = |queue: u8| if wrong { queue % QUEUES_PER_PAIR } else { queue };
         self.logged = (0..self.options.queues).map(index).fold(0, |logged, queue| logged | 1 << queue);
         self.log.log_start();

@@ -239,8 +239,7 @@ impl Accelerator {
     /// # Panics
     /// When it is off.
     pub fn log_stop(&mut self, vm_running: bool, ctx: &mut Ctx<'_>) {
-        let shared = ctx.faults.on(Fault::LogFlagShared);
-        assert!(self.users.migration || shared, "dirty logging stopped twice");
+        assert!(self.users.migration || ctx.faults.on(Fault::LogFlagShared), "dirty logging stopped twice");
         if vm_running {
             self.stop_user(LogUser::Migration);
         } else {
@@ -283,7 +282,7 @@ impl Accelerator {
         }
         self.logging = true;
         self.forget();
-        self.tlbs.flush(!ctx.faults.on(Fault::TlbNotRearmed));
+        self.tlbs.flush(self.mode != LogMode::Tcg || !ctx.faults.on(Fault::TlbNotRearmed));
         let initially_set = self.mode == (LogMode::ManualClear { initially_set: true });
         let unprotected = self.mode == LogMode::Ring && ctx.faults.on(Fault::RingInitiallySet);
         let tcg = self.mode == LogMode::Tcg;

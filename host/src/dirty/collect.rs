@@ -172,7 +172,7 @@ impl Accelerator {
                 continue;
             }
             let parts = log.parts(range);
-            let parts = if ctx.faults.on(Fault::ClearFirstSlot) { parts.get(..1).unwrap_or(&[]) } else { &parts };
+            let parts = if parts.len() > 1 && ctx.faults.on(Fault::ClearFirstSlot) { &parts[..1] } else { &parts };
             for (slot, part) in parts {
                 crashed |= !slot.has_s;
                 let (k, wp, s, s_unmerged) = (&mut log.k, &mut log.wp, &mut log.s, &mut log.s_unmerged);
@@ -181,7 +181,7 @@ impl Accelerator {
                     protected.set_word(at, bits);
                 };
                 cleared += k.clear_masked(*part, Some(s), &mut protect);
-                if let (true, Some(tail)) = (ctx.faults.on(Fault::ClearTailUnmasked), Log::tail(*slot, *part)) {
+                if let Some(tail) = Log::tail(*slot, *part).filter(|_| ctx.faults.on(Fault::ClearTailUnmasked)) {
                     cleared += k.clear_masked(tail, None, &mut protect);
                 }
                 s.clear_masked(*part, None, |at, bits| {

@@ -1,8 +1,8 @@
 //! The macro that makes the registry: a list of entries becomes an enum and what is known of each.
 
 macro_rules! faults {
-    ($($(#[doc = $doc:literal])* $variant:ident { name: $name:literal, id: $id:literal, source: $source:literal, mechanism: $mechanism:literal, effect: $effect:ident
-        $(, steps: [$($step:literal),+ $(,)?], fix: $fix:literal)? $(, guest: $guest:expr)? },)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident { name: $name:literal, id: $id:literal, source: $source:literal, mechanism: $mechanism:literal, effect: $effect:ident,
+        steps: [$($step:literal),+ $(,)?], fix: $fix:literal $(, guest: $guest:expr)? },)*) => {
         /// A defect that can be switched on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Fault {
@@ -46,12 +46,12 @@ macro_rules! faults {
 
             /// Returns the smallest interleaving that shows it, a line for each step.
             pub fn steps(self) -> &'static [&'static str] {
-                match self { $(Fault::$variant => &[$($($step),+)?],)* }
+                match self { $(Fault::$variant => &[$($step),+],)* }
             }
 
             /// Returns how it was mended.
             pub fn fix(self) -> &'static str {
-                match self { $(Fault::$variant => concat!($($fix)?),)* }
+                match self { $(Fault::$variant => $fix,)* }
             }
 
             /// Returns what a user sees.

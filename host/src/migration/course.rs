@@ -91,6 +91,8 @@ impl Course {
                 | Op::SetStatus(_)
                 | Op::Reload
                 | Op::SendEnd
+                | Op::SendSaved
+                | Op::Protect
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
             }
@@ -116,6 +118,10 @@ impl Course {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
             MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
+            MigrationStatus::Active if run.options.modes.snapshot => match run.ram().next_dirty() {
+                Some(_) => iterate(ctx),
+                None => op::snapshot_end(),
+            },
             MigrationStatus::Active => {
                 let round_is_over = pending_bytes(run) <= self.threshold(run) || ctx.faults.on(Fault::SyncEachSlice);
                 match round_is_over {
@@ -143,6 +149,9 @@ impl Course {
 
     /// QEMU: migration_iteration_run() behind its sync.
     fn switchover(&self, run: &Run, ctx: &Ctx<'_>) -> VecDeque<Op> {
+        if run.in_postcopy() && !run.link_down && run.ram().next_dirty().is_none() {
+            return op::postcopy_end();
+        }
         if run.status != MigrationStatus::Active || run.link_down {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
@@ -177,13 +186,19 @@ impl Course {
 /// QEMU: migration_iteration_run() behind the switch, and migration_detect_error(): a link that breaks once the destination may run is waited for.
 fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
     let there = run.post.moved || view.destination.status() == DestinationStatus::Loaded;
+    let all_sent = run.ram().next_dirty().is_none() && !run.post.has_work();
     match run.status {
+        MigrationStatus::PostcopyDevice if all_sent && !run.post.loaded && ctx.faults.on(Fault::LostPong) => {
+            VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)])
+        }
         _ if run.link_down && there => op::pause(),
         _ if run.link_down => VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)]),
         MigrationStatus::PostcopyDevice if run.post.loaded => {
             VecDeque::from([Op::SetStatus(MigrationStatus::PostcopyActive), Op::Choose(Choice::Iteration)])
         }
-        _ if run.ram().next_dirty().is_some() || run.post.has_work() => iterate(ctx),
+        _ if !all_sent => iterate(ctx),
+        // What a sync finds here was sent before.
+        MigrationStatus::PostcopyActive if ctx.faults.on(Fault::SyncInPostcopy) => op::stray_sync(),
         MigrationStatus::PostcopyDevice => VecDeque::from([Op::WaitLoaded, Op::Choose(Choice::Iteration)]),
         _ => op::postcopy_end(),
     }
@@ -225,7 +240,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
         Op::SetDevice | Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
-        Op::WaitLoaded => run.healthy() && !run.post.loaded,
+        Op::WaitLoaded => (run.healthy() || ctx.faults.on(Fault::LostPong)) && !run.post.loaded,
         Op::WaitRecover => !run.post.recover,
         // The main loop that is left has nobody to share its lock with.
         Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
@@ -253,6 +268,8 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::SetStatus(_)
         | Op::Reload
         | Op::SendEnd
+        | Op::SendSaved
+        | Op::Protect
         | Op::Schedule
         | Op::LogStop => true,
     }

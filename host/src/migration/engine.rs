@@ -33,6 +33,7 @@ use crate::migration::pace::{FirstRound, MigrationOptions, Pace};
 use crate::migration::postcopy::Postcopy;
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
+use crate::migration::snapshot::Snapshot;
 use crate::migration::wire::{Record, Wire};
 use crate::migration::xbzrle::Xbzrle;
 use crate::step::{Await, Ctx, Move, Next};
@@ -121,6 +122,7 @@ pub(crate) struct Run {
     pub(crate) hand: Option<Hand>,
     pub(crate) wire: Wire,
     pub(crate) post: Postcopy,
+    pub(crate) snapshot: Snapshot,
     /// The channels beside the main one, if there are any.
     pub(crate) multifd: Option<Multifd>,
     /// The file, if the stream is one; from the first sync on.
@@ -246,7 +248,13 @@ impl Migration {
         let stalled = self.run.stalled;
         self.run = Run { stalled, ..Run::new(self.run.status, options, tried) };
         self.run.set_status(MigrationStatus::Setup, ctx);
-        let ops = if self.run.options.hints_first { op::snapshot() } else { op::setup(!ctx.faults.on(Fault::NoSyncAtStart)) };
+        let ops = if self.run.options.hints_first {
+            op::snapshot()
+        } else if self.run.options.modes.snapshot {
+            op::background_snapshot()
+        } else {
+            op::setup(!ctx.faults.on(Fault::NoSyncAtStart))
+        };
         self.thread = Course { ops, pace: Pace::new(ctx.now_ns, 0) };
         Ok(())
     }
@@ -371,7 +379,9 @@ impl Migration {
             | Op::WaitRecover
             | Op::Reload
             | Op::SendEnd
+            | Op::SendSaved
             | Op::SetFinal => return None,
+            Op::Protect => EventKind::SnapshotStart,
         };
         Some(Move::plain(kind))
     }
@@ -408,7 +418,7 @@ impl Migration {
         let start_ns = ctx.now_ns;
         let first = ctx.events.len();
         // Who waits for a page may move as soon as it is placed.
-        let waited_for = self.run.post.is_waited_for();
+        let waited_for = self.run.post.is_waited_for() || self.run.snapshot.is_waited_for();
         let mut spent_ns = self.step(actor, parts, ctx);
         let plain = ctx.events.get(first).is_some_and(|stamped| stamped.event.kind() == EventKind::RamPage);
         if let (true, Some(Op::Slice { last })) = (plain, self.thread.ops.front().copied()) {
@@ -520,6 +530,8 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::Reload
             | Op::SendEnd
+            | Op::SendSaved
+            | Op::Protect
             | Op::SetFinal => self.run.perform(op, parts, ctx),
             Op::Slice { .. }
             | Op::Choose(_)
@@ -581,6 +593,7 @@ impl Run {
             hand: None,
             wire: Wire::default(),
             post: Postcopy::default(),
+            snapshot: Snapshot::default(),
             multifd: (channels > 0).then(|| Multifd::new(channels)),
             file: None,
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
@@ -606,6 +619,7 @@ impl Run {
             hand,
             wire,
             post,
+            snapshot,
             multifd,
             file,
             xbzrle,
@@ -623,6 +637,7 @@ impl Run {
         if options.modes.moves() {
             post.fold(fold);
         }
+        snapshot.fold(fold);
         if options.paced {
             fold.add(Tag::BytesSent, *bytes_sent);
             fold.add_part(Tag::Slice, slice);
@@ -676,8 +691,11 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::Schedule => plain(EventKind::LockRelease),
+            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::SendSaved | Op::Schedule => {
+                plain(EventKind::LockRelease)
+            }
             Op::LogStart => plain(EventKind::LogStart),
+            Op::Protect => plain(EventKind::SnapshotStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
             Op::Sync(SyncMove::Reap) => plain(EventKind::RingReap),
@@ -782,6 +800,8 @@ impl Run {
                 ctx.unlock(LockId::Bitmap);
                 lock_ns
             }
+            Op::Protect => self.protect(parts, ctx),
+            Op::SendSaved => self.send_saved_device(ctx),
             Op::Reload => {
                 self.recover(parts.destination, ctx.faults);
                 self.change(MigrationStatus::PostcopyActive, ctx)
@@ -878,6 +898,11 @@ impl Run {
             parts.d.merge(&ram.b());
         }
         self.ram = None;
+        if self.options.modes.snapshot {
+            self.end_snapshot();
+            ctx.emit(Event::LogStop);
+            return ctx.costs.state_ns;
+        }
         parts.devices.log_stop();
         parts.accel.log_stop(parts.vm.running, ctx);
         parts.d.set_tracking(parts.accel.logging());

@@ -4,8 +4,8 @@
 //! block's own, `scan` where the next page is looked for, [`pace`]
 //! the bandwidth estimate and the rate limit, `op` the engine's moves, [`engine`] the state machine that makes them, `course` the choices
 //! between them, [`slice`](mod@slice) the sending of pages, [`encoding`] how pages are written, [`xbzrle`] their differences,
-//! [`multifd`] the channels beside the main one, [`mapped_ram`] the file, [`wire`] what travels, `incoming` the
-//! destination's moves, [`postcopy`] the guest's going on before all is there, [`hint`] the way in
+//! [`multifd`] the channels beside the main one, [`mapped_ram`] the file, [`wire`] what travels, [`stream`] what it looks like as bytes, `incoming` the
+//! destination's moves, [`postcopy`] the guest's going on before all is there, [`snapshot`] saving while it goes on, [`hint`] the way in
 //! for the balloon device and [`notifier`] the way out to it.
 
 mod blocks;
@@ -23,5 +23,7 @@ pub mod postcopy;
 pub mod ram;
 mod scan;
 pub mod slice;
+pub mod snapshot;
+pub mod stream;
 pub mod wire;
 pub mod xbzrle;

@@ -137,7 +137,7 @@ impl Multifd {
 
     /// Returns what arrives next from a channel.
     pub fn front(&self, channel: u8) -> Option<&Item> {
-        self.channels[usize::from(channel)].items.front()
+        self.channels.get(usize::from(channel))?.items.front()
     }
 
     /// The link is shut: what is not delivered is gone.

@@ -78,6 +78,10 @@ pub(crate) enum Op {
     Reload,
     /// Sends the end of the stream, and releases `bitmap_mutex`.
     SendEnd,
+    /// Saves the devices and write-protects all memory: a snapshot's moment.
+    Protect,
+    /// Sends the devices' state that was saved then, and releases `bitmap_mutex`.
+    SendSaved,
 }
 
 /// A part of a sync.
@@ -193,6 +197,25 @@ pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
     ops
 }
 
+/// A background snapshot from its start to the first decision (QEMU: bg_migration_thread()). Differs: the VM starts again in the same thread.
+pub(crate) fn background_snapshot() -> VecDeque<Op> {
+    VecDeque::from([
+        Op::Notify(PrecopyReason::Setup),
+        Op::SetActive,
+        Op::Lock(LockId::Bql),
+        Op::StopVm,
+        Op::Protect,
+        Op::Choose(Choice::Restart),
+        Op::Unlock(LockId::Bql),
+        Op::Choose(Choice::Iteration),
+    ])
+}
+
+/// The end of a background snapshot (QEMU: bg_migration_completion()).
+pub(crate) fn snapshot_end() -> VecDeque<Op> {
+    VecDeque::from([Op::Lock(LockId::Bitmap), Op::SendSaved, Op::WaitDestination, Op::SetCompleted, Op::Choose(Choice::Iteration)])
+}
+
 /// A snapshot behind a round of hints, as an orchestrator takes it: nothing is sent while the VM runs.
 ///
 /// Firecracker: src/vmm/src/persist.rs create_snapshot(), for a VM that was paused through the API; docs/ballooning.md says how to hint before.
@@ -225,6 +248,13 @@ pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
     let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
     ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
     ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
+    ops
+}
+
+/// A sync where none should be.
+pub(crate) fn stray_sync() -> VecDeque<Op> {
+    let mut ops: VecDeque<Op> = sync(false).filter(|op| !matches!(op, Op::Notify(_))).collect();
+    ops.push_back(Op::Choose(Choice::Switchover));
     ops
 }
 

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::destination::Destination;
 use crate::dirty::bitmap::DirtyBitmap;
-use crate::event::{Event, MigrationStatus, Pfn};
+use crate::event::{Event, MigrationStatus, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Run};
@@ -38,6 +38,8 @@ pub struct Modes {
     pub postcopy: bool,
     /// Rate limit once switched, bytes/s; 0: none (QEMU: `max-postcopy-bandwidth`).
     pub max_postcopy_bandwidth: u64,
+    /// Capability `background-snapshot`: memory is saved as it is at one moment, and the guest goes on here.
+    pub snapshot: bool,
 }
 
 impl Modes {
@@ -78,6 +80,8 @@ pub struct Landing {
     pub placed: Vec<Pfn>,
     /// Pages that will never come: they are zeros from now on (Linux: UFFDIO_UNREGISTER of memory that nobody filled).
     pub given_up: Vec<Pfn>,
+    /// Which pages may be used has changed beside that.
+    pub changed: bool,
 }
 
 impl Postcopy {
@@ -105,6 +109,18 @@ impl Postcopy {
     /// Returns whether somebody waits for a page.
     pub(crate) fn is_waited_for(&self) -> bool {
         !self.asked.is_empty()
+    }
+
+    pub(crate) fn landed(&mut self, what: impl FnOnce(&mut Landing)) {
+        what(&mut self.landing);
+    }
+
+    /// Pages of the running guest are dropped: who touches them asks for them again.
+    pub(crate) fn miss_again(&mut self, range: PageRange) {
+        if let Some(missing) = &mut self.missing {
+            missing.set_range(range);
+            self.landing.changed = true;
+        }
     }
 
     /// The link broke: what is on it is gone, in both directions.
@@ -270,6 +286,6 @@ impl Run {
 
     /// Returns pages in front of others: those that were asked for.
     pub(crate) fn next_to_send(&self) -> Option<Pfn> {
-        self.post.urgent.or_else(|| self.ram().next_dirty())
+        self.post.urgent.or_else(|| self.snapshot.urgent()).or_else(|| self.ram().next_dirty())
     }
 }

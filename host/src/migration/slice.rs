@@ -67,6 +67,8 @@ pub(crate) enum PageMove {
     Page(Pfn),
     /// A request is looked at.
     Request(Pfn),
+    /// A saved page may be written again.
+    Unprotect(Pfn),
     /// The packet, to a channel.
     Give(u8),
     /// A barrier in all channels.
@@ -88,6 +90,7 @@ impl PageMove {
             PageMove::Skip(pfn) => on(EventKind::RamSkip, pfn),
             PageMove::Page(pfn) => on(EventKind::RamPage, pfn),
             PageMove::Request(pfn) => on(EventKind::DstRequest, pfn),
+            PageMove::Unprotect(pfn) => on(EventKind::SnapshotUnprotect, pfn),
             PageMove::Give(_) => Next::Do(Move::plain(EventKind::ChannelQueue)),
             PageMove::Flush => Next::Do(Move::plain(EventKind::ChannelFlush)),
         }
@@ -133,10 +136,14 @@ impl Run {
                 Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
         }
+        if let Some(pfn) = self.snapshot.sent {
+            return PageMove::Unprotect(pfn);
+        }
         if let Some(pfn) = self.post.request() {
             return PageMove::Request(pfn);
         }
-        if !last && self.post.urgent.is_none() && (self.slice.over || self.rate_exceeded(pace)) {
+        let urgent = self.post.urgent.is_some() || self.snapshot.urgent().is_some();
+        if !last && !urgent && (self.slice.over || self.rate_exceeded(pace)) {
             return PageMove::End;
         }
         let ram = self.ram();
@@ -213,6 +220,7 @@ impl Run {
             PageMove::Send(_) | PageMove::Delta(_) | PageMove::Skip(_) => self.send(last, ctx),
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
             PageMove::Request(_) => self.take_request(ctx),
+            PageMove::Unprotect(pfn) => self.unprotect(pfn, ctx),
         }
     }
 
@@ -228,6 +236,7 @@ impl Run {
             | PageMove::Read(_)
             | PageMove::Send(_)
             | PageMove::Request(_)
+            | PageMove::Unprotect(_)
             | PageMove::Delta(_)
             | PageMove::Skip(_)
             | PageMove::Give(_)
@@ -246,6 +255,7 @@ impl Run {
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
         self.land(pfn, ctx);
+        self.saved(pfn, true);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
         cost
@@ -317,6 +327,9 @@ impl Run {
 
     /// Returns whether the window's share of the rate limit is used up.
     pub(crate) fn rate_exceeded(&self, pace: &Pace) -> bool {
+        if self.options.modes.snapshot {
+            return false;
+        }
         let limit = if self.in_postcopy() { self.options.modes.max_postcopy_bandwidth } else { self.options.max_bandwidth };
         pace.rate_exceeded(self.bytes_sent, limit, &self.options)
     }
@@ -352,6 +365,7 @@ impl Run {
         } else if content != Content::Same {
             self.wire.push(Record::Page { pfn, content });
         }
+        self.saved(pfn, false);
         self.clock(last, ctx.now_ns + cost);
         cost
     }

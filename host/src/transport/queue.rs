@@ -6,6 +6,7 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::GuestAddress;
 
+use crate::event::{PageRange, Pfn};
 use crate::fold::{Fold, Tag};
 use crate::memory::{GuestRam, Mmap};
 use wire::platform::PAGE_SIZE;
@@ -211,6 +212,20 @@ impl VirtQueue {
     pub fn used_area(&self) -> Option<(u64, u64)> {
         let bytes = vring::USED_RING + vring::USED_ELEM_BYTES * u64::from(self.state.size) + 2;
         self.state.ready.then_some((self.state.used_ring, bytes))
+    }
+
+    /// Returns the pages that its rings lie on, and of those which the device writes: for a queue that is ready.
+    pub fn ring_pages(&self) -> Option<([PageRange; 3], PageRange)> {
+        let size = u64::from(self.state.size);
+        let pages = |address: u64, bytes: u64| {
+            let first = address / PAGE_SIZE;
+            PageRange::new(Pfn(first), (address + bytes - 1) / PAGE_SIZE - first + 1)
+        };
+        self.ready().then(|| {
+            let QueueState { desc_table: desc, avail_ring: driver, used_ring: device, .. } = self.state;
+            let used = pages(device, vring::USED_RING + size * vring::USED_ELEM_BYTES + 2);
+            ([pages(desc, size * vring::DESC_BYTES), pages(driver, vring::AVAIL_RING + 2 * size + 2), used], used)
+        })
     }
 
     /// Returns the registers for the driver's set-up.

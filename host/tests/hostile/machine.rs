@@ -117,7 +117,7 @@ fn options(draw: &mut Draw, faults: &[Fault]) -> VmmOptions {
         0 => IothreadOption::Missing,
         _ => IothreadOption::Present,
     };
-    let machine = Board { host_page: draw.pick(&[1, 1, 1, 16, 512]), iothread };
+    let machine = Board { host_page: draw.pick(&[1, 1, 1, 16, 512]), iothread, rom: draw.once_in(2), ignores_pins: false };
     let balloon = BalloonOptions {
         features: hints | some & draw.word(),
         profile: draw.pick(&[Profile::Qemu, Profile::Qemu, Profile::Firecracker, Profile::CloudHypervisor]),

@@ -95,7 +95,17 @@ pub(crate) struct World {
     pub(crate) bulk: bool,
 }
 
-const ACTORS: [Actor; 3] = [Actor::Migration, Actor::MainLoop, Actor::Destination];
+const ACTORS: [Actor; 9] = [
+    Actor::Migration,
+    Actor::MainLoop,
+    Actor::Destination,
+    Actor::Channel(0),
+    Actor::Channel(1),
+    Actor::Channel(2),
+    Actor::Receiver(0),
+    Actor::Receiver(1),
+    Actor::Receiver(2),
+];
 
 impl World {
     pub(crate) fn new(mode: LogMode, pages: u64) -> Self {
@@ -164,6 +174,12 @@ impl World {
         self.call(Actor::Injector, now, |migration, _, ctx| migration.fail(ctx))
     }
 
+    /// A vCPU stores bytes to a page.
+    pub(crate) fn store_bytes(&mut self, pfn: Pfn, offset: u64, bytes: &[u8]) {
+        self.state.accel.guest_store(Store::plain(0, pfn), &mut self.state.d, &self.faults);
+        self.ram.write_unlogged(pfn.address() + offset, bytes);
+    }
+
     /// A vCPU stores the value to a page.
     pub(crate) fn store(&mut self, pfn: u64, value: u64) {
         self.state.accel.guest_store(Store::plain(0, Pfn(pfn)), &mut self.state.d, &self.faults);
@@ -223,8 +239,8 @@ impl World {
         }
     }
 
-    /// Makes the next move of the actor whose time is smallest; returns who moved.
-    pub(crate) fn step(&mut self) -> Option<Actor> {
+    /// Returns who could move, and when.
+    fn ready(&mut self) -> Vec<(u64, Actor, Next)> {
         let mut ready = Vec::new();
         for actor in ACTORS {
             let (at, next) = self.next(actor);
@@ -234,24 +250,42 @@ impl World {
                 Next::Wait(_) | Next::Idle | Next::Sleep(_) => {}
             }
         }
+        ready
+    }
+
+    /// Makes the next move of the actor whose time is smallest; returns who moved.
+    pub(crate) fn step(&mut self) -> Option<Actor> {
+        let ready = self.ready();
         let (at, actor, next) = ready.iter().min_by_key(|(at, actor, _)| (*at, *actor)).cloned()?;
+        let until_ns = ready.iter().filter(|(_, other, _)| *other != actor).map(|(at, ..)| *at).min().unwrap_or(u64::MAX);
+        Some(self.make(at, actor, &next, until_ns))
+    }
+
+    /// Lets that one move of those who could, whatever their times, who has the smallest rank; `before` sees the world and who it is.
+    pub(crate) fn step_by(&mut self, rank: impl Fn(Actor) -> u64, before: impl FnOnce(&World, Actor)) -> Option<Actor> {
+        let ready = self.ready();
+        let (at, actor, next) = ready.iter().min_by_key(|(_, actor, _)| rank(*actor)).cloned()?;
+        before(self, actor);
+        Some(self.make(at.max(self.state.now_ns), actor, &next, u64::MAX))
+    }
+
+    fn make(&mut self, at: u64, actor: Actor, next: &Next, until_ns: u64) -> Actor {
         let first = self.events.len();
         let bulk = self.bulk;
-        let until_ns = ready.iter().filter(|(_, other, _)| *other != actor).map(|(at, ..)| *at).min().unwrap_or(u64::MAX);
         let cost = self.call(actor, at, |migration, parts, ctx| match bulk {
             true => migration.step_bulk(actor, parts, ctx, until_ns, 100),
             false => migration.step(actor, parts, ctx),
         });
         let event = &self.events.get(first).expect("a step has an event").event;
         match next {
-            Next::Do(announced) => assert_eq!(Move::of(event), announced, "{event:?}"),
-            Next::Lock(lock) => assert_eq!(*event, Event::LockTake { lock }),
+            Next::Do(announced) => assert_eq!(Move::of(event), *announced, "{event:?}"),
+            Next::Lock(lock) => assert_eq!(*event, Event::LockTake { lock: *lock }),
             Next::Wait(_) | Next::Idle | Next::Sleep(_) => panic!("{actor} steps from {next:?}"),
         }
         assert!(self.state.migration.n_equals_popcount());
         self.state.now_ns = self.state.now_ns.max(at);
         self.state.times.insert(actor, at + cost);
-        Some(actor)
+        actor
     }
 
     pub(crate) fn run(&mut self) {

@@ -125,6 +125,10 @@ impl Observed for Quiet<'_> {
     fn migration_status(&self) -> MigrationStatus {
         MigrationStatus::Active
     }
+    fn detached(&self, _pfn: Pfn) -> bool {
+        false
+    }
+
     fn destination_stuck_queue(&self) -> Option<usize> {
         None
     }
@@ -173,6 +177,7 @@ fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
         ram_bytes: ram.bytes(),
         hints_stay_free: false,
         free_pages_are_read: false,
+        rom: false,
         hints_first: false,
     });
     let tell = |oracle: &mut Oracle, event: Event| oracle.on_event(0, &Stamped { at_ns: 0, actor: Actor::Migration, event }, &view);

@@ -357,9 +357,10 @@ impl System for SearchWorld {
         for pfn in state.watch.0.difference(&self.world.state.watch.0) {
             self.world.machine.trap(*pfn, true);
         }
-        if self.world.state.vmm.migration.missing() != state.vmm.migration.missing() {
-            let missing = state.vmm.migration.missing();
-            self.world.machine.set_missing(missing.into_iter().flat_map(DirtyBitmap::all_words));
+        let (here, there) = (&self.world.state.vmm.migration, &state.vmm.migration);
+        if here.missing() != there.missing() || here.protected() != there.protected() {
+            self.world.machine.set_missing(there.missing().into_iter().flat_map(DirtyBitmap::all_words));
+            self.world.machine.set_protected(there.protected().into_iter().flat_map(DirtyBitmap::all_words));
         }
         if self.world.state.window != state.window {
             self.world.costs = if state.window == Window::Open { NO_COSTS } else { self.world.scenario.costs.clone() };

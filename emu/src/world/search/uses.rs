@@ -240,6 +240,7 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::SnapshotStart => RECORDS | BITMAP | STORES,
             Event::DstRefuse { .. } => DESTINATION | STATUS,
             Event::DstEnd => DESTINATION | STORES,
             Event::ChannelFlush { .. } => WIRE,
