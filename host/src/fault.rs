@@ -348,6 +348,16 @@ faults! {
         fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// A failed migration says so before it is cleaned up.
+    FailedBeforeCleanup { name: "failed-before-cleanup", id: "H14", source: "QEMU 93c8a97f99, fixed in 11.0",
+        mechanism: "the status is failed before the cleanup has run: the operator may change capabilities in between, and with postcopy-ram the balloon's notifier ignores the cleanup",
+        effect: Leak, steps: ["the link breaks in a hint round: the status becomes failed, while the cleanup is still to come", "the monitor sees failed, and takes postcopy-ram for the next attempt", "the main loop cleans up: the balloon's notifier sees the capability and does not say DONE; the guest keeps all that it hinted"],
+        fix: "A state of its own, failing, stands until the cleanup is over; capabilities are refused in it." },
+    /// COMPLETE stops the device that has said DONE.
+    CompleteStopsHinting { name: "complete-stops-hinting", id: "H15", source: "QEMU 46b0155ecf, ce0b9fa9e7 and 3c11e33016, in 10.0 and 11.1: the device of 4.0 under the notifiers' new order",
+        mechanism: "COMPLETE stops hinting; told behind the last sync and not before it, it overwrites DONE, and the state that goes to the destination says STOP",
+        effect: Leak, steps: ["the last sync finds the VM stopped: the device says DONE", "COMPLETE is told behind it, and the device of 4.0 answers with STOP", "the device's state goes to the destination with id 0: the driver there never learns that it may have its pages back"],
+        fix: "The device ignores COMPLETE; the order of the notifiers could then change." },
     /// The guest hints though postcopy may follow.
     HintWithPostcopy { name: "hint-with-postcopy", id: "H07", source: "QEMU fd51e54fa1, fixed in 6.2",
         mechanism: "hints leave pages out that the destination may ask for: they are taken for sent, and DONE comes when the device's state has gone", effect: Leak,
@@ -429,6 +439,12 @@ faults! {
         steps: ["the guest inflates part 0 of a host page", "the device sets the bits of parts 0 to 15", "the page counts as full, and is discarded with what is in use in it"],
         fix: "set_bit() and clear_bit() instead of their siblings for ranges." },
 
+    /// Whoever speaks last of discards decides for all.
+    InhibitLastWins { name: "inhibit-last-wins", id: "B02", source: "QEMU 154304cd6e, fixed in 3.1",
+        mechanism: "those who forbid discards share one flag: when a migration allows them again at its end, what an assigned device has pinned may go, too",
+        effect: Loss,
+        steps: ["an assigned device has memory pinned, and forbids discards; so does a snapshot, for as long as it is saved", "the snapshot ends: discards are allowed", "the guest inflates P: it is discarded, and the device still writes where it was"],
+        fix: "The bans are counted, and each user takes back its own." },
     /// Pages are discarded though a device has them pinned.
     PinnedDiscarded { name: "pinned-discarded", id: "B09", source: "QEMU f59489423a, fixed in 3.1",
         mechanism: "the balloon is not told that an assigned device has guest memory pinned: what it discards stays the device's, and the guest gets another page in its place",
@@ -741,6 +757,21 @@ faults! {
         fix: "The dirty bits of a range are asked for before it is unmapped." },
 
     // ---- 3H: convergence, liveness
+    /// What is exactly at the threshold is sent without another look.
+    SwitchoverOnEquality { name: "switchover-on-equality", id: "C01", source: "QEMU 455a6167f2, fixed in 11.1",
+        mechanism: "the dirty log is asked anew when less than the threshold is left, and the VM is stopped when no more than it is left: at equality the switchover goes by a count that is a whole round old",
+        effect: Rule, steps: ["the migration thread sends until exactly the threshold is left: by a count that the last sync made", "vCPU 0 has meanwhile written a thousand pages that no sync has seen", "the migration thread finds: not below the threshold, so no sync; not above it, so the VM stops, with a thousand pages more to send than the downtime allows"],
+        fix: "Both comparisons include equality, so a switchover always follows a sync of its own." },
+    /// The first period of auto-converge measures nothing.
+    FirstPeriodUnmeasured { name: "first-period-unmeasured", id: "C02", source: "QEMU 9884db2814, d693c6f10f and b4a3c64b16, fixed in 2.10",
+        mechanism: "the bytes sent before the first period's end are taken for its beginning: nothing seems to have been sent in it, and anything dirtied is too much",
+        effect: WrongStatistics, steps: ["the migration thread sends a whole first round, while vCPU 0 writes one page", "its sync ends the first period: no start of the account is noted, so all that was sent counts as sent before", "one page dirtied, nothing sent: a period too high, and the guest is slowed down one period early"],
+        fix: "The account starts at zero with the migration, as the bytes do." },
+    /// The rate limit is kept on a dead link.
+    RateLimitOfDeadLink { name: "rate-limit-of-dead-link", id: "C05", source: "QEMU 773861274a, fixed in 5.1",
+        mechanism: "a socket that is shut counts as one whose share of the rate is used up, and who waits for the next share does not look for an error: that share never comes",
+        effect: Stall, steps: ["the migration thread sends; the link is shut, by a cancel or by the network", "it looks at the rate limit: of a shut link everything is used up, so it sleeps to the window's end", "it looks again, and sleeps again; cancel has been given, and never ends"],
+        fix: "Whoever keeps to the rate limit looks for an error of the stream first." },
 
     // ---- 3I: snapshots
 

@@ -94,6 +94,8 @@ pub(crate) enum Tag {
     VhostQueues,
     Vfio,
     Iommu,
+    Timer,
+    Throttle,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -2,6 +2,7 @@
 
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
@@ -121,6 +122,11 @@ impl<'d> Reader<'d> {
                 postcopy,
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
             },
+            throttle: self.throttle(&fields),
+            switchover: SwitchoverOptions {
+                pause: self.flag(&fields, "pause_before_switchover").unwrap_or(false),
+                bandwidth: self.rate(&fields, "switchover_bandwidth").unwrap_or(0),
+            },
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
             hints_first: self.flag(&fields, "hints_first").unwrap_or(default.hints_first),
             rounds_min: self
@@ -159,6 +165,19 @@ impl<'d> Reader<'d> {
             Some(false) => Some(ZeroPages::None),
             None => self.word(fields, "zero_pages", ZeroPages::ALL),
         }
+    }
+
+    fn throttle(&mut self, fields: &Fields<'d>) -> ThrottleOptions {
+        let default = ThrottleOptions::default();
+        let Some(fields) = fields.get("throttle").and_then(|value| self.fields(table_of(fields, "throttle"), value)) else {
+            return default;
+        };
+        let mut percent = |key, default| self.integer(&fields, key).map_or(default, |percent| u32::try_from(percent).expect("at most 100"));
+        let (trigger, initial) = (percent("trigger", default.trigger), percent("initial", default.initial));
+        let (increment, max) = (percent("increment", default.increment), percent("max", default.max));
+        let auto_converge = self.flag(&fields, "auto_converge").unwrap_or(default.auto_converge);
+        let tailslow = self.flag(&fields, "tailslow").unwrap_or(default.tailslow);
+        ThrottleOptions { auto_converge, trigger, initial, increment, max, tailslow }
     }
 
     /// Returns when the migration starts: `Some(None)` for never.

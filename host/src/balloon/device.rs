@@ -12,6 +12,7 @@ use super::stats::Stats;
 use super::unplug::Ties;
 use super::walk::Walker;
 use crate::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange};
+use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::migration::notifier::PrecopyNotifier;
 use crate::step::Ctx;
@@ -317,7 +318,11 @@ impl BalloonDevice {
     }
 
     /// Says whether a migration forbids it. QEMU: virtio_balloon_inhibited() asks for incoming postcopy and for background snapshots.
-    pub fn set_held_back(&mut self, held_back: bool) {
+    /// [`Fault::InhibitLastWins`]: when it does not any more, nobody else's ban counts.
+    pub fn set_held_back(&mut self, held_back: bool, faults: &Faults) {
+        if self.state.held_back && !held_back && self.state.inhibited && faults.on(Fault::InhibitLastWins) {
+            self.state.inhibited = false;
+        }
         self.state.held_back = held_back;
     }
 

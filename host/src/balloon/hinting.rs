@@ -238,6 +238,8 @@ impl PrecopyNotifier for BalloonDevice {
             PrecopyReason::AfterBitmapSync => done,
             PrecopyReason::Cleanup if ctx.faults.on(Fault::HintNoDone) => stop,
             PrecopyReason::Cleanup => done,
+            // With the fault as up to 5.0, where the last sync came behind COMPLETE.
+            PrecopyReason::Complete if ctx.faults.on(Fault::CompleteStopsHinting) => stop,
             PrecopyReason::Setup | PrecopyReason::Complete => None,
         }?;
         let locked = match action {

@@ -213,6 +213,7 @@ impl Run {
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling

@@ -319,6 +319,12 @@ impl RamState {
             self.restore(loaded);
         }
         let list = Arc::clone(&self.list);
+        if let Some((index, _)) = list.parts(hit).find(|(index, _)| self.blocks[*index].b.is_none()) {
+            // QEMU, to this day: nobody asks whether the block takes part, and its bitmap is not there.
+            let name = &self.blocks[index].place.name;
+            ctx.crash(format!("qemu_guest_free_page_hint(): block {name} is ignored by the migration and has no bitmap"));
+            return 0;
+        }
         let cleared = list.parts(hit).map(|(index, part)| self.blocks[index].b.as_mut().map_or(0, |b| b.clear_range(part))).sum();
         self.n = self.n.wrapping_sub(cleared);
         ctx.emit(Event::HintApply { range, id, cleared });

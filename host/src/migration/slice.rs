@@ -412,6 +412,7 @@ impl Run {
         match self.status {
             MigrationStatus::Setup
             | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::PostcopyDevice
             | MigrationStatus::PostcopyActive
