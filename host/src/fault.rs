@@ -697,6 +697,16 @@ faults! {
         mechanism: "a sync behind the switch finds marks of pages that were sent since, and they are sent again, though the guest runs on them", effect: HostCrash,
         steps: ["P is dirty at the switch: it is sent, and placed where the guest runs", "a sync merges the log, which still has P's mark", "P is sent again: the destination cannot place it"],
         fix: "once the guest is elsewhere nothing is synced any more" },
+    /// The thread of the pages that were asked for ends with the stream.
+    LaneQuitsEarly { name: "lane-quits-early", id: "P02", source: "QEMU cf02f29e1e, fixed in 8.2",
+        mechanism: "the destination reads the end of the main channel and stops the thread of the other one, though pages that were asked for are still on it", effect: Loss,
+        steps: ["P is asked for, and sent on the channel of its own", "the main channel's end is read: the other channel's thread is told to quit", "P never arrives: it is zeros"],
+        fix: "the end waits until every page that was asked for is there" },
+    /// The devices are loaded before the channel is there that their pages come on.
+    LaneAfterDevices { name: "lane-after-devices", id: "P06", source: "QEMU 7afbdada7e of April 2024",
+        mechanism: "loading the devices touches a page that has not arrived, and the thread that waits for it is the one that would accept the channel it comes on", effect: Deadlock,
+        steps: ["the destination loads the balloon and looks at a ring that has not arrived", "the source sends the page on the channel of pages that are asked for", "nobody accepts that channel: the destination waits for the page, and the source for the devices"],
+        fix: "the destination has the channel before it loads the devices" },
     /// The answer that the devices are loaded is waited for on a dead link.
     LostPong { name: "lost-pong", id: "P07", source: "QEMU 1ae7d9c30d, fixed in 11.1",
         mechanism: "the source waits for the PONG behind the package, and a link that breaks meanwhile does not wake it", effect: Stall,

@@ -76,6 +76,7 @@ pub(crate) enum Tag {
     Left,
     Snapshot,
     SnapshotProtected,
+    Released,
     Ring,
     RingLag,
     RingHeld,

@@ -386,7 +386,7 @@ impl Vmm {
 
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
-        self.migration.wire().pages().any(|page| page == pfn)
+        self.migration.wire().pages().chain(self.migration.lane().pages()).any(|page| page == pfn)
             || self.migration.multifd().is_some_and(|multifd| multifd.pages().any(|page| page == pfn))
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }

@@ -359,8 +359,16 @@ fn tracking() -> impl Strategy<Value = Tracking> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    let modes = (any::<(bool, bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
-        .prop_map(|((run_on, postcopy, snapshot), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot });
+    let modes = (any::<(bool, bool, bool, bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40]).prop_map(
+        |((run_on, postcopy, snapshot, preempt, release_ram), max_postcopy_bandwidth)| Modes {
+            run_on,
+            postcopy,
+            max_postcopy_bandwidth,
+            preempt,
+            release_ram,
+            snapshot,
+        },
+    );
     (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>(), throttle()), prop_oneof![1..4u32, 1..=1_000_000u32], modes)
         .prop_map(
             |(

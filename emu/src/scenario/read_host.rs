@@ -118,6 +118,8 @@ impl<'d> Reader<'d> {
             encoding: self.encoding(&fields, postcopy),
             modes: Modes {
                 run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
+                preempt: self.flag(&fields, "postcopy_preempt").unwrap_or(default.modes.preempt),
+                release_ram: self.flag(&fields, "release_ram").unwrap_or(default.modes.release_ram),
                 snapshot: self.flag(&fields, "snapshot").unwrap_or(default.modes.snapshot),
                 postcopy,
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),

@@ -514,6 +514,9 @@ static MIGRATION: Table = Table {
             Kind::Flag,
         )
         .default("false"),
+        key("postcopy_preempt", "QEMU's capability postcopy-preempt: pages that are asked for have a channel of their own.", Kind::Flag)
+            .default("false"),
+        key("release_ram", "QEMU's capability release-ram: in postcopy the source drops what it has sent.", Kind::Flag).default("false"),
         key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),

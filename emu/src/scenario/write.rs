@@ -352,7 +352,9 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.unless(*bandwidth == 0, "switchover_bandwidth", || rate(*bandwidth));
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
     out.unless(!hints_first, "hints_first", || hints_first);
-    let Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot } = modes;
+    let Modes { run_on, postcopy, max_postcopy_bandwidth, preempt, release_ram, snapshot } = modes;
+    out.unless(!preempt, "postcopy_preempt", || preempt);
+    out.unless(!release_ram, "release_ram", || release_ram);
     out.unless(!snapshot, "snapshot", || snapshot);
     out.unless(!run_on, "run_on", || run_on);
     out.unless(!postcopy, "postcopy", || postcopy);

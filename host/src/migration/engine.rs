@@ -347,7 +347,7 @@ impl Migration {
         match actor {
             Actor::Migration => self.announce(&self.thread, view, ctx),
             Actor::MainLoop => self.announce(self.main_loop(), view, ctx),
-            Actor::Destination => self.run.destination_next(view.destination),
+            Actor::Destination => self.run.destination_next(view.destination, ctx),
             Actor::Channel(channel) => self.run.channel_next(channel),
             Actor::Receiver(channel) => self.run.receiver_next(channel),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
@@ -868,6 +868,7 @@ impl Run {
             Op::SavePackage => {
                 if self.healthy() {
                     self.send_discards();
+                    self.note_needs(parts.notifier.ring_pages());
                     let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
                     self.wire.push(Record::Device { id, state, start: self.stopped_vm });
                 }

@@ -131,7 +131,7 @@ impl Run {
             return match &hand.content {
                 None => PageMove::Read(hand.pfn),
                 Some(Content::Same) => PageMove::Skip(hand.pfn),
-                Some(_) if self.wire.is_full() => PageMove::Wait,
+                Some(_) if if self.post.to_lane { self.post.lane.is_full() } else { self.wire.is_full() } => PageMove::Wait,
                 Some(Content::Delta(_)) => PageMove::Delta(hand.pfn),
                 Some(Content::Zero | Content::Data(_) | Content::Cached(_)) => PageMove::Send(hand.pfn),
             };
@@ -169,6 +169,7 @@ impl Run {
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
+            Some(pfn) if self.options.modes.preempt && self.post.urgent == Some(pfn) => PageMove::Take(pfn),
             Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled => PageMove::Take(pfn),
             Some(pfn) => PageMove::Page(pfn),
         }
@@ -255,6 +256,7 @@ impl Run {
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
         self.land(pfn, ctx);
+        self.release_sent(pfn);
         self.saved(pfn, true);
         let cost = ctx.costs.page_ns + self.count(zero);
         self.clock(last, ctx.now_ns + cost);
@@ -322,6 +324,7 @@ impl Run {
         if let Some(xbzrle) = &mut self.xbzrle {
             xbzrle.scan(place);
         }
+        self.post.to_lane = self.options.modes.preempt && self.post.urgent == Some(pfn);
         self.post.urgent = self.post.urgent.filter(|urgent| *urgent != pfn);
     }
 
@@ -337,6 +340,9 @@ impl Run {
     /// Reads a page. [`Fault::FirstZerosUnsent`]: pages of zeros are not sent in the first round.
     fn read(&mut self, pfn: Pfn, last: bool, ctx: &Ctx<'_>) -> Content {
         let (syncs, postcopy) = (self.ram().syncs(), self.in_postcopy());
+        if self.is_released(pfn) {
+            return Content::Zero;
+        }
         if self.options.encoding.thread_finds_zeros() && ctx.ram.is_zero(pfn) {
             if let Some(xbzrle) = &mut self.xbzrle {
                 xbzrle.zero(pfn, syncs, ctx);
@@ -362,9 +368,12 @@ impl Run {
         let cost = self.count_content(&content);
         if self.file.is_some() {
             self.write_file(pfn, content, false, ctx);
+        } else if std::mem::take(&mut self.post.to_lane) {
+            self.post.lane.push(Record::Page { pfn, content });
         } else if content != Content::Same {
             self.wire.push(Record::Page { pfn, content });
         }
+        self.release_sent(pfn);
         self.saved(pfn, false);
         self.clock(last, ctx.now_ns + cost);
         cost
