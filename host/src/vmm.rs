@@ -390,7 +390,7 @@ impl Vmm {
 
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
-        self.migration.wire().pages().any(|page| page == pfn)
+        self.migration.wire().pages().chain(self.migration.lane().pages()).any(|page| page == pfn)
             || self.migration.multifd().is_some_and(|multifd| multifd.pages().any(|page| page == pfn))
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
@@ -640,7 +640,9 @@ impl Vmm {
         match command {
             // A monitor refuses what cannot be done now, and the VM goes on; the trace shows the command without its effect.
             Command::Migrate => {
-                let refused = self.migration.start(self.options.clone(), ctx).is_err();
+                // QEMU: migrate_prepare() asks for hardware poison first. [`Fault::PoisonedPageRead`]: nobody asks.
+                let poisoned = self.options.encoding.poisoned.is_some() && !ctx.faults.on(Fault::PoisonedPageRead);
+                let refused = poisoned || self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
                     self.left = None;
                     self.destination.restart();

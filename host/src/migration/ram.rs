@@ -242,6 +242,18 @@ impl RamState {
         Some(self.blocks[self.list.order()[found.at]].place.pfn(found.page))
     }
 
+    /// Returns a page's block and its number there.
+    pub(crate) fn place_of(&self, pfn: Pfn) -> (usize, u64) {
+        let block = self.list.block_of(pfn);
+        (block, pfn.0 - self.list.places()[block].first.0)
+    }
+
+    /// Returns the guest's page of a block's page, if the block is so long.
+    pub(crate) fn page_of(&self, block: usize, page: u64) -> Option<Pfn> {
+        let place = &self.list.places()[block];
+        (page < place.pages).then(|| place.pfn(Pfn(page)))
+    }
+
     /// Returns where the scan comes by a page: by block in the order of their list, then by page.
     pub(crate) fn scan_place(&self, pfn: Pfn) -> (usize, u64) {
         let block = self.list.block_of(pfn);
