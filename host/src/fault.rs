@@ -607,6 +607,11 @@ faults! {
         mechanism: "what must be sent before the switchover is taken for 0 (with postcopy-ram on, all RAM may come later), so each iteration asks for an exact answer, and has a sync: no hint round outlasts a slice", effect: OverSend,
         steps: ["the engine asks before each slice how much is left, and is told that nothing must be sent", "so it wants to know exactly, and syncs: the hint round stops and another begins", "the guest's hints come when their round is over, and their pages are sent"],
         fix: "The exact answer is asked for once all that is left is below the threshold." },
+    /// A migration goes on when a block grows.
+    ResizeUnnoticed { name: "resize-unnoticed", id: "Q13", source: "QEMU dd63169766, fixed in 6.1 by c7c0e72408, 898ba906cc and cc61c703b6",
+        mechanism: "a RAM block grows while it is migrated: bitmaps and stream have the old length, and what lies behind it is not sent", effect: Loss,
+        steps: ["the migration makes B of the block's length, and tells the destination that length", "the guest is reset, its tables become longer, and the block grows", "what is written behind the old end has no bit: it stays behind"],
+        fix: "A resize cancels the migration." },
     /// Hints change B without its mutex.
     HintWithoutMutex { name: "hint-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
         mechanism: "the iothread loads words of B, counts the hinted bits and stores the words without bitmap_mutex: pages that the migration thread takes meanwhile are counted twice, and N goes below what B has", effect: WrongStatistics,
@@ -639,6 +644,26 @@ faults! {
         mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
         steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
         fix: "a page that was refused is sent from RAM" },
+    /// A skipped page counts as one that named its block.
+    SkippedPageNamesBlock { name: "skipped-page-names-block", id: "E03", source: "QEMU, fixed in 2.5 by 3fd3c4b37c",
+        mechanism: "a page that has not changed is not written, but its block counts as the last one that a header named: the next page of that block goes without a name, and is placed in the block before", effect: Loss,
+        steps: ["a page of block 1 is written, with its name", "P of block 2 has not changed: nothing is written", "Q of block 2 is written without a name, and placed in block 1"],
+        fix: "the last block is noted where its name is written" },
+    /// Differences are sent in postcopy.
+    DeltaInPostcopy { name: "delta-in-postcopy", id: "E04", source: "QEMU, fixed in 2.8 by 2ebeaec012",
+        mechanism: "a page in the XBZRLE cache goes as a difference in postcopy, too: the destination, which places whole pages under a running guest, cannot read it", effect: HostCrash,
+        steps: ["P goes whole, and stands in the cache", "P is written, and the migration is switched to postcopy", "P goes as a difference: the destination ends, and the guest with it"],
+        fix: "XBZRLE is off once postcopy begins" },
+    /// R is freed while receivers run.
+    ReceiversOutliveR { name: "receivers-outlive-r", id: "E14", source: "QEMU since 5ef7e26bdb (9.1), fixed in 9.2 by 4ce5622908",
+        mechanism: "when the incoming migration fails, the main thread frees R before the channels' receivers have ended: one that still has a packet writes to it", effect: HostCrash,
+        steps: ["a packet has arrived, and waits for its receiver", "the main channel breaks: the main thread cleans up, and R with it", "the receiver records its page in R"],
+        fix: "the receivers are ended before R is freed" },
+    /// Poisoned memory is read.
+    PoisonedPageRead { name: "poisoned-page-read", id: "E19", source: "QEMU, fixed in 9.0 by 06152b89db",
+        mechanism: "a migration starts though memory of the guest is broken: the thread that reads such a page is killed, and the VM with it", effect: HostCrash,
+        steps: ["page P has an uncorrectable error, which the guest has been told of", "migrate is given", "the migration thread reads P: SIGBUS"],
+        fix: "migrate is refused as long as there is poisoned memory" },
     /// Zero pages of the first round are not sent.
     FirstZerosUnsent { name: "first-zeros-unsent", id: "E07", source: "QEMU f1c72795af (1.5), reverted in 1.6 by 9ef051e553",
         mechanism: "in the first round pages of zeros are not sent, since the destination's memory is zero anyway: where it is not, what stood there stays", effect: Loss,
@@ -697,6 +722,16 @@ faults! {
         mechanism: "a sync behind the switch finds marks of pages that were sent since, and they are sent again, though the guest runs on them", effect: HostCrash,
         steps: ["P is dirty at the switch: it is sent, and placed where the guest runs", "a sync merges the log, which still has P's mark", "P is sent again: the destination cannot place it"],
         fix: "once the guest is elsewhere nothing is synced any more" },
+    /// The thread of the pages that were asked for ends with the stream.
+    LaneQuitsEarly { name: "lane-quits-early", id: "P02", source: "QEMU cf02f29e1e, fixed in 8.2",
+        mechanism: "the destination reads the end of the main channel and stops the thread of the other one, though pages that were asked for are still on it", effect: Loss,
+        steps: ["P is asked for, and sent on the channel of its own", "the main channel's end is read: the other channel's thread is told to quit", "P never arrives: it is zeros"],
+        fix: "the end waits until every page that was asked for is there" },
+    /// The devices are loaded before the channel is there that their pages come on.
+    LaneAfterDevices { name: "lane-after-devices", id: "P06", source: "QEMU 7afbdada7e of April 2024",
+        mechanism: "loading the devices touches a page that has not arrived, and the thread that waits for it is the one that would accept the channel it comes on", effect: Deadlock,
+        steps: ["the destination loads the balloon and looks at a ring that has not arrived", "the source sends the page on the channel of pages that are asked for", "nobody accepts that channel: the destination waits for the page, and the source for the devices"],
+        fix: "the destination has the channel before it loads the devices" },
     /// The answer that the devices are loaded is waited for on a dead link.
     LostPong { name: "lost-pong", id: "P07", source: "QEMU 1ae7d9c30d, fixed in 11.1",
         mechanism: "the source waits for the PONG behind the package, and a link that breaks meanwhile does not wake it", effect: Stall,

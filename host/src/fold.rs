@@ -48,6 +48,7 @@ pub(crate) enum Tag {
     Xbzrle,
     Multifd,
     MappedRam,
+    Named,
     Placed,
 
     DestinationStatus,
@@ -76,6 +77,7 @@ pub(crate) enum Tag {
     Left,
     Snapshot,
     SnapshotProtected,
+    Released,
     Ring,
     RingLag,
     RingHeld,

@@ -6,7 +6,7 @@
 use super::device::{BalloonDevice, Profile};
 use super::protocol::Protocol;
 use super::vmstate::SavedDevice;
-use crate::event::{CmdId, Event, HintStatus, LockId, PrecopyReason};
+use crate::event::{CmdId, Event, HintStatus, LockId, Pfn, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
@@ -268,6 +268,10 @@ impl PrecopyNotifier for BalloonDevice {
         if self.hints_negotiated() {
             self.state.hinting.block_iothread = !running;
         }
+    }
+
+    fn ring_pages(&self) -> Vec<Pfn> {
+        self.loaded_pages()
     }
 
     fn saved_cmd_id(&self) -> CmdId {
