@@ -214,9 +214,12 @@ impl Migration {
         (self.run.pages_normal, self.run.pages_zero)
     }
 
-    /// Returns whether the engine has stopped the VM and not yet let go of it: `cont` is refused then (QEMU: RUN_STATE_FINISH_MIGRATE).
+    /// Returns whether the engine has stopped the VM and not yet let go of it, or has found it stopped: `cont` is refused then (QEMU:
+    /// RUN_STATE_FINISH_MIGRATE).
     pub fn owns_vm(&self) -> bool {
-        self.run.stopped_vm && self.run.status.is_running()
+        let switches =
+            matches!(self.run.status, MigrationStatus::PreSwitchover | MigrationStatus::Device | MigrationStatus::PostcopyDevice);
+        switches || self.run.stopped_vm && self.run.status.is_running()
     }
 
     /// Returns whether hints have somebody to take them: not where the guest is once it has gone over.
