@@ -10,6 +10,7 @@ use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
 use host::migration::postcopy::Modes;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -407,6 +408,8 @@ pub struct RamBlock {
     pub pages: u64,
     /// Its first ram_addr, pages.
     pub offset: u64,
+    /// The migration leaves it out: its memory is shared with the destination.
+    pub ignored: bool,
 }
 
 impl RamBlock {
@@ -610,6 +613,8 @@ impl Default for Migration {
             downtime_limit_ns: 300_000_000,
             encoding: EncodingOptions::default(),
             rounds_min: 1,
+            throttle: ThrottleOptions::default(),
+            switchover: SwitchoverOptions::default(),
             complete_before_sync: false,
             hints_first: false,
             modes: Modes::default(),
@@ -649,6 +654,10 @@ pub struct Migration {
     pub encoding: EncodingOptions,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
+    /// What is asked of auto-converge.
+    pub throttle: ThrottleOptions,
+    /// What is asked of the switchover.
+    pub switchover: SwitchoverOptions,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
     /// A snapshot in place of a migration: a round of hints first, then the VM stops, and all of memory goes.
@@ -829,6 +838,13 @@ pub enum Command {
     Balloon {
         /// The target.
         pages: u32,
+    },
+    /// `migrate_continue`.
+    Continue,
+    /// `migrate-set-capabilities` with postcopy-ram.
+    PostcopyRam {
+        /// Whether it is to be on.
+        on: bool,
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,

@@ -21,6 +21,7 @@ impl<'d> Reader<'d> {
             let rest = (index + 1 == count && taken < total).then(|| total - taken);
             let pages = self.integer(&fields, "pages").or(rest);
             let offset = self.integer(&fields, "offset").unwrap_or_else(|| RamBlock::offset_behind(&blocks));
+            let ignored = self.flag(&fields, "ignored").unwrap_or(false);
             let (Some(name), Some(pages)) = (name, pages) else {
                 if fields.get("pages").is_none() {
                     let message = "a block without `pages`";
@@ -29,7 +30,7 @@ impl<'d> Reader<'d> {
                 continue;
             };
             taken += pages;
-            let block = RamBlock { name, pages, offset };
+            let block = RamBlock { name, pages, offset, ignored };
             if let Some(other) = blocks.iter().find(|other| other.overlaps(&block) || other.name == block.name) {
                 let message = format!("block {} and block {} have the same name or ram_addrs", other.name, block.name);
                 self.report(Diagnostic::error(fields.span.clone(), message).label("here"));

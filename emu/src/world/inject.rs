@@ -475,6 +475,8 @@ fn host_command(command: Command) -> Given {
         Command::BreakLink => HostCommand::BreakLink,
         Command::StartPostcopy => HostCommand::StartPostcopy,
         Command::Recover => HostCommand::Recover,
+        Command::Continue => HostCommand::Continue,
+        Command::PostcopyRam { on } => HostCommand::PostcopyRam { on },
         Command::StallLink => return Given::Link(LinkEvent::Stall),
         Command::ResumeLink => return Given::Link(LinkEvent::Resume),
         Command::Yank => return Given::Link(LinkEvent::Yank),

@@ -227,6 +227,18 @@ impl RamState {
         Some(self.blocks[self.list.order()[found.at]].place.pfn(found.page))
     }
 
+    /// Returns a page's block and its number there.
+    pub(crate) fn place_of(&self, pfn: Pfn) -> (usize, u64) {
+        let block = self.list.block_of(pfn);
+        (block, pfn.0 - self.list.places()[block].first.0)
+    }
+
+    /// Returns the guest's page of a block's page, if the block is so long.
+    pub(crate) fn page_of(&self, block: usize, page: u64) -> Option<Pfn> {
+        let place = &self.list.places()[block];
+        (page < place.pages).then(|| place.pfn(Pfn(page)))
+    }
+
     /// Returns where the scan comes by a page: by block in the order of their list, then by page.
     pub(crate) fn scan_place(&self, pfn: Pfn) -> (usize, u64) {
         let block = self.list.block_of(pfn);
@@ -319,6 +331,12 @@ impl RamState {
             self.restore(loaded);
         }
         let list = Arc::clone(&self.list);
+        if let Some((index, _)) = list.parts(hit).find(|(index, _)| self.blocks[*index].b.is_none()) {
+            // QEMU, to this day: nobody asks whether the block takes part, and its bitmap is not there.
+            let name = &self.blocks[index].place.name;
+            ctx.crash(format!("qemu_guest_free_page_hint(): block {name} is ignored by the migration and has no bitmap"));
+            return 0;
+        }
         let cleared = list.parts(hit).map(|(index, part)| self.blocks[index].b.as_mut().map_or(0, |b| b.clear_range(part))).sum();
         self.n = self.n.wrapping_sub(cleared);
         ctx.emit(Event::HintApply { range, id, cleared });
