@@ -227,6 +227,8 @@ pub enum MigrationStatus {
     PostcopyPaused,
     /// A new link is there, and both sides find out what is missing.
     PostcopyRecover,
+    /// The VM is stopped, and the switchover waits to be told to go on (last, lest the others' numbers change all digests).
+    PreSwitchover,
 }
 
 impl MigrationStatus {
@@ -236,6 +238,7 @@ impl MigrationStatus {
             MigrationStatus::None => "none",
             MigrationStatus::Setup => "setup",
             MigrationStatus::Active => "active",
+            MigrationStatus::PreSwitchover => "pre-switchover",
             MigrationStatus::Device => "device",
             MigrationStatus::Completed => "completed",
             MigrationStatus::Cancelling => "cancelling",
@@ -254,6 +257,7 @@ impl MigrationStatus {
         match self {
             MigrationStatus::Setup
             | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Cancelling
             | MigrationStatus::Failing

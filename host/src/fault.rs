@@ -348,6 +348,16 @@ faults! {
         fix: "the page's own type is kept for the way past the per-CPU lists", guest: fault::PCP_WRONG_MT },
 
     // ---- 3A: free page hinting
+    /// A failed migration says so before it is cleaned up.
+    FailedBeforeCleanup { name: "failed-before-cleanup", id: "H14", source: "QEMU 93c8a97f99, fixed in 11.0",
+        mechanism: "the status is failed before the cleanup has run: the operator may change capabilities in between, and with postcopy-ram the balloon's notifier ignores the cleanup",
+        effect: Leak, steps: ["the link breaks in a hint round: the status becomes failed, while the cleanup is still to come", "the monitor sees failed, and takes postcopy-ram for the next attempt", "the main loop cleans up: the balloon's notifier sees the capability and does not say DONE; the guest keeps all that it hinted"],
+        fix: "A state of its own, failing, stands until the cleanup is over; capabilities are refused in it." },
+    /// COMPLETE stops the device that has said DONE.
+    CompleteStopsHinting { name: "complete-stops-hinting", id: "H15", source: "QEMU 46b0155ecf, ce0b9fa9e7 and 3c11e33016, in 10.0 and 11.1: the device of 4.0 under the notifiers' new order",
+        mechanism: "COMPLETE stops hinting; told behind the last sync and not before it, it overwrites DONE, and the state that goes to the destination says STOP",
+        effect: Leak, steps: ["the last sync finds the VM stopped: the device says DONE", "COMPLETE is told behind it, and the device of 4.0 answers with STOP", "the device's state goes to the destination with id 0: the driver there never learns that it may have its pages back"],
+        fix: "The device ignores COMPLETE; the order of the notifiers could then change." },
     /// The guest hints though postcopy may follow.
     HintWithPostcopy { name: "hint-with-postcopy", id: "H07", source: "QEMU fd51e54fa1, fixed in 6.2",
         mechanism: "hints leave pages out that the destination may ask for: they are taken for sent, and DONE comes when the device's state has gone", effect: Leak,
@@ -597,6 +607,11 @@ faults! {
         mechanism: "what must be sent before the switchover is taken for 0 (with postcopy-ram on, all RAM may come later), so each iteration asks for an exact answer, and has a sync: no hint round outlasts a slice", effect: OverSend,
         steps: ["the engine asks before each slice how much is left, and is told that nothing must be sent", "so it wants to know exactly, and syncs: the hint round stops and another begins", "the guest's hints come when their round is over, and their pages are sent"],
         fix: "The exact answer is asked for once all that is left is below the threshold." },
+    /// A migration goes on when a block grows.
+    ResizeUnnoticed { name: "resize-unnoticed", id: "Q13", source: "QEMU dd63169766, fixed in 6.1 by c7c0e72408, 898ba906cc and cc61c703b6",
+        mechanism: "a RAM block grows while it is migrated: bitmaps and stream have the old length, and what lies behind it is not sent", effect: Loss,
+        steps: ["the migration makes B of the block's length, and tells the destination that length", "the guest is reset, its tables become longer, and the block grows", "what is written behind the old end has no bit: it stays behind"],
+        fix: "A resize cancels the migration." },
     /// Hints change B without its mutex.
     HintWithoutMutex { name: "hint-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
         mechanism: "the iothread loads words of B, counts the hinted bits and stores the words without bitmap_mutex: pages that the migration thread takes meanwhile are counted twice, and N goes below what B has", effect: WrongStatistics,
@@ -629,6 +644,26 @@ faults! {
         mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
         steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
         fix: "a page that was refused is sent from RAM" },
+    /// A skipped page counts as one that named its block.
+    SkippedPageNamesBlock { name: "skipped-page-names-block", id: "E03", source: "QEMU, fixed in 2.5 by 3fd3c4b37c",
+        mechanism: "a page that has not changed is not written, but its block counts as the last one that a header named: the next page of that block goes without a name, and is placed in the block before", effect: Loss,
+        steps: ["a page of block 1 is written, with its name", "P of block 2 has not changed: nothing is written", "Q of block 2 is written without a name, and placed in block 1"],
+        fix: "the last block is noted where its name is written" },
+    /// Differences are sent in postcopy.
+    DeltaInPostcopy { name: "delta-in-postcopy", id: "E04", source: "QEMU, fixed in 2.8 by 2ebeaec012",
+        mechanism: "a page in the XBZRLE cache goes as a difference in postcopy, too: the destination, which places whole pages under a running guest, cannot read it", effect: HostCrash,
+        steps: ["P goes whole, and stands in the cache", "P is written, and the migration is switched to postcopy", "P goes as a difference: the destination ends, and the guest with it"],
+        fix: "XBZRLE is off once postcopy begins" },
+    /// R is freed while receivers run.
+    ReceiversOutliveR { name: "receivers-outlive-r", id: "E14", source: "QEMU since 5ef7e26bdb (9.1), fixed in 9.2 by 4ce5622908",
+        mechanism: "when the incoming migration fails, the main thread frees R before the channels' receivers have ended: one that still has a packet writes to it", effect: HostCrash,
+        steps: ["a packet has arrived, and waits for its receiver", "the main channel breaks: the main thread cleans up, and R with it", "the receiver records its page in R"],
+        fix: "the receivers are ended before R is freed" },
+    /// Poisoned memory is read.
+    PoisonedPageRead { name: "poisoned-page-read", id: "E19", source: "QEMU, fixed in 9.0 by 06152b89db",
+        mechanism: "a migration starts though memory of the guest is broken: the thread that reads such a page is killed, and the VM with it", effect: HostCrash,
+        steps: ["page P has an uncorrectable error, which the guest has been told of", "migrate is given", "the migration thread reads P: SIGBUS"],
+        fix: "migrate is refused as long as there is poisoned memory" },
     /// Zero pages of the first round are not sent.
     FirstZerosUnsent { name: "first-zeros-unsent", id: "E07", source: "QEMU f1c72795af (1.5), reverted in 1.6 by 9ef051e553",
         mechanism: "in the first round pages of zeros are not sent, since the destination's memory is zero anyway: where it is not, what stood there stays", effect: Loss,
@@ -687,6 +722,16 @@ faults! {
         mechanism: "a sync behind the switch finds marks of pages that were sent since, and they are sent again, though the guest runs on them", effect: HostCrash,
         steps: ["P is dirty at the switch: it is sent, and placed where the guest runs", "a sync merges the log, which still has P's mark", "P is sent again: the destination cannot place it"],
         fix: "once the guest is elsewhere nothing is synced any more" },
+    /// The thread of the pages that were asked for ends with the stream.
+    LaneQuitsEarly { name: "lane-quits-early", id: "P02", source: "QEMU cf02f29e1e, fixed in 8.2",
+        mechanism: "the destination reads the end of the main channel and stops the thread of the other one, though pages that were asked for are still on it", effect: Loss,
+        steps: ["P is asked for, and sent on the channel of its own", "the main channel's end is read: the other channel's thread is told to quit", "P never arrives: it is zeros"],
+        fix: "the end waits until every page that was asked for is there" },
+    /// The devices are loaded before the channel is there that their pages come on.
+    LaneAfterDevices { name: "lane-after-devices", id: "P06", source: "QEMU 7afbdada7e of April 2024",
+        mechanism: "loading the devices touches a page that has not arrived, and the thread that waits for it is the one that would accept the channel it comes on", effect: Deadlock,
+        steps: ["the destination loads the balloon and looks at a ring that has not arrived", "the source sends the page on the channel of pages that are asked for", "nobody accepts that channel: the destination waits for the page, and the source for the devices"],
+        fix: "the destination has the channel before it loads the devices" },
     /// The answer that the devices are loaded is waited for on a dead link.
     LostPong { name: "lost-pong", id: "P07", source: "QEMU 1ae7d9c30d, fixed in 11.1",
         mechanism: "the source waits for the PONG behind the package, and a link that breaks meanwhile does not wake it", effect: Stall,
@@ -747,6 +792,21 @@ faults! {
         fix: "The dirty bits of a range are asked for before it is unmapped." },
 
     // ---- 3H: convergence, liveness
+    /// What is exactly at the threshold is sent without another look.
+    SwitchoverOnEquality { name: "switchover-on-equality", id: "C01", source: "QEMU 455a6167f2, fixed in 11.1",
+        mechanism: "the dirty log is asked anew when less than the threshold is left, and the VM is stopped when no more than it is left: at equality the switchover goes by a count that is a whole round old",
+        effect: Rule, steps: ["the migration thread sends until exactly the threshold is left: by a count that the last sync made", "vCPU 0 has meanwhile written a thousand pages that no sync has seen", "the migration thread finds: not below the threshold, so no sync; not above it, so the VM stops, with a thousand pages more to send than the downtime allows"],
+        fix: "Both comparisons include equality, so a switchover always follows a sync of its own." },
+    /// The first period of auto-converge measures nothing.
+    FirstPeriodUnmeasured { name: "first-period-unmeasured", id: "C02", source: "QEMU 9884db2814, d693c6f10f and b4a3c64b16, fixed in 2.10",
+        mechanism: "the bytes sent before the first period's end are taken for its beginning: nothing seems to have been sent in it, and anything dirtied is too much",
+        effect: WrongStatistics, steps: ["the migration thread sends a whole first round, while vCPU 0 writes one page", "its sync ends the first period: no start of the account is noted, so all that was sent counts as sent before", "one page dirtied, nothing sent: a period too high, and the guest is slowed down one period early"],
+        fix: "The account starts at zero with the migration, as the bytes do." },
+    /// The rate limit is kept on a dead link.
+    RateLimitOfDeadLink { name: "rate-limit-of-dead-link", id: "C05", source: "QEMU 773861274a, fixed in 5.1",
+        mechanism: "a socket that is shut counts as one whose share of the rate is used up, and who waits for the next share does not look for an error: that share never comes",
+        effect: Stall, steps: ["the migration thread sends; the link is shut, by a cancel or by the network", "it looks at the rate limit: of a shut link everything is used up, so it sleeps to the window's end", "it looks again, and sleeps again; cancel has been given, and never ends"],
+        fix: "Whoever keeps to the rate limit looks for an error of the stream first." },
 
     // ---- 3I: snapshots
 

@@ -48,6 +48,7 @@ pub(crate) enum Tag {
     Xbzrle,
     Multifd,
     MappedRam,
+    Named,
     Placed,
 
     DestinationStatus,
@@ -76,6 +77,7 @@ pub(crate) enum Tag {
     Left,
     Snapshot,
     SnapshotProtected,
+    Released,
     Ring,
     RingLag,
     RingHeld,
@@ -94,6 +96,8 @@ pub(crate) enum Tag {
     VhostQueues,
     Vfio,
     Iommu,
+    Timer,
+    Throttle,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

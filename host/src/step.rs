@@ -36,6 +36,8 @@ pub enum Await {
     Answer,
     /// vCPUs that have marked a page and not yet stored to it (QEMU: accel/tcg tcg_log_global_after_sync()).
     Stores,
+    /// The operator's word to go on.
+    Operator,
     /// A backend that has been asked to log its writes (QEMU: vhost-user's reply).
     Devices,
     /// The end of the round of hints that was asked for before a snapshot.
@@ -51,6 +53,7 @@ impl Await {
             Await::Peer => "room on the link",
             Await::Answer => "the peer's answer",
             Await::Stores => "stores that are marked",
+            Await::Operator => "the operator's word",
             Await::Devices => "a backend's acknowledgement",
             Await::Hints => "the end of a round of hints",
             Await::Page => "a page that has not arrived",

@@ -70,6 +70,15 @@ pub enum Command {
     Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
+    /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
+    GrowBlock,
+    /// `migrate_continue`.
+    Continue,
+    /// `migrate-set-capabilities` with postcopy-ram.
+    PostcopyRam {
+        /// Whether it is to be on.
+        on: bool,
+    },
     /// The connection to the destination breaks; not a command, but it comes the same way.
     BreakLink,
     /// Something about the tracking of writes.
@@ -100,6 +109,9 @@ impl Command {
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
+            Command::GrowBlock => "grow-block",
+            Command::Continue => "migrate_continue",
+            Command::PostcopyRam { .. } => "migrate-set-capabilities",
             Command::BreakLink => "break-link",
             Command::Tracking(command) => command.name(),
         }
@@ -110,6 +122,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
+            Command::PostcopyRam { on } => write!(f, "{} postcopy-ram {}", self.name(), if *on { "on" } else { "off" }),
             Command::Migrate
             | Command::Cancel
             | Command::Stop
@@ -118,6 +131,8 @@ impl fmt::Display for Command {
             | Command::StartPostcopy
             | Command::Recover
             | Command::Unplug
+            | Command::GrowBlock
+            | Command::Continue
             | Command::BreakLink
             | Command::Tracking(_) => f.write_str(self.name()),
         }
@@ -275,7 +290,7 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options } = self;
         let mut fold = Fold::default();
         if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
             assert!(!vm.running, "the guest runs elsewhere");
@@ -294,6 +309,8 @@ impl Vmm {
         destination.fold(&mut fold);
         fold.add(Tag::VmRunning, u64::from(vm.running));
         fold.add_part(Tag::Monitor, monitor);
+        // Of the options this alone ever changes.
+        fold.word(Tag::Monitor as u64, u64::MAX, u64::from(options.modes.postcopy));
         fold.sum()
     }
 
@@ -319,7 +336,7 @@ impl Vmm {
             Actor::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
-                Job::Cleanup => self.migration.behind_lock(actor, &self.view(false), ctx),
+                Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
@@ -373,7 +390,7 @@ impl Vmm {
 
     /// Returns whether a page lies between B and the destination: taken, or on the wire.
     pub fn on_wire(&self, pfn: Pfn) -> bool {
-        self.migration.wire().pages().any(|page| page == pfn)
+        self.migration.wire().pages().chain(self.migration.lane().pages()).any(|page| page == pfn)
             || self.migration.multifd().is_some_and(|multifd| multifd.pages().any(|page| page == pfn))
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
@@ -507,16 +524,22 @@ impl Vmm {
             Some(command) if self.monitor.state != MonitorState::Waiting => return Job::Monitor(command),
             Some(_) | None => {}
         }
-        let cleanup = self.migration.next(Actor::MainLoop, &self.view(false), ctx) != Next::Idle;
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
             (_, true) if self.reaper.is_busy() => Job::Reap,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
-            (_, true) => Job::Cleanup,
+            (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
-            (None, false) if cleanup => Job::Cleanup,
-            (None, false) if self.reaps_now(ctx) => Job::Reap,
-            (None, false) => Job::Balloon,
+            (None, false) => self.idle_job(ctx),
+        }
+    }
+
+    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do or sleeps; then the rings', then the balloon's.
+    fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
+        match self.migration.next(Actor::MainLoop, &self.view(false), ctx) {
+            Next::Do(_) | Next::Lock(_) | Next::Wait(_) => Job::Migration,
+            Next::Idle | Next::Sleep(_) if self.reaps_now(ctx) => Job::Reap,
+            Next::Idle | Next::Sleep(_) => Job::Balloon,
         }
     }
 
@@ -529,22 +552,21 @@ impl Vmm {
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
-            Job::Cleanup => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
             Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
             Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
-            Job::Balloon => match (self.balloon.main_loop_next(ctx), self.reaper.next(&self.accel, ctx.now_ns)) {
-                (Next::Idle, next) => next,
-                (Next::Sleep(balloon_ns), Next::Sleep(reaper_ns)) => Next::Sleep(balloon_ns.min(reaper_ns)),
-                (next, _) => next,
-            },
+            Job::Balloon => {
+                let timers = [self.reaper.next(&self.accel, ctx.now_ns), self.migration.next(Actor::MainLoop, &self.view(false), ctx)];
+                timers.into_iter().fold(self.balloon.main_loop_next(ctx), sooner)
+            }
         }
     }
 
     fn main_loop_step(&mut self, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor_step(command, ctx),
-            Job::Cleanup => {
+            Job::Migration => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
@@ -578,7 +600,10 @@ impl Vmm {
             | Command::Cancel
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::GrowBlock
             | Command::BreakLink
+            | Command::Continue
+            | Command::PostcopyRam { .. }
             | Command::Tracking(_) => &[LockId::Bql],
         }
     }
@@ -602,11 +627,22 @@ impl Vmm {
         cost
     }
 
+    /// QEMU: migration/ram.c ram_mig_ram_block_resized(): a migration knows the blocks as they were when it began, and is cancelled.
+    /// [`Fault::ResizeUnnoticed`]: it goes on.
+    fn grow_block(&mut self, ctx: &mut Ctx<'_>) {
+        let new = self.d.grow();
+        if new.count > 0 && self.migration.status().is_running() && !ctx.faults.on(Fault::ResizeUnnoticed) {
+            self.migration.cancel(ctx);
+        }
+    }
+
     fn carry_out(&mut self, command: Command, ctx: &mut Ctx<'_>) -> u64 {
         match command {
             // A monitor refuses what cannot be done now, and the VM goes on; the trace shows the command without its effect.
             Command::Migrate => {
-                let refused = self.migration.start(self.options.clone(), ctx).is_err();
+                // QEMU: migrate_prepare() asks for hardware poison first. [`Fault::PoisonedPageRead`]: nobody asks.
+                let poisoned = self.options.encoding.poisoned.is_some() && !ctx.faults.on(Fault::PoisonedPageRead);
+                let refused = poisoned || self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
                     self.left = None;
                     self.destination.restart();
@@ -617,12 +653,27 @@ impl Vmm {
                 self.migration.cancel(ctx);
                 ctx.costs.state_ns
             }
+            Command::Continue => {
+                self.migration.go_on();
+                ctx.costs.state_ns
+            }
+            Command::PostcopyRam { on } => {
+                // The capability is the process's: it holds for the last migration's cleanup and for the next migration.
+                if self.migration.set_postcopy(on) {
+                    self.options.modes.postcopy = on;
+                }
+                ctx.costs.state_ns
+            }
             Command::StartPostcopy => {
                 self.migration.start_postcopy();
                 ctx.costs.state_ns
             }
             Command::Recover => {
                 self.migration.recover();
+                ctx.costs.state_ns
+            }
+            Command::GrowBlock => {
+                self.grow_block(ctx);
                 ctx.costs.state_ns
             }
             Command::BreakLink => {
@@ -666,6 +717,15 @@ impl Vmm {
     }
 }
 
+/// Returns which of a move and of another's timer comes first: a move does.
+fn sooner(next: Next, timer: Next) -> Next {
+    match (next, timer) {
+        (Next::Idle, Next::Sleep(ns)) => Next::Sleep(ns),
+        (Next::Sleep(one_ns), Next::Sleep(other_ns)) => Next::Sleep(one_ns.min(other_ns)),
+        (next, _) => next,
+    }
+}
+
 /// Returns the pages that an event says were dropped.
 fn discarded(stamped: &Stamped) -> Option<PageRange> {
     stamped.event.range().filter(|_| stamped.event.kind() == EventKind::HostDiscard)
@@ -693,7 +753,7 @@ impl Stuck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
     Monitor(Command),
-    Cleanup,
+    Migration,
     Reap,
     /// A device's word of D goes back (a fault).
     Store(PageRange),

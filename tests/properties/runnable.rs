@@ -11,6 +11,7 @@ use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use proptest::collection::vec;
 use proptest::option;
@@ -411,7 +412,7 @@ fn blocks(ram_pages: u64) -> impl Strategy<Value = Vec<RamBlock>> {
             let taken: u64 = blocks.iter().map(|block| block.pages).sum();
             let pages = if index + 1 == sizes.len() { ram_pages - taken } else { *pages };
             let offset = blocks.last().map_or(0, |last| last.offset + last.pages) + gap;
-            blocks.push(RamBlock { name: format!("block {index}"), pages, offset });
+            blocks.push(RamBlock { name: format!("block {index}"), pages, offset, room: 0, ignored: false });
         }
         blocks
     })
@@ -440,6 +441,8 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             encoding,
             rounds_min,
             complete_before_sync,
+            throttle: ThrottleOptions::default(),
+            switchover: SwitchoverOptions::default(),
             hints_first: false,
             modes: Modes::default(),
         },
@@ -452,7 +455,8 @@ fn encoding() -> impl Strategy<Value = EncodingOptions> {
     (words, xbzrle, prop_oneof![Just(0), 1..=3u8], any::<[bool; 2]>()).prop_map(
         |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
             let (zero_pages, compression, destination_ram) = words;
-            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            let mut encoding =
+                EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned: None };
             while let Some((key, _)) = encoding.refused(false) {
                 match key {
                     "xbzrle" => encoding.xbzrle_pages = 0,

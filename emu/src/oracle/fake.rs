@@ -185,6 +185,7 @@ impl Bench {
             free_pages_are_read: false,
             rom: false,
             hints_first: false,
+            throttle_trigger: 50,
         });
         let mut shadow = oracle.clone();
         shadow.drop_details();

@@ -138,7 +138,7 @@ impl Oracle {
             | MigrationStatus::PostcopyRecover => {}
             // The destination of a VM that was paused does not start: it is compared now.
             MigrationStatus::Completed if self.records.migrating => self.compare(index, world),
-            MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::Device => {}
+            MigrationStatus::Completed | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device => {}
         }
     }
 

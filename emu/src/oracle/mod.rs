@@ -21,6 +21,7 @@ mod heads;
 mod hinting;
 mod judge;
 mod loss;
+mod pacing;
 mod pages;
 mod records;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use arrivals::Arrivals;
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
+use pacing::Pacing;
 use pages::{Pages, TraceIndex, place, widened};
 use records::{Cause, Records};
 use rules::Violations;
@@ -103,6 +105,8 @@ pub struct OracleOptions {
     pub rom: bool,
     /// Whoever stops the VM has asked for hints first, and waits for them.
     pub hints_first: bool,
+    /// Share of the bytes sent above which those dirtied are too many, percent.
+    pub throttle_trigger: u64,
 }
 
 /// How the run ended.
@@ -131,6 +135,7 @@ mod tag {
     pub(super) const VIOLATIONS: u64 = 0x1_0104;
     pub(super) const DRIVER: u64 = 0x1_0105;
     pub(super) const ARRIVALS: u64 = 0x1_0106;
+    pub(super) const PACING: u64 = 0x1_0107;
 }
 
 /// Folds events into violations and facts.
@@ -148,6 +153,7 @@ pub struct Oracle {
     id_read: CmdId,
     /// A shrinker runs.
     shrinking: bool,
+    pacing: Pacing,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -205,6 +211,7 @@ impl Oracle {
             violations: Violations::default(),
             id_read: CmdId(0),
             shrinking: false,
+            pacing: Pacing::default(),
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -219,8 +226,21 @@ impl Oracle {
 
     /// Returns the hash of all that the oracle's future judgement depends on, and of nothing else (see [`host::fold`]).
     pub fn fold(&self) -> u128 {
-        let Self { options: _, pages, records, arrivals, device, heads, counter, violations, id_read, shrinking, lost: _, excused: _ } =
-            self;
+        let Self {
+            options: _,
+            pages,
+            records,
+            arrivals,
+            device,
+            heads,
+            counter,
+            violations,
+            id_read,
+            shrinking,
+            pacing,
+            lost: _,
+            excused: _,
+        } = self;
         let mut fold = Fold::default();
         pages.fold(records.migrating, &mut fold);
         records.fold(tag::RECORDS, &mut fold);
@@ -229,6 +249,7 @@ impl Oracle {
         heads.fold(tag::HEADS, &mut fold);
         fold.part(tag::DRIVER, 0, &(id_read, shrinking));
         fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
+        pacing.fold(tag::PACING, &mut fold);
         violations.fold(tag::VIOLATIONS, &mut fold);
         fold.sum()
     }
@@ -277,6 +298,7 @@ impl Oracle {
     /// Takes note of an event, once the step that emitted it is complete.
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);
+        self.pace(index, stamped);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
                 self.save(index, *pfn);

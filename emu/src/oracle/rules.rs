@@ -186,6 +186,24 @@ pub const SNAPSHOT_IS_WHOLE: &str = "snapshot-is-whole";
 /// Cannot alarm falsely: between the driver's id and its stop sign it hints.
 pub const SNAPSHOT_BEHIND_ITS_HINTS: &str = "snapshot-behind-its-hints";
 
+/// The VM is stopped for the switchover by what a sync has just found, not by what is left of an older one.
+///
+/// Source: QEMU: migration/migration.c migration_iteration_run(), 455a6167f2. Else the downtime is as long as it takes to send whatever was dirtied since.
+/// Misses: a switchover of a VM that stands still already, which dirties nothing. Cannot alarm falsely: a sync and a slice are told as they come.
+pub const SWITCHOVER_FOLLOWS_A_SYNC: &str = "switchover-follows-a-sync";
+
+/// vCPUs are slowed down, or more so, only once two more periods have ended with more bytes dirtied than the share that is allowed of those sent.
+///
+/// Source: QEMU: migration/ram.c migration_trigger_throttle(). Periods and bytes are counted here from events.
+/// Misses: a guest that is not slowed down though it should be. Cannot alarm falsely: both sides count the same events.
+pub const THROTTLE_IS_CALLED_FOR: &str = "throttle-is-called-for";
+
+/// A DONE that the device has said behind the VM's stop is not taken back before the device goes to the destination.
+///
+/// Source: QEMU: hw/virtio/virtio-balloon.c, its saved `free_page_hint_status`: the driver reads the id at the destination, and only DONE gives its pages back.
+/// Misses: a device that never said it. Cannot alarm falsely: both are told as they happen.
+pub const DONE_GOES_ALONG: &str = "done-goes-along";
+
 /// Violations of one rule that are listed.
 const LISTED_MAX: usize = 16;
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use host::dirty::command::TrackingCommand;
-use host::event::{Actor, EventKind};
+use host::event::{Actor, EventKind, Pfn};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -125,10 +126,12 @@ fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
     let before: u64 = blocks.iter().rev().skip(1).map(|block| block.pages).sum();
     for index in 0..blocks.len() {
         blocks[index].name = format!("block {index}");
+        blocks[index].room = 0;
         blocks[index].offset += RamBlock::offset_behind(&blocks[..index]);
     }
     if let Some(last) = blocks.last_mut() {
         last.pages = ram_pages - before;
+        last.room = (ram_pages - RAM_BYTES_MIN / PAGE_SIZE).min(last.offset % 100).min(last.pages - 1);
     }
 }
 
@@ -286,8 +289,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 /// Blocks whose offsets are gaps, and whose last has any length.
 fn blocks() -> impl Strategy<Value = Vec<RamBlock>> {
-    let block = |(pages, offset)| RamBlock { name: String::new(), pages, offset };
-    vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64]).prop_map(block), 0..4)
+    let block = |(pages, offset, ignored)| RamBlock { name: String::new(), pages, offset, room: offset, ignored };
+    vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64], any::<bool>()).prop_map(block), 0..4)
 }
 
 fn host() -> impl Strategy<Value = Host> {
@@ -358,23 +361,41 @@ fn tracking() -> impl Strategy<Value = Tracking> {
 fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let start = option::of(trigger(pages).prop_map(|trigger| Trigger { delay_insns: 0, ..trigger }));
     let rates = (1..=1u64 << 40, prop_oneof![Just(0), 1..=1u64 << 40]);
-    let modes = (any::<(bool, bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40])
-        .prop_map(|((run_on, postcopy, snapshot), max_postcopy_bandwidth)| Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot });
-    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>()), prop_oneof![1..4u32, 1..=1_000_000u32], modes).prop_map(
-        |(start, (bandwidth, max_bandwidth), downtime_limit_ns, (encoding, (complete_before_sync, hints_first)), rounds_min, modes)| {
-            Migration {
-                start,
-                bandwidth,
-                max_bandwidth,
-                downtime_limit_ns,
-                encoding,
-                rounds_min,
-                complete_before_sync,
-                hints_first,
-                modes: Modes { postcopy: modes.postcopy && encoding.refused(true).is_none(), ..modes },
-            }
+    let modes = (any::<(bool, bool, bool, bool, bool)>(), prop_oneof![Just(0), 1..=1u64 << 40]).prop_map(
+        |((run_on, postcopy, snapshot, preempt, release_ram), max_postcopy_bandwidth)| Modes {
+            run_on,
+            postcopy,
+            max_postcopy_bandwidth,
+            preempt,
+            release_ram,
+            snapshot,
         },
-    )
+    );
+    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>(), throttle()), prop_oneof![1..4u32, 1..=1_000_000u32], modes)
+        .prop_map(
+            |(
+                start,
+                (bandwidth, max_bandwidth),
+                downtime_limit_ns,
+                (encoding, (complete_before_sync, hints_first), (throttle, switchover)),
+                rounds_min,
+                modes,
+            )| {
+                Migration {
+                    start,
+                    bandwidth,
+                    max_bandwidth,
+                    downtime_limit_ns,
+                    encoding,
+                    rounds_min,
+                    throttle,
+                    switchover,
+                    complete_before_sync,
+                    hints_first,
+                    modes: Modes { postcopy: modes.postcopy && encoding.refused(true).is_none(), ..modes },
+                }
+            },
+        )
 }
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
@@ -383,7 +404,9 @@ fn encoding() -> impl Strategy<Value = EncodingOptions> {
     (words, xbzrle, prop_oneof![Just(0), 1..=8u8], any::<[bool; 2]>()).prop_map(
         |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
             let (zero_pages, compression, destination_ram) = words;
-            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            let poisoned = (xbzrle_pages == 1).then_some(Pfn(u64::from(channels)));
+            let mut encoding =
+                EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned };
             while let Some((key, _)) = encoding.refused(false) {
                 match key {
                     "xbzrle" => encoding.xbzrle_pages = 0,
@@ -394,6 +417,17 @@ fn encoding() -> impl Strategy<Value = EncodingOptions> {
             encoding
         },
     )
+}
+
+fn throttle() -> impl Strategy<Value = (ThrottleOptions, SwitchoverOptions)> {
+    let shares = (1..=100u32, 1..=99u32, 1..=99u32, 1..=99u32);
+    let drawn = (any::<(bool, bool, bool)>(), shares, prop_oneof![Just(0), 1..=1u64 << 40]).prop_map(
+        |((auto_converge, tailslow, pause), (trigger, initial, increment, max), bandwidth)| {
+            let throttle = ThrottleOptions { auto_converge, trigger, initial, increment, max, tailslow };
+            (throttle, SwitchoverOptions { pause, bandwidth })
+        },
+    );
+    prop_oneof![Just((ThrottleOptions::default(), SwitchoverOptions::default())), drawn]
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -437,9 +471,13 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Cont,
             Command::ResetDevice,
             Command::BreakLink,
+            Command::GrowBlock,
             Command::StartPostcopy,
             Command::Recover,
             Command::Unplug,
+            Command::Continue,
+            Command::PostcopyRam { on: true },
+            Command::PostcopyRam { on: false },
             Command::StallLink,
             Command::ResumeLink,
             Command::Yank,

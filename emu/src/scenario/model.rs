@@ -10,6 +10,7 @@ use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
 use host::migration::postcopy::Modes;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 
 pub use super::search::{Found, Grain, Search, Vary};
@@ -407,6 +408,10 @@ pub struct RamBlock {
     pub pages: u64,
     /// Its first ram_addr, pages.
     pub offset: u64,
+    /// Pages at its end that are not there until it grows: of the last block alone.
+    pub room: u64,
+    /// The migration leaves it out: its memory is shared with the destination.
+    pub ignored: bool,
 }
 
 impl RamBlock {
@@ -470,6 +475,11 @@ impl Host {
             rom: false,
             devices: Devices::default(),
         }
+    }
+
+    /// Returns how much of the guest's memory is not there until the last RAM block grows, bytes.
+    pub fn room_bytes(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.room * wire::platform::PAGE_SIZE)
     }
 
     /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
@@ -610,6 +620,8 @@ impl Default for Migration {
             downtime_limit_ns: 300_000_000,
             encoding: EncodingOptions::default(),
             rounds_min: 1,
+            throttle: ThrottleOptions::default(),
+            switchover: SwitchoverOptions::default(),
             complete_before_sync: false,
             hints_first: false,
             modes: Modes::default(),
@@ -649,6 +661,10 @@ pub struct Migration {
     pub encoding: EncodingOptions,
     /// Smallest number of syncs before the last; the threshold is not looked at before. Shows later rounds in small guests.
     pub rounds_min: u32,
+    /// What is asked of auto-converge.
+    pub throttle: ThrottleOptions,
+    /// What is asked of the switchover.
+    pub switchover: SwitchoverOptions,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
     pub complete_before_sync: bool,
     /// A snapshot in place of a migration: a round of hints first, then the VM stops, and all of memory goes.
@@ -830,12 +846,21 @@ pub enum Command {
         /// The target.
         pages: u32,
     },
+    /// `migrate_continue`.
+    Continue,
+    /// `migrate-set-capabilities` with postcopy-ram.
+    PostcopyRam {
+        /// Whether it is to be on.
+        on: bool,
+    },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
     /// `device_del` of the balloon; its driver should be unbound by then.
     Unplug,
     /// The link breaks.
     BreakLink,
+    /// The last RAM block grows.
+    GrowBlock,
     /// `migrate_start_postcopy`.
     StartPostcopy,
     /// `migrate_recover`.

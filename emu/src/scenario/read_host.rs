@@ -1,7 +1,9 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
+use host::event::Pfn;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
@@ -117,9 +119,16 @@ impl<'d> Reader<'d> {
             encoding: self.encoding(&fields, postcopy),
             modes: Modes {
                 run_on: self.flag(&fields, "run_on").unwrap_or(default.modes.run_on),
+                preempt: self.flag(&fields, "postcopy_preempt").unwrap_or(default.modes.preempt),
+                release_ram: self.flag(&fields, "release_ram").unwrap_or(default.modes.release_ram),
                 snapshot: self.flag(&fields, "snapshot").unwrap_or(default.modes.snapshot),
                 postcopy,
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
+            },
+            throttle: self.throttle(&fields),
+            switchover: SwitchoverOptions {
+                pause: self.flag(&fields, "pause_before_switchover").unwrap_or(false),
+                bandwidth: self.rate(&fields, "switchover_bandwidth").unwrap_or(0),
             },
             complete_before_sync: self.flag(&fields, "complete_before_sync").unwrap_or(default.complete_before_sync),
             hints_first: self.flag(&fields, "hints_first").unwrap_or(default.hints_first),
@@ -143,6 +152,7 @@ impl<'d> Reader<'d> {
             compression: self.word(fields, "multifd_compression", Compression::ALL).unwrap_or(default.compression),
             zero_copy: self.flag(fields, "zero_copy").unwrap_or(default.zero_copy),
             mapped_ram: self.flag(fields, "mapped_ram").unwrap_or(default.mapped_ram),
+            poisoned: self.integer(fields, "poisoned_page").map(Pfn),
             destination_ram: self.word(fields, "destination_ram", DestinationRam::ALL).unwrap_or(default.destination_ram),
         };
         if let Some((key, why)) = encoding.refused(postcopy) {
@@ -159,6 +169,19 @@ impl<'d> Reader<'d> {
             Some(false) => Some(ZeroPages::None),
             None => self.word(fields, "zero_pages", ZeroPages::ALL),
         }
+    }
+
+    fn throttle(&mut self, fields: &Fields<'d>) -> ThrottleOptions {
+        let default = ThrottleOptions::default();
+        let Some(fields) = fields.get("throttle").and_then(|value| self.fields(table_of(fields, "throttle"), value)) else {
+            return default;
+        };
+        let mut percent = |key, default| self.integer(&fields, key).map_or(default, |percent| u32::try_from(percent).expect("at most 100"));
+        let (trigger, initial) = (percent("trigger", default.trigger), percent("initial", default.initial));
+        let (increment, max) = (percent("increment", default.increment), percent("max", default.max));
+        let auto_converge = self.flag(&fields, "auto_converge").unwrap_or(default.auto_converge);
+        let tailslow = self.flag(&fields, "tailslow").unwrap_or(default.tailslow);
+        ThrottleOptions { auto_converge, trigger, initial, increment, max, tailslow }
     }
 
     /// Returns when the migration starts: `Some(None)` for never.

@@ -156,12 +156,16 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const POISONED: Range = range(0, RAM_BYTES_MAX / PAGE_SIZE - 1, "no memory has more pages");
 const CHANNELS: Range = range(0, 8, "more would show nothing that eight do not");
 const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
 const ZONE: Range = range(0, 63, "no machine has more");
 const BYTE: Range = range(0, 255, "it is a byte");
+const PERCENT: Range = range(1, 100, "QEMU takes 1 to 100 percent");
+const SHARE: Range = range(1, 99, "a vCPU sleeps at most 99 percent of its time");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
+const ROOM: Range = range(0, 1024, "tables do not grow by more");
 const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies between no two blocks");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
@@ -462,6 +466,8 @@ static BLOCK: Table = Table {
         key("name", "Its name.", Kind::Text).required(),
         key("pages", "Its length; without it the last block takes what is left.", Kind::Integer(PAGES)),
         key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
+        key("room", "Pages at its end that are not there until it grows (the last block alone).", Kind::Integer(ROOM)).default("0"),
+        key("ignored", "QEMU's x-ignore-shared leaves it out: source and destination share it.", Kind::Flag).default("false"),
     ],
 };
 
@@ -491,6 +497,7 @@ static MIGRATION: Table = Table {
         key("mapped_ram", "The stream is a file in which each page has its place.", Kind::Flag).default("false"),
         key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
             .default("\"used\""),
+        key("poisoned_page", "A page frame whose memory is broken: who reads it is killed.", Kind::Integer(POISONED)),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key(
             "hints_first",
@@ -498,6 +505,9 @@ static MIGRATION: Table = Table {
             Kind::Flag,
         )
         .default("false"),
+        key("throttle", "QEMU's auto-converge: slows down a guest that dirties too much.", Kind::Table(&THROTTLE)),
+        key("pause_before_switchover", "With the VM stopped, the switchover waits for the command continue.", Kind::Flag).default("false"),
+        key("switchover_bandwidth", "QEMU's avail-switchover-bandwidth; default: estimated.", Kind::Rate(RATE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
         key("run_on", "The guest goes on at the destination, where a run without it ends.", Kind::Flag).default("false"),
         key("postcopy", "QEMU's capability postcopy-ram: the command start-postcopy switches the migration, and nobody hints.", Kind::Flag)
@@ -508,9 +518,29 @@ static MIGRATION: Table = Table {
             Kind::Flag,
         )
         .default("false"),
+        key("postcopy_preempt", "QEMU's capability postcopy-preempt: pages that are asked for have a channel of their own.", Kind::Flag)
+            .default("false"),
+        key("release_ram", "QEMU's capability release-ram: in postcopy the source drops what it has sent.", Kind::Flag).default("false"),
         key("max_postcopy_bandwidth", "QEMU's max-postcopy-bandwidth.", Kind::RateOrUnlimited(RATE)).default("\"unlimited\""),
         key("rounds_min", "Smallest number of syncs before the last.", Kind::Integer(range(1, 1_000_000, "the first sync always happens")))
             .default("1"),
+    ],
+};
+
+static THROTTLE: Table = Table {
+    title: "`throttle`",
+    keys: &[
+        key("auto_converge", "QEMU's auto-converge.", Kind::Flag).default("false"),
+        key(
+            "trigger",
+            "QEMU's throttle-trigger-threshold: dirtied bytes are too many above this share of those sent.",
+            Kind::Integer(PERCENT),
+        )
+        .default("50"),
+        key("initial", "QEMU's cpu-throttle-initial: the first share of their time that vCPUs sleep.", Kind::Integer(SHARE)).default("20"),
+        key("increment", "QEMU's cpu-throttle-increment.", Kind::Integer(SHARE)).default("10"),
+        key("max", "QEMU's max-cpu-throttle.", Kind::Integer(SHARE)).default("99"),
+        key("tailslow", "QEMU's cpu-throttle-tailslow: near the end less is added.", Kind::Flag).default("false"),
     ],
 };
 
@@ -776,6 +806,7 @@ mod tests {
             "`vhost_queue`" => ("[[inject]]\nvhost_queue = {", "}"),
             "a mapping" => ("[[inject]]\niommu_map = {", "}"),
             "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
+            "`throttle`" => ("[migration]\nthrottle = {", "}"),
             "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
             "`irq_off_insns`" => ("[expect]\nirq_off_insns = {", "}"),
             "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),

@@ -32,9 +32,13 @@ pub(super) const COMMANDS: &[Word] = &[
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
     ("unplug-balloon", "Takes the balloon device out of the machine."),
+    ("grow-block", "The last RAM block grows into the room that it has."),
     ("break-link", "Breaks the link to the destination."),
     ("start-postcopy", "Switches the migration to postcopy (`migrate_start_postcopy`)."),
     ("recover", "Joins both sides of a postcopy whose link broke (`migrate_recover`, and `migrate` with `resume`)."),
+    ("continue", "migrate_continue: a switchover that waits goes on."),
+    ("postcopy-ram-on", "migrate-set-capabilities: postcopy-ram on, unless a migration runs."),
+    ("postcopy-ram-off", "migrate-set-capabilities: postcopy-ram off, unless a migration runs."),
     ("stall-link", "The destination stops reading; nothing of the VMM's is needed for it."),
     ("resume-link", "The destination reads again."),
     ("yank", "Has the link shut past the main loop, whatever that waits for."),
@@ -51,7 +55,9 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Devices, Await::Hints, Await::Page].into_iter().map(Await::name);
+    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Operator, Await::Devices, Await::Hints, Await::Page]
+        .into_iter()
+        .map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 

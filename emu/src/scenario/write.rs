@@ -7,6 +7,7 @@ use host::event::Actor;
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
 use host::migration::postcopy::Modes;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use host::step::Costs;
 use wire::balloon::seed_feature;
 use wire::platform::PAGE_SIZE;
@@ -313,18 +314,31 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
 
 fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
     for (index, block) in blocks.iter().enumerate() {
-        let RamBlock { name, pages, offset } = block;
+        let RamBlock { name, pages, offset, room, ignored } = block;
         out.header("[[host.blocks]]");
         out.key("name", quoted(name));
         out.key("pages", pages);
         out.unless(*offset == RamBlock::offset_behind(&blocks[..index]), "offset", || offset);
+        out.unless(*room == 0, "room", || room);
+        out.unless(!ignored, "ignored", || ignored);
     }
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
-    let Migration { start, bandwidth, max_bandwidth, downtime_limit_ns, encoding, rounds_min, complete_before_sync, hints_first, modes } =
-        migration;
+    let Migration {
+        start,
+        bandwidth,
+        max_bandwidth,
+        downtime_limit_ns,
+        encoding,
+        rounds_min,
+        throttle,
+        switchover,
+        complete_before_sync,
+        hints_first,
+        modes,
+    } = migration;
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
@@ -333,9 +347,15 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.unless(*downtime_limit_ns == default.downtime_limit_ns, "downtime_limit", || time(*downtime_limit_ns));
     write_encoding(out, encoding);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
+    write_throttle(out, throttle);
+    let SwitchoverOptions { pause, bandwidth } = switchover;
+    out.unless(!pause, "pause_before_switchover", || pause);
+    out.unless(*bandwidth == 0, "switchover_bandwidth", || rate(*bandwidth));
     out.unless(!complete_before_sync, "complete_before_sync", || complete_before_sync);
     out.unless(!hints_first, "hints_first", || hints_first);
-    let Modes { run_on, postcopy, max_postcopy_bandwidth, snapshot } = modes;
+    let Modes { run_on, postcopy, max_postcopy_bandwidth, preempt, release_ram, snapshot } = modes;
+    out.unless(!preempt, "postcopy_preempt", || preempt);
+    out.unless(!release_ram, "release_ram", || release_ram);
     out.unless(!snapshot, "snapshot", || snapshot);
     out.unless(!run_on, "run_on", || run_on);
     out.unless(!postcopy, "postcopy", || postcopy);
@@ -344,7 +364,7 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
 
 fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     let default = EncodingOptions::default();
-    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram } = encoding;
+    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned } = encoding;
     out.unless(*zero_pages == default.zero_pages, "zero_pages", || quoted(zero_pages.name()));
     out.unless(*xbzrle_pages == default.xbzrle_pages, "xbzrle", || xbzrle_pages);
     out.unless(*channels == default.channels, "multifd_channels", || channels);
@@ -352,6 +372,22 @@ fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     out.unless(!zero_copy, "zero_copy", || zero_copy);
     out.unless(!mapped_ram, "mapped_ram", || mapped_ram);
     out.unless(*destination_ram == default.destination_ram, "destination_ram", || quoted(destination_ram.name()));
+    poisoned.iter().for_each(|pfn| out.key("poisoned_page", format!("{:#x}", pfn.0)));
+}
+
+fn write_throttle(out: &mut Lines, throttle: &ThrottleOptions) {
+    let default = ThrottleOptions::default();
+    let ThrottleOptions { auto_converge, trigger, initial, increment, max, tailslow } = throttle;
+    let number = |value: u32, default: u32, key: &str| (value != default).then(|| format!("{key} = {value}"));
+    let parts = [
+        auto_converge.then(|| "auto_converge = true".to_owned()),
+        number(*trigger, default.trigger, "trigger"),
+        number(*initial, default.initial, "initial"),
+        number(*increment, default.increment, "increment"),
+        number(*max, default.max, "max"),
+        tailslow.then(|| "tailslow = true".to_owned()),
+    ];
+    out.unless(*throttle == default, "throttle", || braces(&parts));
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -469,9 +505,13 @@ fn command_value(command: Command) -> String {
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
         Command::Unplug => quoted("unplug-balloon"),
+        Command::GrowBlock => quoted("grow-block"),
         Command::BreakLink => quoted("break-link"),
         Command::StartPostcopy => quoted("start-postcopy"),
         Command::Recover => quoted("recover"),
+        Command::Continue => quoted("continue"),
+        Command::PostcopyRam { on: true } => quoted("postcopy-ram-on"),
+        Command::PostcopyRam { on: false } => quoted("postcopy-ram-off"),
         Command::StallLink => quoted("stall-link"),
         Command::ResumeLink => quoted("resume-link"),
         Command::Yank => quoted("yank"),

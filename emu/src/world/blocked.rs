@@ -104,7 +104,7 @@ impl World {
                 let by = match what {
                     Await::Peer | Await::Answer => Some(Actor::Destination),
                     Await::Page => Some(Actor::Migration),
-                    Await::Stores | Await::Devices | Await::Hints => None,
+                    Await::Stores | Await::Devices | Await::Hints | Await::Operator => None,
                 };
                 Some((Hold::Await(what), by))
             }

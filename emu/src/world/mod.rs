@@ -305,7 +305,8 @@ impl World {
             match readiness {
                 Readiness::Ready(_) if free => {
                     only_timers = false;
-                    consider(self.state.times_ns[slot].max(self.state.now_ns), who);
+                    let at_ns = self.state.times_ns[slot].max(self.state.now_ns);
+                    consider(self.awake_ns(who, at_ns), who);
                 }
                 Readiness::Lock(lock) if free && self.state.locks.holder(lock).is_none() => {
                     only_timers = false;
@@ -313,7 +314,8 @@ impl World {
                 }
                 Readiness::At(at_ns) => {
                     only_timers &= who == Who::Host(MAIN_LOOP);
-                    consider(self.state.times_ns[slot].max(at_ns).max(self.state.now_ns), who);
+                    let at_ns = self.state.times_ns[slot].max(at_ns).max(self.state.now_ns);
+                    consider(self.awake_ns(who, at_ns), who);
                 }
                 Readiness::Ready(_)
                 | Readiness::Lock(_)
@@ -331,6 +333,14 @@ impl World {
             return None;
         }
         best.map(|choice| Choice { others_ns, ..choice })
+    }
+
+    /// Returns when somebody moves who could at a time: a vCPU that is slowed down sleeps in between.
+    fn awake_ns(&self, who: Who, at_ns: u64) -> u64 {
+        match who {
+            Who::Vcpu(_) => self.state.vmm.migration.vcpu_awake_ns(at_ns),
+            Who::Host(_) | Who::Injector(_) => at_ns,
+        }
     }
 
     /// Returns whether the actor of a slot can move, and how it is called.

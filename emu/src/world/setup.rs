@@ -53,6 +53,7 @@ impl World {
             hints_stay_free: scenario.guest.driver.hints_stay_free(),
             free_pages_are_read: scenario.guest.page_poison,
             rom: scenario.host.rom,
+            throttle_trigger: u64::from(scenario.migration.throttle.trigger),
         });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
@@ -114,7 +115,7 @@ impl World {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let info = BootInfo {
             magic: BootInfo::MAGIC,
-            ram_bytes: guest.ram_bytes,
+            ram_bytes: guest.ram_bytes - self.scenario.host.room_bytes(),
             vcpus: u32::from(guest.vcpus),
             dialect: guest.driver.number(),
             features_refused: guest.features_refused,
@@ -214,6 +215,8 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             encoding: scenario.migration.encoding,
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
+            throttle: scenario.migration.throttle,
+            switchover: scenario.migration.switchover,
             complete_before_sync: scenario.migration.complete_before_sync,
             modes: scenario.migration.modes.clone(),
             hints_first: scenario.migration.hints_first,
@@ -236,8 +239,8 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
 }
 
 fn block_options(block: &RamBlock) -> BlockOptions {
-    let RamBlock { name, pages, offset } = block;
-    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: false }
+    let RamBlock { name, pages, offset, room, ignored } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, room: *room, ignored: *ignored }
 }
 
 fn tracking_options(scenario: &Scenario) -> TrackingOptions {

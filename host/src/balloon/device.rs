@@ -11,7 +11,7 @@ use super::request::Request;
 use super::stats::Stats;
 use super::unplug::Ties;
 use super::walk::Walker;
-use crate::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange};
+use crate::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::migration::notifier::PrecopyNotifier;
@@ -330,6 +330,13 @@ impl BalloonDevice {
     pub fn pages_in_use(&self, actor: Actor, now_ns: u64) -> Option<([PageRange; 3], PageRange)> {
         let queue = if actor == Actor::Iothread { self.iothread_queue() } else { self.main_loop_queue(now_ns) };
         self.transport.queue(queue?).ring_pages()
+    }
+
+    /// Returns the pages that the rings of all live queues lie on: their loading looks at the indices. QEMU: virtio_load().
+    pub(super) fn loaded_pages(&self) -> Vec<Pfn> {
+        let queues = (0..).zip(&self.roles).filter(|(_, role)| **role != QueueRole::Absent);
+        let rings = queues.filter_map(|(queue, _)| self.transport.queue(queue).ring_pages());
+        rings.flat_map(|([_, driver, device], _)| [driver.first, device.first]).collect()
     }
 
     pub(super) fn may_discard(&self) -> bool {

@@ -6,7 +6,7 @@
 use super::device::{BalloonDevice, Profile};
 use super::protocol::Protocol;
 use super::vmstate::SavedDevice;
-use crate::event::{CmdId, Event, HintStatus, LockId, PrecopyReason};
+use crate::event::{CmdId, Event, HintStatus, LockId, Pfn, PrecopyReason};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
@@ -238,6 +238,8 @@ impl PrecopyNotifier for BalloonDevice {
             PrecopyReason::AfterBitmapSync => done,
             PrecopyReason::Cleanup if ctx.faults.on(Fault::HintNoDone) => stop,
             PrecopyReason::Cleanup => done,
+            // With the fault as up to 5.0, where the last sync came behind COMPLETE.
+            PrecopyReason::Complete if ctx.faults.on(Fault::CompleteStopsHinting) => stop,
             PrecopyReason::Setup | PrecopyReason::Complete => None,
         }?;
         let locked = match action {
@@ -266,6 +268,10 @@ impl PrecopyNotifier for BalloonDevice {
         if self.hints_negotiated() {
             self.state.hinting.block_iothread = !running;
         }
+    }
+
+    fn ring_pages(&self) -> Vec<Pfn> {
+        self.loaded_pages()
     }
 
     fn saved_cmd_id(&self) -> CmdId {

@@ -42,13 +42,7 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
         "its size is an option of a run; a thread's pointers into it are not modelled",
     ),
     ("E06", "the AVX-512 encoder writes behind its buffer", "differences are computed by their meaning here, not by vector code"),
-    (
-        "E14",
-        "the received bitmap is freed while channels still receive",
-        "host memory has no lifetime here: what belongs to the destination stays",
-    ),
     ("E18", "compression threads write to the main stream", "the old compression threads left QEMU with 9.1, and are not modelled"),
-    ("E19", "a page of failed memory is read and kills the source", "the host's memory does not fail here"),
     ("P03", "two threads write to one stream object", "a record goes to its channel in one step here: there is no object to share"),
     (
         "V10",

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Run, View};
 use crate::migration::op::{self, Choice, Op, SyncMove};
-use crate::migration::pace::Pace;
+use crate::migration::pace::{Pace, WINDOW_NS};
 use crate::migration::slice::PageMove;
 use crate::step::Ctx;
 use wire::platform::PAGE_SIZE;
@@ -65,6 +65,9 @@ impl Course {
                 | Op::Sync(_)
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
+                | Op::SetPaused
+                | Op::WaitContinue
+                | Op::Unthrottle
                 | Op::StopVm
                 | Op::WaitHints
                 | Op::WaitDevices
@@ -93,6 +96,7 @@ impl Course {
                 | Op::SendEnd
                 | Op::SendSaved
                 | Op::Protect
+                | Op::TimerEnd
                 | Op::Schedule
                 | Op::LogStop => unreachable!("{front:?} always stands"),
             }
@@ -103,7 +107,11 @@ impl Course {
         match choice {
             Choice::Iteration => self.push_front(self.iteration(run, view, ctx)),
             Choice::Switchover => self.push_front(self.switchover(run, ctx)),
-            Choice::Pause => self.pause(run, ctx.now_ns),
+            Choice::Pause => self.pause(run, ctx),
+            Choice::Tick if view.vm.running && run.ram().syncs() > 1 && run.ram().syncs() == run.throttle.timer_syncs => {
+                self.push_front(op::sync(false).collect::<VecDeque<Op>>());
+            }
+            Choice::Tick => {}
             Choice::Restart if run.stopped_vm && !view.vm.running && run.status != MigrationStatus::Completed => {
                 self.push_front([Op::LockVmState { running: true }, Op::Unlock(LockId::FreePage), Op::StartVm]);
             }
@@ -112,9 +120,10 @@ impl Course {
     }
 
     /// QEMU: migration_iteration_run() up to its sync, and the loop around it.
+    /// [`Fault::SwitchoverOnEquality`]: what is left is counted anew where it is below the threshold, and sent with the VM stopped where it is not above.
     fn iteration(&self, run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op> {
         match run.status {
-            MigrationStatus::Active | MigrationStatus::Device if run.link_down => {
+            MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device if run.link_down => {
                 VecDeque::from([Op::SetFailing, Op::Choose(Choice::Iteration)])
             }
             MigrationStatus::Active if run.post.wanted => op::postcopy(!ctx.faults.on(Fault::HintWithPostcopy)),
@@ -123,7 +132,11 @@ impl Course {
                 None => op::snapshot_end(),
             },
             MigrationStatus::Active => {
-                let round_is_over = pending_bytes(run) <= self.threshold(run) || ctx.faults.on(Fault::SyncEachSlice);
+                let (pending, threshold) = (pending_bytes(run), self.threshold(run));
+                if pending == threshold && ctx.faults.on(Fault::SwitchoverOnEquality) {
+                    return self.switchover(run, ctx);
+                }
+                let round_is_over = pending <= threshold || ctx.faults.on(Fault::SyncEachSlice);
                 match round_is_over {
                     true => op::round_end(),
                     // N says that there is a page, and B has none. Differs: QEMU goes around until its estimate of the bandwidth changes.
@@ -136,14 +149,15 @@ impl Course {
             }
             MigrationStatus::PostcopyDevice | MigrationStatus::PostcopyActive => postcopy_iteration(run, view, ctx),
             MigrationStatus::Completed if run.post.moved => op::leave(),
-            MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Completed => op::finish(),
+            // Failed already only with a fault.
+            MigrationStatus::Cancelling | MigrationStatus::Failing | MigrationStatus::Failed | MigrationStatus::Completed => op::finish(),
             MigrationStatus::None
             | MigrationStatus::Setup
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Cancelled
             | MigrationStatus::PostcopyPaused
-            | MigrationStatus::PostcopyRecover
-            | MigrationStatus::Failed => unreachable!("the migration thread decides in state {}", run.status.name()),
+            | MigrationStatus::PostcopyRecover => unreachable!("the migration thread decides in state {}", run.status.name()),
         }
     }
 
@@ -157,15 +171,20 @@ impl Course {
         }
         let synced_enough = run.ram().syncs() >= run.options.rounds_min;
         if synced_enough && pending_bytes(run) <= self.threshold(run) {
-            op::switchover(run.options.complete_before_sync)
+            op::switchover(run.options.complete_before_sync, run.options.switchover.pause)
         } else {
             iterate(ctx)
         }
     }
 
-    /// QEMU: migration_rate_limit().
-    fn pause(&mut self, run: &Run, now_ns: u64) {
-        self.pace.update(now_ns, run.bytes_sent, &run.options);
+    /// QEMU: migration_rate_limit(). [`Fault::RateLimitOfDeadLink`]: a link that is shut counts as one whose share is used up, for ever.
+    fn pause(&mut self, run: &Run, ctx: &Ctx<'_>) {
+        if !run.healthy() && ctx.faults.on(Fault::RateLimitOfDeadLink) {
+            let until_ns = ctx.now_ns + WINDOW_NS;
+            self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
+            return;
+        }
+        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options);
         if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
@@ -239,7 +258,11 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
-        Op::SetDevice | Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
+        Op::SetPaused => run.status == MigrationStatus::Active && !run.link_down,
+        Op::WaitContinue => run.status == MigrationStatus::PreSwitchover && !run.go_on,
+        Op::SetDevice => matches!(run.status, MigrationStatus::Active | MigrationStatus::PreSwitchover) && !run.link_down,
+        Op::Unthrottle => run.throttle.is_active(),
+        Op::SetPostcopy => run.status == MigrationStatus::Active && !run.link_down,
         Op::WaitLoaded => (run.healthy() || ctx.faults.on(Fault::LostPong)) && !run.post.loaded,
         Op::WaitRecover => !run.post.recover,
         // The main loop that is left has nobody to share its lock with.
@@ -270,6 +293,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         | Op::SendEnd
         | Op::SendSaved
         | Op::Protect
+        | Op::TimerEnd
         | Op::Schedule
         | Op::LogStop => true,
     }

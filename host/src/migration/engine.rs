@@ -34,6 +34,7 @@ use crate::migration::postcopy::Postcopy;
 use crate::migration::ram::RamState;
 use crate::migration::slice::{Hand, Slice};
 use crate::migration::snapshot::Snapshot;
+use crate::migration::throttle::{TIMER_NS, Throttle};
 use crate::migration::wire::{Record, Wire};
 use crate::migration::xbzrle::Xbzrle;
 use crate::step::{Await, Ctx, Move, Next};
@@ -116,6 +117,9 @@ pub(crate) struct Run {
     pub(crate) link_down: bool,
     /// The peer does not read.
     pub(crate) stalled: bool,
+    /// `migrate_continue` was given.
+    pub(crate) go_on: bool,
+    pub(crate) throttle: Throttle,
     /// The destination has answered that it has all.
     pub(crate) destination_done: bool,
     pub(crate) slice: Slice,
@@ -127,6 +131,8 @@ pub(crate) struct Run {
     pub(crate) multifd: Option<Multifd>,
     /// The file, if the stream is one; from the first sync on.
     pub(crate) file: Option<MappedRam>,
+    /// The block of the last page, and the one that its header named (a fault).
+    pub(crate) named: Option<(usize, usize)>,
     /// The cache for differences, if they are sent.
     pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
@@ -143,6 +149,8 @@ pub(crate) struct Run {
 pub struct Migration {
     thread: Course,
     bottom_half: Course,
+    /// The main loop's timer that makes syncs in long rounds.
+    timer: Course,
     pub(crate) run: Run,
 }
 
@@ -150,14 +158,15 @@ impl Migration {
     /// Returns a migration that was never started.
     pub fn new() -> Self {
         let run = Run::new(MigrationStatus::None, MigrationOptions::default(), false);
-        Self { thread: Course::new(), bottom_half: Course::new(), run }
+        Self { thread: Course::new(), bottom_half: Course::new(), timer: Course::new(), run }
     }
 
     /// Adds its state to a hash: the moves to come and what they work on.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { thread, bottom_half, run } = self;
+        let Self { thread, bottom_half, timer, run } = self;
         thread.fold(Tag::Thread, run.options.paced, fold);
         bottom_half.fold(Tag::BottomHalf, false, fold);
+        timer.fold(Tag::Timer, false, fold);
         run.fold(fold);
     }
 
@@ -263,14 +272,17 @@ impl Migration {
     /// something to cancel: once the guest may run elsewhere there is not (QEMU: qmp_migrate_cancel()).
     pub fn cancel(&mut self, ctx: &mut Ctx<'_>) -> bool {
         match self.run.status {
-            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::Device if !self.run.destination_done => {
-                self.run.shut();
+            MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device
+                if !self.run.destination_done =>
+            {
+                self.run.shut(false);
                 self.run.set_status(MigrationStatus::Cancelling, ctx);
                 true
             }
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling
@@ -284,11 +296,33 @@ impl Migration {
         }
     }
 
+    /// `migrate_continue`: a switchover that waits for it goes on. Returns whether one did (QEMU: qmp_migrate_continue()).
+    pub fn go_on(&mut self) -> bool {
+        let waits = self.run.status == MigrationStatus::PreSwitchover;
+        self.run.go_on |= waits;
+        waits
+    }
+
+    /// `migrate-set-capabilities` with postcopy-ram: refused while a migration runs (QEMU: migrate_caps_check()). Returns whether it was taken.
+    pub fn set_postcopy(&mut self, on: bool) -> bool {
+        let taken = !self.run.status.is_running();
+        if taken {
+            self.run.options.modes.postcopy = on;
+        }
+        taken
+    }
+
+    /// Returns when a vCPU that could run at a time does run.
+    pub fn vcpu_awake_ns(&self, at_ns: u64) -> u64 {
+        self.run.throttle.awake_ns(at_ns)
+    }
+
     /// The link breaks: what is on its way is gone, and the thread notices at its next look. Returns whether a migration was hit.
     pub fn fail(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let hit = self.run.healthy() && !self.run.destination_done;
         if hit {
-            self.run.shut();
+            // [`Fault::ReceiversOutliveR`]: the receivers go on with what they have, though the main thread has cleaned up.
+            self.run.shut(ctx.faults.on(Fault::ReceiversOutliveR));
             self.run.link_down = true;
             self.run.post.cut();
             ctx.emit(Event::LinkDown);
@@ -315,8 +349,8 @@ impl Migration {
     pub fn next(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Next {
         match actor {
             Actor::Migration => self.announce(&self.thread, view, ctx),
-            Actor::MainLoop => self.announce(&self.bottom_half, view, ctx),
-            Actor::Destination => self.run.destination_next(view.destination),
+            Actor::MainLoop => self.announce(self.main_loop(), view, ctx),
+            Actor::Destination => self.run.destination_next(view.destination, ctx),
             Actor::Channel(channel) => self.run.channel_next(channel),
             Actor::Receiver(channel) => self.run.receiver_next(channel),
             Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
@@ -327,7 +361,7 @@ impl Migration {
     pub fn behind_lock(&self, actor: Actor, view: &View<'_>, ctx: &Ctx<'_>) -> Option<Move> {
         let mut course = match actor {
             Actor::Migration => self.thread.clone(),
-            Actor::MainLoop => self.bottom_half.clone(),
+            Actor::MainLoop => self.main_loop().clone(),
             Actor::Vcpu(_)
             | Actor::Iothread
             | Actor::Dma
@@ -363,6 +397,10 @@ impl Migration {
             | Op::Choose(_)
             | Op::Pass
             | Op::LockVmState { .. }
+            | Op::SetPaused
+            | Op::WaitContinue
+            | Op::Unthrottle
+            | Op::TimerEnd
             | Op::SetDevice
             | Op::SaveDevice
             | Op::WaitHints
@@ -398,8 +436,10 @@ impl Migration {
                 self.perform(op, parts, ctx)
             }
             Actor::MainLoop => {
-                self.bottom_half.settle(&self.run, &parts.view(), ctx);
-                let op = *self.bottom_half.ops.front().expect("the bottom half steps");
+                let (course, run) =
+                    if self.bottom_half.ops.is_empty() { (&mut self.timer, &self.run) } else { (&mut self.bottom_half, &self.run) };
+                course.settle(run, &parts.view(), ctx);
+                let op = *course.ops.front().expect("the main loop's part steps");
                 self.perform(op, parts, ctx)
             }
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
@@ -452,8 +492,14 @@ impl Migration {
         }
     }
 
+    /// Returns what the main loop has to do: the timer, which does not run once there is a cleanup.
+    fn main_loop(&self) -> &Course {
+        if self.bottom_half.ops.is_empty() { &self.timer } else { &self.bottom_half }
+    }
+
     fn course_of(&mut self, actor: Actor) -> &mut Course {
         match actor {
+            Actor::MainLoop if self.bottom_half.ops.is_empty() => &mut self.timer,
             Actor::MainLoop => &mut self.bottom_half,
             Actor::Migration
             | Actor::Vcpu(_)
@@ -488,9 +534,19 @@ impl Migration {
             Op::SetActive => {
                 self.run.set_status(MigrationStatus::Active, ctx);
                 self.thread.pace = Pace::new(ctx.now_ns, self.run.bytes_sent);
+                if self.run.throttles() {
+                    self.timer.ops = op::timer(ctx.now_ns + TIMER_NS);
+                }
                 ctx.costs.state_ns
             }
+            Op::TimerEnd => {
+                self.run.throttle.timer_syncs = self.run.ram().syncs();
+                self.timer.ops = op::timer(ctx.now_ns + TIMER_NS);
+                ctx.unlock(LockId::Bql);
+                ctx.costs.lock_ns
+            }
             Op::Schedule => {
+                self.timer.ops.clear();
                 self.bottom_half.ops = op::cleanup();
                 ctx.unlock(LockId::Bql);
                 ctx.costs.lock_ns
@@ -520,6 +576,8 @@ impl Migration {
             | Op::Pass
             | Op::LockVmState { .. }
             | Op::StartVm
+            | Op::SetPaused
+            | Op::Unthrottle
             | Op::SetDevice
             | Op::SaveDevice
             | Op::SetCompleted
@@ -538,6 +596,7 @@ impl Migration {
             | Op::Sleep { .. }
             | Op::WaitHints
             | Op::WaitDevices
+            | Op::WaitContinue
             | Op::WaitDestination
             | Op::WaitLoaded
             | Op::WaitRecover => {
@@ -550,7 +609,7 @@ impl Migration {
     fn notify(&mut self, reason: PrecopyReason, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         let vm_running = parts.vm.running;
         ctx.emit(Event::Notify { reason, vm_running });
-        // QEMU: virtio_balloon_free_page_hint_notify(): a page that is left out would be asked for in vain.
+        // QEMU: virtio_balloon_free_page_hint_notify() looks at the capability for each event, whatever it was when the migration began: a page that is left out would be asked for in vain.
         let hints = !self.run.options.modes.postcopy || ctx.faults.on(Fault::HintWithPostcopy);
         let plan = if hints { parts.notifier.plan(reason, vm_running, ctx) } else { None };
         let course = self.course_of(ctx.actor);
@@ -588,6 +647,8 @@ impl Run {
             stopped_vm: false,
             link_down: false,
             stalled: false,
+            go_on: false,
+            throttle: Throttle::default(),
             destination_done: false,
             slice: Slice::default(),
             hand: None,
@@ -596,6 +657,7 @@ impl Run {
             snapshot: Snapshot::default(),
             multifd: (channels > 0).then(|| Multifd::new(channels)),
             file: None,
+            named: None,
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
@@ -614,6 +676,8 @@ impl Run {
             stopped_vm,
             link_down,
             stalled,
+            go_on,
+            throttle,
             destination_done,
             slice,
             hand,
@@ -622,6 +686,7 @@ impl Run {
             snapshot,
             multifd,
             file,
+            named,
             xbzrle,
             bytes_sent,
             pages_normal: _,
@@ -630,7 +695,10 @@ impl Run {
             zero_ns: _,
         } = self;
         fold.add_part(Tag::Status, status);
-        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled]);
+        fold.add_each(Tag::Run, [*tried, *stopped_vm, *link_down, *destination_done, ram.is_some(), *stalled, *go_on]);
+        if *throttle != Throttle::default() {
+            fold.add_part(Tag::Throttle, throttle);
+        }
         if let Some(ram) = ram {
             ram.fold(options.syncs_counted(), fold);
         }
@@ -651,6 +719,9 @@ impl Run {
         if let Some(file) = file {
             file.fold(fold);
         }
+        if let Some(named) = named {
+            fold.add_part(Tag::Named, named);
+        }
         if let Some(xbzrle) = xbzrle {
             fold.add_part(Tag::Xbzrle, xbzrle);
         }
@@ -659,10 +730,10 @@ impl Run {
         }
     }
 
-    /// The link is shut: what is on its way is gone.
-    fn shut(&mut self) {
+    /// The link is shut: what is on its way is gone, or, of the channels, what has not reached the destination's machine.
+    fn shut(&mut self, arrived: bool) {
         self.wire.shut();
-        self.multifd.iter_mut().for_each(Multifd::shut);
+        self.multifd.iter_mut().for_each(|multifd| multifd.shut(arrived));
     }
 
     /// Returns the bitmaps.
@@ -675,6 +746,11 @@ impl Run {
 
     pub(crate) fn ram_mut(&mut self) -> &mut RamState {
         self.ram.as_mut().expect("a migration thread has bitmaps")
+    }
+
+    /// Returns whether the guest is slowed down where it dirties too much: never where time stands still.
+    fn throttles(&self) -> bool {
+        self.options.paced && self.options.throttle.auto_converge
     }
 
     /// Changes the status, and says so.
@@ -691,9 +767,14 @@ impl Run {
         match op {
             Op::Lock(lock) => Next::Lock(lock),
             Op::LockVmState { .. } => Next::Lock(LockId::FreePage),
-            Op::Unlock(_) | Op::WriteSetup | Op::SaveDevice | Op::SavePackage | Op::SendEnd | Op::SendSaved | Op::Schedule => {
-                plain(EventKind::LockRelease)
-            }
+            Op::Unlock(_)
+            | Op::WriteSetup
+            | Op::SaveDevice
+            | Op::SavePackage
+            | Op::SendEnd
+            | Op::SendSaved
+            | Op::TimerEnd
+            | Op::Schedule => plain(EventKind::LockRelease),
             Op::LogStart => plain(EventKind::LogStart),
             Op::Protect => plain(EventKind::SnapshotStart),
             Op::Notify(_) => plain(EventKind::Notify),
@@ -706,7 +787,8 @@ impl Run {
             Op::Sync(SyncMove::Bitmap) => plain(EventKind::BitmapSync),
             Op::Sync(SyncMove::After) if waits_for_vcpus(view, ctx) => Next::Wait(Await::Stores),
             Op::Sync(SyncMove::After) => plain(EventKind::AfterSync),
-            Op::SetActive
+            Op::SetPaused
+            | Op::SetActive
             | Op::SetDevice
             | Op::SetCompleted
             | Op::SetFailing
@@ -725,6 +807,8 @@ impl Run {
             Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
             Op::WaitRecover => Next::Idle,
             Op::WaitHints => Next::Wait(Await::Hints),
+            Op::WaitContinue => Next::Wait(Await::Operator),
+            Op::Unthrottle => plain(EventKind::Throttle),
             Op::WaitDevices => Next::Wait(Await::Devices),
             Op::LogStop => plain(EventKind::LogStop),
             Op::Choose(_) => unreachable!("{op:?} was settled"),
@@ -784,9 +868,15 @@ impl Run {
                 ctx.unlock(LockId::Bql);
                 lock_ns
             }
+            Op::Unthrottle => {
+                self.throttle.stop(ctx);
+                state_ns
+            }
+            Op::SetPaused => self.change(MigrationStatus::PreSwitchover, ctx),
             Op::SavePackage => {
                 if self.healthy() {
                     self.send_discards();
+                    self.note_needs(parts.notifier.ring_pages());
                     let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
                     self.wire.push(Record::Device { id, state, start: self.stopped_vm });
                 }
@@ -815,6 +905,7 @@ impl Run {
                 }
                 self.change(MigrationStatus::Completed, ctx)
             }
+            Op::SetFailing if ctx.faults.on(Fault::FailedBeforeCleanup) => self.change(MigrationStatus::Failed, ctx),
             Op::SetFailing => self.change(MigrationStatus::Failing, ctx),
             Op::SetFinal => {
                 let cancelled = self.status == MigrationStatus::Cancelling;
@@ -828,6 +919,8 @@ impl Run {
             | Op::StopVm
             | Op::WaitHints
             | Op::WaitDevices
+            | Op::WaitContinue
+            | Op::TimerEnd
             | Op::WaitDestination
             | Op::WaitLoaded
             | Op::WaitRecover
@@ -871,6 +964,10 @@ impl Run {
             SyncMove::After => {
                 assert!(!waits_for_vcpus(&parts.view(), ctx), "the sync ends while a vCPU stores");
                 ctx.emit(Event::AfterSync);
+                if self.throttles() && self.throttle.is_due(ctx.now_ns) {
+                    let (dirtied, options) = (self.ram().dirtied(), self.options.throttle);
+                    self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                }
                 ctx.costs.state_ns
             }
         }
@@ -885,6 +982,9 @@ impl Run {
             // Cloud Hypervisor: vmm/src/memory_manager.rs start_dirty_log() starts the VMM's own bitmap anew.
             parts.d.reset();
             self.ram_mut().leave_out_holes(ctx.ram);
+        }
+        if self.throttles() {
+            self.throttle = Throttle::new(ctx.now_ns);
         }
         parts.d.set_tracking(true);
         parts.accel.log_start(ctx);

@@ -12,7 +12,7 @@ use crate::migration::encoding::{Compression, Content};
 use crate::migration::engine::Run;
 use crate::migration::multifd::Item;
 use crate::migration::wire::Record;
-use crate::step::{Ctx, Move, Next};
+use crate::step::{Await, Ctx, Move, Next};
 
 impl Run {
     /// The destination gives up, and the link with it. Differs: a source that does not wait for an answer (QEMU: capability return-path) takes the VM for moved.
@@ -23,13 +23,23 @@ impl Run {
     }
 
     /// Returns the destination's next move: a record, or its start.
-    pub(crate) fn destination_next(&self, destination: &Destination) -> Next {
+    pub(crate) fn destination_next(&self, destination: &Destination, ctx: &Ctx<'_>) -> Next {
         // The package is complete: what comes behind it does not hold the start back, nor does a link that breaks.
         if self.in_postcopy() && destination.status() == DestinationStatus::Loaded {
             return Next::Do(Move::plain(EventKind::PostcopyStart));
         }
+        if self.stalled {
+            return Next::Idle;
+        }
+        if let Some(next) = self.loading_next(destination) {
+            return next;
+        }
         match self.wire.front() {
-            _ if self.stalled => Next::Idle,
+            Some(Record::End) if !self.end_waits(ctx.faults) => Next::Do(Move::plain(EventKind::DstEnd)),
+            _ if self.lane_is_open(ctx.faults) => {
+                let pfn = self.post.lane.pages().next().expect("pages alone go there");
+                Next::Do(Move::on(EventKind::DstPlace, PageRange::page(pfn)))
+            }
             Some(Record::Page { pfn, .. }) => Next::Do(Move::on(EventKind::DstPlace, PageRange::page(*pfn))),
             Some(Record::Flush) if self.multifd.as_ref().is_some_and(|multifd| multifd.all_at_barrier(true)) => {
                 Next::Do(Move::plain(EventKind::ChannelSync))
@@ -37,9 +47,9 @@ impl Run {
             Some(Record::Flush) => Next::Idle,
             Some(Record::Device { .. }) => Next::Do(Move::plain(EventKind::DstDevice)),
             Some(Record::Discard { range }) => Next::Do(Move::on(EventKind::DstDiscard, *range)),
-            Some(Record::End) => Next::Do(Move::plain(EventKind::DstEnd)),
+            Some(Record::End) => Next::Wait(Await::Page),
             None if self.healthy() && destination.status() == DestinationStatus::Loaded => Next::Do(Move::plain(EventKind::DstStart)),
-            None => Next::Idle,
+            None => self.idle(),
         }
     }
 
@@ -51,7 +61,17 @@ impl Run {
             self.move_guest(self.stopped_vm, destination);
             return ctx.costs.vm_stop_ns;
         }
-        match self.wire.pop() {
+        let record = if self.loading_next(destination).is_some() {
+            match self.load(destination, ctx) {
+                None => return ctx.costs.exit_ns,
+                loaded => loaded,
+            }
+        } else {
+            let ends = self.wire.front() == Some(&Record::End) && !self.end_waits(ctx.faults);
+            let lane = !ends && self.lane_is_open(ctx.faults);
+            if lane { self.post.lane.pop() } else { self.wire.pop() }
+        };
+        match record {
             Some(Record::Page { pfn, content }) => {
                 ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
                 self.place(pfn, &content, destination, ctx);
@@ -122,6 +142,10 @@ impl Run {
             };
             let Some(Item::Page { content, .. }) = multifd.receive(channel) else { unreachable!("a page stands in front") };
             ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
+            if self.link_down {
+                ctx.crash(format!("a receiver records page {pfn} in R, which is freed"));
+                break;
+            }
             self.place_from_channel(pfn, content, destination, ctx);
             cost += (ctx.costs.page_ns / 2).max(1);
             if ctx.watch.has(pfn) {
@@ -154,6 +178,9 @@ impl Run {
         match content {
             Content::Zero => destination.place_zero(pfn),
             Content::Data(contents) => destination.place_data(pfn, Arc::clone(contents)),
+            Content::Delta(_) if self.in_postcopy() => {
+                ctx.crash(format!("the destination cannot place a difference of page {pfn} in postcopy"))
+            }
             Content::Delta(delta) => {
                 if let Err(error) = destination.place_delta(pfn, delta) {
                     ctx.crash(format!("the destination cannot decode the difference of page {pfn}: {error:?}"));

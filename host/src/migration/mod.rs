@@ -25,5 +25,6 @@ mod scan;
 pub mod slice;
 pub mod snapshot;
 pub mod stream;
+pub mod throttle;
 pub mod wire;
 pub mod xbzrle;

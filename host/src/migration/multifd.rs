@@ -140,10 +140,13 @@ impl Multifd {
         self.channels.get(usize::from(channel))?.items.front()
     }
 
-    /// The link is shut: what is not delivered is gone.
-    pub(crate) fn shut(&mut self) {
+    /// The link is shut: what is not delivered is gone; `arrived`: but what the destination's machine has received its threads still find.
+    pub(crate) fn shut(&mut self, arrived: bool) {
         self.packet.clear();
-        self.channels.fill(Channel::default());
+        for channel in &mut self.channels {
+            channel.jobs.clear();
+            channel.items.retain(|item| arrived && matches!(item, Item::Page { .. }));
+        }
     }
 
     /// A page was sent on the main channel.
@@ -315,6 +318,7 @@ impl Packet {
             let zero = encoding.senders_find_zeros() && ctx.ram.is_zero(*pfn);
             *content = Some(if zero { Content::Zero } else { Content::Data(read_page(*pfn, ctx.ram)) });
             ctx.emit(Event::RamRead { pfn: *pfn, zero });
+            encoding.die_of(*pfn, ctx);
             cost += ctx.costs.page_ns.max(1);
             if ctx.watch.has(*pfn) {
                 break;

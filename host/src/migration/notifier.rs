@@ -4,7 +4,7 @@
 //! migration/ram.c qemu_guest_free_page_hint().
 
 use crate::balloon::SavedDevice;
-use crate::event::{CmdId, HintStatus, PageRange, PrecopyReason};
+use crate::event::{CmdId, HintStatus, PageRange, Pfn, PrecopyReason};
 use crate::step::Ctx;
 
 /// What a notifier does to the hinting device.
@@ -32,6 +32,10 @@ pub trait PrecopyNotifier {
     fn vm_state_change(&mut self, running: bool, ctx: &mut Ctx<'_>);
     /// Returns the id that the configuration shows, as it goes to the destination with the device's state.
     fn saved_cmd_id(&self) -> CmdId;
+    /// Returns the pages of guest memory that the device's loading looks at.
+    fn ring_pages(&self) -> Vec<Pfn> {
+        Vec::new()
+    }
 
     /// Returns where hinting stands; by default nobody hints.
     fn hints(&self) -> HintStatus {

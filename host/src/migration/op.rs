@@ -44,7 +44,11 @@ pub(crate) enum Op {
     LockVmState { running: bool },
     /// Starts the vCPUs.
     StartVm,
-    /// Active -> Device, unless cancelled or broken.
+    /// Active -> PreSwitchover, unless cancelled or broken.
+    SetPaused,
+    /// Waits to be told to go on.
+    WaitContinue,
+    /// Active or PreSwitchover -> Device, unless cancelled or broken.
     SetDevice,
     /// Sends the devices' state and releases the BQL.
     SaveDevice,
@@ -56,6 +60,10 @@ pub(crate) enum Op {
     WaitDestination,
     /// Device -> Completed.
     SetCompleted,
+    /// Lets the vCPUs run as they like, if they are slowed down.
+    Unthrottle,
+    /// Ends the timer's turn: releases the BQL, and sets the next one.
+    TimerEnd,
     /// Active or Device -> Failing.
     SetFailing,
     /// Hands the cleanup to the main loop, and releases the BQL.
@@ -116,6 +124,8 @@ pub(crate) enum Choice {
     Pause,
     /// Whether the VM must run again, since the switchover stopped it.
     Restart,
+    /// Whether the round is so long that the timer makes a sync.
+    Tick,
 }
 
 /// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held. `last`: the one with the VM stopped, which alone collects KVM's bitmap
@@ -173,9 +183,13 @@ pub(crate) fn iterate(locked: bool) -> VecDeque<Op> {
 }
 
 /// From the stop of the VM to the answer of the destination (QEMU: migration_completion_precopy()). The last sync stands before COMPLETE as
-/// in 11.1.50, or, as up to 11.0, behind it.
-pub(crate) fn switchover(complete_before_sync: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetDevice]);
+/// in 11.1.50, or, as up to 11.0, behind it. With `pause` the big lock is free in between (QEMU: migration_maybe_pause()).
+pub(crate) fn switchover(complete_before_sync: bool, pause: bool) -> VecDeque<Op> {
+    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices)]);
+    if pause {
+        ops.extend([Op::SetPaused, Op::Unlock(LockId::Bql), Op::WaitContinue, Op::Lock(LockId::Bql)]);
+    }
+    ops.push_back(Op::SetDevice);
     if complete_before_sync {
         ops.push_back(Op::Notify(PrecopyReason::Complete));
         ops.extend(sync(true));
@@ -290,12 +304,17 @@ pub(crate) fn leave() -> VecDeque<Op> {
 
 /// The thread's end (QEMU: migration_iteration_finish()).
 pub(crate) fn finish() -> VecDeque<Op> {
-    VecDeque::from([Op::Lock(LockId::Bql), Op::Choose(Choice::Restart), Op::Schedule])
+    VecDeque::from([Op::Lock(LockId::Bql), Op::Unthrottle, Op::Choose(Choice::Restart), Op::Schedule])
 }
 
 /// The main loop's part (QEMU: migration_cleanup_bh(), qemu_savevm_state_cleanup()).
 pub(crate) fn cleanup() -> VecDeque<Op> {
     VecDeque::from([Op::Lock(LockId::Bql), Op::Notify(PrecopyReason::Cleanup), Op::LogStop, Op::SetFinal, Op::Unlock(LockId::Bql)])
+}
+
+/// The main loop's timer (QEMU: migration/cpu-throttle.c cpu_throttle_dirty_sync_timer_tick()).
+pub(crate) fn timer(until_ns: u64) -> VecDeque<Op> {
+    VecDeque::from([Op::Sleep { until_ns }, Op::Lock(LockId::Bql), Op::Choose(Choice::Tick), Op::TimerEnd])
 }
 
 /// Returns the first event of the notifier's action.

@@ -5,11 +5,13 @@
 
 use crate::migration::encoding::EncodingOptions;
 use crate::migration::postcopy::Modes;
+use crate::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 
 /// Length of a window, nanoseconds (QEMU: BUFFER_DELAY, 100 ms).
 pub const WINDOW_NS: u64 = 100_000_000;
 /// Windows per second (QEMU: XFER_LIMIT_RATIO).
-const WINDOWS_PER_SECOND: u64 = 1_000_000_000 / WINDOW_NS;
+const WINDOWS_PER_SECOND: u64 = NS_PER_SECOND / WINDOW_NS;
+const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// What a migration sends before it looks at any log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -39,6 +41,10 @@ pub struct MigrationOptions {
     pub chunk_shift: u8,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0, not behind it.
     pub complete_before_sync: bool,
+    /// What is asked of auto-converge.
+    pub throttle: ThrottleOptions,
+    /// What is asked of the switchover.
+    pub switchover: SwitchoverOptions,
     /// What the first round is about.
     pub first_round: FirstRound,
     /// A snapshot in place of a migration: a round of hints first, then the VM stops, and all of memory goes.
@@ -63,6 +69,8 @@ impl Default for MigrationOptions {
             rounds_min: 0,
             chunk_shift: 18,
             complete_before_sync: false,
+            throttle: ThrottleOptions::default(),
+            switchover: SwitchoverOptions::default(),
             first_round: FirstRound::All,
             hints_first: false,
             paced: true,
@@ -110,8 +118,11 @@ impl Pace {
         if !options.paced || now_ns < self.window_end_ns() {
             return;
         }
-        let bytes = u128::from(bytes_sent - self.window_bytes);
-        let threshold = bytes * u128::from(options.downtime_limit_ns) / u128::from(now_ns - self.window_start_ns);
+        let (bytes, ns) = match options.switchover.bandwidth {
+            0 => (bytes_sent - self.window_bytes, now_ns - self.window_start_ns),
+            told => (told, NS_PER_SECOND),
+        };
+        let threshold = u128::from(bytes) * u128::from(options.downtime_limit_ns) / u128::from(ns);
         *self = Self { window_start_ns: now_ns, window_bytes: bytes_sent, threshold: u64::try_from(threshold).unwrap_or(u64::MAX) };
     }
 

@@ -18,16 +18,16 @@
 //!
 //! Differs: requests reach the source at once, and it is the migration thread that takes them, between two pages.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::destination::Destination;
 use crate::dirty::bitmap::DirtyBitmap;
-use crate::event::{Event, MigrationStatus, PageRange, Pfn};
+use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::{Migration, Run};
-use crate::migration::wire::Record;
-use crate::step::Ctx;
+use crate::migration::wire::{Record, Wire};
+use crate::step::{Await, Ctx, Move, Next};
 
 /// How a migration goes beyond plain precopy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -38,6 +38,10 @@ pub struct Modes {
     pub postcopy: bool,
     /// Rate limit once switched, bytes/s; 0: none (QEMU: `max-postcopy-bandwidth`).
     pub max_postcopy_bandwidth: u64,
+    /// Capability `postcopy-preempt`: pages that are asked for have a channel of their own.
+    pub preempt: bool,
+    /// Capability `release-ram`: once switched, the source drops what it has sent.
+    pub release_ram: bool,
     /// Capability `background-snapshot`: memory is saved as it is at one moment, and the guest goes on here.
     pub snapshot: bool,
 }
@@ -69,6 +73,16 @@ pub(crate) struct Postcopy {
     /// Pages that the destination has not, once it runs.
     missing: Option<DirtyBitmap>,
     landing: Landing,
+    /// The channel of pages that are asked for.
+    pub(crate) lane: Wire,
+    /// The page in hand goes there.
+    pub(crate) to_lane: bool,
+    /// Pages that the devices need to be loaded: those of their rings.
+    needs: Vec<Pfn>,
+    /// The devices' state while it is being loaded, when that has to wait for a page.
+    loading: Option<Record>,
+    /// Pages whose contents the source has dropped.
+    released: BTreeSet<Pfn>,
 }
 
 /// What the machine has to take over from the destination.
@@ -86,10 +100,14 @@ pub struct Landing {
 
 impl Postcopy {
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { wanted, loaded, recover, moved, asked, requests, urgent, missing, landing: _ } = self;
-        fold.add_each(Tag::Postcopy, [*wanted, *loaded, *recover, *moved]);
-        if *moved {
-            fold.add_part(Tag::Requests, &(&*asked, &*requests, *urgent));
+        let Self { wanted, loaded, recover, moved, asked, requests, urgent, missing, landing: _, lane, to_lane, needs, loading, released } =
+            self;
+        fold.add_each(Tag::Postcopy, [*wanted, *loaded, *recover, *moved, *to_lane]);
+        if *moved || !asked.is_empty() || loading.is_some() {
+            fold.add_part(Tag::Requests, &(&*asked, &*requests, *urgent, &*lane, &*needs, &*loading));
+        }
+        for pfn in released.iter() {
+            fold.word(Tag::Released as u64, pfn.0, 1);
         }
         if let Some(missing) = missing {
             fold.sum_of(Tag::Missing as u64, missing.fold());
@@ -128,6 +146,7 @@ impl Postcopy {
         self.requests.clear();
         self.urgent = None;
         self.loaded = false;
+        self.lane.shut();
     }
 }
 
@@ -172,8 +191,14 @@ impl Migration {
     /// Returns whether a request for the page is on its way, or its answer.
     pub fn request_is_under_way(&self, pfn: Pfn) -> bool {
         let Postcopy { requests, urgent, .. } = &self.run.post;
-        let sent = self.hand().is_some_and(|hand| hand.pfn == pfn) || self.wire().pages().any(|page| page == pfn);
+        let sent =
+            self.hand().is_some_and(|hand| hand.pfn == pfn) || self.wire().pages().chain(self.lane().pages()).any(|page| page == pfn);
         sent || requests.contains(&pfn) || *urgent == Some(pfn)
+    }
+
+    /// Returns what is on its way on the channel of pages that are asked for.
+    pub fn lane(&self) -> &Wire {
+        &self.run.post.lane
     }
 
     /// Returns a page that somebody waits for, when no request for it is under way, nor its answer.
@@ -213,6 +238,7 @@ impl Run {
             MigrationStatus::None
             | MigrationStatus::Setup
             | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
             | MigrationStatus::Device
             | MigrationStatus::Completed
             | MigrationStatus::Cancelling
@@ -253,6 +279,9 @@ impl Run {
 
     /// A page was placed: who waits for it goes on. QEMU: postcopy_place_page(). A page that is there cannot be placed: the destination gives up.
     pub(crate) fn land(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        if self.post.loading.is_some() {
+            self.post.asked.remove(&pfn);
+        }
         let Some(missing) = &mut self.post.missing else { return };
         if missing.clear(pfn) {
             self.post.asked.remove(&pfn);
@@ -270,6 +299,72 @@ impl Run {
             self.post.landing.given_up.extend(missing.ones());
         }
         self.post.asked.clear();
+        self.post.lane.shut();
+    }
+
+    /// The devices' state is saved: their rings are what its loading looks at.
+    pub(crate) fn note_needs(&mut self, needs: Vec<Pfn>) {
+        self.post.needs = needs;
+    }
+
+    /// Returns what the destination does about devices that are being loaded or about to be, if that is its next move: it looks at their rings,
+    /// and asks for what has not arrived. QEMU: hw/virtio/virtio.c virtio_load(), in the main thread, while the listen thread places pages.
+    pub(crate) fn loading_next(&self, destination: &Destination) -> Option<Next> {
+        let begins = matches!(self.wire.front(), Some(Record::Device { .. }));
+        if !self.in_postcopy() || !(begins || self.post.loading.is_some()) {
+            return None;
+        }
+        match self.absent_need(destination) {
+            None => Some(Next::Do(Move::plain(EventKind::DstDevice))),
+            Some(pfn) if !self.post.asked.contains_key(&pfn) => Some(Next::Do(Move::on(EventKind::DstFault, PageRange::page(pfn)))),
+            Some(_) => None,
+        }
+    }
+
+    fn absent_need(&self, destination: &Destination) -> Option<Pfn> {
+        self.post.needs.iter().copied().find(|pfn| !destination.arrived(*pfn))
+    }
+
+    /// Asks for a page that the loading needs, or ends the loading: then it returns the record.
+    pub(crate) fn load(&mut self, destination: &Destination, ctx: &mut Ctx<'_>) -> Option<Record> {
+        let record = self.post.loading.take().or_else(|| self.wire.pop());
+        if let Some(pfn) = self.absent_need(destination) {
+            self.post.loading = record;
+            ctx.emit(Event::DstFault { pfn });
+            self.post.asked.insert(pfn, true);
+            self.post.requests.push_back(pfn);
+            return None;
+        }
+        record
+    }
+
+    /// Returns whether pages that were asked for can be taken off their channel. [`Fault::LaneAfterDevices`]: not before the devices are loaded,
+    /// since the same thread accepts the connection.
+    pub(crate) fn lane_is_open(&self, faults: &Faults) -> bool {
+        !self.post.lane.is_empty() && !(self.post.loading.is_some() && faults.on(Fault::LaneAfterDevices))
+    }
+
+    /// Returns whether the end of the stream has to wait: for pages that were asked for and have a channel of their own.
+    /// [`Fault::LaneQuitsEarly`]: it does not.
+    pub(crate) fn end_waits(&self, faults: &Faults) -> bool {
+        self.options.modes.preempt && self.post.is_waited_for() && !faults.on(Fault::LaneQuitsEarly)
+    }
+
+    /// Returns what a destination does that has nothing to take: it waits, if it is in the middle of loading.
+    pub(crate) fn idle(&self) -> Next {
+        if self.post.loading.is_some() && self.in_postcopy() { Next::Wait(Await::Page) } else { Next::Idle }
+    }
+
+    /// A page was sent behind the switch. QEMU: ram_release_page().
+    pub(crate) fn release_sent(&mut self, pfn: Pfn) {
+        if self.options.modes.release_ram && self.in_postcopy() {
+            self.post.released.insert(pfn);
+        }
+    }
+
+    /// Returns whether the source has dropped a page's contents.
+    pub(crate) fn is_released(&self, pfn: Pfn) -> bool {
+        self.post.released.contains(&pfn)
     }
 
     /// A new link: the destination tells what it has, and asks again for what is waited for. QEMU: ram_dirty_bitmap_reload(),

@@ -37,6 +37,10 @@ enum Op {
     Display(u64, u64),
     Restart,
     Reap,
+    /// The slot of a page is deleted and created.
+    Replace(u64),
+    /// The next GET fails.
+    FailGet,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -50,7 +54,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::Send),
         2 => (1u64..300).prop_map(Op::SendMany),
         3 => (page.clone(), count.clone()).prop_map(|(pfn, count)| Op::Hint(pfn, count)),
-        1 => (page, count).prop_map(|(pfn, count)| Op::Display(pfn, count)),
+        1 => (page.clone(), count).prop_map(|(pfn, count)| Op::Display(pfn, count)),
+        1 => page.prop_map(Op::Replace),
+        1 => Just(Op::FailGet),
         1 => Just(Op::Reap),
         1 => Just(Op::Restart),
     ]
@@ -65,8 +71,24 @@ const MODES: [LogMode; 6] = [
     LogMode::Tcg,
 ];
 
-fn shape() -> impl Strategy<Value = (LogMode, u64, u8)> {
-    (prop::sample::select(MODES.to_vec()), prop::sample::select(vec![64, 100, 128, 192, 321]), 6u8..=8)
+/// A log, and the memory that it is kept of.
+#[derive(Debug, Clone)]
+struct Shape {
+    mode: LogMode,
+    pages: u64,
+    shift: u8,
+    tracking: TrackingOptions,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let memory = (prop::sample::select(vec![64, 100, 128, 192, 321]), 6u8..=8);
+    let slots = prop::sample::select(vec![vec![], vec![48], vec![16, 80], vec![64]]);
+    (prop::sample::select(MODES.to_vec()), memory, prop::sample::select(vec![1, 1, 4, 16]), slots).prop_map(
+        |(mode, (pages, shift), host_page, slots)| {
+            let slots = slots.into_iter().map(Pfn).collect();
+            Shape { mode, pages, shift, tracking: TrackingOptions { vcpus: 2, host_page, slots, ..TrackingOptions::default() } }
+        },
+    )
 }
 
 /// The levels as sets.
@@ -109,6 +131,8 @@ struct Stack {
     mode: LogMode,
     pages: u64,
     shift: u8,
+    tracking: TrackingOptions,
+    failing_gets: u32,
     accel: Accelerator,
     d: DirtyMemory,
     vhost: VhostLog,
@@ -123,12 +147,15 @@ struct Stack {
 }
 
 impl Stack {
-    fn new((mode, pages, shift): (LogMode, u64, u8), faults: &[Fault]) -> Self {
+    fn new(shape: Shape, faults: &[Fault]) -> Self {
+        let Shape { mode, pages, shift, tracking } = shape;
         let mut stack = Self {
             mode,
             pages,
             shift,
-            accel: Accelerator::with(mode, &TrackingOptions { vcpus: 2, ..TrackingOptions::default() }, pages),
+            accel: Accelerator::with(mode, &tracking, pages),
+            tracking,
+            failing_gets: 0,
             d: DirtyMemory::new(pages),
             vhost: VhostLog::new(pages),
             ram: None,
@@ -239,6 +266,10 @@ impl Stack {
                 self.sets.d.extend(copied);
             }
             0 if self.mode == LogMode::Hvf && self.accel.has_get(&self.faults) => self.with(|accel, _, _, _, ctx| accel.get(ctx)),
+            0 if self.accel.has_get(&self.faults) && self.failing_gets > 0 => {
+                self.failing_gets -= 1;
+                self.with(|accel, _, _, _, ctx| accel.get(ctx));
+            }
             0 if self.accel.has_get(&self.faults) => {
                 self.with(|accel, _, _, _, ctx| accel.get(ctx));
                 self.sets.s = self.sets.k.clone();
@@ -250,7 +281,7 @@ impl Stack {
                     page.noted |= std::mem::take(&mut page.fresh);
                 }
             }
-            1 if self.accel.has_get(&self.faults) && self.mode != LogMode::Hvf => {
+            1 if self.accel.awaits_merge() => {
                 self.with(|accel, d, _, _, ctx| accel.merge(d, ctx));
                 let copied = std::mem::take(&mut self.sets.copied);
                 self.sets.d.extend(copied);
@@ -298,6 +329,47 @@ impl Stack {
         }
     }
 
+    /// Returns the pages that share a page's record.
+    fn unit(&self, pfn: u64) -> PageRange {
+        let count = if self.mode == LogMode::Tcg { 1 } else { u64::from(self.tracking.host_page) };
+        self.range(pfn - pfn % count, count)
+    }
+
+    /// The main loop does that, and not within a sync. What the slot's log had is merged; all of a new slot is dirty if a log starts so.
+    fn replace(&mut self, pfn: u64) {
+        if self.sync_part != 0 || matches!(self.mode, LogMode::Hvf | LogMode::Tcg) {
+            return;
+        }
+        let pfn = Pfn(pfn % self.pages);
+        self.with(|accel, d, _, _, ctx| {
+            accel.collect_slot(pfn, d, ctx);
+            accel.replace_slot(pfn, ctx);
+        });
+        let starts = self.tracking.slots.iter().filter(|start| start.0 < self.pages);
+        let first = starts.clone().filter(|start| **start <= pfn).max().map_or(0, |start| start.0);
+        let end = starts.filter(|start| **start > pfn).min().map_or(self.pages, |start| start.0);
+        let Sets { k, s, d, copied, collected, .. } = &mut self.sets;
+        if self.mode == LogMode::Ring {
+            d.append(k);
+            d.append(copied);
+            s.clear();
+            collected.clear();
+            self.unsent.iter_mut().for_each(|page| page.noted |= std::mem::take(&mut page.fresh));
+            return;
+        }
+        for page in first..end {
+            s.remove(&page);
+            if k.remove(&page) {
+                d.insert(page);
+                let unsent = &mut self.unsent[page as usize];
+                unsent.noted |= std::mem::take(&mut unsent.fresh);
+            }
+        }
+        if self.mode == (LogMode::ManualClear { initially_set: true }) {
+            k.extend(first..end);
+        }
+    }
+
     /// The reaper works behind the back of the migration, but not of a sync.
     fn reaper(&mut self) {
         if self.mode == LogMode::Ring && self.sync_part == 0 {
@@ -316,14 +388,18 @@ impl Stack {
                 self.unsent[pfn as usize].noted = true;
             }
             // What is open and not in D any more is still to be sent.
-            LogMode::Hvf if !self.sets.k.insert(pfn) && !self.sets.d.contains(&pfn) => self.unsent[pfn as usize].synced = true,
+            LogMode::Hvf if self.sets.k.contains(&pfn) && !self.sets.d.contains(&pfn) => self.unsent[pfn as usize].synced = true,
+            LogMode::Hvf if self.sets.k.contains(&pfn) => self.unsent[pfn as usize].noted = true,
             LogMode::Hvf => {
-                self.sets.d.insert(pfn);
+                let unit = self.unit(pfn);
+                self.sets.k.extend(unit.pages().map(|page| page.0));
+                self.sets.d.extend(unit.pages().map(|page| page.0));
                 self.unsent[pfn as usize].noted = true;
             }
             LogMode::Ring if self.sets.collected.contains(&pfn) => self.unsent[pfn as usize].noted = true,
             LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring => {
-                self.sets.k.insert(pfn);
+                let unit = self.unit(pfn);
+                self.sets.k.extend(unit.pages().map(|page| page.0));
                 self.unsent[pfn as usize].fresh = true;
             }
         }
@@ -385,7 +461,10 @@ impl Stack {
             return;
         }
         self.with(|accel, _, _, _, ctx| accel.clear(range, ctx));
-        self.clear_sets(range);
+        let count = self.unit(0).count;
+        let first = range.first.0.next_multiple_of(count);
+        let end = if range.end().0 == self.pages { self.pages } else { range.end().0 - range.end().0 % count };
+        self.clear_sets(PageRange::new(Pfn(first), end.saturating_sub(first)));
     }
 
     fn apply(&mut self, op: &Op) {
@@ -399,6 +478,12 @@ impl Stack {
             Op::Hint(pfn, count) => self.hint(self.range(pfn, count)),
             Op::Display(pfn, count) => self.display(self.range(pfn, count)),
             Op::Reap => self.reaper(),
+            Op::Replace(pfn) => self.replace(pfn),
+            Op::FailGet if self.accel.has_get(&self.faults) && self.mode != LogMode::Hvf => {
+                self.failing_gets += 1;
+                self.accel.fail_get();
+            }
+            Op::FailGet => {}
             Op::Restart => self.restart(),
         }
     }
@@ -431,7 +516,8 @@ impl Stack {
         prop_assert_eq!(&set(&|pfn| ram.b().test(pfn)), &self.sets.b, "B");
         prop_assert_eq!(&set(&|pfn| ram.c(pfn)).iter().map(|pfn| pfn >> self.shift).collect::<BTreeSet<_>>(), &self.sets.c, "C");
         if self.mode != LogMode::Tcg {
-            prop_assert!(set(&|pfn| self.accel.wp(pfn)).is_disjoint(&self.sets.k), "protected though in K");
+            let recreated = self.mode == (LogMode::ManualClear { initially_set: true });
+            prop_assert!(recreated || set(&|pfn| self.accel.wp(pfn)).is_disjoint(&self.sets.k), "protected though in K");
             let traced = |pfn: Pfn| self.sets.k.contains(&pfn.0) || self.sets.collected.contains(&pfn.0);
             prop_assert_eq!(set(&|pfn| self.accel.wp(pfn) || traced(pfn)).len() as u64, self.pages, "neither protected nor in K");
         }
@@ -442,7 +528,8 @@ impl Stack {
 
     /// Finishes the sync under way, makes another, and sends everything: what is still unsent is lost.
     fn finish(&mut self) -> Option<u64> {
-        let parts = (4 - self.sync_part) % 4 + 4;
+        // GETs that fail leave the log as it is: what they missed comes with the next.
+        let parts = u32::from((4 - self.sync_part) % 4) + 4 * (1 + self.failing_gets);
         (0..parts).for_each(|_| self.sync_part());
         while self.ram().next_dirty().is_some() {
             self.send();
@@ -496,6 +583,8 @@ fn each_fault_of_the_bitmaps_that_loses_writes_is_caught() {
         Fault::TlbNotRearmed,
         Fault::HvfUnprotectsSlot,
         Fault::HvfAddressTwice,
+        Fault::SlotDeleteDropsLog,
+        Fault::HostPageAsOne,
     ];
     for fault in losing {
         assert!(caught(Some(fault)), "{} goes unseen", fault.name());

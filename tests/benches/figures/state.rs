@@ -177,6 +177,7 @@ fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
         ram_bytes: ram.bytes(),
         hints_stay_free: false,
         free_pages_are_read: false,
+        throttle_trigger: 50,
         rom: false,
         hints_first: false,
     });
