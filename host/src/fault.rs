@@ -607,6 +607,11 @@ faults! {
         mechanism: "what must be sent before the switchover is taken for 0 (with postcopy-ram on, all RAM may come later), so each iteration asks for an exact answer, and has a sync: no hint round outlasts a slice", effect: OverSend,
         steps: ["the engine asks before each slice how much is left, and is told that nothing must be sent", "so it wants to know exactly, and syncs: the hint round stops and another begins", "the guest's hints come when their round is over, and their pages are sent"],
         fix: "The exact answer is asked for once all that is left is below the threshold." },
+    /// A migration goes on when a block grows.
+    ResizeUnnoticed { name: "resize-unnoticed", id: "Q13", source: "QEMU dd63169766, fixed in 6.1 by c7c0e72408, 898ba906cc and cc61c703b6",
+        mechanism: "a RAM block grows while it is migrated: bitmaps and stream have the old length, and what lies behind it is not sent", effect: Loss,
+        steps: ["the migration makes B of the block's length, and tells the destination that length", "the guest is reset, its tables become longer, and the block grows", "what is written behind the old end has no bit: it stays behind"],
+        fix: "A resize cancels the migration." },
     /// Hints change B without its mutex.
     HintWithoutMutex { name: "hint-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
         mechanism: "the iothread loads words of B, counts the hinted bits and stores the words without bitmap_mutex: pages that the migration thread takes meanwhile are counted twice, and N goes below what B has", effect: WrongStatistics,
@@ -614,8 +619,8 @@ faults! {
         fix: "Who changes B holds bitmap_mutex." },
     /// Slices run without the mutex of B.
     SliceWithoutMutex { name: "slice-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
-        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the iothread clears in between is back, and hinted pages are sent", effect: OverSend,
-        steps: ["the migration thread loads a word of B to take a page", "the iothread clears the word's other pages, which are hinted", "the migration thread stores the word as it was, less its own page"],
+        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the timer's sync sets in between is gone, and what the iothread clears in between is back", effect: Loss,
+        steps: ["the migration thread loads a word of B to take P", "the timer of auto-converge syncs, and brings K of the same word back into B", "the migration thread stores the word as it was, less P: the last write to K is forgotten (had a hint cleared the word, it would all be sent)"],
         fix: "The mutex is held for the whole slice." },
     /// A migration that failed keeps what it took.
     DirtyNotRestored { name: "dirty-not-restored", id: "X07", source: "Propolis #232, #616 and #682",
@@ -639,6 +644,26 @@ faults! {
         mechanism: "the XBZRLE cache may refuse a page, but what goes out is the copy in its slot all the same: another page's", effect: Loss,
         steps: ["P stands in slot s of the cache, and is young", "Q has the same slot; the cache refuses it", "the record of Q carries the copy in slot s: the bytes of P"],
         fix: "a page that was refused is sent from RAM" },
+    /// A skipped page counts as one that named its block.
+    SkippedPageNamesBlock { name: "skipped-page-names-block", id: "E03", source: "QEMU, fixed in 2.5 by 3fd3c4b37c",
+        mechanism: "a page that has not changed is not written, but its block counts as the last one that a header named: the next page of that block goes without a name, and is placed in the block before", effect: Loss,
+        steps: ["a page of block 1 is written, with its name", "P of block 2 has not changed: nothing is written", "Q of block 2 is written without a name, and placed in block 1"],
+        fix: "the last block is noted where its name is written" },
+    /// Differences are sent in postcopy.
+    DeltaInPostcopy { name: "delta-in-postcopy", id: "E04", source: "QEMU, fixed in 2.8 by 2ebeaec012",
+        mechanism: "a page in the XBZRLE cache goes as a difference in postcopy, too: the destination, which places whole pages under a running guest, cannot read it", effect: HostCrash,
+        steps: ["P goes whole, and stands in the cache", "P is written, and the migration is switched to postcopy", "P goes as a difference: the destination ends, and the guest with it"],
+        fix: "XBZRLE is off once postcopy begins" },
+    /// R is freed while receivers run.
+    ReceiversOutliveR { name: "receivers-outlive-r", id: "E14", source: "QEMU since 5ef7e26bdb (9.1), fixed in 9.2 by 4ce5622908",
+        mechanism: "when the incoming migration fails, the main thread frees R before the channels' receivers have ended: one that still has a packet writes to it", effect: HostCrash,
+        steps: ["a packet has arrived, and waits for its receiver", "the main channel breaks: the main thread cleans up, and R with it", "the receiver records its page in R"],
+        fix: "the receivers are ended before R is freed" },
+    /// Poisoned memory is read.
+    PoisonedPageRead { name: "poisoned-page-read", id: "E19", source: "QEMU, fixed in 9.0 by 06152b89db",
+        mechanism: "a migration starts though memory of the guest is broken: the thread that reads such a page is killed, and the VM with it", effect: HostCrash,
+        steps: ["page P has an uncorrectable error, which the guest has been told of", "migrate is given", "the migration thread reads P: SIGBUS"],
+        fix: "migrate is refused as long as there is poisoned memory" },
     /// Zero pages of the first round are not sent.
     FirstZerosUnsent { name: "first-zeros-unsent", id: "E07", source: "QEMU f1c72795af (1.5), reverted in 1.6 by 9ef051e553",
         mechanism: "in the first round pages of zeros are not sent, since the destination's memory is zero anyway: where it is not, what stood there stays", effect: Loss,

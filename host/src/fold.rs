@@ -48,6 +48,7 @@ pub(crate) enum Tag {
     Xbzrle,
     Multifd,
     MappedRam,
+    Named,
     Placed,
 
     DestinationStatus,

@@ -412,7 +412,7 @@ fn blocks(ram_pages: u64) -> impl Strategy<Value = Vec<RamBlock>> {
             let taken: u64 = blocks.iter().map(|block| block.pages).sum();
             let pages = if index + 1 == sizes.len() { ram_pages - taken } else { *pages };
             let offset = blocks.last().map_or(0, |last| last.offset + last.pages) + gap;
-            blocks.push(RamBlock { name: format!("block {index}"), pages, offset, ignored: false });
+            blocks.push(RamBlock { name: format!("block {index}"), pages, offset, room: 0, ignored: false });
         }
         blocks
     })
@@ -455,7 +455,8 @@ fn encoding() -> impl Strategy<Value = EncodingOptions> {
     (words, xbzrle, prop_oneof![Just(0), 1..=3u8], any::<[bool; 2]>()).prop_map(
         |(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
             let (zero_pages, compression, destination_ram) = words;
-            let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+            let mut encoding =
+                EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned: None };
             while let Some((key, _)) = encoding.refused(false) {
                 match key {
                     "xbzrle" => encoding.xbzrle_pages = 0,

@@ -1,5 +1,6 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
+use host::event::Pfn;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
 use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
@@ -151,6 +152,7 @@ impl<'d> Reader<'d> {
             compression: self.word(fields, "multifd_compression", Compression::ALL).unwrap_or(default.compression),
             zero_copy: self.flag(fields, "zero_copy").unwrap_or(default.zero_copy),
             mapped_ram: self.flag(fields, "mapped_ram").unwrap_or(default.mapped_ram),
+            poisoned: self.integer(fields, "poisoned_page").map(Pfn),
             destination_ram: self.word(fields, "destination_ram", DestinationRam::ALL).unwrap_or(default.destination_ram),
         };
         if let Some((key, why)) = encoding.refused(postcopy) {

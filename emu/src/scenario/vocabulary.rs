@@ -156,6 +156,7 @@ const ANY: Range = range(0, INTEGER_MAX, "TOML's integers end at 2^63 - 1");
 const COUNT: Range = range(1, INTEGER_MAX, "0 would end the run before it starts");
 const COST: Range = range(0, 1_000_000_000, "no single move takes longer than a second");
 const RATE: Range = range(1, 1 << 40, "a link must move, and 1024 GiB/s is beyond any");
+const POISONED: Range = range(0, RAM_BYTES_MAX / PAGE_SIZE - 1, "no memory has more pages");
 const CHANNELS: Range = range(0, 8, "more would show nothing that eight do not");
 const XBZRLE: Range = range(1, 1 << 20, "more exceed any guest's pages");
 const EVERY: Range = range(1, 1_000_000, "more exceed any guest's pages");
@@ -164,6 +165,7 @@ const BYTE: Range = range(0, 255, "it is a byte");
 const PERCENT: Range = range(1, 100, "QEMU takes 1 to 100 percent");
 const SHARE: Range = range(1, 99, "a vCPU sleeps at most 99 percent of its time");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
+const ROOM: Range = range(0, 1024, "tables do not grow by more");
 const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies between no two blocks");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
@@ -464,6 +466,7 @@ static BLOCK: Table = Table {
         key("name", "Its name.", Kind::Text).required(),
         key("pages", "Its length; without it the last block takes what is left.", Kind::Integer(PAGES)),
         key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
+        key("room", "Pages at its end that are not there until it grows (the last block alone).", Kind::Integer(ROOM)).default("0"),
         key("ignored", "QEMU's x-ignore-shared leaves it out: source and destination share it.", Kind::Flag).default("false"),
     ],
 };
@@ -494,6 +497,7 @@ static MIGRATION: Table = Table {
         key("mapped_ram", "The stream is a file in which each page has its place.", Kind::Flag).default("false"),
         key("destination_ram", "What the destination's memory holds before anything arrives.", Kind::Word("memory", destination_rams))
             .default("\"used\""),
+        key("poisoned_page", "A page frame whose memory is broken: who reads it is killed.", Kind::Integer(POISONED)),
         key("xbzrle", "Pages go as differences, by a cache of that many pages.", Kind::PowerOfTwo(XBZRLE)),
         key(
             "hints_first",

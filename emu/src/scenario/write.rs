@@ -314,11 +314,12 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
 
 fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
     for (index, block) in blocks.iter().enumerate() {
-        let RamBlock { name, pages, offset, ignored } = block;
+        let RamBlock { name, pages, offset, room, ignored } = block;
         out.header("[[host.blocks]]");
         out.key("name", quoted(name));
         out.key("pages", pages);
         out.unless(*offset == RamBlock::offset_behind(&blocks[..index]), "offset", || offset);
+        out.unless(*room == 0, "room", || room);
         out.unless(!ignored, "ignored", || ignored);
     }
 }
@@ -363,7 +364,7 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
 
 fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     let default = EncodingOptions::default();
-    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram } = encoding;
+    let EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned } = encoding;
     out.unless(*zero_pages == default.zero_pages, "zero_pages", || quoted(zero_pages.name()));
     out.unless(*xbzrle_pages == default.xbzrle_pages, "xbzrle", || xbzrle_pages);
     out.unless(*channels == default.channels, "multifd_channels", || channels);
@@ -371,6 +372,7 @@ fn write_encoding(out: &mut Lines, encoding: &EncodingOptions) {
     out.unless(!zero_copy, "zero_copy", || zero_copy);
     out.unless(!mapped_ram, "mapped_ram", || mapped_ram);
     out.unless(*destination_ram == default.destination_ram, "destination_ram", || quoted(destination_ram.name()));
+    poisoned.iter().for_each(|pfn| out.key("poisoned_page", format!("{:#x}", pfn.0)));
 }
 
 fn write_throttle(out: &mut Lines, throttle: &ThrottleOptions) {
@@ -503,6 +505,7 @@ fn command_value(command: Command) -> String {
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
         Command::Unplug => quoted("unplug-balloon"),
+        Command::GrowBlock => quoted("grow-block"),
         Command::BreakLink => quoted("break-link"),
         Command::StartPostcopy => quoted("start-postcopy"),
         Command::Recover => quoted("recover"),

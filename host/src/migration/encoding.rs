@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
+use crate::event::Pfn;
 use crate::page::PageContents;
+use crate::step::Ctx;
 
 /// Who looks for pages of zeros (QEMU: `zero-page-detection`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +97,8 @@ pub struct EncodingOptions {
     pub mapped_ram: bool,
     /// What the destination starts from.
     pub destination_ram: DestinationRam,
+    /// A page whose memory is broken: who reads it is killed (Linux: mm/memory-failure.c).
+    pub poisoned: Option<Pfn>,
 }
 
 impl Default for EncodingOptions {
@@ -109,6 +113,7 @@ impl Default for EncodingOptions {
             zero_copy: false,
             mapped_ram: false,
             destination_ram: DestinationRam::Used,
+            poisoned: None,
         }
     }
 }
@@ -138,6 +143,13 @@ impl EncodingOptions {
             ZeroPages::None => false,
             ZeroPages::Legacy => true,
             ZeroPages::Multifd => self.channels == 0,
+        }
+    }
+
+    /// Whoever reads a page whose memory is broken dies of it.
+    pub(crate) fn die_of(&self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        if self.poisoned == Some(pfn) {
+            ctx.crash(format!("SIGBUS: page {pfn} is poisoned"));
         }
     }
 

@@ -131,6 +131,8 @@ pub(crate) struct Run {
     pub(crate) multifd: Option<Multifd>,
     /// The file, if the stream is one; from the first sync on.
     pub(crate) file: Option<MappedRam>,
+    /// The block of the last page, and the one that its header named (a fault).
+    pub(crate) named: Option<(usize, usize)>,
     /// The cache for differences, if they are sent.
     pub(crate) xbzrle: Option<Xbzrle>,
     pub(crate) bytes_sent: u64,
@@ -273,7 +275,7 @@ impl Migration {
             MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device
                 if !self.run.destination_done =>
             {
-                self.run.shut();
+                self.run.shut(false);
                 self.run.set_status(MigrationStatus::Cancelling, ctx);
                 true
             }
@@ -319,7 +321,8 @@ impl Migration {
     pub fn fail(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let hit = self.run.healthy() && !self.run.destination_done;
         if hit {
-            self.run.shut();
+            // [`Fault::ReceiversOutliveR`]: the receivers go on with what they have, though the main thread has cleaned up.
+            self.run.shut(ctx.faults.on(Fault::ReceiversOutliveR));
             self.run.link_down = true;
             self.run.post.cut();
             ctx.emit(Event::LinkDown);
@@ -654,6 +657,7 @@ impl Run {
             snapshot: Snapshot::default(),
             multifd: (channels > 0).then(|| Multifd::new(channels)),
             file: None,
+            named: None,
             xbzrle: (xbzrle_pages > 0).then(|| Xbzrle::new(xbzrle_pages)),
             bytes_sent: 0,
             pages_normal: 0,
@@ -682,6 +686,7 @@ impl Run {
             snapshot,
             multifd,
             file,
+            named,
             xbzrle,
             bytes_sent,
             pages_normal: _,
@@ -714,6 +719,9 @@ impl Run {
         if let Some(file) = file {
             file.fold(fold);
         }
+        if let Some(named) = named {
+            fold.add_part(Tag::Named, named);
+        }
         if let Some(xbzrle) = xbzrle {
             fold.add_part(Tag::Xbzrle, xbzrle);
         }
@@ -722,10 +730,10 @@ impl Run {
         }
     }
 
-    /// The link is shut: what is on its way is gone.
-    fn shut(&mut self) {
+    /// The link is shut: what is on its way is gone, or, of the channels, what has not reached the destination's machine.
+    fn shut(&mut self, arrived: bool) {
         self.wire.shut();
-        self.multifd.iter_mut().for_each(Multifd::shut);
+        self.multifd.iter_mut().for_each(|multifd| multifd.shut(arrived));
     }
 
     /// Returns the bitmaps.

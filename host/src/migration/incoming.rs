@@ -142,6 +142,10 @@ impl Run {
             };
             let Some(Item::Page { content, .. }) = multifd.receive(channel) else { unreachable!("a page stands in front") };
             ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
+            if self.link_down {
+                ctx.crash(format!("a receiver records page {pfn} in R, which is freed"));
+                break;
+            }
             self.place_from_channel(pfn, content, destination, ctx);
             cost += (ctx.costs.page_ns / 2).max(1);
             if ctx.watch.has(pfn) {
@@ -174,6 +178,9 @@ impl Run {
         match content {
             Content::Zero => destination.place_zero(pfn),
             Content::Data(contents) => destination.place_data(pfn, Arc::clone(contents)),
+            Content::Delta(_) if self.in_postcopy() => {
+                ctx.crash(format!("the destination cannot place a difference of page {pfn} in postcopy"))
+            }
             Content::Delta(delta) => {
                 if let Err(error) = destination.place_delta(pfn, delta) {
                     ctx.crash(format!("the destination cannot decode the difference of page {pfn}: {error:?}"));

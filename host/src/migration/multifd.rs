@@ -140,10 +140,13 @@ impl Multifd {
         self.channels.get(usize::from(channel))?.items.front()
     }
 
-    /// The link is shut: what is not delivered is gone.
-    pub(crate) fn shut(&mut self) {
+    /// The link is shut: what is not delivered is gone; `arrived`: but what the destination's machine has received its threads still find.
+    pub(crate) fn shut(&mut self, arrived: bool) {
         self.packet.clear();
-        self.channels.fill(Channel::default());
+        for channel in &mut self.channels {
+            channel.jobs.clear();
+            channel.items.retain(|item| arrived && matches!(item, Item::Page { .. }));
+        }
     }
 
     /// A page was sent on the main channel.
@@ -159,13 +162,13 @@ impl Multifd {
     }
 
     /// Returns what is due before the scan takes its next page, which is at that place; `None`: there is none.
-    /// [`Fault::NoRoundBarrier`]: nothing, when the scan has passed all of RAM; what is left of a packet goes out all the same.
+    /// [`Fault::NoRoundBarrier`]: nothing but at the end, when the scan has passed all of RAM; what is left of a packet goes out all the same.
     pub(crate) fn duty(&self, next: Option<(usize, u64)>, last: bool, encoding: &EncodingOptions, ctx: &Ctx<'_>) -> Duty {
         let passed = match next {
             None => self.unflushed,
             Some(next) => self.last.is_some_and(|last| next <= last),
         };
-        let barrier = passed && (last || !ctx.faults.on(Fault::NoRoundBarrier));
+        let barrier = passed && (last && next.is_none() || !ctx.faults.on(Fault::NoRoundBarrier));
         if self.packet.len() == PACKET_PAGES_MAX || !self.packet.is_empty() && passed {
             return match self.idle(encoding) {
                 Some(channel) => Duty::Give(channel),
@@ -315,6 +318,7 @@ impl Packet {
             let zero = encoding.senders_find_zeros() && ctx.ram.is_zero(*pfn);
             *content = Some(if zero { Content::Zero } else { Content::Data(read_page(*pfn, ctx.ram)) });
             ctx.emit(Event::RamRead { pfn: *pfn, zero });
+            encoding.die_of(*pfn, ctx);
             cost += ctx.costs.page_ns.max(1);
             if ctx.watch.has(*pfn) {
                 break;

@@ -215,6 +215,7 @@ impl Run {
             PageMove::Read(pfn) => {
                 let content = self.read(pfn, last, ctx);
                 ctx.emit(Event::RamRead { pfn, zero: content.is_zero() });
+                self.options.encoding.die_of(pfn, ctx);
                 self.hand = Some(Hand { pfn, content: Some(content) });
                 ctx.costs.page_ns - ctx.costs.page_ns / 2
             }
@@ -255,6 +256,8 @@ impl Run {
         };
         let round = self.ram().syncs();
         ctx.emit(Event::RamPage { pfn, zero, round });
+        self.options.encoding.die_of(pfn, ctx);
+        self.addressed(pfn, &Content::Zero, ctx);
         self.land(pfn, ctx);
         self.release_sent(pfn);
         self.saved(pfn, true);
@@ -337,7 +340,8 @@ impl Run {
         pace.rate_exceeded(self.bytes_sent, limit, &self.options)
     }
 
-    /// Reads a page. [`Fault::FirstZerosUnsent`]: pages of zeros are not sent in the first round.
+    /// Reads a page. [`Fault::FirstZerosUnsent`]: pages of zeros are not sent in the first round. [`Fault::DeltaInPostcopy`]: differences
+    /// are sent to a guest that runs.
     fn read(&mut self, pfn: Pfn, last: bool, ctx: &Ctx<'_>) -> Content {
         let (syncs, postcopy) = (self.ram().syncs(), self.in_postcopy());
         if self.is_released(pfn) {
@@ -351,7 +355,9 @@ impl Run {
         }
         let contents = read_page(pfn, ctx.ram);
         match &mut self.xbzrle {
-            Some(xbzrle) if xbzrle.is_started() && !postcopy => xbzrle.encode(pfn, contents, last, syncs, ctx),
+            Some(xbzrle) if xbzrle.is_started() && (!postcopy || ctx.faults.on(Fault::DeltaInPostcopy)) => {
+                xbzrle.encode(pfn, contents, last, syncs, ctx)
+            }
             Some(_) | None => Content::Data(contents),
         }
     }
@@ -366,17 +372,35 @@ impl Run {
             Content::Zero | Content::Data(_) | Content::Cached(_) => Event::RamSend { pfn, zero: content.is_zero(), round },
         });
         let cost = self.count_content(&content);
+        let there = self.addressed(pfn, &content, ctx);
         if self.file.is_some() {
             self.write_file(pfn, content, false, ctx);
         } else if std::mem::take(&mut self.post.to_lane) {
             self.post.lane.push(Record::Page { pfn, content });
         } else if content != Content::Same {
-            self.wire.push(Record::Page { pfn, content });
+            self.wire.push(Record::Page { pfn: there, content });
         }
         self.release_sent(pfn);
         self.saved(pfn, false);
         self.clock(last, ctx.now_ns + cost);
         cost
+    }
+
+    /// Returns where the destination finds the page of a record: a header says the block, or that it is the block of the record before.
+    /// [`Fault::SkippedPageNamesBlock`]: a page of which nothing was written counts as the record before.
+    fn addressed(&mut self, pfn: Pfn, content: &Content, ctx: &mut Ctx<'_>) -> Pfn {
+        if !ctx.faults.on(Fault::SkippedPageNamesBlock) {
+            return pfn;
+        }
+        let (block, page) = self.ram().place_of(pfn);
+        let (last, named) = self.named.unwrap_or((block, block));
+        let named = if last == block || *content == Content::Same { named } else { block };
+        self.named = Some((block, named));
+        let there = self.ram().page_of(named, page);
+        if there.is_none() {
+            ctx.crash(format!("the destination has no page {page} in the block of the record before"));
+        }
+        there.unwrap_or(pfn)
     }
 
     /// Accounts for a page on the wire, and returns the time it takes there.

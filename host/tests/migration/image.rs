@@ -44,8 +44,18 @@ struct Case {
     log: LogMode,
     /// Each page is looked at, not only those that the guest writes.
     split: bool,
-    /// Who goes first, for how many moves, and what the guest stores before.
-    moves: Vec<(u64, usize, Option<(u64, Stored)>)>,
+    script: Vec<Part>,
+}
+
+/// A part of a schedule.
+#[derive(Debug, Clone)]
+struct Part {
+    /// What the guest stores before, and to which page.
+    store: Option<(u64, Stored)>,
+    /// Who goes first; see [`rank`].
+    order: u64,
+    /// For how many moves.
+    times: usize,
 }
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
@@ -53,7 +63,8 @@ fn encoding() -> impl Strategy<Value = EncodingOptions> {
     let xbzrle = prop_oneof![Just(0), (0..=7u32).prop_map(|shift| 1 << shift)];
     (words, xbzrle, 0..=CHANNELS, any::<[bool; 2]>()).prop_map(|(words, xbzrle_pages, channels, [zero_copy, mapped_ram])| {
         let (zero_pages, compression, destination_ram) = words;
-        let mut encoding = EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram };
+        let mut encoding =
+            EncodingOptions { zero_pages, xbzrle_pages, channels, compression, zero_copy, mapped_ram, destination_ram, poisoned: None };
         while let Some((key, _)) = encoding.refused(false) {
             match key {
                 "xbzrle" => encoding.xbzrle_pages = 0,
@@ -77,11 +88,12 @@ fn case(encoding: impl Strategy<Value = EncodingOptions>) -> impl Strategy<Value
         2 => (1..3u8).prop_map(Stored::Filled),
     ];
     let store = prop::option::weighted(0.7, (select(HOT.to_vec()), stored));
-    let moves = prop::collection::vec((any::<u64>(), prop_oneof![1..4usize, 1..60usize], store), 20..120);
-    (encoding, log, 2..6u32, any::<bool>(), moves).prop_map(|(encoding, log, rounds_min, split, moves)| {
+    let part = (any::<u64>(), prop_oneof![1..4usize, 1..60usize], store).prop_map(|(order, times, store)| Part { store, order, times });
+    let script = prop::collection::vec(part, 20..120);
+    (encoding, log, 2..6u32, any::<bool>(), script).prop_map(|(encoding, log, rounds_min, split, script)| {
         let options =
             MigrationOptions { encoding, rounds_min, chunk_shift: 6, max_bandwidth: 0, paced: false, ..MigrationOptions::default() };
-        Case { options, log, split, moves }
+        Case { options, log, split, script }
     })
 }
 
@@ -107,7 +119,10 @@ fn run(case: &Case, faults: &[Fault], streams: bool) -> End {
     let blocks = vec![block("pc.ram", 0, SPLIT), block("vga.vram", SPLIT, PAGES - SPLIT)];
     let mut writer = StreamWriter::new(blocks, encoding.channels, encoding.compression);
     // Behind the script the actors take turns.
-    let script = case.moves.iter().flat_map(|(order, times, store)| (0..*times).map(move |at| (*order, store.clone().filter(|_| at == 0))));
+    let script = case.script.iter().flat_map(|part| {
+        let store = |at| part.store.clone().filter(|_| at == 0);
+        (0..part.times).map(move |at| (part.order, store(at)))
+    });
     for (order, store) in script.chain((0..).map(|order| (order, None))) {
         if let Some((pfn, stored)) = store.filter(|_| world.state.vm.running) {
             match stored {

@@ -1,6 +1,6 @@
 //! Pages per second from the source's RAM into the destination, by `step_bulk`, against a plain copy of the same pages in the same run.
 //!
-//! The aim is at least 0.3 of the plain copy's rate. Both sides write to memory that they have touched before: the first round's page faults
+//! The aim is at least half of the plain copy's rate: the median of five runs was 0.66 for bulk steps and 0.61 for single ones. Both sides write to memory that they have touched before: the first round's page faults
 //! are not what is compared.
 
 use std::time::{Duration, Instant};
@@ -148,5 +148,5 @@ pub(crate) fn figures() -> Vec<Figure> {
         worst = worst.min(plain_ns / ns);
     }
     let what = "pages placed at the destination against memcpy, worst way";
-    vec![Figure::at_least(what, worst, 0.3, |ratio| format!("{ratio:.2}"))]
+    vec![Figure::at_least(what, worst, 0.5, |ratio| format!("{ratio:.2}"))]
 }
