@@ -51,10 +51,10 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
     ("E06", "the AVX-512 encoder writes behind its buffer", "differences are computed by their meaning here, not by vector code"),
     (
         "E08",
-        "the first zero page that comes by a channel is skipped",
-        "nothing to switch on: QEMU ships it, and so the destination here does it; it is wrong where that memory is not zero",
+        "the first zeros of a page that arrive on a channel are not written",
+        "so it is in QEMU since 9.1: scenarios/fail/encoding/multifd-first-zero.toml shows it, and nothing has to be switched on",
     ),
-    ("E13", "a zero page that was skipped counts as received, and postcopy never places it", "not built"),
+    ("E13", "a zero page that a channel skipped is never served in postcopy", "channels and postcopy do not go together here"),
     ("E18", "compression threads write to the main stream", "the old compression threads left QEMU with 9.1, and are not modelled"),
     ("P03", "two threads write to one stream object", "a record goes to its channel in one step here: there is no object to share"),
     ("P04", "a huge page of which a part was sent is not discarded", "not built"),
