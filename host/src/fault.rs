@@ -607,6 +607,11 @@ faults! {
         mechanism: "what must be sent before the switchover is taken for 0 (with postcopy-ram on, all RAM may come later), so each iteration asks for an exact answer, and has a sync: no hint round outlasts a slice", effect: OverSend,
         steps: ["the engine asks before each slice how much is left, and is told that nothing must be sent", "so it wants to know exactly, and syncs: the hint round stops and another begins", "the guest's hints come when their round is over, and their pages are sent"],
         fix: "The exact answer is asked for once all that is left is below the threshold." },
+    /// A migration goes on when a block grows.
+    ResizeUnnoticed { name: "resize-unnoticed", id: "Q13", source: "QEMU dd63169766, fixed in 6.1 by c7c0e72408, 898ba906cc and cc61c703b6",
+        mechanism: "a RAM block grows while it is migrated: bitmaps and stream have the old length, and what lies behind it is not sent", effect: Loss,
+        steps: ["the migration makes B of the block's length, and tells the destination that length", "the guest is reset, its tables become longer, and the block grows", "what is written behind the old end has no bit: it stays behind"],
+        fix: "A resize cancels the migration." },
     /// Hints change B without its mutex.
     HintWithoutMutex { name: "hint-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
         mechanism: "the iothread loads words of B, counts the hinted bits and stores the words without bitmap_mutex: pages that the migration thread takes meanwhile are counted twice, and N goes below what B has", effect: WrongStatistics,
@@ -614,8 +619,8 @@ faults! {
         fix: "Who changes B holds bitmap_mutex." },
     /// Slices run without the mutex of B.
     SliceWithoutMutex { name: "slice-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
-        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the iothread clears in between is back, and hinted pages are sent", effect: OverSend,
-        steps: ["the migration thread loads a word of B to take a page", "the iothread clears the word's other pages, which are hinted", "the migration thread stores the word as it was, less its own page"],
+        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the timer's sync sets in between is gone, and what the iothread clears in between is back", effect: Loss,
+        steps: ["the migration thread loads a word of B to take P", "the timer of auto-converge syncs, and brings K of the same word back into B", "the migration thread stores the word as it was, less P: the last write to K is forgotten (had a hint cleared the word, it would all be sent)"],
         fix: "The mutex is held for the whole slice." },
     /// A migration that failed keeps what it took.
     DirtyNotRestored { name: "dirty-not-restored", id: "X07", source: "Propolis #232, #616 and #682",

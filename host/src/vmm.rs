@@ -70,6 +70,8 @@ pub enum Command {
     Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
+    /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
+    GrowBlock,
     /// `migrate_continue`.
     Continue,
     /// `migrate-set-capabilities` with postcopy-ram.
@@ -107,6 +109,7 @@ impl Command {
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
+            Command::GrowBlock => "grow-block",
             Command::Continue => "migrate_continue",
             Command::PostcopyRam { .. } => "migrate-set-capabilities",
             Command::BreakLink => "break-link",
@@ -128,6 +131,7 @@ impl fmt::Display for Command {
             | Command::StartPostcopy
             | Command::Recover
             | Command::Unplug
+            | Command::GrowBlock
             | Command::Continue
             | Command::BreakLink
             | Command::Tracking(_) => f.write_str(self.name()),
@@ -596,6 +600,7 @@ impl Vmm {
             | Command::Cancel
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::GrowBlock
             | Command::BreakLink
             | Command::Continue
             | Command::PostcopyRam { .. }
@@ -620,6 +625,15 @@ impl Vmm {
         self.monitor.queue.pop_front();
         self.monitor.state = MonitorState::Waiting;
         cost
+    }
+
+    /// QEMU: migration/ram.c ram_mig_ram_block_resized(): a migration knows the blocks as they were when it began, and is cancelled.
+    /// [`Fault::ResizeUnnoticed`]: it goes on.
+    fn grow_block(&mut self, ctx: &mut Ctx<'_>) {
+        let new = self.d.grow();
+        if new.count > 0 && self.migration.status().is_running() && !ctx.faults.on(Fault::ResizeUnnoticed) {
+            self.migration.cancel(ctx);
+        }
     }
 
     fn carry_out(&mut self, command: Command, ctx: &mut Ctx<'_>) -> u64 {
@@ -656,6 +670,10 @@ impl Vmm {
             }
             Command::Recover => {
                 self.migration.recover();
+                ctx.costs.state_ns
+            }
+            Command::GrowBlock => {
+                self.grow_block(ctx);
                 ctx.costs.state_ns
             }
             Command::BreakLink => {

@@ -79,7 +79,7 @@ fn plans() -> impl Strategy<Value = Plan> {
         let blocks = sizes.into_iter().enumerate().map(|(index, (pages, gap))| {
             let offset = end + gap;
             end = offset + pages;
-            BlockOptions { name: format!("block {index}"), pages, offset, ignored: false }
+            BlockOptions { name: format!("block {index}"), pages, offset, room: 0, ignored: false }
         });
         Plan { mode, chunk_shift, blocks: blocks.collect(), ops }
     })

@@ -7,6 +7,7 @@ mod allocator;
 mod bitmaps;
 mod encodings;
 mod hints;
+mod operator;
 mod runnable;
 
 use emu::outcome::{Blame, Outcome, Verdict};

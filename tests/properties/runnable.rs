@@ -412,7 +412,7 @@ fn blocks(ram_pages: u64) -> impl Strategy<Value = Vec<RamBlock>> {
             let taken: u64 = blocks.iter().map(|block| block.pages).sum();
             let pages = if index + 1 == sizes.len() { ram_pages - taken } else { *pages };
             let offset = blocks.last().map_or(0, |last| last.offset + last.pages) + gap;
-            blocks.push(RamBlock { name: format!("block {index}"), pages, offset, ignored: false });
+            blocks.push(RamBlock { name: format!("block {index}"), pages, offset, room: 0, ignored: false });
         }
         blocks
     })

@@ -69,7 +69,7 @@ impl Device {
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
         let Self { round, popped, found, lent, forgotten, merged_since, told, heard, echoes, passed_over } = self;
         fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since, told, *heard, *echoes));
-        // What the driver tells and what the device applies are different moves'.
+        // Apart, since a hint that is applied changes nothing else of the device.
         fold.part(tag, 1, passed_over);
     }
 

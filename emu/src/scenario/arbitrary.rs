@@ -126,10 +126,12 @@ fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
     let before: u64 = blocks.iter().rev().skip(1).map(|block| block.pages).sum();
     for index in 0..blocks.len() {
         blocks[index].name = format!("block {index}");
+        blocks[index].room = 0;
         blocks[index].offset += RamBlock::offset_behind(&blocks[..index]);
     }
     if let Some(last) = blocks.last_mut() {
         last.pages = ram_pages - before;
+        last.room = (ram_pages - RAM_BYTES_MIN / PAGE_SIZE).min(last.offset % 100).min(last.pages - 1);
     }
 }
 
@@ -287,7 +289,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 /// Blocks whose offsets are gaps, and whose last has any length.
 fn blocks() -> impl Strategy<Value = Vec<RamBlock>> {
-    let block = |(pages, offset, ignored)| RamBlock { name: String::new(), pages, offset, ignored };
+    let block = |(pages, offset, ignored)| RamBlock { name: String::new(), pages, offset, room: offset, ignored };
     vec((1..=RAM_BYTES_MIN / PAGE_SIZE / 4, prop_oneof![Just(0), 1..=200u64], any::<bool>()).prop_map(block), 0..4)
 }
 
@@ -469,6 +471,7 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Cont,
             Command::ResetDevice,
             Command::BreakLink,
+            Command::GrowBlock,
             Command::StartPostcopy,
             Command::Recover,
             Command::Unplug,

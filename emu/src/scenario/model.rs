@@ -408,6 +408,8 @@ pub struct RamBlock {
     pub pages: u64,
     /// Its first ram_addr, pages.
     pub offset: u64,
+    /// Pages at its end that are not there until it grows: of the last block alone.
+    pub room: u64,
     /// The migration leaves it out: its memory is shared with the destination.
     pub ignored: bool,
 }
@@ -473,6 +475,11 @@ impl Host {
             rom: false,
             devices: Devices::default(),
         }
+    }
+
+    /// Returns how much of the guest's memory is not there until the last RAM block grows, bytes.
+    pub fn room_bytes(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.room * wire::platform::PAGE_SIZE)
     }
 
     /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
@@ -852,6 +859,8 @@ pub enum Command {
     Unplug,
     /// The link breaks.
     BreakLink,
+    /// The last RAM block grows.
+    GrowBlock,
     /// `migrate_start_postcopy`.
     StartPostcopy,
     /// `migrate_recover`.

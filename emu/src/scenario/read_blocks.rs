@@ -1,6 +1,6 @@
 //! Reads `[[host.blocks]]`: the RAM blocks that guest memory consists of.
 
-use wire::platform::PAGE_SIZE;
+use wire::platform::{PAGE_SIZE, RAM_BYTES_MIN};
 
 use super::diagnostic::Diagnostic;
 use super::model::RamBlock;
@@ -21,6 +21,13 @@ impl<'d> Reader<'d> {
             let rest = (index + 1 == count && taken < total).then(|| total - taken);
             let pages = self.integer(&fields, "pages").or(rest);
             let offset = self.integer(&fields, "offset").unwrap_or_else(|| RamBlock::offset_behind(&blocks));
+            let room = self.integer(&fields, "room").unwrap_or(0);
+            let left = RAM_BYTES_MIN / PAGE_SIZE + room <= total && pages.is_none_or(|pages| room < pages);
+            if room > 0 && (index + 1 < count || !left) {
+                let message = "a block that cannot have `room`";
+                let label = if left { "only the last block grows" } else { "too little is left of the block, or of the guest's memory" };
+                self.report(Diagnostic::error(fields.span_of("room"), message).label(label));
+            }
             let ignored = self.flag(&fields, "ignored").unwrap_or(false);
             let (Some(name), Some(pages)) = (name, pages) else {
                 if fields.get("pages").is_none() {
@@ -30,7 +37,7 @@ impl<'d> Reader<'d> {
                 continue;
             };
             taken += pages;
-            let block = RamBlock { name, pages, offset, ignored };
+            let block = RamBlock { name, pages, offset, room, ignored };
             if let Some(other) = blocks.iter().find(|other| other.overlaps(&block) || other.name == block.name) {
                 let message = format!("block {} and block {} have the same name or ram_addrs", other.name, block.name);
                 self.report(Diagnostic::error(fields.span.clone(), message).label("here"));

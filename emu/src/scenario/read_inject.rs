@@ -310,6 +310,7 @@ impl<'d> Reader<'d> {
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
             "unplug-balloon" => Some(Command::Unplug),
+            "grow-block" => Some(Command::GrowBlock),
             "break-link" => Some(Command::BreakLink),
             "start-postcopy" => Some(Command::StartPostcopy),
             "recover" => Some(Command::Recover),

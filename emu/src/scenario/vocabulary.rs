@@ -165,6 +165,7 @@ const BYTE: Range = range(0, 255, "it is a byte");
 const PERCENT: Range = range(1, 100, "QEMU takes 1 to 100 percent");
 const SHARE: Range = range(1, 99, "a vCPU sleeps at most 99 percent of its time");
 const ID: Range = range(0, u32::MAX as u64, "command ids have 32 bits");
+const ROOM: Range = range(0, 1024, "tables do not grow by more");
 const RAM_ADDRS: Range = range(0, 2 * RAM_BYTES_MAX / PAGE_SIZE, "that much lies between no two blocks");
 const PAGES: Range = range(1, RAM_BYTES_MAX / PAGE_SIZE, "no memory has more pages");
 const VCPUS: Range = range(1, MAX_VCPUS as u64, "each has a mailbox page");
@@ -465,6 +466,7 @@ static BLOCK: Table = Table {
         key("name", "Its name.", Kind::Text).required(),
         key("pages", "Its length; without it the last block takes what is left.", Kind::Integer(PAGES)),
         key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
+        key("room", "Pages at its end that are not there until it grows (the last block alone).", Kind::Integer(ROOM)).default("0"),
         key("ignored", "QEMU's x-ignore-shared leaves it out: source and destination share it.", Kind::Flag).default("false"),
     ],
 };

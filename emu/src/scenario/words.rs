@@ -32,6 +32,7 @@ pub(super) const COMMANDS: &[Word] = &[
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
     ("unplug-balloon", "Takes the balloon device out of the machine."),
+    ("grow-block", "The last RAM block grows into the room that it has."),
     ("break-link", "Breaks the link to the destination."),
     ("start-postcopy", "Switches the migration to postcopy (`migrate_start_postcopy`)."),
     ("recover", "Joins both sides of a postcopy whose link broke (`migrate_recover`, and `migrate` with `resume`)."),

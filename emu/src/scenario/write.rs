@@ -314,11 +314,12 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
 
 fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
     for (index, block) in blocks.iter().enumerate() {
-        let RamBlock { name, pages, offset, ignored } = block;
+        let RamBlock { name, pages, offset, room, ignored } = block;
         out.header("[[host.blocks]]");
         out.key("name", quoted(name));
         out.key("pages", pages);
         out.unless(*offset == RamBlock::offset_behind(&blocks[..index]), "offset", || offset);
+        out.unless(*room == 0, "room", || room);
         out.unless(!ignored, "ignored", || ignored);
     }
 }
@@ -504,6 +505,7 @@ fn command_value(command: Command) -> String {
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
         Command::Unplug => quoted("unplug-balloon"),
+        Command::GrowBlock => quoted("grow-block"),
         Command::BreakLink => quoted("break-link"),
         Command::StartPostcopy => quoted("start-postcopy"),
         Command::Recover => quoted("recover"),

@@ -472,6 +472,7 @@ fn host_command(command: Command) -> Given {
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
         Command::Unplug => HostCommand::Unplug,
+        Command::GrowBlock => HostCommand::GrowBlock,
         Command::BreakLink => HostCommand::BreakLink,
         Command::StartPostcopy => HostCommand::StartPostcopy,
         Command::Recover => HostCommand::Recover,

@@ -1,5 +1,6 @@
 //! What the oracle may look at: memory and records, read only.
 
+use host::dirty::bitmap::WORD_PAGES;
 use host::event::{Level, MigrationStatus, Pfn};
 use host::memory::GuestRam;
 use host::vmm::Vmm;
@@ -13,6 +14,12 @@ pub(super) struct Observation<'a> {
 }
 
 impl Observation<'_> {
+    /// Returns which of these pages are not there before the last RAM block grows: they are nowhere else, either.
+    fn absent_at(&self, word: u64, pages: u64) -> u64 {
+        let present = self.vmm.d.present();
+        (0..WORD_PAGES).filter(|bit| word * WORD_PAGES + bit >= present).fold(0, |absent, bit| absent | pages & 1 << bit)
+    }
+
     /// Returns which of a word's pages both sides have in the same memory: blocks that the migration ignores.
     fn shared_at(&self, word: u64) -> u64 {
         let ignored = self.vmm.d.ram().places().iter().filter(|place| place.ignored).map(|place| place.range());
@@ -72,8 +79,8 @@ impl Observed for Observation<'_> {
     }
 
     fn destination_equals_at(&self, word: u64, pages: u64) -> u64 {
-        let shared = self.shared_at(word) & pages;
-        shared | self.vmm.destination.equals_at(word, pages & !shared, self.ram)
+        let equal = self.shared_at(word) & pages | self.absent_at(word, pages);
+        equal | self.vmm.destination.equals_at(word, pages & !equal, self.ram)
     }
 
     fn arrived_at(&self, word: u64) -> u64 {

@@ -115,7 +115,7 @@ impl World {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let info = BootInfo {
             magic: BootInfo::MAGIC,
-            ram_bytes: guest.ram_bytes,
+            ram_bytes: guest.ram_bytes - self.scenario.host.room_bytes(),
             vcpus: u32::from(guest.vcpus),
             dialect: guest.driver.number(),
             features_refused: guest.features_refused,
@@ -239,8 +239,8 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
 }
 
 fn block_options(block: &RamBlock) -> BlockOptions {
-    let RamBlock { name, pages, offset, ignored } = block;
-    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, ignored: *ignored }
+    let RamBlock { name, pages, offset, room, ignored } = block;
+    BlockOptions { name: name.clone(), pages: *pages, offset: *offset, room: *room, ignored: *ignored }
 }
 
 fn tracking_options(scenario: &Scenario) -> TrackingOptions {

@@ -19,6 +19,8 @@ pub struct DirtyMemory {
     /// By ram_addr.
     bits: DirtyBitmap,
     tracking: bool,
+    /// Guest memory that is there, pages.
+    present: u64,
     /// Words that devices have loaded and will store back, in that order.
     torn: VecDeque<Torn>,
 }
@@ -41,14 +43,18 @@ impl DirtyMemory {
     pub fn of(ram: Arc<RamList>) -> Self {
         let mut bits = DirtyBitmap::new(ram.end());
         ram.places().iter().for_each(|place| bits.set_range(PageRange::new(Pfn(place.offset), place.pages)));
-        Self { ram, bits, tracking: false, torn: VecDeque::new() }
+        let present = ram.pages_at_first();
+        Self { ram, bits, tracking: false, present, torn: VecDeque::new() }
     }
 
     /// Adds its state to a hash.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { ram: _, bits, tracking, torn } = self;
+        let Self { ram, bits, tracking, present, torn } = self;
         fold.sum_of(Tag::D as u64, bits.fold());
         fold.add(Tag::DTracking, u64::from(*tracking));
+        if *present != ram.pages() {
+            fold.word(Tag::DTracking as u64, 1, *present);
+        }
         if !torn.is_empty() {
             fold.add_part(Tag::Torn, torn);
         }
@@ -57,6 +63,19 @@ impl DirtyMemory {
     /// Returns the RAM blocks.
     pub fn ram(&self) -> &Arc<RamList> {
         &self.ram
+    }
+
+    /// Returns guest memory that is there, pages.
+    pub fn present(&self) -> u64 {
+        self.present
+    }
+
+    /// The last block takes the room that it has, and all of that counts as dirty (QEMU: system/physmem.c qemu_ram_resize()). Returns the new pages.
+    pub fn grow(&mut self) -> PageRange {
+        let new = PageRange::new(Pfn(self.present), self.ram.pages() - self.present);
+        self.present = self.ram.pages();
+        self.mark(new);
+        new
     }
 
     /// Returns the bits, by ram_addr.

@@ -18,6 +18,8 @@ pub struct BlockOptions {
     pub pages: u64,
     /// Its first ram_addr, pages.
     pub offset: u64,
+    /// Pages at its end that are not there until it grows: of the last block alone.
+    pub room: u64,
     /// The migration leaves it alone: source and destination share its memory (QEMU: `x-ignore-shared`).
     pub ignored: bool,
 }
@@ -63,12 +65,14 @@ pub struct RamList {
     order: Vec<usize>,
     /// End of the ram_addrs, pages.
     end: u64,
+    /// Pages at the end of guest memory that are not there at first.
+    spare: u64,
 }
 
 impl RamList {
     /// Returns a list of one block: ram_addrs are guest-physical addresses.
     pub fn one(pages: u64) -> Arc<Self> {
-        Arc::new(Self::new(&[BlockOptions { name: "pc.ram".to_owned(), pages, offset: 0, ignored: false }]))
+        Arc::new(Self::new(&[BlockOptions { name: "pc.ram".to_owned(), pages, offset: 0, room: 0, ignored: false }]))
     }
 
     /// Returns the list of these blocks, which follow each other in guest-physical memory.
@@ -77,10 +81,12 @@ impl RamList {
     /// When there are none, one is empty, or two overlap.
     pub fn new(blocks: &[BlockOptions]) -> Self {
         assert!(!blocks.is_empty(), "no RAM");
-        let mut first = 0;
+        let (mut first, mut spare) = (0, 0);
         let mut places: Vec<Place> = Vec::new();
-        for BlockOptions { name, pages, offset, ignored } in blocks {
-            assert!(*pages > 0, "block {name} is empty");
+        for (index, BlockOptions { name, pages, offset, room, ignored }) in blocks.iter().enumerate() {
+            assert!(*pages > *room, "block {name} is empty");
+            assert!(*room == 0 || index + 1 == blocks.len(), "block {name} has no room to grow: another follows");
+            spare = *room;
             let free = |other: &Place| offset + pages <= other.offset || other.offset + other.pages <= *offset;
             assert!(places.iter().all(free), "block {name} lies where another does");
             places.push(Place { name: name.clone(), first: Pfn(first), pages: *pages, offset: *offset, ignored: *ignored });
@@ -90,7 +96,7 @@ impl RamList {
         let mut order: Vec<usize> = (0..places.len()).collect();
         order.sort_by_key(|index| std::cmp::Reverse(places[*index].pages));
         let end = places.iter().map(|place| place.offset + place.pages).max().expect("there is one");
-        Self { places, order, end }
+        Self { places, order, end, spare }
     }
 
     /// Returns the blocks in the order of guest-physical memory.
@@ -106,6 +112,11 @@ impl RamList {
     /// Returns the guest's memory, pages.
     pub fn pages(&self) -> u64 {
         self.places.last().expect("there is one").range().end().0
+    }
+
+    /// Returns the guest's memory before its last block grows, pages.
+    pub fn pages_at_first(&self) -> u64 {
+        self.pages() - self.spare
     }
 
     /// Returns the end of the ram_addrs, pages.
@@ -188,7 +199,7 @@ mod tests {
     use super::*;
 
     fn block(name: &str, pages: u64, offset: u64) -> BlockOptions {
-        BlockOptions { name: name.to_owned(), pages, offset, ignored: false }
+        BlockOptions { name: name.to_owned(), pages, offset, room: 0, ignored: false }
     }
 
     fn list() -> RamList {

@@ -29,6 +29,8 @@ pub struct RamState {
     list: Arc<RamList>,
     /// B and C of each block.
     blocks: Vec<Block>,
+    /// Pages at the end of guest memory that were not there when the migration began: it does not know of them.
+    unknown: PageRange,
     /// Number of bits of B, kept beside it as QEMU does.
     n: u64,
     chunk_shift: u8,
@@ -74,10 +76,15 @@ impl RamState {
                 b.clear(Pfn(0));
             }
         }
+        let unknown = PageRange::new(Pfn(d.present()), list.pages() - d.present());
+        for (index, part) in list.parts(unknown) {
+            blocks[index].b.as_mut().map(|b| b.clear_range(part));
+        }
         let n = blocks.iter().map(Block::count).sum();
         Self {
             list,
             blocks,
+            unknown,
             n,
             chunk_shift,
             cursor: Cursor::start(),
@@ -101,7 +108,8 @@ impl RamState {
 
     /// Adds its state to a hash. Of the syncs it matters only how many are missing: behind `counted` their number is only reported.
     pub(crate) fn fold(&mut self, counted: u32, fold: &mut Fold) {
-        let Self { list: _, blocks, n, chunk_shift: _, cursor, syncs, dirtied: _, dirtied_last: _, takes_in_two: _, loaded } = self;
+        let Self { list: _, blocks, unknown: _, n, chunk_shift: _, cursor, syncs, dirtied: _, dirtied_last: _, takes_in_two: _, loaded } =
+            self;
         for (index, block) in (0..).zip(blocks) {
             let Block { place: _, b, c, behind } = block;
             let of_block = |tag: Tag| tag as u64 + (index << 32);
@@ -205,6 +213,7 @@ impl RamState {
             }
         };
         let found = found - d.bits().count();
+        let new = new - self.leave_unknown_out();
         self.n = self.n.wrapping_add(new);
         self.dirtied_last = if found != new && ctx.faults.on(Fault::PeriodCountsAll) { found } else { new };
         self.dirtied += self.dirtied_last;
@@ -219,6 +228,12 @@ impl RamState {
                 accel.clear(PageRange::new(range.first, count), ctx);
             }
         }
+    }
+
+    /// Takes what the migration does not know of out of B, and returns how much of it was there.
+    fn leave_unknown_out(&mut self) -> u64 {
+        let list = Arc::clone(&self.list);
+        list.parts(self.unknown).map(|(index, part)| self.blocks[index].b.as_mut().map_or(0, |b| b.clear_range(part))).sum()
     }
 
     /// Returns the next page to send, from the cursor on and around (QEMU: find_dirty_block()).

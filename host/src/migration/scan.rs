@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_scan_goes_through_all_blocks_and_comes_back_to_its_own() {
-        let options = |name: &str, pages, offset, ignored| BlockOptions { name: name.to_owned(), pages, offset, ignored };
+        let options = |name: &str, pages, offset, ignored| BlockOptions { name: name.to_owned(), pages, offset, room: 0, ignored };
         let ram = RamList::new(&[options("a", 64, 0, false), options("b", 128, 64, false), options("c", 96, 192, true)]);
         let mut blocks = blocks(&ram);
         assert_eq!(ram.order(), [1, 2, 0]);

@@ -1,0 +1,94 @@
+//! An operator without mercy: random commands at random times, over random guests, hosts and options, and a guest whose driver comes and goes.
+//!
+//! Whatever is asked for, in whatever state: no page is lost that the guest has not taken back itself, no rule is broken, nobody waits in a circle, the VMM
+//! does not die, and once the operator has let everybody go on, everything comes to rest. `LOSTPAGE_OPERATOR_EVENTS` makes the runs longer (24 events),
+//! `PROPTEST_CASES` their number.
+
+use emu::scenario::model::{Action, Command, Injection, Operation, Profile, Scenario, Trigger};
+use emu::scenario::to_toml;
+use emu::world::{RunOptions, run};
+use host::event::Actor;
+use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::runnable::runnable;
+
+/// Commands have been given by then, nanoseconds of virtual time.
+const BUSY_NS: u64 = 2_000_000_000;
+
+/// Returns the number of events of a run.
+fn events_max() -> usize {
+    std::env::var("LOSTPAGE_OPERATOR_EVENTS").map_or(24, |text| text.parse().expect("LOSTPAGE_OPERATOR_EVENTS is a number"))
+}
+
+fn injection(at_ns: u64, action: Action, by: Actor) -> Injection {
+    Injection { name: None, action, by, trigger: Trigger { at_ns: Some(at_ns), ..Trigger::default() }, before: Vec::new() }
+}
+
+fn command(at_ns: u64, command: Command) -> Injection {
+    injection(at_ns, Action::Monitor(command), Actor::MainLoop)
+}
+
+/// Returns an event, or several that belong together.
+fn event() -> impl Strategy<Value = Vec<Injection>> {
+    let commands = vec![
+        Command::Migrate,
+        Command::Migrate,
+        Command::Cancel,
+        Command::Stop,
+        Command::Cont,
+        Command::Cont,
+        Command::Continue,
+        Command::BreakLink,
+        Command::StallLink,
+        Command::ResumeLink,
+        Command::ResumeLink,
+        Command::Yank,
+        Command::PostcopyRam { on: true },
+        Command::PostcopyRam { on: false },
+    ];
+    let times = prop_oneof![3 => 0..20_000_000u64, 1 => 0..BUSY_NS];
+    let by_word = (times, select(commands)).prop_map(|(at_ns, given)| vec![command(at_ns, given)]);
+    let resize = (0..BUSY_NS, 0..512u32).prop_map(|(at_ns, pages)| vec![command(at_ns, Command::Balloon { pages })]);
+    // The driver comes back in the end.
+    let rebind = (0..BUSY_NS, 0..50_000_000u64).prop_map(|(at_ns, away_ns)| {
+        let task = |at_ns, operation| injection(at_ns, Action::Task(operation), Actor::Vcpu(0));
+        vec![task(at_ns, Operation::Unbind), task(at_ns + away_ns, Operation::Bind)]
+    });
+    prop_oneof![12 => by_word, 2 => resize, 1 => rebind]
+}
+
+/// Everything goes on: whatever the operator has held up is let go, more than once, for one thing may hold up another.
+fn amends() -> Vec<Injection> {
+    let turn = |turn: u64| {
+        let at_ns = BUSY_NS + (turn + 1) * 300_000_000;
+        [(0, Command::ResumeLink), (1, Command::Continue), (2, Command::Cont)].map(|(ms, given)| command(at_ns + ms * 1_000_000, given))
+    };
+    (0..6).flat_map(turn).collect()
+}
+
+fn harassed() -> impl Strategy<Value = Scenario> {
+    let options = (any::<(bool, bool)>(), 1..=100u32, 1..=99u32);
+    (runnable(Profile::Qemu), vec(event(), 1..=events_max()), options).prop_map(
+        |(scenario, events, ((pause, auto_converge), trigger, initial))| {
+            let mut scenario = Scenario { orders: Vec::new(), ..scenario };
+            scenario.injections.iter_mut().for_each(|injection| injection.before.clear());
+            scenario.injections.extend(events.into_iter().flatten().chain(amends()));
+            scenario.migration.switchover = SwitchoverOptions { pause, ..SwitchoverOptions::default() };
+            scenario.migration.throttle = ThrottleOptions { auto_converge, trigger, initial, ..ThrottleOptions::default() };
+            scenario
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(crate::config())]
+
+    #[test]
+    fn whatever_an_operator_does_nothing_is_lost_and_all_comes_to_rest(scenario in harassed()) {
+        let outcome = run(&scenario, &RunOptions::default());
+        prop_assert_eq!(crate::complaint(&scenario, &outcome), None, "{}", to_toml(&scenario));
+    }
+}
