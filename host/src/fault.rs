@@ -619,8 +619,8 @@ faults! {
         fix: "Who changes B holds bitmap_mutex." },
     /// Slices run without the mutex of B.
     SliceWithoutMutex { name: "slice-without-mutex", id: "H09", source: "QEMU 386a907b37 to c13221b56f, from 4.0 to 8.0: what bitmap_mutex covers",
-        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the iothread clears in between is back, and hinted pages are sent", effect: OverSend,
-        steps: ["the migration thread loads a word of B to take a page", "the iothread clears the word's other pages, which are hinted", "the migration thread stores the word as it was, less its own page"],
+        mechanism: "the migration thread loads a word of B and stores it back without a page, without bitmap_mutex: what the timer's sync sets in between is gone, and what the iothread clears in between is back", effect: Loss,
+        steps: ["the migration thread loads a word of B to take P", "the timer of auto-converge syncs, and brings K of the same word back into B", "the migration thread stores the word as it was, less P: the last write to K is forgotten (had a hint cleared the word, it would all be sent)"],
         fix: "The mutex is held for the whole slice." },
     /// A migration that failed keeps what it took.
     DirtyNotRestored { name: "dirty-not-restored", id: "X07", source: "Propolis #232, #616 and #682",

@@ -68,7 +68,9 @@ impl Device {
     /// Adds to a hash what the future depends on.
     pub(crate) fn fold(&self, tag: u64, fold: &mut Fold) {
         let Self { round, popped, found, lent, forgotten, merged_since, told, heard, echoes, passed_over } = self;
-        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since, told, *heard, *echoes, passed_over));
+        fold.part(tag, 0, &(*round, popped, found, lent, forgotten, *merged_since, told, *heard, *echoes));
+        // Apart, since a hint that is applied changes nothing else of the device.
+        fold.part(tag, 1, passed_over);
     }
 
     /// A new id stands in the configuration.

@@ -20,6 +20,7 @@ const VMMS: &[&str] = &["QEMU", "Firecracker", "Cloud Hypervisor", "Propolis", "
 
 /// Entries of [`Catalogue::Vmm`] that are no faults here: id, what it was, why not.
 pub const NOT_HERE: &[(&str, &str, &str)] = &[
+    ("H08", "the first round's scan ignores B", "a scan of its own for the first round left QEMU with 6.1, and is not modelled"),
     (
         "H16",
         "unplugged memory is left out through the interface for hints",
@@ -31,6 +32,12 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
         "needs two versions of a PCI device: the size decides that of a BAR, and the transport here has none",
     ),
     ("B08", "a frame number above 8 TiB loses its sign", "guest memory here ends long before"),
+    ("B11", "the destination waits for memory that is unplugged", "virtio-mem is not modelled: no memory is plugged or unplugged"),
+    (
+        "Q09",
+        "a page that was asked for ends the scan's round too early",
+        "not built: the scan compares nothing with a page that was served beside it",
+    ),
     (
         "Q14",
         "the version of the list of blocks is read without order",
@@ -42,18 +49,40 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
         "its size is an option of a run; a thread's pointers into it are not modelled",
     ),
     ("E06", "the AVX-512 encoder writes behind its buffer", "differences are computed by their meaning here, not by vector code"),
+    (
+        "E08",
+        "the first zeros of a page that arrive on a channel are not written",
+        "so it is in QEMU since 9.1: scenarios/fail/encoding/multifd-first-zero.toml shows it, and nothing has to be switched on",
+    ),
+    ("E13", "a zero page that a channel skipped is never served in postcopy", "channels and postcopy do not go together here"),
     ("E18", "compression threads write to the main stream", "the old compression threads left QEMU with 9.1, and are not modelled"),
     ("P03", "two threads write to one stream object", "a record goes to its channel in one step here: there is no object to share"),
+    ("P04", "a huge page of which a part was sent is not discarded", "not built"),
     (
         "V10",
         "an index into the bitmap of plugged memory is divided by the wrong size",
         "virtio-mem is not modelled: no memory is plugged or unplugged",
     ),
+    ("C03", "the throttle climbs to its end for no reason", "not built"),
+    ("C04", "a quotient of integers is taken too early", "not built"),
+    (
+        "C06",
+        "a timer syncs in the middle of a round",
+        "nothing to switch on: it is a feature, and modelled; what it means for hints is the model's to show",
+    ),
+    ("S02", "the loop that populates memory before a snapshot ends too early in a part of a block", "not built"),
     (
         "X01",
         "a hinted page is used again before the device took the hint",
         "nothing to switch on: Linux and VMMs ship it, and `scenarios/fail/matrix` and `scenarios/search` show it; the mend that was proposed, \
          HINT_WAIT_ON_ACK, can be negotiated",
+    ),
+    ("X03", "DONE is said when a device is activated, not when it is restored", "not built: nothing is restored from a snapshot here"),
+    ("X04", "of a chain only the first descriptor is looked at", "not built"),
+    (
+        "X05",
+        "a range reaches beyond its region",
+        "not built: what is out of memory is refused at the boundary, and the host has nothing behind it",
     ),
 ];
 
@@ -133,10 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn no_entry_is_both_here_and_not_here() {
-        let (catalogued, shown) = (catalogued(), shown());
-        for (id, ..) in NOT_HERE {
-            assert!(catalogued.contains(*id) && !shown.contains(id), "{id}");
-        }
+    fn every_entry_is_either_here_or_not_here() {
+        let shown = shown();
+        let not_here: BTreeSet<&str> = NOT_HERE.iter().map(|(id, ..)| *id).collect();
+        assert_eq!(not_here.len(), NOT_HERE.len(), "each id once");
+        let catalogued = catalogued();
+        let stray: Vec<&&str> = not_here.iter().filter(|id| !catalogued.contains(**id)).collect();
+        assert!(stray.is_empty(), "in no catalogue: {stray:?}");
+        let both: Vec<&&str> = not_here.intersection(&shown).collect();
+        assert!(both.is_empty(), "here, though said to be missing: {both:?}");
+        let neither: Vec<&String> =
+            catalogued.iter().filter(|id| !shown.contains(id.as_str()) && !not_here.contains(id.as_str())).collect();
+        assert!(neither.is_empty(), "nobody says why it is missing: {neither:?}");
     }
 }

@@ -162,13 +162,13 @@ impl Multifd {
     }
 
     /// Returns what is due before the scan takes its next page, which is at that place; `None`: there is none.
-    /// [`Fault::NoRoundBarrier`]: nothing, when the scan has passed all of RAM; what is left of a packet goes out all the same.
+    /// [`Fault::NoRoundBarrier`]: nothing but at the end, when the scan has passed all of RAM; what is left of a packet goes out all the same.
     pub(crate) fn duty(&self, next: Option<(usize, u64)>, last: bool, encoding: &EncodingOptions, ctx: &Ctx<'_>) -> Duty {
         let passed = match next {
             None => self.unflushed,
             Some(next) => self.last.is_some_and(|last| next <= last),
         };
-        let barrier = passed && (last || !ctx.faults.on(Fault::NoRoundBarrier));
+        let barrier = passed && (last && next.is_none() || !ctx.faults.on(Fault::NoRoundBarrier));
         if self.packet.len() == PACKET_PAGES_MAX || !self.packet.is_empty() && passed {
             return match self.idle(encoding) {
                 Some(channel) => Duty::Give(channel),
