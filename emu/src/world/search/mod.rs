@@ -31,6 +31,7 @@ use crate::scenario::model::Scenario;
 use crate::search::found::pattern;
 use crate::search::system::{Choice, Edge, Ending, Key, Objects, Step, System};
 use crate::vcpu::Context;
+use crate::world::observe::Observation;
 use crate::world::search::counts::{Counts, named};
 use crate::world::search::memory::{Memory, SavedMemory};
 use crate::world::{Due, End, Readiness, RunOptions, State, Who, Window, World};
@@ -119,6 +120,9 @@ impl SearchWorld {
         if world.state.gates.has_happened(&start) {
             world.open_window();
         }
+        // What the last step by the clock wrote is looked at before the first state is told: no move of the search has written it.
+        let view = Observation { ram: &world.ram, vmm: &world.state.vmm };
+        world.state.oracle.end_of_step(world.trace.len(), &view);
         if !detailed {
             world.state.oracle.drop_details();
             world.lean = true;

@@ -54,6 +54,23 @@ chunk = "256 KiB"
 from = "migration.state"
 "#;
 
+/// Dirty rings that are full at every turn, and a reaper.
+const RINGS: &str = r#"
+about = "rings"
+pages = { P = "first page of hint 1" }
+[host]
+dirty_log     = "ring"
+ring_size     = 4
+reap_interval = "1 ms"
+[[may]]
+write = { page = "P", byte = 0xBB }
+by    = "vcpu1"
+after = "guest.hint(P)"
+[search]
+from  = "guest.hint"
+until = "hint.stop"
+"#;
+
 fn parsed(text: &str) -> Arc<Scenario> {
     Arc::new(scenario::parse("search.toml", text).unwrap_or_else(|errors| panic!("{errors:?}")))
 }
@@ -198,7 +215,7 @@ fn an_equal_hash_is_an_equal_future() {
 /// Moves whose footprints do not conflict can be swapped: both orders are offered, and lead to the state that the sum of hashes foretells.
 #[test]
 fn moves_that_do_not_conflict_can_be_swapped() {
-    for text in [RACE, CANCEL, ZEROING] {
+    for text in [RACE, CANCEL, ZEROING, RINGS] {
         let scenario = parsed(text);
         let mut system = system(&scenario).uncounted();
         let root = system.save();
