@@ -1,13 +1,13 @@
 //! Hostile guests: whatever a guest writes into rings, registers and memory, the host lives, keeps to its own rules, and touches nothing else.
 //!
-//! No guest code runs. [`guest::Guest`] makes up what one could do: chains that loop, end nowhere, are empty or huge, rings that run ahead, registers in any order,
+//! No guest code runs. [`intruder::Guest`] makes up what one could do: chains that loop, end nowhere, are empty or huge, rings that run ahead, registers in any order,
 //! accesses of any width; in between the host's threads move in any order, migrations come and go, and the operator does what operators do.
 //! [`machine::Machine`] has the whole host, and looks after each move at what must hold.
 //!
 //! The environment variable `LOSTPAGE_HOSTILE_OPS` says how many operations of guests are made; 300,000 without it.
 
 mod draw;
-mod guest;
+mod intruder;
 mod machine;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use host::fault::Fault;
 
 use crate::draw::Draw;
-use crate::guest::Guest;
+use crate::intruder::Guest;
 use crate::machine::{Counts, Machine};
 
 /// Operations of one guest; then comes another, with another host.
