@@ -4,6 +4,13 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
+/// Length of a zero page's record: the header's 8 bytes and the byte (QEMU: migration/ram.c save_zero_page()).
+pub const ZERO_RECORD_BYTES: u64 = 9;
+/// Length of a data page's record (QEMU: save_normal_page()).
+pub const DATA_RECORD_BYTES: u64 = 4096 + 8;
+/// Length of what precedes a difference: the header, a byte that says how it is encoded, and its length (QEMU: save_xbzrle_page()).
+pub const DELTA_HEADER_BYTES: u64 = 8 + 1 + 2;
+
 use crate::event::Pfn;
 use crate::memory::GuestRam;
 use wire::platform::PAGE_SIZE;

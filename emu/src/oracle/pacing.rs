@@ -4,7 +4,7 @@
 
 use host::event::{Actor, Event, HintStatus, MigrationStatus, Stamped};
 use host::fold::Fold;
-use host::migration::encoding::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
+use host::page::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use wire::platform::PAGE_SIZE;
 
 use super::{Oracle, rules};

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::event::Pfn;
-use crate::page::PageContents;
+use crate::page::{DATA_RECORD_BYTES, DELTA_HEADER_BYTES, PageContents, ZERO_RECORD_BYTES};
 use crate::step::Ctx;
 
 /// Who looks for pages of zeros (QEMU: `zero-page-detection`).
@@ -163,13 +163,6 @@ impl EncodingOptions {
         self.zero_pages == ZeroPages::Multifd && self.channels > 0
     }
 }
-
-/// Length of a zero page's record: the header's 8 bytes and the byte (QEMU: migration/ram.c save_zero_page()).
-pub const ZERO_RECORD_BYTES: u64 = 9;
-/// Length of a data page's record (QEMU: save_normal_page()).
-pub const DATA_RECORD_BYTES: u64 = 4096 + 8;
-/// Length of what precedes a difference: the header, a byte that says how it is encoded, and its length (QEMU: save_xbzrle_page()).
-pub const DELTA_HEADER_BYTES: u64 = 8 + 1 + 2;
 
 /// What a page held when it was read, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -9,8 +9,8 @@ use crate::destination::{Destination, DestinationStatus};
 use crate::event::{Event, EventKind, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::migration::encoding::{Compression, Content};
-use crate::migration::engine::Run;
 use crate::migration::multifd::Item;
+use crate::migration::run::Run;
 use crate::migration::wire::Record;
 use crate::step::{Await, Ctx, Move, Next};
 

@@ -13,7 +13,7 @@ use crate::event::{Event, Pfn};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
 use crate::migration::encoding::Content;
-use crate::migration::engine::Run;
+use crate::migration::run::Run;
 use crate::page::PageContents;
 use crate::step::Ctx;
 

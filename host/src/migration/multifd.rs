@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use crate::event::{Actor, Event, EventKind, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::migration::encoding::{Compression, Content, EncodingOptions};
-use crate::migration::engine::Run;
+use crate::migration::run::Run;
 use crate::migration::wire::WIRE_PAGES_MAX;
 use crate::migration::xbzrle::read_page;
 use crate::step::{Await, Ctx, Move, Next};

@@ -25,7 +25,8 @@ use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
-use crate::migration::engine::{Migration, Run};
+use crate::migration::engine::Migration;
+use crate::migration::run::Run;
 use crate::migration::wire::{Record, Wire};
 use crate::step::{Await, Ctx, Move, Next};
 
@@ -341,7 +342,7 @@ impl Run {
     /// Returns whether pages that were asked for can be taken off their channel. [`Fault::LaneAfterDevices`]: not before the devices are loaded,
     /// since the same thread accepts the connection.
     pub(crate) fn lane_is_open(&self, faults: &Faults) -> bool {
-        !self.post.lane.is_empty() && !(self.post.loading.is_some() && faults.on(Fault::LaneAfterDevices))
+        !self.post.lane.is_empty() && (self.post.loading.is_none() || !faults.on(Fault::LaneAfterDevices))
     }
 
     /// Returns whether the end of the stream has to wait: for pages that were asked for and have a channel of their own.

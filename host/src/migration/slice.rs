@@ -8,13 +8,15 @@ use crate::destination::Destination;
 use crate::dirty::accel::Accelerator;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
 use crate::fault::Fault;
-use crate::migration::encoding::{Content, DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
-use crate::migration::engine::{Parts, Run};
+use crate::migration::encoding::Content;
+use crate::migration::engine::Parts;
 use crate::migration::multifd::Duty;
 use crate::migration::pace::Pace;
 use crate::migration::ram::RamState;
+use crate::migration::run::Run;
 use crate::migration::wire::Record;
 use crate::migration::xbzrle::{Xbzrle, read_page};
+use crate::page::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use crate::step::{Await, Ctx, Move, Next};
 
 /// A slice ends when the clock shows more than this many milliseconds (QEMU: MAX_WAIT).

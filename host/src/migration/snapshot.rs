@@ -12,8 +12,9 @@ use crate::event::{Event, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::memory::GuestRam;
-use crate::migration::engine::{Migration, Parts, Run};
+use crate::migration::engine::{Migration, Parts};
 use crate::migration::ram::RamState;
+use crate::migration::run::Run;
 use crate::migration::wire::Record;
 use crate::step::Ctx;
 
