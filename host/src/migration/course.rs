@@ -134,7 +134,7 @@ impl Course {
             },
             MigrationStatus::Active => {
                 let (pending, threshold) = (pending_bytes(run), self.threshold(run));
-                if pending == threshold && ctx.faults.on(Fault::SwitchoverOnEquality) {
+                if pending == threshold && synced_enough(run) && ctx.faults.on(Fault::SwitchoverOnEquality) {
                     return self.switchover(run, ctx);
                 }
                 let round_is_over = pending <= threshold || ctx.faults.on(Fault::SyncEachSlice);
@@ -170,8 +170,7 @@ impl Course {
         if run.status != MigrationStatus::Active || run.link_down {
             return VecDeque::from([Op::Choose(Choice::Iteration)]);
         }
-        let synced_enough = run.ram().syncs() >= run.options.rounds_min;
-        if synced_enough && pending_bytes(run) <= self.threshold(run) {
+        if synced_enough(run) && pending_bytes(run) <= self.threshold(run) {
             op::switchover(run.options.complete_before_sync, run.options.switchover.pause)
         } else {
             iterate(ctx)
@@ -225,6 +224,11 @@ fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op>
 }
 
 /// A count that went below 0 is very large, as in QEMU.
+/// Returns whether there were as many syncs as the scenario asks for.
+fn synced_enough(run: &Run) -> bool {
+    run.ram().syncs() >= run.options.rounds_min
+}
+
 fn pending_bytes(run: &Run) -> u64 {
     run.ram().n().saturating_mul(PAGE_SIZE)
 }
