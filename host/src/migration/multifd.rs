@@ -201,9 +201,11 @@ impl Multifd {
         count
     }
 
-    /// Puts a barrier behind everything in each channel, and returns the number of channels.
-    pub(crate) fn flush(&mut self, main: bool) -> u32 {
-        for channel in &mut self.channels {
+    /// Puts a barrier behind everything in each channel, and returns the number of channels. Into a file goes none: each page has its place there
+    /// (QEMU: migration/multifd.c multifd_send_sync_main() has nothing to write then).
+    pub(crate) fn flush(&mut self, main: bool, into_file: bool) -> u32 {
+        let channels = if into_file { &mut [] } else { self.channels.as_mut_slice() };
+        for channel in channels {
             channel.jobs.push_back(Job::Barrier { main });
             channel.write_barriers();
         }

@@ -309,7 +309,7 @@ impl Run {
     fn flush_channels(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
         let passes = if last { Fault::StartBeforeChannels } else { Fault::MainPassesBarrier };
         let main = !ctx.faults.on(passes);
-        let channels = self.multifd.as_mut().expect("who flushes has channels").flush(main);
+        let channels = self.multifd.as_mut().expect("who flushes has channels").flush(main, self.file.is_some());
         if main && self.file.is_none() {
             self.wire.push(Record::Flush);
         }
@@ -391,7 +391,8 @@ impl Run {
     /// Returns where the destination finds the page of a record: a header says the block, or that it is the block of the record before.
     /// [`Fault::SkippedPageNamesBlock`]: a page of which nothing was written counts as the record before.
     fn addressed(&mut self, pfn: Pfn, content: &Content, ctx: &mut Ctx<'_>) -> Pfn {
-        if !ctx.faults.on(Fault::SkippedPageNamesBlock) {
+        // Only where differences are taken can a page have nothing to write.
+        if self.xbzrle.is_none() || !ctx.faults.on(Fault::SkippedPageNamesBlock) {
             return pfn;
         }
         let (block, page) = self.ram().place_of(pfn);
