@@ -129,7 +129,7 @@ impl Guest {
         let queue = if draw.once_in(2) { 3 } else { draw.below(u64::from(QUEUES)) as u16 };
         let (at, size) = (usize::from(queue), self.sizes[usize::from(queue)].max(1));
         // What is out is not overwritten, as a rule.
-        if machine.out(queue) + 4 > size && machine.out(queue) > 0 && !self.is_evil(draw) {
+        if machine.out(queue).saturating_add(4) > size && machine.out(queue) > 0 && !self.is_evil(draw) {
             machine.access(mmio::QUEUE_NOTIFY, 4, Some(u32::from(queue)));
             return;
         }
