@@ -1,8 +1,8 @@
 //! K and S: how the accelerator records guest stores, and the copy that the VMM takes of it.
 //!
 //! Linux: virt/kvm/kvm_main.c kvm_get_dirty_log_protect(), kvm_clear_dirty_log_protect(); QEMU: accel/kvm/kvm-all.c
-//! kvm_physical_sync_dirty_bitmap(), kvm_log_clear_one_slot(); accel/tcg/cputlb.c notdirty_write(). Memory slots are in [`super::slots`], rings
-//! in [`super::ring`], TLB flags in [`super::tcg`].
+//! kvm_physical_sync_dirty_bitmap(), kvm_log_clear_one_slot(); accel/tcg/cputlb.c notdirty_write(). Memory slots are in `slots`, rings
+//! in [`super::ring`], TLB flags in `tcg`.
 //!
 //! A store to a write-protected page faults, sets its K bit and lifts the protection: later stores leave no new trace until the page is
 //! protected again. With manual clear that happens at CLEAR, long after GET, so a store behind the GET may share the K bit of one before it.

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! With `run_on`, a plain precopy ends in the same way: the machine goes over to the destination's memory. From there on the source is what was
-//! [left](crate::vmm::Vmm::left), and the next migration goes the other way.
+//! left behind, and the next migration goes the other way.
 //!
 //! Differs: requests reach the source at once, and it is the migration thread that takes them, between two pages.
 
