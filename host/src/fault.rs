@@ -710,6 +710,12 @@ faults! {
         steps: ["the last copy of P has arrived, and waits for its thread", "the device state arrives, and the vCPUs start", "P is placed under the running guest"],
         fix: "the main thread waits until all threads are done" },
 
+    /// A channel takes the first zeros of a page to be there, and the guest waits for them.
+    ZerosSkippedForPostcopy { name: "zeros-skipped-for-postcopy", id: "E13", source: "QEMU 249543d0c0, fixed in 10.1",
+        mechanism: "the first zeros that a channel brings for a page are noted in R and not written: in postcopy who touches the page faults, and as R has the page nobody asks for it", effect: Stall,
+        steps: ["precopy: a channel brings zeros for P, the first copy of it: R[P] = 1, and nothing is written", "the migration is switched, and the guest runs at the destination", "a vCPU touches P, which is not in memory; R says that it has come: no request goes out"],
+        fix: "where postcopy may follow, zeros are written whenever they come" },
+
     // ---- 3F: postcopy
     /// Requests that were on a broken link are forgotten.
     RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",

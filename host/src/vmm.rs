@@ -504,7 +504,7 @@ impl Vmm {
         let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
         assert!(!asked, "page {pfn} is waited for");
         match kind {
-            EventKind::DstFault => self.migration.page_fault(pfn, ctx),
+            EventKind::DstFault => self.migration.page_fault(pfn, &self.destination, ctx),
             _ => self.migration.write_fault(pfn, ctx),
         }
         ctx.costs.exit_ns

@@ -54,7 +54,6 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
         "the first zeros of a page that arrive on a channel are not written",
         "so it is in QEMU since 9.1: scenarios/fail/encoding/multifd-first-zero.toml shows it, and nothing has to be switched on",
     ),
-    ("E13", "a zero page that a channel skipped is never served in postcopy", "channels and postcopy do not go together here"),
     ("E18", "compression threads write to the main stream", "the old compression threads left QEMU with 9.1, and are not modelled"),
     ("P03", "two threads write to one stream object", "a record goes to its channel in one step here: there is no object to share"),
     ("P04", "a huge page of which a part was sent is not discarded", "not built"),

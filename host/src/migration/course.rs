@@ -65,6 +65,7 @@ impl Course {
                 Op::SetActive
                 | Op::Sync(_)
                 | Op::Slice { .. }
+                | Op::Drain
                 | Op::Sleep { .. }
                 | Op::SetPaused
                 | Op::WaitContinue
@@ -260,6 +261,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
+        Op::Drain => run.drain_move(ctx) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,

@@ -228,6 +228,7 @@ impl Run {
             | Op::Reload => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
             Op::Slice { last } => self.page_move(pace, last, view.accel, ctx).next(),
+            Op::Drain => self.drain_move(ctx).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
             Op::RateLimit { .. } => plain(EventKind::RateLimit),
             Op::Sleep { until_ns } => Next::Sleep(until_ns),
@@ -344,6 +345,7 @@ impl Run {
             Op::Notify(_)
             | Op::SetActive
             | Op::Slice { .. }
+            | Op::Drain
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
