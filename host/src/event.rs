@@ -608,6 +608,14 @@ events! {
     ChannelFlush { channels: u32 } = "channel.flush",
     #[doc = "All memory is write-protected: the snapshot is of this moment."]
     SnapshotStart = "snapshot.start",
+    #[doc = "Limits of so many vCPUs, from the first on, in MB/s; 0: none."]
+    LimitSet { first: u8, count: u8, rate: u32 } = "limit.set",
+    #[doc = "A vCPU has dirtied so much in the last period, MB/s."]
+    LimitRate { cpu: u8, rate: u64 } = "limit.rate",
+    #[doc = "A vCPU sleeps so long whenever its ring is full, microseconds."]
+    LimitPenalty { cpu: u8, us: u64 } = "limit.penalty",
+    #[doc = "A vCPU whose ring was full begins to sleep."]
+    LimitSleep { cpu: u8, us: u64 } = "limit.sleep",
 }
 
 impl Event {
@@ -740,6 +748,10 @@ impl Event {
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. }
             | Event::Inject { .. } => None,
         }
     }

@@ -814,6 +814,17 @@ faults! {
         effect: Stall, steps: ["the migration thread sends; the link is shut, by a cancel or by the network", "it looks at the rate limit: of a shut link everything is used up, so it sleeps to the window's end", "it looks again, and sleeps again; cancel has been given, and never ends"],
         fix: "Whoever keeps to the rate limit looks for an error of the stream first." },
 
+    /// What an operator tells of the link is divided before it is used.
+    ToldBandwidthInThousands { name: "told-bandwidth-in-thousands", id: "C04", source: "QEMU b6a6d91b9e, fixed in 11.0",
+        mechanism: "the bandwidth that the operator tells for the switchover is divided by 1000 as an integer, to have it per millisecond: below 1000 bytes a second nothing is left, and no threshold",
+        effect: WrongStatistics, steps: ["the operator tells that the link will carry 999 bytes a second, and allows a long downtime", "the migration thread makes 0 bytes a millisecond of it: the threshold is 0", "a sync leaves a page, which would take four seconds; another round begins, and so for ever"],
+        fix: "the quotient is taken in floating point" },
+    /// A vCPU that dirties too much sleeps until somebody kicks it.
+    LimitSleepCutShort { name: "limit-sleep-cut-short", id: "C07", source: "QEMU 7.1 to 8.1, softmmu/dirtylimit.c; reported in September 2023",
+        mechanism: "the sleep at a full ring is a usleep, which any signal ends: whoever measures how fast vCPUs dirty pages kicks them all first, and so does each sync",
+        effect: Rule, steps: ["vCPU 1 has filled its ring, and is to sleep for a second", "the meter kicks all vCPUs to reap their rings: the sleep is over", "the vCPU dirties on, and the meter finds it too fast: a longer sleep, which the next kick ends"],
+        fix: "the sleep goes on behind a signal for what is left of it" },
+
     // ---- 3I: snapshots
 
     /// Pages that nobody touched are not protected.

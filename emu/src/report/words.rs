@@ -112,6 +112,10 @@ pub fn particulars(event: &Event) -> String {
         E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
         E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
         E::ChannelFlush { channels } => format!("{channels} channels"),
+        E::LimitSet { first, count, rate } => format!("vcpu{first} and {} more, {rate} MB/s", count - 1),
+        E::LimitRate { cpu, rate } => format!("vcpu{cpu}, {rate} MB/s"),
+        E::LimitPenalty { cpu, us } => format!("vcpu{cpu}, {us} us"),
+        E::LimitSleep { cpu, us } => format!("vcpu{cpu}, {us} us"),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

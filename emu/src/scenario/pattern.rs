@@ -169,6 +169,10 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::DstRefuse
         | K::VfioMerge
         | K::SnapshotStart
+        | K::LimitSet
+        | K::LimitRate
+        | K::LimitPenalty
+        | K::LimitSleep
         | K::Inject => false,
     }
 }

@@ -268,6 +268,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::LinkResume
         | K::SnapshotStart
         | K::DstRefuse
+        | K::LimitSet
+        | K::LimitPenalty
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -303,6 +305,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::ChannelFlush
         | K::HintNewId
         | K::VfioMerge
+        | K::LimitRate
+        | K::LimitSleep
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

@@ -1,7 +1,7 @@
 //! The thread that reaps dirty rings once in a while, lest vCPUs find them full.
 //!
 //! QEMU: accel/kvm/kvm-all.c kvm_dirty_ring_reaper_thread(). It sleeps, takes the BQL, reaps and resets. Differs: its moves are the main loop's, which would
-//! otherwise wait for the BQL meanwhile; and it wakes only where a ring has an entry.
+//! otherwise wait for the BQL meanwhile; and it wakes only where a ring has an entry. Where vCPUs are limited it rests.
 
 use crate::dirty::accel::Accelerator;
 use crate::event::{EventKind, LockId};
@@ -47,7 +47,7 @@ impl Reaper {
     pub(crate) fn next(&self, accel: &Accelerator, now_ns: u64) -> Next {
         let due_ns = self.slept_ns + self.interval_ns;
         match self.stage {
-            Stage::Asleep if !accel.awaits_reap() => Next::Idle,
+            Stage::Asleep if !accel.awaits_reap() || accel.limits() => Next::Idle,
             Stage::Asleep if now_ns < due_ns => Next::Sleep(due_ns),
             Stage::Asleep => Next::Lock(LockId::Bql),
             Stage::Locked => Next::Do(Move::plain(EventKind::RingReap)),

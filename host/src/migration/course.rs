@@ -185,7 +185,7 @@ impl Course {
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
             return;
         }
-        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options);
+        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options, ctx.faults);
         if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);

@@ -178,7 +178,12 @@ impl Run {
         self.ram.as_mut().expect("a migration thread has bitmaps")
     }
 
-    /// Returns whether the guest is slowed down where it dirties too much: never where time stands still.
+    /// Returns whether an account is kept of what the guest dirties, to slow it down where that is too much: never where time stands still.
+    pub(crate) fn accounts(&self) -> bool {
+        self.options.paced && (self.options.throttle.auto_converge || self.options.limit.on)
+    }
+
+    /// Returns whether vCPUs sleep a share of their time where they dirty too much.
     pub(crate) fn throttles(&self) -> bool {
         self.options.paced && self.options.throttle.auto_converge
     }
@@ -396,9 +401,12 @@ impl Run {
             SyncMove::After => {
                 assert!(!waits_for_vcpus(&parts.view(), ctx), "the sync ends while a vCPU stores");
                 ctx.emit(Event::AfterSync);
-                if self.throttles() && self.throttle.is_due(ctx.now_ns) {
+                if self.accounts() && self.throttle.is_due(ctx.now_ns) {
                     let (dirtied, options) = (self.ram().dirtied(), self.options.throttle);
-                    self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                    let too_much = self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                    if too_much && self.options.limit.on {
+                        parts.accel.limit_for_migration(self.options.limit.rate, parts.d, ctx);
+                    }
                 }
                 ctx.costs.state_ns
             }
@@ -415,7 +423,7 @@ impl Run {
             parts.d.reset();
             self.ram_mut().leave_out_holes(ctx.ram);
         }
-        if self.throttles() {
+        if self.accounts() {
             self.throttle = Throttle::new(ctx.now_ns);
         }
         parts.d.set_tracking(true);

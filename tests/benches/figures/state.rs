@@ -178,6 +178,7 @@ fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
         hints_stay_free: false,
         free_pages_are_read: false,
         throttle_trigger: 50,
+        told: None,
         rom: false,
         hints_first: false,
     });
