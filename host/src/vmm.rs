@@ -20,6 +20,7 @@ use crate::dirty::reaper::Reaper;
 use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::lock::Locks;
 use crate::migration::encoding::DestinationRam;
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
@@ -368,6 +369,11 @@ impl Vmm {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
+    }
+
+    /// Returns whether a thread that has nothing to do looks for it all the time. Who finds the lock that its look takes held sleeps instead.
+    pub fn spins(&self, actor: Actor, locks: &Locks) -> bool {
+        actor == Actor::Iothread && locks.holder(LockId::FreePage).is_none() && self.balloon.iothread_spins()
     }
 
     /// Like [`Vmm::step`] for the migration thread, with further moves on pages that nobody watches while the time is before `until_ns`.

@@ -21,6 +21,7 @@ mod ring;
 mod rules;
 pub mod search;
 mod setup;
+mod spin;
 pub mod tracepoint;
 
 use std::collections::VecDeque;
@@ -49,6 +50,7 @@ use crate::world::observe::Observation;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
 use crate::world::search::counts::Counts;
+use crate::world::spin::Spins;
 
 /// How to run a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -194,6 +196,8 @@ pub(crate) struct State {
     crash: Option<GuestCrash>,
     /// Who waits for what, and since when.
     blocked: Blocked,
+    /// Who spins, and since when.
+    spins: Spins,
     /// The VMM is dead.
     host_crashed: bool,
     /// Who picks the next move.
@@ -302,6 +306,8 @@ impl World {
             let free = self.held_back(slot, readiness).is_none();
             let hold = self.hold(slot, readiness).map(|(hold, _)| hold);
             self.state.blocked.note(slot, self.actor_of(slot), hold, self.state.times_ns[slot], self.state.now_ns);
+            let spins = self.spins(slot, readiness);
+            self.state.spins.note(slot, self.actor_of(slot), spins, self.state.times_ns[slot], self.state.now_ns);
             match readiness {
                 Readiness::Ready(_) if free => {
                     only_timers = false;

@@ -24,6 +24,7 @@ use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, T
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
+use crate::world::spin::Spins;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
@@ -76,6 +77,7 @@ impl World {
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
             blocked: Blocked::new(vcpus + hosts.len()),
+            spins: Spins::new(vcpus + hosts.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
