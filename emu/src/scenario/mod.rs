@@ -2,7 +2,7 @@
 //!
 //! [`parse`] reads a file into a [`model::Scenario`], or says everything that is wrong with it at once ([`Diagnostics`]); [`lint`] adds what
 //! is no error but hardly meant. [`to_toml`] writes a scenario back, [`schema`] describes the language to editors, [`template`] starts a file.
-//! What keys there are, with their types and ranges, stands in one place: `vocabulary.rs`.
+//! What keys there are, with their types and ranges, stands in one place: `vocabulary/`.
 
 mod contradiction;
 mod diagnostic;
