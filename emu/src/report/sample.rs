@@ -6,7 +6,7 @@ use host::event::{Actor, CmdId, Event, EventKind, HintElement, HintStatus, Migra
 use host::fault::Fault;
 
 use super::Subject;
-use crate::outcome::{Blame, BlockedTime, SpinTime, Facts, GuestCrash, Outcome, PageFacts, Verdict, Violation, Wait};
+use crate::outcome::{Blame, BlockedTime, Facts, GuestCrash, Outcome, PageFacts, SpinTime, Verdict, Violation, Wait};
 
 /// The page that is lost.
 pub(crate) const P: Pfn = Pfn(0x207);

@@ -23,7 +23,9 @@ const BLOCKED_NS_MIN: u64 = 100_000_000;
 pub fn render(subject: &Subject, outcome: &Outcome, detail: Detail) -> String {
     let mut lines = header(subject, outcome);
     let timeline = timeline::lines(subject, outcome, detail);
-    for section in [pages(outcome), blocked(outcome), spun(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline] {
+    for section in
+        [pages(outcome), blocked(outcome), spun(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline]
+    {
         if !section.is_empty() {
             lines.push(String::new());
             lines.extend(section);

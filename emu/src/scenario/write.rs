@@ -15,7 +15,7 @@ use wire::switch::correct;
 
 use super::model::{
     Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, How, Injection, Limits,
-    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
+    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, SpunExpect, Target, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -202,10 +202,11 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
-    let Manners { deflate_silently, hint_in_two, start_with_hint } = manners;
+    let Manners { deflate_silently, hint_in_two, start_with_hint, short_stop_id } = manners;
     out.unless(!deflate_silently, "deflate_silently", || deflate_silently);
     out.unless(!hint_in_two, "hint_in_two", || hint_in_two);
     out.unless(!start_with_hint, "start_with_hint", || start_with_hint);
+    out.unless(!short_stop_id, "short_stop_id", || short_stop_id);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -520,7 +521,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked, spun } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -542,6 +543,15 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
         out.header("[[expect.blocked]]");
         out.key("who", quoted(who));
         for (key, value) in [("on", on.map(quoted)), ("min", ns.min.map(time)), ("max", ns.max.map(time))] {
+            if let Some(value) = value {
+                out.key(key, value);
+            }
+        }
+    }
+    for SpunExpect { who, ns } in spun {
+        out.header("[[expect.spun]]");
+        out.key("who", quoted(who));
+        for (key, value) in [("min", ns.min.map(time)), ("max", ns.max.map(time))] {
             if let Some(value) = value {
                 out.key(key, value);
             }

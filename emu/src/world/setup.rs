@@ -24,12 +24,12 @@ use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, T
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
-use crate::world::spin::Spins;
 use crate::world::gates::Gates;
 use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
+use crate::world::spin::Spins;
 use crate::world::{RunOptions, State, Window, World, hosts_of};
 
 /// What stands in page 0 where that is ROM: a far jump to the firmware's start.
@@ -128,6 +128,7 @@ impl World {
                 | flag(guest.manners.deflate_silently, boot_flag::DEFLATE_SILENTLY)
                 | flag(guest.manners.hint_in_two, boot_flag::HINT_IN_TWO)
                 | flag(guest.manners.start_with_hint, boot_flag::START_WITH_HINT)
+                | flag(guest.manners.short_stop_id, boot_flag::SHORT_STOP_ID)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),

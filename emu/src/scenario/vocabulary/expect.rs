@@ -15,6 +15,7 @@ pub(super) static EXPECT: Table = Table {
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
         key("blocked", "How long somebody was held up.", Kind::Tables(&BLOCKED)),
+        key("spun", "How long somebody looked for something to do, without a pause.", Kind::Tables(&SPUN)),
         key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
@@ -33,6 +34,15 @@ static TIMES: Table =
 
 static INSNS: Table =
     Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static SPUN: Table = Table {
+    title: "[[expect.spun]]",
+    keys: &[
+        key("who", "Who spun.", Kind::Word("actor", waiters)).required(),
+        key("min", "At least.", Kind::Time(TIME)),
+        key("max", "At most.", Kind::Time(TIME)),
+    ],
+};
 
 static BLOCKED: Table = Table {
     title: "[[expect.blocked]]",
