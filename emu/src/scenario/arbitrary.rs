@@ -305,7 +305,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices(), any::<(bool, bool)>()),
+        (time_ns(), host_page, devices(), any::<(bool, bool, bool)>()),
     )
         .prop_map(
             |(
@@ -314,7 +314,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices, (iothread, rom)),
+                (stats_interval_ns, host_page, devices, (iothread, rom, all_locks)),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -333,6 +333,7 @@ fn host() -> impl Strategy<Value = Host> {
                     host_page,
                     iothread,
                     rom,
+                    all_locks,
                     devices,
                     blocks,
                 }
@@ -570,11 +571,11 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
 fn costs() -> impl Strategy<Value = Costs> {
     let cost = || 0..=1_000_000_000u64;
     let guest = (cost(), cost(), cost(), cost());
-    let host = (cost(), cost(), cost(), cost(), cost(), cost(), cost(), cost());
+    let host = (cost(), cost(), cost(), cost(), cost(), cost(), cost(), cost(), cost());
     let drawn = (guest, host).prop_map(
         |(
             (guest_step_ns, exit_ns, tracked_store_ns, irq_ns),
-            (lock_ns, element_ns, sync_word_ns, clear_ns, page_ns, state_ns, vm_stop_ns, setup_ns),
+            (lock_ns, element_ns, sync_word_ns, clear_ns, page_ns, state_ns, vm_stop_ns, setup_ns, return_path_ns),
         )| {
             Costs {
                 guest_step_ns,
@@ -589,6 +590,7 @@ fn costs() -> impl Strategy<Value = Costs> {
                 state_ns,
                 vm_stop_ns,
                 setup_ns,
+                return_path_ns,
             }
         },
     );

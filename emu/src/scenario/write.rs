@@ -282,6 +282,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         host_page,
         iothread,
         rom,
+        all_locks,
         devices,
         blocks,
     } = host;
@@ -303,6 +304,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(!rom, "rom", || rom);
+    out.unless(!all_locks, "all_locks", || all_locks);
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
@@ -595,6 +597,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
         state_ns,
         vm_stop_ns,
         setup_ns,
+        return_path_ns,
     } = costs;
     let default = Costs::default();
     out.table("[costs]");
@@ -610,6 +613,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
     out.unless(*state_ns == default.state_ns, "state", || time(*state_ns));
     out.unless(*vm_stop_ns == default.vm_stop_ns, "vm_stop", || time(*vm_stop_ns));
     out.unless(*setup_ns == default.setup_ns, "setup", || time(*setup_ns));
+    out.unless(*return_path_ns == default.return_path_ns, "return_path", || time(*return_path_ns));
 }
 
 fn write_limits(out: &mut Lines, limits: &Limits) {

@@ -60,7 +60,7 @@ impl World {
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
             vmm: Vmm::new(&vmm_options(scenario, &faults, searched)),
-            locks: Locks::default(),
+            locks: Locks::new(scenario.host.all_locks),
             watch: Watch::default(),
             gates: Gates::new(scenario),
             pages: NamedPages::new(scenario),

@@ -297,6 +297,14 @@ impl BalloonDevice {
         self.hint_status() == HintStatus::Start && self.options.protocol.has_cmd_id()
     }
 
+    /// Returns the pages that the thread is about to clear under `bitmap_mutex`.
+    pub fn hint_in_hand(&self) -> Option<PageRange> {
+        match &self.state.iothread.phase {
+            Phase::Clearing(chain) => Some(chain.pages()),
+            _ => None,
+        }
+    }
+
     /// Returns whether the thread, which has nothing to do, burns a CPU. In profile firecracker the event loop sleeps, and a host that looks by itself
     /// is done with its last look.
     pub fn iothread_spins(&self) -> bool {

@@ -69,6 +69,7 @@ pub(super) static COSTS: Table = Table {
         key("state", "Telling a notifier, changing a state.", Kind::Time(COST)).default("\"1 us\""),
         key("vm_stop", "Stopping or starting the VM.", Kind::Time(COST)).default("\"50 us\""),
         key("setup", "From a migration's first sync to its first page.", Kind::Time(COST)).default("\"2300 us\""),
+        key("return_path", "From the destination's request to the source's thread.", Kind::Time(COST)).default("\"50 us\""),
     ],
 };
 
