@@ -528,6 +528,7 @@ impl Oracle {
             | Event::LimitRate { .. }
             | Event::LimitPenalty { .. }
             | Event::LimitSleep { .. }
+            | Event::ReturnRequest { .. }
             | Event::Inject { .. } => {}
         }
     }

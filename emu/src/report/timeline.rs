@@ -73,6 +73,7 @@ fn show(event: &Event) -> Show {
         K::LinkResume => Show::Always,
         K::LimitRate => Show::Named,
         K::LimitSleep => Show::NamedOrRun,
+        K::ReturnRequest => Show::Named,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,
         K::HostCrash => Show::Always,
         K::RingFull => Show::Always,

@@ -116,6 +116,7 @@ pub fn particulars(event: &Event) -> String {
         E::LimitRate { cpu, rate } => format!("vcpu{cpu}, {rate} MB/s"),
         E::LimitPenalty { cpu, us } => format!("vcpu{cpu}, {us} us"),
         E::LimitSleep { cpu, us } => format!("vcpu{cpu}, {us} us"),
+        E::ReturnRequest { pfn } => pfn.to_string(),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -5,7 +5,7 @@
 //! in which a ring gets full; within 25 MB/s of it nothing changes. While there are limits, a vCPU whose ring is full reaps that one alone, and the
 //! reaper rests: else the other rings would never be full, and their vCPUs never sleep.
 //!
-//! Differs: the meter's moves are the main loop's; limits that are lifted are gone at once, where QEMU waits for the meter; a VM that stops does not
+//! Differs: the meter's moves are the main loop's; it has the slots lock from the reap to the merge; limits that are lifted are gone at once, where QEMU waits for the meter; a VM that stops does not
 //! wait for vCPUs that sleep. Where time stands still there are no limits.
 
 use crate::dirty::accel::{Accelerator, LogUser};
@@ -226,15 +226,18 @@ impl Meter {
     }
 
     /// Returns what it does next, in periods of that length.
-    pub(crate) fn next(&self, accel: &Accelerator, period_ns: u64, now_ns: u64) -> Next {
+    pub(crate) fn next(&self, accel: &Accelerator, period_ns: u64, ctx: &Ctx<'_>) -> Next {
         let due_ns = accel.limits.since_ns + period_ns;
         match self.stage {
             Stage::Asleep if !accel.limits() => Next::Idle,
-            Stage::Asleep if now_ns < due_ns => Next::Sleep(due_ns),
+            Stage::Asleep if ctx.now_ns < due_ns => Next::Sleep(due_ns),
             Stage::Asleep => Next::Lock(LockId::Bql),
             // What was limited may be elsewhere by now.
             Stage::Locked | Stage::Reaped | Stage::Reset if !accel.limits() => Next::Do(Move::plain(EventKind::LockRelease)),
-            Stage::Locked => Next::Do(Move::plain(EventKind::RingReap)),
+            Stage::Locked => {
+                let reap = || Next::Do(Move::plain(EventKind::RingReap));
+                ctx.locks.needed(LockId::Slots, ctx.actor).unwrap_or_else(reap)
+            }
             Stage::Reaped => Next::Do(Move::plain(EventKind::RingReset)),
             Stage::Reset => Next::Do(Move::plain(EventKind::DirtyMerge)),
         }
@@ -249,9 +252,11 @@ impl Meter {
                 Stage::Locked
             }
             Stage::Locked | Stage::Reaped | Stage::Reset if !accel.limits() => {
+                ctx.release_needed(LockId::Slots);
                 ctx.unlock(LockId::Bql);
                 Stage::Asleep
             }
+            Stage::Locked if ctx.take_needed(LockId::Slots) => Stage::Locked,
             Stage::Locked => {
                 let pages = accel.reap(ctx);
                 cost = ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns;
@@ -265,6 +270,7 @@ impl Meter {
             Stage::Reset => {
                 accel.merge(d, ctx);
                 accel.limits.measure(ctx);
+                ctx.release_needed(LockId::Slots);
                 ctx.unlock(LockId::Bql);
                 Stage::Asleep
             }
