@@ -32,6 +32,8 @@ pub struct Hinting {
     pub(super) block_iothread: bool,
     /// Profile firecracker: the last id that the driver sent means that it has no more pages.
     pub(super) complete: bool,
+    /// Profile firecracker: what the driver wrote over the id in the configuration, until the host changes it.
+    overwritten: Option<CmdId>,
 }
 
 /// What an id from the driver does.
@@ -54,12 +56,30 @@ impl Hinting {
             // Firecracker counts from the first id that is not reserved.
             Profile::Firecracker => CmdId(CMD_ID_DONE),
         };
-        Self { status: HintStatus::Stop, cmd_id, block_iothread: false, complete: false }
+        Self { status: HintStatus::Stop, cmd_id, block_iothread: false, complete: false, overwritten: None }
+    }
+
+    /// Firecracker: Balloon::_reset() forgets all of it.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self { block_iothread: self.block_iothread, ..Self::new(Profile::Firecracker) };
+    }
+
+    /// Returns what the driver wrote over the id, if that is what the configuration shows.
+    pub(super) fn overwritten(&self) -> Option<CmdId> {
+        self.overwritten
+    }
+
+    /// The driver writes over the id. Firecracker: write_config(); `host_cmd`, by which the device goes, stays.
+    pub(super) fn overwrite(&mut self, id: CmdId) {
+        self.overwritten = Some(id);
     }
 
     pub(super) fn fold(&self, fold: &mut Fold) {
-        let Self { status, cmd_id, block_iothread, complete } = self;
+        let Self { status, cmd_id, block_iothread, complete, overwritten } = self;
         fold.add_part(Tag::Hinting, &(*status, *cmd_id, *complete));
+        if let Some(id) = overwritten {
+            fold.word(Tag::Hinting as u64, 1, u64::from(id.0));
+        }
         fold.add(Tag::IothreadBlocked, u64::from(*block_iothread));
     }
 
@@ -96,7 +116,7 @@ impl BalloonDevice {
             let stride = if ctx.faults.on(Fault::RequestIdStride) { 1 << 16 } else { 1 };
             self.state.hinting.next_cmd_id(self.options.profile, stride);
         }
-        self.state.hinting.complete = false;
+        (self.state.hinting.complete, self.state.hinting.overwritten) = (false, None);
         self.set_hint_status(HintStatus::Requested);
         ctx.emit(Event::HintRequest { id: self.state.hinting.cmd_id });
         match self.options.protocol {
@@ -124,6 +144,7 @@ impl BalloonDevice {
 
     /// Shows the driver that the configuration's id has changed, where there is one.
     fn show_cmd_id(&mut self, ctx: &mut Ctx<'_>) {
+        self.state.hinting.overwritten = None;
         match self.options.protocol {
             Protocol::Merged | Protocol::Addresses => self.transport.notify_config(ctx),
             Protocol::Requests(_) => self.state.request.cancel(),

@@ -495,7 +495,7 @@ impl BalloonDevice {
         ctx.unlock(LockId::FreePage);
         if outcome.used {
             let queue = self.hint_queue();
-            if self.transport.queue_mut(queue).should_notify(ctx.ram) {
+            if self.should_notify(queue, ctx.ram) {
                 return Phase::Raising(outcome);
             }
         }
