@@ -827,6 +827,16 @@ faults! {
         mechanism: "an orchestrator takes the guest for done when its command id has reached the host's: that is the moment when the driver has begun to hint", effect: Rule,
         steps: ["the host starts round 2", "the driver sends id 2, and begins to hint", "the guest's id is not below the host's: the VM is paused, its hints in the queue"],
         fix: "The round is over when the driver has sent its stop id, and the device has answered DONE." },
+    /// DONE is said when a device is activated.
+    DoneOnActivation { name: "done-on-activation", id: "X03", source: "Firecracker a8f5d78dc, fixed in 1.15",
+        mechanism: "the device goes to DONE when the driver activates it, at boot, and not when it is restored: the configuration of a restored device says DONE, and no interrupt tells the driver to look", effect: Leak,
+        steps: ["the driver hints, and keeps its pages: nobody has said DONE when the snapshot is taken", "the snapshot is restored; the device was activated long ago", "the restored guest waits for DONE with its free memory on a list, and each copy of it does"],
+        fix: "The restored device is kicked: it goes to DONE then, and interrupts." },
+    /// A report is not cut where its memory region ends.
+    RegionOverrun { name: "region-overrun", id: "X05", source: "Cloud Hypervisor 326cd8807, fixed in 52.0",
+        mechanism: "of a reported range only the start is looked up: a hole is punched into the region's file for all of its length, and the advice that follows fails, which ends the device's thread and with it the VMM", effect: HostCrash,
+        steps: ["a memory zone of 130 MiB lies before another one", "the guest, which knows of no zones, reports a free block of 4 MiB that begins 2 MiB before the end of the first", "the hole reaches 2 MiB beyond the zone's memory, into whatever its file holds there; then the thread ends"],
+        fix: "The length is cut at the region's end: reports are advice, and a part of them may be taken." },
     /// What the VMM writes itself stands in no log.
     VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
         mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,

@@ -460,14 +460,9 @@ impl Vmm {
                 vm: left.vm,
                 vcpus_in_store: false,
             },
-            None => View {
-                accel: &self.accel,
-                devices: &self.devices,
-                hints: self.balloon.hint_status(),
-                destination,
-                vm: self.vm,
-                vcpus_in_store,
-            },
+            None => {
+                View { accel: &self.accel, devices: &self.devices, hints: self.balloon.hints(), destination, vm: self.vm, vcpus_in_store }
+            }
         }
     }
 

@@ -396,6 +396,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 host_page: 1,
                 iothread: true,
                 rom: false,
+                acknowledge_on_stop: true,
                 devices,
                 blocks,
             }

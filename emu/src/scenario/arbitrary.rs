@@ -304,7 +304,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices(), any::<(bool, bool)>()),
+        (time_ns(), host_page, devices(), any::<(bool, bool, bool)>()),
     )
         .prop_map(
             |(
@@ -313,7 +313,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices, (iothread, rom)),
+                (stats_interval_ns, host_page, devices, (iothread, rom, acknowledge_on_stop)),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -332,6 +332,7 @@ fn host() -> impl Strategy<Value = Host> {
                     host_page,
                     iothread,
                     rom,
+                    acknowledge_on_stop,
                     devices,
                     blocks,
                 }

@@ -35,6 +35,7 @@ impl<'d> Reader<'d> {
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
             rom: self.flag(&fields, "rom").unwrap_or(default.rom),
+            acknowledge_on_stop: self.flag(&fields, "acknowledge_on_stop").unwrap_or(default.acknowledge_on_stop),
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),

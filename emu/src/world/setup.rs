@@ -201,11 +201,13 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
+            acknowledge_on_stop: host.acknowledge_on_stop,
             machine: host::balloon::Machine {
                 host_page: u64::from(host.host_page),
                 iothread: iothread(host.iothread, faults),
                 rom: host.rom,
                 ignores_pins: host.devices.vfio && faults.on(Fault::PinnedDiscarded),
+                regions: regions(&host.blocks),
             },
         },
         migration: MigrationOptions {
@@ -227,6 +229,19 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             paced: !searched,
         },
     }
+}
+
+/// Returns where memory regions begin, but the first: each RAM block is one.
+fn regions(blocks: &[RamBlock]) -> Vec<u64> {
+    let mut ends: Vec<u64> = blocks
+        .iter()
+        .scan(0, |end, block| {
+            *end += block.pages;
+            Some(*end)
+        })
+        .collect();
+    ends.pop();
+    ends
 }
 
 /// Returns whether a balloon finds an iothread, and whether it notices that it does not.

@@ -58,6 +58,8 @@ pub struct BalloonOptions {
     pub stats_interval_ns: u64,
     /// Pages that the host wants in the balloon at boot, 4 KiB each.
     pub target_pages: u32,
+    /// The device says DONE by itself when the driver has no more to hint (profile firecracker; otherwise nobody asks).
+    pub acknowledge_on_stop: bool,
     /// What it is built into.
     pub machine: Machine,
 }
@@ -73,6 +75,8 @@ pub struct Machine {
     pub rom: bool,
     /// Nobody tells the balloon of pinned pages ([`crate::fault::Fault::PinnedDiscarded`]).
     pub ignores_pins: bool,
+    /// The first page of each memory region but the first (profile cloud-hypervisor: what is told to the kernel of one is not told of the next).
+    pub regions: Vec<u64>,
 }
 
 /// Whether there is a thread for the hint queue.
@@ -89,7 +93,7 @@ pub enum IothreadOption {
 impl Default for Machine {
     /// Host pages as large as the balloon's, and a thread.
     fn default() -> Self {
-        Self { host_page: 1, iothread: IothreadOption::Present, rom: false, ignores_pins: false }
+        Self { host_page: 1, iothread: IothreadOption::Present, rom: false, ignores_pins: false, regions: Vec::new() }
     }
 }
 
@@ -372,6 +376,9 @@ impl BalloonDevice {
         if self.state.stats.poll_at_ns().is_some() {
             self.state.stats.rearm(self.options.stats_interval_ns, ctx.now_ns);
         }
+        if self.options.profile == Profile::Firecracker {
+            self.restored(ctx);
+        }
     }
 
     /// Sets the balloon's target, 4 KiB pages; at most all of RAM. Called with the BQL held. QEMU: virtio_balloon_to_target().
@@ -488,6 +495,9 @@ impl BalloonDevice {
             Written::Reset => self.reset_after_status(ctx),
             // QEMU: virtio_device_start_ioeventfd_impl() looks at every queue once; Firecracker: notify_queue_events().
             Written::DriverOk => {
+                if self.options.profile == Profile::Firecracker && ctx.faults.on(Fault::DoneOnActivation) {
+                    self.hint_given_back(ctx);
+                }
                 for queue in self.transport.ready_queues().collect::<Vec<_>>() {
                     self.kick(queue, ctx);
                 }

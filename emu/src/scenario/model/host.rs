@@ -35,6 +35,8 @@ pub struct Host {
     pub iothread: bool,
     /// Page 0 is ROM.
     pub rom: bool,
+    /// The device says DONE by itself when the driver has no more to hint (profile firecracker alone).
+    pub acknowledge_on_stop: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -73,6 +75,7 @@ impl Host {
             host_page: 1,
             iothread: true,
             rom: false,
+            acknowledge_on_stop: true,
             devices: Devices::default(),
         }
     }

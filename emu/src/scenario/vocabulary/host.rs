@@ -42,6 +42,12 @@ pub(super) static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key(
+            "acknowledge_on_stop",
+            "The device says DONE by itself when the driver has no more to hint (profile firecracker alone).",
+            Kind::Flag,
+        )
+        .default("true"),
         key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
         key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
