@@ -618,7 +618,9 @@ impl BalloonDevice {
         let word = |bytes: &ConfigBytes, field| u32::from_le_bytes(bytes[span_of(field)].try_into().expect("four bytes"));
         self.state.num_pages = word(&after, config::NUM_PAGES);
         self.state.actual = word(&after, config::ACTUAL);
-        self.state.poison_val = word(&after, config::POISON_VAL);
+        if self.transport.negotiated(self.options.poison_feature()) {
+            self.state.poison_val = word(&after, config::POISON_VAL);
+        }
         let id = config::FREE_PAGE_HINT_CMD_ID;
         if word(&after, id) != word(&before, id) {
             self.state.hinting.overwrite(CmdId(word(&after, id)));
