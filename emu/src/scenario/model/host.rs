@@ -37,6 +37,8 @@ pub struct Host {
     pub rom: bool,
     /// The device says DONE by itself when the driver has no more to hint (profile firecracker alone).
     pub acknowledge_on_stop: bool,
+    /// Locks for which there is no use in most scenarios are taken, too, wherever the real code takes them (`docs/locks.md`).
+    pub all_locks: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -76,6 +78,7 @@ impl Host {
             iothread: true,
             rom: false,
             acknowledge_on_stop: true,
+            all_locks: false,
             devices: Devices::default(),
         }
     }
