@@ -608,6 +608,14 @@ events! {
     ChannelFlush { channels: u32 } = "channel.flush",
     #[doc = "All memory is write-protected: the snapshot is of this moment."]
     SnapshotStart = "snapshot.start",
+    #[doc = "Memory of a virtio-mem device is plugged (QEMU: virtio_mem_set_block_state())."]
+    MemPlug { range: PageRange } = "mem.plug",
+    #[doc = "Memory of a virtio-mem device is unplugged: its contents are gone."]
+    MemUnplug { range: PageRange } = "mem.unplug",
+    #[doc = "A virtio-mem device refuses to plug or unplug, since a migration is under way (QEMU: virtio_mem_is_busy())."]
+    MemBusy { range: PageRange } = "mem.busy",
+    #[doc = "Memory that is not plugged is taken out of B (QEMU: ramblock_dirty_bitmap_clear_discarded_pages())."]
+    BitmapExclude { pages: u64 } = "bitmap.exclude",
 }
 
 impl Event {
@@ -622,6 +630,9 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::MemBusy { range }
+            | Event::MemUnplug { range }
+            | Event::MemPlug { range }
             | Event::VhostQueue { range, .. }
             | Event::VfioWrite { range }
             | Event::Pin { range }
@@ -740,6 +751,7 @@ impl Event {
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
+            | Event::BitmapExclude { .. }
             | Event::Inject { .. } => None,
         }
     }

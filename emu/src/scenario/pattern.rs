@@ -93,6 +93,9 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::RamDelta
         | K::VfioWrite
         | K::VhostQueue
+        | K::MemPlug
+        | K::MemUnplug
+        | K::MemBusy
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail
@@ -169,6 +172,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::DstRefuse
         | K::VfioMerge
         | K::SnapshotStart
+        | K::BitmapExclude
         | K::Inject => false,
     }
 }

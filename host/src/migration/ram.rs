@@ -359,16 +359,36 @@ impl RamState {
             ctx.emit(Event::BitmapStore { range });
         }
         if !ctx.faults.on(Fault::HintKeepsK) {
-            let mut at = hit.first;
-            while at < hit.end() {
-                let chunk = self.chunk(at);
-                if self.take_chunk(at) && accel.has_clear() {
-                    accel.clear(chunk, ctx);
-                }
-                at = chunk.end();
-            }
+            self.clear_chunks(hit, accel, ctx);
         }
         cleared
+    }
+
+    /// Takes ranges that are not plugged out of B, and clears their chunks in K where C asks for it and somebody keeps K (QEMU:
+    /// ramblock_dirty_bitmap_clear_discarded_pages()).
+    pub(crate) fn exclude(&mut self, ranges: &[PageRange], mut accel: Option<&mut Accelerator>, ctx: &mut Ctx<'_>) {
+        let list = Arc::clone(&self.list);
+        let parts = ranges.iter().flat_map(|range| list.parts(*range));
+        let pages = parts.map(|(index, part)| self.blocks[index].b.as_mut().map_or(0, |b| b.clear_range(part))).sum();
+        self.n = self.n.wrapping_sub(pages);
+        ctx.emit(Event::BitmapExclude { pages });
+        for range in ranges {
+            if let Some(accel) = &mut accel {
+                self.clear_chunks(*range, accel, ctx);
+            }
+        }
+    }
+
+    /// Clears the chunks of a range in K where C asks for it.
+    fn clear_chunks(&mut self, range: PageRange, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
+        let mut at = range.first;
+        while at < range.end() {
+            let chunk = self.chunk(at);
+            if self.take_chunk(at) && accel.has_clear() {
+                accel.clear(chunk, ctx);
+            }
+            at = chunk.end();
+        }
     }
 
     fn locate(&self, pfn: Pfn) -> (&Block, Pfn) {

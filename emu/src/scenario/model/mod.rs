@@ -18,7 +18,7 @@ use ::host::step::Costs;
 pub use super::search::{Found, Grain, Search, Vary};
 pub use expect::{BlockedExpect, CountExpect, Expect, Limits, SentExpect};
 pub use guest::{Driver, Guest, Manners, Numbering, Operation, Task};
-pub use host::{Devices, DirtyLog, Host, Profile, RamBlock, Tracking, Walk};
+pub use host::{Devices, DirtyLog, Host, Profile, RamBlock, Tracking, VirtioMem, Walk};
 pub use inject::{Action, Command, How, Injection, Order, PageOf, PageSpec, Pattern, Target, Trigger};
 pub use migration::Migration;
 

@@ -16,7 +16,7 @@ use guest::GUEST;
 pub(super) use guest::OPERATIONS;
 pub(super) use host::START;
 use host::{HOST, MIGRATION};
-pub(super) use inject::{ACTIONS, BALLOON};
+pub(super) use inject::{ACTIONS, BALLOON, RESIZE_MEM};
 use inject::{INJECT, MAY, ORDER};
 pub(super) use ranges::INTEGER_MAX;
 use search::{FOUND, SEARCH, VARY};
@@ -196,7 +196,7 @@ pub(super) fn tables() -> Vec<&'static Table> {
             let found: &[&'static Table] = match key.kind {
                 Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table) => &[table],
                 Kind::Start => &[&START],
-                Kind::Command => &[&BALLOON],
+                Kind::Command => &[&BALLOON, &RESIZE_MEM],
                 // An injected task's operations are the tasks'.
                 Kind::Operations => &OPERATIONS.iter().collect::<Vec<_>>(),
                 Kind::Operation
