@@ -517,6 +517,7 @@ impl Oracle {
             | Event::VhostQueue { .. }
             | Event::MemBusy { .. }
             | Event::BitmapExclude { .. }
+            | Event::ReturnRequest { .. }
             | Event::Inject { .. } => {}
         }
     }

@@ -116,6 +116,7 @@ pub fn particulars(event: &Event) -> String {
         E::MemUnplug { range } => range.to_string(),
         E::MemBusy { range } => range.to_string(),
         E::BitmapExclude { pages } => format!("{pages} pages"),
+        E::ReturnRequest { pfn } => pfn.to_string(),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -96,6 +96,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::MemPlug
         | K::MemUnplug
         | K::MemBusy
+        | K::ReturnRequest
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail

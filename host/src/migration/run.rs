@@ -325,7 +325,7 @@ impl Run {
             Op::Protect => self.protect(parts, ctx),
             Op::SendSaved => self.send_saved_device(ctx),
             Op::Reload => {
-                self.recover(parts.destination, ctx.faults);
+                self.recover(parts.destination, ctx);
                 let cost = self.change(MigrationStatus::PostcopyActive, ctx);
                 if parts.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints) {
                     self.exclude(false, parts, ctx);

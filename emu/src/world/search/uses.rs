@@ -26,7 +26,8 @@ fn own_of_host(actor: Actor) -> u64 {
             use object::{BITMAP, DESTINATION, DEVICE, MIGRATION, MONITOR, RECORDS, STATUS, VM, WIRE};
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
         }
-        Actor::Vhost => object::RECORDS,
+        Actor::Vhost | Actor::Reaper => object::RECORDS,
+        Actor::ReturnPath => object::BITMAP | object::WIRE,
         Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => unreachable!("{actor} is no thread of the host"),
     }
 }
@@ -85,9 +86,8 @@ impl World {
                 let by = match injection.by {
                     Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
                     Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
-                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio | Actor::Channel(_) | Actor::Receiver(_) => {
-                        0
-                    }
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio | Actor::Reaper | Actor::ReturnPath => 0,
+                    Actor::Channel(_) | Actor::Receiver(_) => 0,
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
@@ -240,6 +240,7 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::ReturnRequest { .. } => BITMAP | WIRE,
             Event::SnapshotStart => RECORDS | BITMAP | STORES,
             Event::DstRefuse { .. } => DESTINATION | STATUS,
             Event::DstEnd => DESTINATION | STORES,
