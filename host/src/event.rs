@@ -632,6 +632,8 @@ events! {
     ChannelFlush { channels: u32 } = "channel.flush",
     #[doc = "All memory is write-protected: the snapshot is of this moment."]
     SnapshotStart = "snapshot.start",
+    #[doc = "The source's return path thread takes a request for a page off the connection, and queues it for the migration thread."]
+    ReturnRequest { pfn: Pfn } = "return.request",
     #[doc = "Memory of a virtio-mem device is plugged (QEMU: virtio_mem_set_block_state())."]
     MemPlug { range: PageRange } = "mem.plug",
     #[doc = "Memory of a virtio-mem device is unplugged: its contents are gone."]
@@ -640,8 +642,6 @@ events! {
     MemBusy { range: PageRange } = "mem.busy",
     #[doc = "Memory that is not plugged is taken out of B (QEMU: ramblock_dirty_bitmap_clear_discarded_pages())."]
     BitmapExclude { pages: u64 } = "bitmap.exclude",
-    #[doc = "The source's return path thread takes a request for a page off the connection, and queues it for the migration thread."]
-    ReturnRequest { pfn: Pfn } = "return.request",
 }
 
 impl Event {

@@ -227,3 +227,66 @@ impl Devices {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::testing::Desk;
+
+    const PAGES: u64 = 2048;
+    const P: Pfn = Pfn(1024 + 600);
+
+    /// Four blocks behind 1024 pages, in two sections; of the first section one is plugged.
+    fn devices(index_by_count: bool) -> Devices {
+        let mem = VirtioMemOptions { pages: 1024, block_pages: 256, memslot_pages: 512, plugged: vec![0], index_by_count };
+        Devices::new(PAGES, DeviceOptions { vfio: true, virtio_mem: Some(mem), ..DeviceOptions::default() })
+    }
+
+    #[test]
+    fn what_is_unplugged_is_empty_and_out_of_the_assigned_devices_reach() {
+        let (mut devices, mut desk) = (devices(false), Desk::new(&[]).with_pages(PAGES));
+        assert!(devices.vfio_reaches(PageRange::new(Pfn(1000), 280)) && !devices.vfio_reaches(PageRange::new(Pfn(1000), 281)));
+        devices.resize_mem(768, false, &mut desk.ctx());
+        assert!(devices.vfio_reaches(PageRange::new(Pfn(1024), 768)) && !devices.vfio_reaches(PageRange::page(Pfn(1024 + 768))));
+        desk.ctx().ram.write(P.address(), &[1]);
+        devices.resize_mem(512, false, &mut desk.ctx());
+        assert!(desk.ctx().ram.is_zero(P) && devices.is_discarded(P) && !devices.vfio_reaches(PageRange::page(P)));
+        assert_eq!(devices.discarded(), [PageRange::new(Pfn(1024 + 512), 512)]);
+    }
+
+    #[test]
+    fn nothing_is_plugged_or_unplugged_while_a_migration_is_under_way() {
+        let (mut devices, mut desk) = (devices(false), Desk::new(&[]).with_pages(PAGES));
+        let before = devices.clone();
+        devices.resize_mem(1024, true, &mut desk.ctx());
+        devices.resize_mem(0, true, &mut desk.ctx());
+        devices.resize_mem(256, true, &mut desk.ctx());
+        assert_eq!(devices, before);
+        let busy = |first| Event::MemBusy { range: PageRange::new(Pfn(first), 256) };
+        assert_eq!(desk.take_events(), [busy(1024 + 256), busy(1024)]);
+    }
+
+    #[test]
+    fn with_the_wrong_divisor_nobody_asks_for_what_was_written_to_a_later_section() {
+        for (index_by_count, found) in [(false, true), (true, false)] {
+            let (mut devices, mut desk, mut d) = (devices(index_by_count), Desk::new(&[]).with_pages(PAGES), DirtyMemory::new(PAGES));
+            devices.resize_mem(768, false, &mut desk.ctx());
+            d.reset();
+            devices.log_start(&mut desk.ctx());
+            assert!(devices.vfio_reaches(PageRange::page(P)), "it was told when the block was plugged");
+            devices.vfio_wrote(PageRange::page(P));
+            devices.vfio_wrote(PageRange::page(Pfn(1024)));
+            devices.merge(&mut d, &mut desk.ctx());
+            assert!(devices.is_clear() && d.test(Pfn(1024)));
+            assert_eq!(d.test(P), found);
+        }
+    }
+
+    #[test]
+    fn the_listener_of_a_new_process_hears_of_what_is_plugged() {
+        let (mut there, mut here, mut desk) = (devices(false), devices(false), Desk::new(&[]).with_pages(PAGES));
+        here.resize_mem(1024, false, &mut desk.ctx());
+        there.load_mem(&here);
+        assert!(there.vfio_reaches(PageRange::new(Pfn(0), PAGES)) && there.discarded().is_empty());
+    }
+}

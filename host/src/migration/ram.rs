@@ -543,6 +543,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_plugged_leaves_b_and_its_chunks_leave_k_where_that_is_kept() {
+        for keeps_k in [true, false] {
+            let mut stack = Stack::new(MODES[0], 512, 6, &[]);
+            stack.desk.take_events();
+            let accel = keeps_k.then_some(&mut stack.accel);
+            stack.ram.exclude(&[PageRange::new(Pfn(64), 64), PageRange::new(Pfn(256), 256)], accel, &mut stack.desk.ctx());
+            assert!(stack.ram.n_equals_popcount() && stack.ram.n() == 512 - 320);
+            let events = stack.desk.take_events();
+            assert_eq!(events[0], Event::BitmapExclude { pages: 320 });
+            assert_eq!(events.len(), if keeps_k { 1 + 5 } else { 1 });
+            stack.send_all();
+            stack.sync();
+            assert_eq!(stack.ram.is_dirty(Pfn(70)), !keeps_k, "what K still has comes back");
+            assert!(!stack.ram.is_dirty(Pfn(10)));
+        }
+    }
+
+    #[test]
     fn a_hint_behind_the_end_of_ram_is_cut() {
         let mut stack = Stack::new(MODES[0], 128, 6, &[]);
         assert_eq!(stack.hint(120, 100), 8);
