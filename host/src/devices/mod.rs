@@ -272,6 +272,7 @@ mod tests {
             let (mut devices, mut desk, mut d) = (devices(index_by_count), Desk::new(&[]).with_pages(PAGES), DirtyMemory::new(PAGES));
             devices.resize_mem(768, false, &mut desk.ctx());
             d.reset();
+            d.set_tracking(true);
             devices.log_start(&mut desk.ctx());
             assert!(devices.vfio_reaches(PageRange::page(P)), "it was told when the block was plugged");
             devices.vfio_wrote(PageRange::page(P));
