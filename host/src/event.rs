@@ -634,6 +634,14 @@ events! {
     SnapshotStart = "snapshot.start",
     #[doc = "The source's return path thread takes a request for a page off the connection, and queues it for the migration thread."]
     ReturnRequest { pfn: Pfn } = "return.request",
+    #[doc = "Memory of a virtio-mem device is plugged (QEMU: virtio_mem_set_block_state())."]
+    MemPlug { range: PageRange } = "mem.plug",
+    #[doc = "Memory of a virtio-mem device is unplugged: its contents are gone."]
+    MemUnplug { range: PageRange } = "mem.unplug",
+    #[doc = "A virtio-mem device refuses to plug or unplug, since a migration is under way (QEMU: virtio_mem_is_busy())."]
+    MemBusy { range: PageRange } = "mem.busy",
+    #[doc = "Memory that is not plugged is taken out of B (QEMU: ramblock_dirty_bitmap_clear_discarded_pages())."]
+    BitmapExclude { pages: u64 } = "bitmap.exclude",
 }
 
 impl Event {
@@ -648,6 +656,9 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::MemBusy { range }
+            | Event::MemUnplug { range }
+            | Event::MemPlug { range }
             | Event::VhostQueue { range, .. }
             | Event::VfioWrite { range }
             | Event::Pin { range }
@@ -767,6 +778,7 @@ impl Event {
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
+            | Event::BitmapExclude { .. }
             | Event::Inject { .. } => None,
         }
     }

@@ -278,7 +278,12 @@ impl Used {
             Event::RingReset { .. } => RECORDS,
             Event::RingReap { .. } => RECORDS,
             Event::RingFull { .. } => RECORDS,
-            Event::GuestCrash { .. } | Event::HostCrash { .. } => u64::MAX,
+            Event::GuestCrash { .. }
+            | Event::HostCrash { .. }
+            | Event::MemPlug { .. }
+            | Event::MemUnplug { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. } => u64::MAX,
             Event::DirtyClear { .. }
             | Event::DirtyMark { .. }
             | Event::HostDiscard { .. }
