@@ -99,6 +99,8 @@ pub(crate) enum Tag {
     Iommu,
     Timer,
     Throttle,
+    VirtioMem,
+    VfioMapped,
     Limits,
     Meter,
 }

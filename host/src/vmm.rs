@@ -72,6 +72,11 @@ pub enum Command {
     Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
+    /// `qom-set` of a virtio-mem device's `requested-size`.
+    ResizeMem {
+        /// Pages that are to be plugged.
+        pages: u64,
+    },
     /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
     GrowBlock,
     /// `migrate_continue`.
@@ -111,6 +116,7 @@ impl Command {
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
+            Command::ResizeMem { .. } => "requested-size",
             Command::GrowBlock => "grow-block",
             Command::Continue => "migrate_continue",
             Command::PostcopyRam { .. } => "migrate-set-capabilities",
@@ -124,6 +130,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
+            Command::ResizeMem { pages } => write!(f, "{} {pages}", self.name()),
             Command::PostcopyRam { on } => write!(f, "{} postcopy-ram {}", self.name(), if *on { "on" } else { "off" }),
             Command::Migrate
             | Command::Cancel
@@ -489,6 +496,7 @@ impl Vmm {
         let accel = std::mem::replace(&mut self.accel, accel.clone());
         let d = std::mem::replace(&mut self.d, d.clone());
         let devices = std::mem::replace(&mut self.devices, devices.clone());
+        self.devices.load_mem(&devices);
         self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
         self.vm.running = running;
         self.balloon.arrive(running, ctx);
@@ -505,14 +513,9 @@ impl Vmm {
                 vm: left.vm,
                 vcpus_in_store: false,
             },
-            None => View {
-                accel: &self.accel,
-                devices: &self.devices,
-                hints: self.balloon.hint_status(),
-                destination,
-                vm: self.vm,
-                vcpus_in_store,
-            },
+            None => {
+                View { accel: &self.accel, devices: &self.devices, hints: self.balloon.hints(), destination, vm: self.vm, vcpus_in_store }
+            }
         }
     }
 
@@ -550,10 +553,22 @@ impl Vmm {
         let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
         assert!(!asked, "page {pfn} is waited for");
         match kind {
-            EventKind::DstFault => self.migration.page_fault(pfn, &self.destination, ctx),
+            EventKind::DstFault => self.page_fault(pfn, ctx),
             _ => self.migration.write_fault(pfn, ctx),
         }
         ctx.costs.exit_ns
+    }
+
+    /// Somebody touches a page that is missing at the destination. [`Fault::UnpluggedRequested`]: it is asked for, plugged or not.
+    ///
+    /// # Panics
+    /// When the page is not missing, or is asked for.
+    pub fn page_fault(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        if self.devices.is_discarded(pfn) && !ctx.faults.on(Fault::UnpluggedRequested) {
+            self.migration.place_locally(pfn, &mut self.destination, ctx);
+        } else {
+            self.migration.page_fault(pfn, &self.destination, ctx);
+        }
     }
 
     // ---- the main loop
@@ -655,6 +670,7 @@ impl Vmm {
             Command::Migrate
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::ResizeMem { .. }
             | Command::GrowBlock
             | Command::BreakLink
             | Command::Continue
@@ -759,6 +775,10 @@ impl Vmm {
             Command::Stop | Command::Cont => ctx.costs.state_ns,
             Command::Balloon { pages } => {
                 self.balloon.set_target(pages, ctx);
+                ctx.costs.state_ns
+            }
+            Command::ResizeMem { pages } => {
+                self.devices.resize_mem(pages, self.migration.status().is_running(), ctx);
                 ctx.costs.state_ns
             }
             Command::Unplug => {

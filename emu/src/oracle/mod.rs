@@ -429,6 +429,8 @@ impl Oracle {
                 self.shrinking = false
             }
             Event::BalloonReport { range } => self.report_taken(*range),
+            Event::MemPlug { range } => self.plug(*range, true),
+            Event::MemUnplug { range } => self.plug(*range, false),
             Event::HostDiscard { range } => {
                 self.host_discard(index, *range);
                 self.drop_where_it_runs(*range);
@@ -524,6 +526,8 @@ impl Oracle {
             | Event::LinkStall
             | Event::LinkResume
             | Event::VhostQueue { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
             | Event::LimitSet { .. }
             | Event::LimitRate { .. }
             | Event::LimitPenalty { .. }

@@ -5,7 +5,7 @@ use std::ops::Range as Span;
 
 use host::dirty::command::TrackingCommand;
 use host::event::{Actor, EventKind};
-use wire::platform::PAGE_SHIFT;
+use wire::platform::{PAGE_SHIFT, PAGE_SIZE};
 
 use super::contradiction::Edge;
 use super::diagnostic::{Diagnostic, nearest};
@@ -314,6 +314,9 @@ impl<'d> Reader<'d> {
     }
 
     fn command(&mut self, value: &'d Value<'d>) -> Option<Command> {
+        if value.get_ref().as_table().is_some_and(|table| table.contains_key("requested_size")) {
+            return self.resize_mem(value);
+        }
         if value.get_ref().is_table() {
             let fields = self.fields(&vocabulary::COMMAND, value)?;
             return self.command_of(&fields, value);
@@ -351,6 +354,17 @@ impl<'d> Reader<'d> {
                 None
             }
         }
+    }
+
+    fn resize_mem(&mut self, value: &'d Value<'d>) -> Option<Command> {
+        let fields = self.fields(&vocabulary::RESIZE_MEM, value)?;
+        let pages = self.size(&fields, "requested_size")? / PAGE_SIZE;
+        if self.virtio_mem_pages.is_some_and(|all| pages <= all) {
+            return Some(Command::ResizeMem { pages });
+        }
+        let message = "`requested_size` is more than virtio-mem has";
+        self.report(Diagnostic::error(fields.span_of("requested_size"), message).label("virtio_mem in [host] says how much"));
+        None
     }
 
     fn check_delays(&mut self, fields: &Fields<'d>, by: Option<Actor>) {

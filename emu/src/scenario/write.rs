@@ -18,6 +18,7 @@ use wire::switch::correct;
 use super::model::{
     Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, How, Injection, Limits,
     Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, SpunExpect, Target, Task, Tracking, Trigger, Vary,
+    VirtioMem,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -284,9 +285,11 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         host_page,
         iothread,
         rom,
+        acknowledge_on_stop,
         all_locks,
         devices,
         blocks,
+        virtio_mem,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -306,6 +309,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(!rom, "rom", || rom);
+    out.unless(*acknowledge_on_stop, "acknowledge_on_stop", || acknowledge_on_stop);
     out.unless(!all_locks, "all_locks", || all_locks);
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
@@ -315,6 +319,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!iommu, "iommu", || iommu);
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
     write_blocks(out, blocks);
+    virtio_mem.iter().for_each(|mem| write_virtio_mem(out, mem));
 }
 
 fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
@@ -327,6 +332,15 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
         out.unless(*room == 0, "room", || room);
         out.unless(!ignored, "ignored", || ignored);
     }
+}
+
+fn write_virtio_mem(out: &mut Lines, mem: &VirtioMem) {
+    let VirtioMem { pages, block_pages, memslot_pages, plugged } = mem;
+    out.header("[host.virtio_mem]");
+    out.key("size", size(pages * PAGE_SIZE));
+    out.key("block", size(block_pages * PAGE_SIZE));
+    out.unless(memslot_pages == pages, "memslot", || size(memslot_pages * PAGE_SIZE));
+    out.unless(plugged.is_empty(), "plugged", || list(plugged));
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
@@ -521,6 +535,7 @@ fn command_value(command: Command) -> String {
         Command::Stop => quoted("stop"),
         Command::Cont => quoted("cont"),
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
+        Command::ResizeMem { pages } => format!("{{ requested_size = {} }}", size(pages * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
         Command::Unplug => quoted("unplug-balloon"),
         Command::GrowBlock => quoted("grow-block"),

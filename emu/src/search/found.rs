@@ -269,6 +269,10 @@ fn reading(kind: EventKind) -> Reading {
         | K::LinkResume
         | K::SnapshotStart
         | K::DstRefuse
+        | K::MemPlug
+        | K::MemUnplug
+        | K::MemBusy
+        | K::BitmapExclude
         | K::LimitSet
         | K::LimitPenalty
         | K::Monitor => Reading::Milestone,

@@ -63,6 +63,7 @@ impl Course {
                 // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
                 Op::SetDevice | Op::SetPostcopy => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
                 Op::SetActive
+                | Op::Exclude
                 | Op::Sync(_)
                 | Op::Slice { .. }
                 | Op::Drain
@@ -260,6 +261,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
+        Op::Exclude => view.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints),
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
         Op::Drain => run.drain_move(ctx) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).

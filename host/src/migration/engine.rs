@@ -354,6 +354,7 @@ impl Migration {
             Op::StopVm => EventKind::VmStop,
             Op::StartVm => EventKind::VmStart,
             Op::LogStart => EventKind::LogStart,
+            Op::Exclude => EventKind::BitmapExclude,
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Sync(_)
@@ -551,6 +552,7 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Act(_)
+            | Op::Exclude
             | Op::WriteSetup
             | Op::Sync(_)
             | Op::IterateBegin { .. }

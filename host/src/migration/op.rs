@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Act(NotifyAction),
     /// Brings the records of dirtiness one level on.
     Sync(SyncMove),
+    /// Takes memory that is not plugged out of B.
+    Exclude,
     /// Releases the BQL, and writes the list of blocks.
     WriteSetup,
     /// Setup -> Active, unless cancelled.
@@ -158,7 +160,7 @@ pub(crate) fn setup(synced: bool) -> VecDeque<Op> {
     let mut ops: VecDeque<Op> = [Op::Lock(LockId::Bql), Op::Lock(LockId::RamList)].into_iter().chain(slots).collect();
     ops.extend(sync(false).filter(|op| synced || !matches!(op, Op::Sync(_))));
     ops.push_back(Op::Unlock(LockId::RamList));
-    ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
+    ops.extend([Op::Exclude, Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
 
@@ -248,6 +250,7 @@ pub(crate) fn snapshot() -> VecDeque<Op> {
         Op::Lock(LockId::Bql),
         Op::StopVm,
         Op::LogStart,
+        Op::Exclude,
         Op::Notify(PrecopyReason::AfterBitmapSync),
         Op::SetActive,
         Op::SetDevice,

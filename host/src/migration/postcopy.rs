@@ -247,6 +247,19 @@ impl Migration {
         }
     }
 
+    /// Somebody at the destination touches a missing page that is not plugged: the source will not send it, so an empty one is placed.
+    /// QEMU: postcopy_request_page(), postcopy_place_page_zero().
+    ///
+    /// # Panics
+    /// When the page is not missing.
+    pub fn place_locally(&mut self, pfn: Pfn, destination: &mut Destination, ctx: &mut Ctx<'_>) {
+        assert!(self.is_missing(pfn), "page {pfn} is no news");
+        ctx.emit(Event::DstFault { pfn });
+        ctx.emit(Event::DstPlace { pfn, zero: true });
+        destination.place_zero(pfn);
+        self.run.land(pfn, ctx);
+    }
+
     /// Returns what the machine has to take over since the last call.
     pub fn take_landing(&mut self) -> Option<Landing> {
         let landing = &mut self.run.post.landing;

@@ -35,6 +35,7 @@ pub(crate) fn options() -> VmmOptions {
         hint_queue_size: 1024,
         stats_interval_ns: 0,
         target_pages: 0,
+        acknowledge_on_stop: true,
         machine: host::balloon::Machine::default(),
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };

@@ -280,6 +280,10 @@ impl Used {
             Event::RingFull { .. } => RECORDS,
             Event::GuestCrash { .. }
             | Event::HostCrash { .. }
+            | Event::MemPlug { .. }
+            | Event::MemUnplug { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
             | Event::LimitSet { .. }
             | Event::LimitRate { .. }
             | Event::LimitPenalty { .. }
