@@ -63,7 +63,12 @@ static IOMMU: Table = Table {
 
 static CLEAR_LOG: Table = Table {
     title: "`clear_log`",
-    keys: &[key("page", "The first page.", Kind::Page).required(), key("pages", "How many pages.", Kind::Integer(PAGES)).default("1")],
+    keys: &[
+        key("page", "The first page.", Kind::Page).required(),
+        key("pages", "How many pages.", Kind::Integer(PAGES)).default("1"),
+        key("sync", "It gets the log and merges it for everybody first, as a display that refreshes; needs the big lock.", Kind::Flag)
+            .default("false"),
+    ],
 };
 
 /// A monitor command that is a table.
