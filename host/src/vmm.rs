@@ -433,16 +433,13 @@ impl Vmm {
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
-    /// Another user of the log takes it over and merges it for everybody, with the BQL (QEMU: memory_region_sync_dirty_bitmap()). Where vCPUs have rings, or
-    /// no log is kept, nothing is to be got.
-    pub fn merge_log(&mut self, ctx: &mut Ctx<'_>) {
+    /// A display that is about to refresh gets the log of its pages' slots, and merges it for everybody, with the BQL (QEMU: memory_region_sync_dirty_bitmap()).
+    ///
+    /// # Panics
+    /// When somebody else has the BQL.
+    pub fn refresh_log(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
         assert!(ctx.locks.holder(LockId::Bql).is_none(), "the log is merged while somebody holds the BQL");
-        if self.accel.has_get(ctx.faults) && !self.accel.awaits_merge() {
-            self.accel.get(ctx);
-            if self.accel.awaits_merge() {
-                self.accel.merge(&mut self.d, ctx);
-            }
-        }
+        self.accel.refresh(range, &mut self.d, ctx);
     }
 
     /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.

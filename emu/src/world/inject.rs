@@ -207,12 +207,12 @@ impl World {
                 Given::Link(event) => self.with_ctx(Actor::Destination, |vmm, ctx| vmm.link(event, ctx)),
             },
             Action::ClearLog { page, pages, sync } => {
-                // QEMU: memory_region_snapshot_and_clear_dirty(), which merges for every client of D what the whole log holds.
+                let range = self.in_ram(self.state.pages.frames[page], *pages);
+                // QEMU: memory_region_snapshot_and_clear_dirty().
                 if *sync {
-                    self.with_ctx(Actor::Display, |vmm, ctx| vmm.merge_log(ctx));
+                    self.with_ctx(Actor::Display, |vmm, ctx| vmm.refresh_log(range, ctx));
                     self.protect();
                 }
-                let range = self.in_ram(self.state.pages.frames[page], *pages);
                 // Where no log is kept, or none that can be cleared, there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap()
                 // calls those who log and know how).
                 if self.state.vmm.accel.logging() && self.state.vmm.accel.has_clear() {

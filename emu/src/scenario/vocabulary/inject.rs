@@ -66,8 +66,12 @@ static CLEAR_LOG: Table = Table {
     keys: &[
         key("page", "The first page.", Kind::Page).required(),
         key("pages", "How many pages.", Kind::Integer(PAGES)).default("1"),
-        key("sync", "It gets the log and merges it for everybody first, as a display that refreshes; needs the big lock.", Kind::Flag)
-            .default("false"),
+        key(
+            "sync",
+            "It gets the log of their slots first, and merges it for everybody, as a display that refreshes; needs the big lock.",
+            Kind::Flag,
+        )
+        .default("false"),
     ],
 };
 
