@@ -164,7 +164,7 @@ fn read(arguments: &MuseumArguments, engine: Engine) -> Result<Read, Vec<Problem
     let neutrals = if arguments.no_search { Vec::new() } else { all(&arguments.neutrals) };
     let faults = faults(arguments);
     let exhibit = |(name, scenario): (String, _)| {
-        let shown = |fault: &Fault| arguments.faults.contains(fault) || is_shown(&scenario, *fault);
+        let shown = |fault: &Fault| arguments.faults.contains(fault) || is_shown(&name, &scenario, *fault);
         let faults = faults.iter().copied().filter(shown).collect();
         Exhibit { name, scenario, faults, engine }
     };

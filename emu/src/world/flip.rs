@@ -48,9 +48,11 @@ pub fn run_flipped<T>(scenario: &Scenario, faults: &[Fault], guard: Guard, told:
         // Nobody knows what it would have asked for.
         Err(said) => (Err(said), Fault::ALL.iter().copied().collect(), Vec::new()),
     };
-    let mut with: Vec<_> = faults.iter().filter(|fault| before.contains(**fault)).map(|fault| (*fault, whole(&scenario, *fault, guard, told))).collect();
+    let mut with: Vec<_> =
+        faults.iter().filter(|fault| before.contains(**fault)).map(|fault| (*fault, whole(&scenario, *fault, guard, told))).collect();
     let wanted: FaultSet = faults.iter().copied().collect();
-    let turns: Vec<Turn> = turns.into_iter().map(|(turn, asked)| (turn, asked.and(wanted))).filter(|(_, asked)| !asked.is_empty()).collect();
+    let turns: Vec<Turn> =
+        turns.into_iter().map(|(turn, asked)| (turn, asked.and(wanted))).filter(|(_, asked)| !asked.is_empty()).collect();
     from_turns(&scenario, &turns, guard, told, &mut with);
     with.sort_by_key(|(fault, _)| *fault);
     Flipped { alone, with }
@@ -68,7 +70,13 @@ fn whole<T>(scenario: &Scenario, fault: Fault, guard: Guard, told: fn(&Outcome) 
 }
 
 /// Runs each fault from its turn, in one world as long as that is whole: a panic of ours may leave it in the middle of anything.
-fn from_turns<T>(scenario: &Arc<Scenario>, turns: &[Turn], guard: Guard, told: fn(&Outcome) -> T, with: &mut Vec<(Fault, Result<T, String>)>) {
+fn from_turns<T>(
+    scenario: &Arc<Scenario>,
+    turns: &[Turn],
+    guard: Guard,
+    told: fn(&Outcome) -> T,
+    with: &mut Vec<(Fault, Result<T, String>)>,
+) {
     if turns.is_empty() {
         return;
     }
