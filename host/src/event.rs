@@ -608,6 +608,10 @@ events! {
     ChannelFlush { channels: u32 } = "channel.flush",
     #[doc = "All memory is write-protected: the snapshot is of this moment."]
     SnapshotStart = "snapshot.start",
+    #[doc = "Guest: the kernel is about to ask the machine for a reset."]
+    GuestRestart = "guest.restart",
+    #[doc = "Main loop: every device is reset; vCPUs and memory follow with the same move. QEMU: qemu_system_reset()."]
+    MachineReset = "machine.reset",
 }
 
 impl Event {
@@ -740,6 +744,8 @@ impl Event {
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
+            | Event::GuestRestart
+            | Event::MachineReset
             | Event::Inject { .. } => None,
         }
     }

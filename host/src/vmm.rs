@@ -27,6 +27,8 @@ use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Await, Ctx, Move, Next};
 
+pub use reset::FIRMWARE;
+
 /// Everything that a host is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmmOptions {
@@ -64,6 +66,10 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `system_reset`.
+    SystemReset,
+    /// The reset that a command or the guest has asked for. Comes by itself.
+    MachineReset,
     /// `migrate_start_postcopy`.
     StartPostcopy,
     /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
@@ -106,6 +112,8 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::SystemReset => "system_reset",
+            Command::MachineReset => "machine-reset",
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
@@ -115,6 +123,13 @@ impl Command {
             Command::BreakLink => "break-link",
             Command::Tracking(command) => command.name(),
         }
+    }
+}
+
+impl Command {
+    /// Returns what tells that it is carried out.
+    fn kind(self) -> EventKind {
+        if self == Command::MachineReset { EventKind::MachineReset } else { EventKind::Monitor }
     }
 }
 
@@ -128,6 +143,8 @@ impl fmt::Display for Command {
             | Command::Stop
             | Command::Cont
             | Command::ResetDevice
+            | Command::SystemReset
+            | Command::MachineReset
             | Command::StartPostcopy
             | Command::Recover
             | Command::Unplug
@@ -175,7 +192,7 @@ impl Monitor {
     fn next(&self, locks: &[LockId]) -> Next {
         match locks.get(self.taken()) {
             Some(lock) => Next::Lock(*lock),
-            None => Next::Do(Move::plain(EventKind::Monitor)),
+            None => Next::Do(Move::plain(self.queue.front().map_or(EventKind::Monitor, |command| command.kind()))),
         }
     }
 }
@@ -335,7 +352,7 @@ impl Vmm {
             Actor::Iothread => self.balloon.iothread_behind_lock(self.takes_hints(), ctx),
             Actor::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::MainLoop => match self.job(ctx) {
-                Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
+                Job::Monitor(command) => Some(Move::plain(command.kind())),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
@@ -501,7 +518,12 @@ impl Vmm {
     }
 
     fn fault(&mut self, actor: Actor, ctx: &mut Ctx<'_>) -> u64 {
-        let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
+        let stuck = self.stuck(actor, ctx).expect("a page is in the way");
+        self.ask_for(stuck, ctx)
+    }
+
+    fn ask_for(&mut self, stuck: Stuck, ctx: &mut Ctx<'_>) -> u64 {
+        let Stuck { pfn, kind, asked } = stuck;
         assert!(!asked, "page {pfn} is waited for");
         match kind {
             EventKind::DstFault => self.migration.page_fault(pfn, ctx),
@@ -551,6 +573,7 @@ impl Vmm {
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
+            Job::Monitor(_) if self.reset_stuck().is_some() => self.reset_stuck().map_or(Next::Idle, Stuck::next),
             Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
             Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
@@ -565,6 +588,7 @@ impl Vmm {
 
     fn main_loop_step(&mut self, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match self.job(ctx) {
+            Job::Monitor(_) if self.reset_stuck().is_some() => self.reset_fault(ctx),
             Job::Monitor(command) => self.monitor_step(command, ctx),
             Job::Migration => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
@@ -593,13 +617,14 @@ impl Vmm {
     fn locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::ResetDevice | Command::MachineReset => self.balloon.reset_locks(),
             Command::Unplug => self.balloon.unplug_locks(),
             Command::Recover => &[],
             Command::Migrate
             | Command::Cancel
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::SystemReset
             | Command::GrowBlock
             | Command::BreakLink
             | Command::Continue
@@ -617,7 +642,10 @@ impl Vmm {
             self.monitor.state = MonitorState::Locked { taken: taken + 1 };
             return ctx.costs.lock_ns;
         }
-        ctx.emit(Event::Monitor { command: command.to_string() });
+        ctx.emit(match command {
+            Command::MachineReset => Event::MachineReset,
+            _ => Event::Monitor { command: command.to_string() },
+        });
         let cost = self.carry_out(command, ctx);
         for lock in locks.iter().rev() {
             ctx.unlock(*lock);
@@ -713,6 +741,11 @@ impl Vmm {
                 self.balloon.reset(ctx);
                 ctx.costs.state_ns
             }
+            Command::SystemReset => {
+                self.request_reset();
+                ctx.costs.state_ns
+            }
+            Command::MachineReset => self.reset_machine(ctx),
         }
     }
 }
@@ -760,5 +793,6 @@ enum Job {
     Balloon,
 }
 
+mod reset;
 #[cfg(test)]
 mod tests;

@@ -91,6 +91,8 @@ fn show(event: &Event) -> Show {
         K::VhostQueue => Show::Always,
         K::SnapshotStart => Show::Always,
         K::ChannelFlush => Show::Always,
+        K::GuestRestart => Show::Always,
+        K::MachineReset => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
         K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,

@@ -169,6 +169,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::DstRefuse
         | K::VfioMerge
         | K::SnapshotStart
+        | K::GuestRestart
+        | K::MachineReset
         | K::Inject => false,
     }
 }

@@ -268,6 +268,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::LinkResume
         | K::SnapshotStart
         | K::DstRefuse
+        | K::GuestRestart
+        | K::MachineReset
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId

@@ -17,6 +17,7 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod reboot;
 mod ring;
 mod rules;
 pub mod search;
@@ -185,6 +186,8 @@ pub(crate) struct State {
     ready: bool,
     /// Works of the guest's that have begun and not ended.
     works: u32,
+    /// Kernels before this one.
+    resets: u64,
     /// Entry of the guest's stub for injected stores; known once the driver is up.
     inject_stub: u64,
     /// Hints so far.
@@ -441,6 +444,10 @@ impl World {
             // Who dies of a move makes it no more.
             let died = made.is_some_and(|made| made.kind == EventKind::HostCrash);
             assert!(died || made == Some(what), "{actor} announced {what:?} and makes {made:?}");
+        }
+        let reset = actor == Actor::MainLoop && self.trace[first..].iter().any(|stamped| stamped.event == Event::MachineReset);
+        if reset && !self.state.host_crashed {
+            self.boot_anew();
         }
         self.protect();
         self.land();

@@ -280,6 +280,11 @@ impl BalloonDevice {
         fold.add_part(Tag::Ties, ties);
     }
 
+    /// Returns whose device it is.
+    pub fn profile(&self) -> Profile {
+        self.options.profile
+    }
+
     /// Returns the transport, to look at.
     pub fn transport(&self) -> &VirtioMmio {
         &self.transport

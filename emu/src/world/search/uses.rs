@@ -62,6 +62,7 @@ impl World {
                     | Pending::Device { .. }
                     | Pending::Missing { .. }
                     | Pending::Halted
+                    | Pending::Stopped
                     | Pending::Dead => 0,
                 },
                 Who::Host(index) if self.hosts[index] == Actor::Iothread => STATUS | RECORDS,
@@ -173,6 +174,9 @@ impl SearchWorld {
             if self.world.state.gates.looks_at(stamped.event.kind()) {
                 objects.changed |= object::ORDER;
             }
+            if stamped.event == Event::MachineReset {
+                self.cpus.fill(Cpu::default());
+            }
         }
         sort(changed);
         if !looked.is_empty() || !changed.is_empty() {
@@ -269,7 +273,7 @@ impl Used {
             Event::RingReset { .. } => RECORDS,
             Event::RingReap { .. } => RECORDS,
             Event::RingFull { .. } => RECORDS,
-            Event::GuestCrash { .. } | Event::HostCrash { .. } => u64::MAX,
+            Event::GuestCrash { .. } | Event::HostCrash { .. } | Event::MachineReset => u64::MAX,
             Event::DirtyClear { .. }
             | Event::DirtyMark { .. }
             | Event::HostDiscard { .. }
@@ -311,6 +315,7 @@ impl Used {
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
             | Event::VfioWrite { .. }
+            | Event::GuestRestart
             | Event::GuestWarn { .. } => 0,
         }
     }
