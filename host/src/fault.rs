@@ -791,6 +791,11 @@ faults! {
         steps: ["the device writes a page that was sent", "the guest is done with the buffer, and unmaps it", "the next sync asks for the mappings that are left"],
         fix: "The dirty bits of a range are asked for before it is unmapped." },
 
+    /// A reset's firmware leaves no mark.
+    RomResetUnmarked { name: "rom-reset-unmarked", id: "-", source: "QEMU, cpu_physical_memory_write_rom() before 1.3",
+        mechanism: "images that a reset of the machine puts into memory again are copied there without a mark in D", effect: Loss,
+        steps: ["the guest writes a page of its firmware's data, and the page is sent", "the machine is reset: the firmware's image is copied over the page, unmarked", "the destination starts with the guest's bytes in its firmware"],
+        fix: "The copy marks what it writes, as any device's write does. It was made to do so for the sake of translated code; the loss is derived from the sources." },
     // ---- 3H: convergence, liveness
     /// What is exactly at the threshold is sent without another look.
     SwitchoverOnEquality { name: "switchover-on-equality", id: "C01", source: "QEMU 455a6167f2, fixed in 11.1",

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use host::event::{Actor, Event};
+use host::fault::Fault;
 use host::vmm::FIRMWARE;
 use wire::platform::PAGE_SIZE;
 
@@ -34,7 +35,9 @@ impl World {
         self.write_boot_info();
         self.write_tasks();
         self.emit(Actor::Dma, Event::DmaWrite { range: FIRMWARE });
-        self.mark_dma(FIRMWARE, Target::Buffer);
+        if !self.faults.on(Fault::RomResetUnmarked) {
+            self.mark_dma(FIRMWARE, Target::Buffer);
+        }
         self.wrote_range(FIRMWARE, Actor::Dma);
         self.tell_marks(Actor::Dma, FIRMWARE);
         // All memory may be another one, and so are all registers.
