@@ -352,7 +352,8 @@ impl Vmm {
             Actor::Iothread => self.balloon.iothread_behind_lock(self.takes_hints(), ctx),
             Actor::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::MainLoop => match self.job(ctx) {
-                Job::Monitor(command) => Some(Move::plain(command.kind())),
+                Job::Monitor(Command::MachineReset) => Some(self.reset_move()),
+                Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,

@@ -13,7 +13,7 @@ use super::{Command, MonitorState, PAM, Stuck, Vmm};
 use crate::balloon::Profile;
 use crate::dirty::command::TrackingCommand;
 use crate::event::{EventKind, PageRange, Pfn};
-use crate::step::Ctx;
+use crate::step::{Ctx, Move, Next};
 
 /// Pages that the firmware writes before the kernel's first instruction: what the kernel takes for zeros, and its image.
 pub const FIRMWARE: PageRange =
@@ -47,11 +47,22 @@ impl Vmm {
         ctx.costs.vm_stop_ns
     }
 
-    /// Returns a page that the firmware would write, and that nobody can use yet: the main loop waits for it with the BQL.
+    /// Returns a page that keeps the firmware from going on: the main loop waits for it with the BQL.
     pub(super) fn reset_stuck(&self) -> Option<Stuck> {
-        if !self.vcpus_paused() || self.monitor.taken() < self.balloon.reset_locks().len() {
-            return None;
+        let locked = self.vcpus_paused() && self.monitor.taken() == self.balloon.reset_locks().len();
+        if locked { self.page_in_the_way() } else { None }
+    }
+
+    /// Returns what the main loop does with the locks of the reset.
+    pub(super) fn reset_move(&self) -> Move {
+        match self.page_in_the_way().map(Stuck::next) {
+            Some(Next::Do(fault)) => fault,
+            Some(Next::Lock(_) | Next::Sleep(_) | Next::Wait(_) | Next::Idle) | None => Move::plain(EventKind::MachineReset),
         }
+    }
+
+    /// Returns the first page that the firmware would write, and that nobody can use yet.
+    fn page_in_the_way(&self) -> Option<Stuck> {
         let first = |bits: &crate::dirty::bitmap::DirtyBitmap| bits.next_set(FIRMWARE.first).filter(|pfn| FIRMWARE.contains(*pfn));
         let absent = self.migration.missing().and_then(first);
         let absent = absent.map(|pfn| Stuck { pfn, kind: EventKind::DstFault, asked: self.migration.is_asked_for(pfn) });
