@@ -125,6 +125,11 @@ impl Destination {
         *self = Self { zeroed: self.zeroed, ..Self::new(self.received.pages(), self.seed) };
     }
 
+    /// Memory that is not plugged is empty, whatever stood there (QEMU: virtio_mem_restore_unplugged()).
+    pub(crate) fn unplug(&mut self, ranges: &[PageRange]) {
+        ranges.iter().for_each(|range| self.placed.set_range(*range));
+    }
+
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
         let Self { seed: _, zeroed: _, status, cmd_id, device, received, placed, store } = self;

@@ -413,6 +413,12 @@ faults! {
         steps: ["the device takes the statistics buffer and keeps it", "the VM is migrated", "the destination's device has nothing to ask with, and the driver waits for its buffer for ever"],
         fix: "When the VM starts, the device goes back by one buffer, and takes it again." },
 
+    /// Unplugged memory is left out as if it were hinted.
+    UnpluggedByHints { name: "unplugged-by-hints", id: "H16", source: "QEMU be39b4cd20 and f4578df399, fixed in 6.2",
+        mechanism: "virtio-mem has its unplugged memory left out behind each sync, through the interface for hints: a background snapshot has no sync, and after a recovery there is none, so unplugged memory is read there, which populates it, and sent", effect: OverSend,
+        steps: ["block U of a virtio-mem device is not plugged", "a background snapshot begins: no sync, so nobody leaves U out", "the migration thread reads U: the host allocates its pages, and they are saved"],
+        fix: "The migration asks each memory region what of it is discarded, when it makes B and when it makes B anew." },
+
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
     DiscardHostPage { name: "discard-host-page", id: "B04", source: "QEMU ed48c59875, fixed in 4.0",
@@ -467,6 +473,12 @@ faults! {
         mechanism: "a page that the balloon drops loses its write protection: what the guest writes there later is saved", effect: Loss,
         steps: ["all memory is write-protected for a snapshot", "the guest inflates P, deflates it and writes", "P is saved: with what was written after the snapshot's moment"],
         fix: "nothing is discarded while a snapshot is being saved" },
+
+    /// Unplugged memory is asked for.
+    UnpluggedRequested { name: "unplugged-requested", id: "B11", source: "QEMU 9470c5e082, fixed in 6.2",
+        mechanism: "a fault in unplugged memory at the destination of a postcopy is answered by asking the source for the page, which never sends it", effect: Stall,
+        steps: ["page U is not plugged: it is not in B, and will not be sent", "a vCPU at the destination touches U: request(U) goes out", "the source takes U for sent, and drops the request: the vCPU waits until the migration ends"],
+        fix: "The destination asks its own memory region whether the page is discarded, and places an empty one." },
 
     // ---- 3C: dirty tracking in the accelerator
     /// Rings start with nothing protected.
@@ -796,6 +808,13 @@ faults! {
         mechanism: "images that a reset of the machine puts into memory again are copied there without a mark in D", effect: Loss,
         steps: ["the guest writes a page of its firmware's data, and the page is sent", "the machine is reset: the firmware's image is copied over the page, unmarked", "the destination starts with the guest's bytes in its firmware"],
         fix: "The copy marks what it writes, as any device's write does. It was made to do so for the sake of translated code; the loss is derived from the sources." },
+    /// A section's first block is looked for with the wrong divisor.
+    DiscardIndex { name: "discard-index", id: "V10", source: "QEMU b11cf32e07, fixed in 8.0",
+        mechanism: "virtio-mem divides a section's offset by the number of its blocks, not by their size: in a section that does not begin where the region does, all is taken for discarded, and a sync does not ask what the device wrote there",
+        effect: Loss,
+        steps: ["a block of the region's second half is plugged: the assigned device's listener hears of it, and maps it", "the device writes P of that block behind P's sending", "the sync has the populated parts of the section replayed: there are none, and the note about P is never asked for"],
+        fix: "The offset is divided by the size of a block." },
+
     // ---- 3H: convergence, liveness
     /// What is exactly at the threshold is sent without another look.
     SwitchoverOnEquality { name: "switchover-on-equality", id: "C01", source: "QEMU 455a6167f2, fixed in 11.1",
@@ -825,6 +844,12 @@ faults! {
         mechanism: "the buffer with the devices' state is taken before the stream in front of it is flushed: its end is missing", effect: Rule,
         steps: ["the devices are saved into a buffer, the last of it still in the stream's own", "the buffer is appended to the snapshot", "the snapshot is complete by its state, and cannot be loaded"],
         fix: "the stream is flushed before its buffer is taken" },
+
+    /// A part of a block is populated only as far as it is long.
+    PopulatedInPart { name: "populated-in-part", id: "S02", source: "QEMU f7b9dcfbcf (6.2), fixed in 8.0 by 5f19a44919",
+        mechanism: "the loop that populates memory before it is protected ends at the part's length, not at the part's end: of a plugged part that lies within its RAM block the end, or all, stays unpopulated, and the protection skips it", effect: Loss,
+        steps: ["P is in the second of two virtio-mem blocks, of which the first is not plugged; nobody has touched it", "the loop begins at the part's offset, which is not below its length: nothing is populated, and P is not protected", "the guest writes P, and P is saved with what was written after the snapshot's moment"],
+        fix: "The loop ends at offset plus length." },
 
     // ---- 3J: other VMMs
     /// A snapshot is taken when the round of hints begins.

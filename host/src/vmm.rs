@@ -20,6 +20,7 @@ use crate::dirty::reaper::Reaper;
 use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::lock::Locks;
 use crate::migration::encoding::DestinationRam;
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
@@ -76,6 +77,11 @@ pub enum Command {
     Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
+    /// `qom-set` of a virtio-mem device's `requested-size`.
+    ResizeMem {
+        /// Pages that are to be plugged.
+        pages: u64,
+    },
     /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
     GrowBlock,
     /// `migrate_continue`.
@@ -117,6 +123,7 @@ impl Command {
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
+            Command::ResizeMem { .. } => "requested-size",
             Command::GrowBlock => "grow-block",
             Command::Continue => "migrate_continue",
             Command::PostcopyRam { .. } => "migrate-set-capabilities",
@@ -137,6 +144,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
+            Command::ResizeMem { pages } => write!(f, "{} {pages}", self.name()),
             Command::PostcopyRam { on } => write!(f, "{} postcopy-ram {}", self.name(), if *on { "on" } else { "off" }),
             Command::Migrate
             | Command::Cancel
@@ -334,14 +342,16 @@ impl Vmm {
     /// Returns what an actor would do next. `vcpus_in_store`: a vCPU has marked a page and not yet stored to it.
     pub fn next(&self, actor: Actor, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match actor {
-            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) | Actor::ReturnPath => {
                 self.migration.next(actor, &self.view(vcpus_in_store), ctx)
             }
             Actor::Iothread => {
-                self.stuck(actor, ctx).map_or_else(|| self.balloon.iothread_next(self.takes_hints(), ctx), |stuck| stuck.next())
+                let next = || self.balloon.iothread_next(self.takes_hints(), ctx);
+                self.stuck(actor, ctx).map_or_else(|| self.hint_lock(ctx).unwrap_or_else(next), Stuck::next)
             }
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
+            Actor::Reaper => self.reaper.next(&self.accel, ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
@@ -355,10 +365,11 @@ impl Vmm {
                 Job::Monitor(Command::MachineReset) => Some(self.reset_move()),
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
-                Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
+            Actor::Reaper => Some(Move::plain(EventKind::RingReap)),
+            Actor::ReturnPath => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::Channel(_) | Actor::Receiver(_) => None,
         }
     }
@@ -366,14 +377,20 @@ impl Vmm {
     /// Makes an actor's next move, and returns its cost, nanoseconds.
     pub fn step(&mut self, actor: Actor, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match actor {
-            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) | Actor::ReturnPath => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(actor, &mut parts, ctx)
             }
             Actor::Iothread if self.stuck(actor, ctx).is_some() => self.fault(actor, ctx),
+            Actor::Iothread if self.hint_lock(ctx).is_some() => {
+                ctx.lock(LockId::Slots);
+                ctx.costs.lock_ns
+            }
             Actor::Iothread => {
                 let Self { balloon, migration, accel, .. } = self;
-                balloon.iothread_step(&mut HintView { migration, accel }, ctx)
+                let cost = balloon.iothread_step(&mut HintView { migration, accel }, ctx);
+                ctx.release_needed(LockId::Slots);
+                cost
             }
             Actor::MainLoop => {
                 let first = ctx.events.len();
@@ -382,10 +399,16 @@ impl Vmm {
                 cost
             }
             Actor::Vhost => self.devices.vhost.step(ctx),
+            Actor::Reaper => self.reaper.step(&mut self.accel, ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
+    }
+
+    /// Returns whether a thread that has nothing to do looks for it all the time. Who finds the lock that its look takes held sleeps instead.
+    pub fn spins(&self, actor: Actor, locks: &Locks) -> bool {
+        actor == Actor::Iothread && locks.holder(LockId::FreePage).is_none() && self.balloon.iothread_spins()
     }
 
     /// Like [`Vmm::step`] for the migration thread, with further moves on pages that nobody watches while the time is before `until_ns`.
@@ -447,6 +470,13 @@ impl Vmm {
         }
     }
 
+    /// Returns the lock that a hint has to wait for beyond `bitmap_mutex`: that of the slots, where its pages' chunks are to be cleared in K.
+    fn hint_lock(&self, ctx: &Ctx<'_>) -> Option<Next> {
+        let lock = ctx.locks.needed(LockId::Slots, ctx.actor)?;
+        let range = self.balloon.hint_in_hand().filter(|_| self.accel.has_slots())?;
+        self.migration.hint_clears(range, &self.accel).then_some(lock)
+    }
+
     fn takes_hints(&self) -> bool {
         self.migration.takes_hints()
     }
@@ -462,6 +492,7 @@ impl Vmm {
         let accel = std::mem::replace(&mut self.accel, accel.clone());
         let d = std::mem::replace(&mut self.d, d.clone());
         let devices = std::mem::replace(&mut self.devices, devices.clone());
+        self.devices.load_mem(&devices);
         self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
         self.vm.running = running;
         self.balloon.arrive(running, ctx);
@@ -527,10 +558,22 @@ impl Vmm {
         let Stuck { pfn, kind, asked } = stuck;
         assert!(!asked, "page {pfn} is waited for");
         match kind {
-            EventKind::DstFault => self.migration.page_fault(pfn, ctx),
+            EventKind::DstFault => self.page_fault(pfn, ctx),
             _ => self.migration.write_fault(pfn, ctx),
         }
         ctx.costs.exit_ns
+    }
+
+    /// Somebody touches a page that is missing at the destination. [`Fault::UnpluggedRequested`]: it is asked for, plugged or not.
+    ///
+    /// # Panics
+    /// When the page is not missing, or is asked for.
+    pub fn page_fault(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        if self.devices.is_discarded(pfn) && !ctx.faults.on(Fault::UnpluggedRequested) {
+            self.migration.place_locally(pfn, &mut self.destination, ctx);
+        } else {
+            self.migration.page_fault(pfn, ctx);
+        }
     }
 
     // ---- the main loop
@@ -549,7 +592,6 @@ impl Vmm {
         }
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
-            (_, true) if self.reaper.is_busy() => Job::Reap,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
             (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
@@ -557,45 +599,36 @@ impl Vmm {
         }
     }
 
-    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do or sleeps; then the rings', then the balloon's.
+    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do or sleeps; then the balloon's.
     fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
         match self.migration.next(Actor::MainLoop, &self.view(false), ctx) {
             Next::Do(_) | Next::Lock(_) | Next::Wait(_) => Job::Migration,
-            Next::Idle | Next::Sleep(_) if self.reaps_now(ctx) => Job::Reap,
             Next::Idle | Next::Sleep(_) => Job::Balloon,
         }
     }
 
-    /// Returns whether the reaper can move, and the balloon's part of the main loop is at rest.
-    fn reaps_now(&self, ctx: &Ctx<'_>) -> bool {
-        let awake = !matches!(self.reaper.next(&self.accel, ctx.now_ns), Next::Idle | Next::Sleep(_));
-        awake && matches!(self.balloon.main_loop_next(ctx), Next::Idle | Next::Sleep(_))
-    }
-
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
-            Job::Monitor(_) if self.reset_stuck().is_some() => self.reset_stuck().map_or(Next::Idle, Stuck::next),
-            Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
+            Job::Monitor(_) if self.reset_stuck(ctx).is_some() => self.reset_stuck(ctx).map_or(Next::Idle, Stuck::next),
+            Job::Monitor(command) => self.monitor.next(&self.locks_of(command, ctx)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
-            Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
             Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
             Job::Balloon => {
-                let timers = [self.reaper.next(&self.accel, ctx.now_ns), self.migration.next(Actor::MainLoop, &self.view(false), ctx)];
-                timers.into_iter().fold(self.balloon.main_loop_next(ctx), sooner)
+                let timer = self.migration.next(Actor::MainLoop, &self.view(false), ctx);
+                sooner(self.balloon.main_loop_next(ctx), timer)
             }
         }
     }
 
     fn main_loop_step(&mut self, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match self.job(ctx) {
-            Job::Monitor(_) if self.reset_stuck().is_some() => self.reset_fault(ctx),
+            Job::Monitor(_) if self.reset_stuck(ctx).is_some() => self.reset_fault(ctx),
             Job::Monitor(command) => self.monitor_step(command, ctx),
             Job::Migration => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
-            Job::Reap => self.reaper.step(&mut self.accel, ctx),
             Job::Store(range) => {
                 ctx.emit(Event::BitmapStore { range });
                 self.d.store_torn();
@@ -614,29 +647,36 @@ impl Vmm {
         }
     }
 
-    /// Returns the locks that a command needs, outermost first.
-    fn locks_of(&self, command: Command) -> &'static [LockId] {
+    /// Returns the locks that a command needs and somebody takes, outermost first.
+    fn locks_of(&self, command: Command, ctx: &Ctx<'_>) -> Vec<LockId> {
+        let taken = |lock: &LockId| ctx.locks.knows(*lock) && (*lock != LockId::Slots || self.accel.has_slots());
+        self.all_locks_of(command).iter().copied().filter(taken).collect()
+    }
+
+    fn all_locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
-            Command::ResetDevice | Command::MachineReset => self.balloon.reset_locks(),
+            Command::ResetDevice => self.balloon.reset_locks(),
+            Command::MachineReset => self.reset_locks(),
             Command::Unplug => self.balloon.unplug_locks(),
             Command::Recover => &[],
+            Command::Cancel => &[LockId::Bql, LockId::QemuFile],
+            Command::Tracking(_) => &[LockId::Bql, LockId::Slots],
             Command::Migrate
-            | Command::Cancel
             | Command::StartPostcopy
             | Command::Balloon { .. }
             | Command::SystemReset
+            | Command::ResizeMem { .. }
             | Command::GrowBlock
             | Command::BreakLink
             | Command::Continue
-            | Command::PostcopyRam { .. }
-            | Command::Tracking(_) => &[LockId::Bql],
+            | Command::PostcopyRam { .. } => &[LockId::Bql],
         }
     }
 
     /// One move of a command: a lock, then the command with all locks released behind it.
     fn monitor_step(&mut self, command: Command, ctx: &mut Ctx<'_>) -> u64 {
-        let locks = self.locks_of(command);
+        let locks = self.locks_of(command, ctx);
         let taken = self.monitor.taken();
         if let Some(lock) = locks.get(taken) {
             ctx.lock(*lock);
@@ -732,6 +772,10 @@ impl Vmm {
                 self.balloon.set_target(pages, ctx);
                 ctx.costs.state_ns
             }
+            Command::ResizeMem { pages } => {
+                self.devices.resize_mem(pages, self.migration.status().is_running(), ctx);
+                ctx.costs.state_ns
+            }
             Command::Unplug => {
                 if self.balloon.is_plugged() {
                     self.balloon.unrealize(ctx);
@@ -788,7 +832,6 @@ impl Stuck {
 enum Job {
     Monitor(Command),
     Migration,
-    Reap,
     /// A device's word of D goes back (a fault).
     Store(PageRange),
     Balloon,

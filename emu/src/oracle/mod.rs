@@ -418,6 +418,8 @@ impl Oracle {
                 self.shrinking = false
             }
             Event::BalloonReport { range } => self.report_taken(*range),
+            Event::MemPlug { range } => self.plug(*range, true),
+            Event::MemUnplug { range } => self.plug(*range, false),
             Event::HostDiscard { range } => {
                 self.host_discard(index, *range);
                 self.drop_where_it_runs(*range);
@@ -515,6 +517,9 @@ impl Oracle {
             | Event::LinkResume
             | Event::VhostQueue { .. }
             | Event::GuestRestart
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
+            | Event::ReturnRequest { .. }
             | Event::Inject { .. } => {}
         }
     }

@@ -71,6 +71,7 @@ fn show(event: &Event) -> Show {
         K::HintNewId => Show::Named,
         K::LinkStall => Show::Always,
         K::LinkResume => Show::Always,
+        K::ReturnRequest => Show::Named,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,
         K::HostCrash => Show::Always,
         K::RingFull => Show::Always,
@@ -93,6 +94,10 @@ fn show(event: &Event) -> Show {
         K::ChannelFlush => Show::Always,
         K::GuestRestart => Show::Always,
         K::MachineReset => Show::Always,
+        K::MemPlug => Show::Always,
+        K::MemUnplug => Show::Always,
+        K::MemBusy => Show::Always,
+        K::BitmapExclude => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
         K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,

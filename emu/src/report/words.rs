@@ -114,6 +114,11 @@ pub fn particulars(event: &Event) -> String {
         E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
         E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
         E::ChannelFlush { channels } => format!("{channels} channels"),
+        E::MemPlug { range } => range.to_string(),
+        E::MemUnplug { range } => range.to_string(),
+        E::MemBusy { range } => range.to_string(),
+        E::BitmapExclude { pages } => format!("{pages} pages"),
+        E::ReturnRequest { pfn } => pfn.to_string(),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

@@ -15,6 +15,7 @@ mod read_blocks;
 mod read_guest;
 mod read_host;
 mod read_inject;
+mod read_mem;
 mod read_search;
 mod schema;
 mod search;
@@ -74,6 +75,7 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
         vcpus: default.vcpus,
         ram_bytes: default.ram_bytes,
         devices: model::Devices::default(),
+        virtio_mem_pages: None,
         last_vcpu: None,
         edges: Vec::new(),
     };

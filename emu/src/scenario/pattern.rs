@@ -93,6 +93,10 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::RamDelta
         | K::VfioWrite
         | K::VhostQueue
+        | K::MemPlug
+        | K::MemUnplug
+        | K::MemBusy
+        | K::ReturnRequest
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail
@@ -171,6 +175,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::SnapshotStart
         | K::GuestRestart
         | K::MachineReset
+        | K::BitmapExclude
         | K::Inject => false,
     }
 }

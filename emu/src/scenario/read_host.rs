@@ -8,7 +8,7 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Tracking, Trigger, Walk};
+use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Tracking, Trigger, VirtioMem, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -21,6 +21,7 @@ impl<'d> Reader<'d> {
         let default = Host::of(self.word(&fields, "profile", Profile::ALL).unwrap_or(qemu.profile), driver);
         let dirty_log = self.word(&fields, "dirty_log", DirtyLog::ALL).unwrap_or(default.dirty_log);
         let queue_size = |size: Option<u64>, default| size.map_or(default, |size| u16::try_from(size).expect("the range ends at 1024"));
+        let virtio_mem = self.virtio_mem(&fields);
         let host = Host {
             profile: default.profile,
             dirty_log,
@@ -35,9 +36,11 @@ impl<'d> Reader<'d> {
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
             rom: self.flag(&fields, "rom").unwrap_or(default.rom),
+            all_locks: self.flag(&fields, "all_locks").unwrap_or(default.all_locks),
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
-            host_page: self.host_page(&fields).unwrap_or(default.host_page),
+            host_page: self.host_page(&fields, virtio_mem.as_ref()).unwrap_or(default.host_page),
+            virtio_mem,
             devices: self.devices(&fields),
         };
         if dirty_log != DirtyLog::ManualClear {
@@ -81,8 +84,12 @@ impl<'d> Reader<'d> {
     }
 
     /// 4 KiB pages in a page of the host.
-    fn host_page(&mut self, fields: &Fields<'d>) -> Option<u16> {
+    fn host_page(&mut self, fields: &Fields<'d>, mem: Option<&VirtioMem>) -> Option<u16> {
         let bytes = self.size(fields, "host_page")?;
+        if mem.is_some_and(|mem| mem.block_pages * PAGE_SIZE < bytes) {
+            let diagnostic = Diagnostic::error(fields.span_of("host_page"), "a page of the host is larger than a block of virtio-mem");
+            self.report(diagnostic.label("a block could not be unplugged"));
+        }
         Some(u16::try_from(bytes / PAGE_SIZE).expect("the key's range ends at 2 MiB"))
     }
 
@@ -225,6 +232,7 @@ impl<'d> Reader<'d> {
             state_ns: cost("state", default.state_ns),
             vm_stop_ns: cost("vm_stop", default.vm_stop_ns),
             setup_ns: cost("setup", default.setup_ns),
+            return_path_ns: cost("return_path", default.return_path_ns),
         }
     }
 

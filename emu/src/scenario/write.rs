@@ -15,7 +15,8 @@ use wire::switch::correct;
 
 use super::model::{
     Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, How, Injection, Limits,
-    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
+    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, SpunExpect, Target, Task, Tracking, Trigger, Vary,
+    VirtioMem,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -202,10 +203,11 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
-    let Manners { deflate_silently, hint_in_two, start_with_hint } = manners;
+    let Manners { deflate_silently, hint_in_two, start_with_hint, short_stop_id } = manners;
     out.unless(!deflate_silently, "deflate_silently", || deflate_silently);
     out.unless(!hint_in_two, "hint_in_two", || hint_in_two);
     out.unless(!start_with_hint, "start_with_hint", || start_with_hint);
+    out.unless(!short_stop_id, "short_stop_id", || short_stop_id);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -283,8 +285,10 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         host_page,
         iothread,
         rom,
+        all_locks,
         devices,
         blocks,
+        virtio_mem,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -304,6 +308,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(!rom, "rom", || rom);
+    out.unless(!all_locks, "all_locks", || all_locks);
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
@@ -312,6 +317,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!iommu, "iommu", || iommu);
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
     write_blocks(out, blocks);
+    virtio_mem.iter().for_each(|mem| write_virtio_mem(out, mem));
 }
 
 fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
@@ -324,6 +330,15 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
         out.unless(*room == 0, "room", || room);
         out.unless(!ignored, "ignored", || ignored);
     }
+}
+
+fn write_virtio_mem(out: &mut Lines, mem: &VirtioMem) {
+    let VirtioMem { pages, block_pages, memslot_pages, plugged } = mem;
+    out.header("[host.virtio_mem]");
+    out.key("size", size(pages * PAGE_SIZE));
+    out.key("block", size(block_pages * PAGE_SIZE));
+    out.unless(memslot_pages == pages, "memslot", || size(memslot_pages * PAGE_SIZE));
+    out.unless(plugged.is_empty(), "plugged", || list(plugged));
 }
 
 fn write_migration(out: &mut Lines, migration: &Migration) {
@@ -505,6 +520,7 @@ fn command_value(command: Command) -> String {
         Command::Stop => quoted("stop"),
         Command::Cont => quoted("cont"),
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
+        Command::ResizeMem { pages } => format!("{{ requested_size = {} }}", size(pages * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
         Command::SystemReset => quoted("system-reset"),
         Command::Unplug => quoted("unplug-balloon"),
@@ -523,7 +539,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked, spun } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -545,6 +561,15 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
         out.header("[[expect.blocked]]");
         out.key("who", quoted(who));
         for (key, value) in [("on", on.map(quoted)), ("min", ns.min.map(time)), ("max", ns.max.map(time))] {
+            if let Some(value) = value {
+                out.key(key, value);
+            }
+        }
+    }
+    for SpunExpect { who, ns } in spun {
+        out.header("[[expect.spun]]");
+        out.key("who", quoted(who));
+        for (key, value) in [("min", ns.min.map(time)), ("max", ns.max.map(time))] {
             if let Some(value) = value {
                 out.key(key, value);
             }
@@ -588,6 +613,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
         state_ns,
         vm_stop_ns,
         setup_ns,
+        return_path_ns,
     } = costs;
     let default = Costs::default();
     out.table("[costs]");
@@ -603,6 +629,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
     out.unless(*state_ns == default.state_ns, "state", || time(*state_ns));
     out.unless(*vm_stop_ns == default.vm_stop_ns, "vm_stop", || time(*vm_stop_ns));
     out.unless(*setup_ns == default.setup_ns, "setup", || time(*setup_ns));
+    out.unless(*return_path_ns == default.return_path_ns, "return_path", || time(*return_path_ns));
 }
 
 fn write_limits(out: &mut Lines, limits: &Limits) {

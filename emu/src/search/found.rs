@@ -237,6 +237,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RamDelta
         | K::VfioWrite
         | K::VhostQueue
+        | K::ReturnRequest
         | K::DstPlace => Reading::OfPage,
         K::GuestReady
         | K::GuestStart
@@ -270,6 +271,10 @@ fn reading(kind: EventKind) -> Reading {
         | K::DstRefuse
         | K::GuestRestart
         | K::MachineReset
+        | K::MemPlug
+        | K::MemUnplug
+        | K::MemBusy
+        | K::BitmapExclude
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId

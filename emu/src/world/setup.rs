@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use host::balloon::BalloonOptions;
 use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
+use host::devices::virtio_mem::VirtioMemOptions;
 use host::dirty::accel::{LogMode, TrackingOptions};
 use host::dirty::ram_list::BlockOptions;
 use host::event::Pfn;
@@ -20,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
 use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Tracking, Walk};
+use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Tracking, VirtioMem, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -29,6 +30,7 @@ use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
+use crate::world::spin::Spins;
 use crate::world::{RunOptions, State, Window, World, hosts_of};
 
 /// What stands in page 0 where that is ROM: a far jump to the firmware's start.
@@ -62,7 +64,7 @@ impl World {
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
             vmm: Vmm::new(&vmm_options(scenario, &faults, searched)),
-            locks: Locks::default(),
+            locks: Locks::new(scenario.host.all_locks),
             watch: Watch::default(),
             gates: Gates::new(scenario),
             pages: NamedPages::new(scenario),
@@ -80,6 +82,7 @@ impl World {
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
             blocked: Blocked::new(vcpus + hosts.len()),
+            spins: Spins::new(vcpus + hosts.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
@@ -102,6 +105,9 @@ impl World {
             happened: Vec::new(),
             state,
         };
+        for range in world.state.vmm.devices.discarded() {
+            world.state.oracle.plug(range, false);
+        }
         if scenario.host.rom {
             world.ram.write_unlogged(0, &ROM);
         }
@@ -119,7 +125,7 @@ impl World {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let info = BootInfo {
             magic: BootInfo::MAGIC,
-            ram_bytes: guest.ram_bytes - self.scenario.host.room_bytes(),
+            ram_bytes: guest.ram_bytes - self.scenario.host.untold_bytes(),
             vcpus: u32::from(guest.vcpus),
             dialect: guest.driver.number(),
             features_refused: guest.features_refused,
@@ -130,6 +136,7 @@ impl World {
                 | flag(guest.manners.deflate_silently, boot_flag::DEFLATE_SILENTLY)
                 | flag(guest.manners.hint_in_two, boot_flag::HINT_IN_TWO)
                 | flag(guest.manners.start_with_hint, boot_flag::START_WITH_HINT)
+                | flag(guest.manners.short_stop_id, boot_flag::SHORT_STOP_ID)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),
@@ -169,7 +176,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
-        blocks: host.blocks.iter().map(block_options).collect(),
+        blocks: blocks(scenario),
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
@@ -182,6 +189,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns, queues: host.devices.vhost_queues },
             vfio: host.devices.vfio,
             iommu: host.devices.iommu,
+            virtio_mem: host.virtio_mem.as_ref().map(|mem| virtio_mem(mem, faults)),
         },
         balloon: BalloonOptions {
             features: host.features,
@@ -246,6 +254,31 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
 fn block_options(block: &RamBlock) -> BlockOptions {
     let RamBlock { name, pages, offset, room, ignored } = block;
     BlockOptions { name: name.clone(), pages: *pages, offset: *offset, room: *room, ignored: *ignored }
+}
+
+/// Returns the RAM blocks; memory that is plugged and unplugged is one behind the others.
+fn blocks(scenario: &Scenario) -> Vec<BlockOptions> {
+    let host = &scenario.host;
+    let mut blocks = host.blocks.clone();
+    if let Some(mem) = &host.virtio_mem {
+        let block = |name: &str, pages, offset| RamBlock { name: name.to_owned(), pages, offset, room: 0, ignored: false };
+        if blocks.is_empty() {
+            blocks.push(block("pc.ram", (scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT) - mem.pages, 0));
+        }
+        blocks.push(block(VirtioMem::NAME, mem.pages, RamBlock::offset_behind(&blocks)));
+    }
+    blocks.iter().map(block_options).collect()
+}
+
+fn virtio_mem(mem: &VirtioMem, faults: &Faults) -> VirtioMemOptions {
+    let VirtioMem { pages, block_pages, memslot_pages, plugged } = mem;
+    VirtioMemOptions {
+        pages: *pages,
+        block_pages: *block_pages,
+        memslot_pages: *memslot_pages,
+        plugged: plugged.clone(),
+        index_by_count: faults.on(Fault::DiscardIndex),
+    }
 }
 
 fn tracking_options(scenario: &Scenario) -> TrackingOptions {

@@ -441,7 +441,7 @@ impl BalloonDevice {
         self.walk().is_some() || self.transport.negotiated(self.options.hint_feature())
     }
 
-    pub(super) fn reset_stops_hinting(&self) -> bool {
+    pub(crate) fn reset_stops_hinting(&self) -> bool {
         self.walk().is_none() && self.hints_negotiated() && self.hint_status() != HintStatus::Stop
     }
 

@@ -257,7 +257,8 @@ impl Accelerator {
         self.has_slots() && pfn.0 < self.main.k.pages() && self.main.slot(pfn).range.first == pfn
     }
 
-    fn has_slots(&self) -> bool {
+    /// Returns whether memory is in the kernel's slots, whose table has a lock of its own.
+    pub fn has_slots(&self) -> bool {
         match self.mode {
             LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring => true,
             LogMode::Hvf | LogMode::Tcg => false,

@@ -22,17 +22,11 @@ const VMMS: &[&str] = &["QEMU", "Firecracker", "Cloud Hypervisor", "Propolis", "
 pub const NOT_HERE: &[(&str, &str, &str)] = &[
     ("H08", "the first round's scan ignores B", "a scan of its own for the first round left QEMU with 6.1, and is not modelled"),
     (
-        "H16",
-        "unplugged memory is left out through the interface for hints",
-        "virtio-mem is not modelled: no memory is plugged or unplugged",
-    ),
-    (
         "H17",
         "the configuration grows though hinting is off",
         "needs two versions of a PCI device: the size decides that of a BAR, and the transport here has none",
     ),
     ("B08", "a frame number above 8 TiB loses its sign", "guest memory here ends long before"),
-    ("B11", "the destination waits for memory that is unplugged", "virtio-mem is not modelled: no memory is plugged or unplugged"),
     (
         "Q09",
         "a page that was asked for ends the scan's round too early",
@@ -58,11 +52,6 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
     ("E18", "compression threads write to the main stream", "the old compression threads left QEMU with 9.1, and are not modelled"),
     ("P03", "two threads write to one stream object", "a record goes to its channel in one step here: there is no object to share"),
     ("P04", "a huge page of which a part was sent is not discarded", "not built"),
-    (
-        "V10",
-        "an index into the bitmap of plugged memory is divided by the wrong size",
-        "virtio-mem is not modelled: no memory is plugged or unplugged",
-    ),
     ("C03", "the throttle climbs to its end for no reason", "not built"),
     ("C04", "a quotient of integers is taken too early", "not built"),
     (
@@ -70,7 +59,6 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
         "a timer syncs in the middle of a round",
         "nothing to switch on: it is a feature, and modelled; what it means for hints is the model's to show",
     ),
-    ("S02", "the loop that populates memory before a snapshot ends too early in a part of a block", "not built"),
     (
         "X01",
         "a hinted page is used again before the device took the hint",

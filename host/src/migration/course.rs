@@ -63,6 +63,7 @@ impl Course {
                 // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
                 Op::SetDevice | Op::SetPostcopy => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
                 Op::SetActive
+                | Op::Exclude
                 | Op::Sync(_)
                 | Op::Slice { .. }
                 | Op::Sleep { .. }
@@ -259,6 +260,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
+        Op::Exclude => view.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints),
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
@@ -272,13 +274,15 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::WaitRecover => !run.post.recover,
         // The main loop that is left has nobody to share its lock with.
         Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
+        Op::Lock(LockId::Slots) => ctx.locks.knows(LockId::Slots) && view.accel.has_slots(),
+        Op::Lock(lock) => ctx.locks.knows(lock),
+        Op::Unlock(lock) if lock.is_fine() => ctx.locks.holder(lock) == Some(ctx.actor),
         Op::WaitHints => run.healthy() && awaits_hints(view.hints, ctx),
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
         Op::SetFinal => run.status.is_running(),
         Op::Sync(SyncMove::Bitmap | SyncMove::After)
-        | Op::Lock(_)
         | Op::Unlock(_)
         | Op::LogStart
         | Op::Notify(_)

@@ -312,7 +312,15 @@ impl Migration {
             Actor::Destination => self.run.destination_next(view.destination, ctx),
             Actor::Channel(channel) => self.run.channel_next(channel),
             Actor::Receiver(channel) => self.run.receiver_next(channel),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
+            Actor::ReturnPath => self.run.return_path_next(ctx),
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Injector
+            | Actor::Vfio
+            | Actor::Reaper => Next::Idle,
         }
     }
 
@@ -330,6 +338,8 @@ impl Migration {
             | Actor::Injector
             | Actor::Channel(_)
             | Actor::Receiver(_)
+            | Actor::ReturnPath
+            | Actor::Reaper
             | Actor::Vfio => {
                 return None;
             }
@@ -344,6 +354,7 @@ impl Migration {
             Op::StopVm => EventKind::VmStop,
             Op::StartVm => EventKind::VmStart,
             Op::LogStart => EventKind::LogStart,
+            Op::Exclude => EventKind::BitmapExclude,
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Sync(_)
@@ -404,7 +415,15 @@ impl Migration {
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
             Actor::Channel(channel) => self.run.channel_step(channel, ctx),
             Actor::Receiver(channel) => self.run.receiver_step(channel, parts.destination, ctx),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
+            Actor::ReturnPath => self.run.return_path_step(ctx),
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Injector
+            | Actor::Vfio
+            | Actor::Reaper => {
                 unreachable!("{actor} has no part in the migration")
             }
         }
@@ -470,6 +489,8 @@ impl Migration {
             | Actor::Injector
             | Actor::Channel(_)
             | Actor::Receiver(_)
+            | Actor::ReturnPath
+            | Actor::Reaper
             | Actor::Vfio => &mut self.thread,
         }
     }
@@ -527,6 +548,7 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Act(_)
+            | Op::Exclude
             | Op::WriteSetup
             | Op::Sync(_)
             | Op::IterateBegin { .. }

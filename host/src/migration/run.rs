@@ -206,6 +206,7 @@ impl Run {
             | Op::TimerEnd
             | Op::Schedule => plain(EventKind::LockRelease),
             Op::LogStart => plain(EventKind::LogStart),
+            Op::Exclude => plain(EventKind::BitmapExclude),
             Op::Protect => plain(EventKind::SnapshotStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
@@ -273,6 +274,7 @@ impl Run {
             Op::Sync(part) => self.perform_sync(part, parts, ctx),
             Op::LogStart => self.log_start(parts, ctx),
             Op::LogStop => self.log_stop(parts, ctx),
+            Op::Exclude => self.exclude(true, parts, ctx),
             Op::IterateBegin { last } => self.slice_begin(last, ctx),
             Op::IterateEnd => self.slice_end(ctx),
             Op::RateLimit { until_ns } => {
@@ -323,8 +325,12 @@ impl Run {
             Op::Protect => self.protect(parts, ctx),
             Op::SendSaved => self.send_saved_device(ctx),
             Op::Reload => {
-                self.recover(parts.destination, ctx.faults);
-                self.change(MigrationStatus::PostcopyActive, ctx)
+                self.recover(parts.destination, ctx);
+                let cost = self.change(MigrationStatus::PostcopyActive, ctx);
+                if parts.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints) {
+                    self.exclude(false, parts, ctx);
+                }
+                cost
             }
             Op::SetPostcopy => self.change(MigrationStatus::PostcopyDevice, ctx),
             Op::SetStatus(status) => self.change(status, ctx),
@@ -394,6 +400,9 @@ impl Run {
             SyncMove::After => {
                 assert!(!waits_for_vcpus(&parts.view(), ctx), "the sync ends while a vCPU stores");
                 ctx.emit(Event::AfterSync);
+                if parts.devices.mem().is_some() && ctx.faults.on(Fault::UnpluggedByHints) {
+                    self.exclude(true, parts, ctx);
+                }
                 if self.throttles() && self.throttle.is_due(ctx.now_ns) {
                     let (dirtied, options) = (self.ram().dirtied(), self.options.throttle);
                     self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
@@ -406,6 +415,7 @@ impl Run {
     /// QEMU: migration/ram.c ram_init_bitmaps(). A new destination listens.
     pub(crate) fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
+        parts.destination.unplug(&parts.devices.discarded());
         self.file = self.options.encoding.mapped_ram.then(|| MappedRam::new(ctx.ram.pages()));
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
         if self.options.first_round == FirstRound::Populated {
@@ -419,6 +429,15 @@ impl Run {
         parts.d.set_tracking(true);
         parts.accel.log_start(ctx);
         parts.devices.log_start(ctx);
+        ctx.costs.state_ns
+    }
+
+    /// Memory that is not plugged is not sent: it has no contents, and to read it would populate it. What changes there later is found by the syncs like
+    /// anything else. QEMU: migration/ram.c migration_bitmap_clear_discarded_pages(), once behind the first sync, and in ram_dirty_bitmap_reload(); K is
+    /// left alone where nobody keeps it. [`Fault::UnpluggedByHints`]: behind each sync, as a precopy notifier, and nowhere else.
+    pub(crate) fn exclude(&mut self, clears: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        let ranges = parts.devices.discarded();
+        self.ram_mut().exclude(&ranges, clears.then_some(&mut *parts.accel), ctx);
         ctx.costs.state_ns
     }
 

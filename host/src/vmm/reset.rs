@@ -4,7 +4,8 @@
 //! the main loop, whoever makes it; the main loop stops all vCPUs, resets the devices under the BQL, and lets the vCPUs go on if the VM runs. A migration
 //! goes on: nobody tells it. A VM that is stopped is reset all the same, and stays stopped.
 //!
-//! Differs: vCPUs that wait for the BQL do not make their access first; the devices were reset behind it anyway. Firecracker ends with its guest's reset,
+//! Differs: vCPUs that wait for the BQL do not make their access first; the devices were reset behind it anyway. What virtio-mem has plugged stays, as it does
+//! in QEMU while a migration is under way (hw/virtio/virtio-mem.c virtio_mem_system_reset()). Firecracker ends with its guest's reset,
 //! and Cloud Hypervisor builds a new VM on new memory: there the machine stays as it is.
 
 use wire::platform::{BOOT_INFO, IMAGE_END, PAGE_SHIFT};
@@ -12,7 +13,7 @@ use wire::platform::{BOOT_INFO, IMAGE_END, PAGE_SHIFT};
 use super::{Command, MonitorState, PAM, Stuck, Vmm};
 use crate::balloon::Profile;
 use crate::dirty::command::TrackingCommand;
-use crate::event::{EventKind, PageRange, Pfn};
+use crate::event::{EventKind, LockId, PageRange, Pfn};
 use crate::step::{Ctx, Move, Next};
 
 /// Pages that the firmware writes before the kernel's first instruction: what the kernel takes for zeros, and its image.
@@ -34,6 +35,16 @@ impl Vmm {
         self.monitor.queue.front() == Some(&Command::MachineReset) && self.monitor.state != MonitorState::Waiting
     }
 
+    /// Returns the locks of a reset, outermost first.
+    pub(super) fn reset_locks(&self) -> &'static [LockId] {
+        match (self.balloon.reset_stops_hinting(), self.accel.has_slot_at(PAM)) {
+            (false, false) => &[LockId::Bql],
+            (true, false) => &[LockId::Bql, LockId::FreePage],
+            (false, true) => &[LockId::Bql, LockId::Slots],
+            (true, true) => &[LockId::Bql, LockId::FreePage, LockId::Slots],
+        }
+    }
+
     /// Resets the devices; the vCPUs and what the firmware writes are the world's, in the same move. QEMU: qemu_devices_reset(). The chipset's reset closes the
     /// PAM registers: where the memory behind them has a slot of its own, that is deleted and created.
     pub(super) fn reset_machine(&mut self, ctx: &mut Ctx<'_>) -> u64 {
@@ -48,8 +59,8 @@ impl Vmm {
     }
 
     /// Returns a page that keeps the firmware from going on: the main loop waits for it with the BQL.
-    pub(super) fn reset_stuck(&self) -> Option<Stuck> {
-        let locked = self.vcpus_paused() && self.monitor.taken() == self.balloon.reset_locks().len();
+    pub(super) fn reset_stuck(&self, ctx: &Ctx<'_>) -> Option<Stuck> {
+        let locked = self.vcpus_paused() && self.monitor.taken() == self.locks_of(Command::MachineReset, ctx).len();
         if locked { self.page_in_the_way() } else { None }
     }
 
@@ -74,7 +85,7 @@ impl Vmm {
 
     /// The main loop touches that page.
     pub(super) fn reset_fault(&mut self, ctx: &mut Ctx<'_>) -> u64 {
-        let stuck = self.reset_stuck().expect("a page is in the way");
+        let stuck = self.reset_stuck(ctx).expect("a page is in the way");
         self.ask_for(stuck, ctx)
     }
 }

@@ -4,8 +4,8 @@ use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX};
 
 use super::super::words::{compressions, destination_rams, dirty_logs, features, numberings, profiles, walks, zero_pages};
 use super::ranges::{
-    CHANNELS, CHUNK, HINT_QUEUE, HOST_PAGE, PAGES, PERCENT, POISONED, QUEUE, RAM_ADDRS, RATE, REAP, RING, ROOM, SHARE, SLOT, TIME, XBZRLE,
-    range,
+    CHANNELS, CHUNK, HINT_QUEUE, HOST_PAGE, MEM_BLOCK, MEM_BLOCKS, MEM_SIZE, PAGES, PERCENT, POISONED, QUEUE, RAM_ADDRS, RATE, REAP, RING,
+    ROOM, SHARE, SLOT, TIME, XBZRLE, range,
 };
 use super::{Kind, Table, key};
 
@@ -43,6 +43,12 @@ pub(super) static HOST: Table = Table {
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
         key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
+        key(
+            "all_locks",
+            "Every lock of docs/locks.md is taken where the real code takes it, not only those that hold somebody up.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),
@@ -51,6 +57,7 @@ pub(super) static HOST: Table = Table {
         key("vfio", "There is an assigned device: all that it reaches is pinned, and nothing is discarded.", Kind::Flag).default("false"),
         key("iommu", "The guest chooses the addresses that devices use, and which pages they reach.", Kind::Flag).default("false"),
         key("blocks", "RAM blocks that guest memory consists of, one behind the other; none: it is one.", Kind::Tables(&BLOCK)),
+        key("virtio_mem", "Memory behind all others that is plugged and unplugged.", Kind::Table(&VIRTIO_MEM)),
     ],
 };
 
@@ -62,6 +69,26 @@ static BLOCK: Table = Table {
         key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
         key("room", "Pages at its end that are not there until it grows (the last block alone).", Kind::Integer(ROOM)).default("0"),
         key("ignored", "QEMU's x-ignore-shared leaves it out: source and destination share it.", Kind::Flag).default("false"),
+    ],
+};
+
+static VIRTIO_MEM: Table = Table {
+    title: "[host.virtio_mem]",
+    keys: &[
+        key(
+            "size",
+            "All memory that it may ever have: the end of the guest's, which its allocator never gets.",
+            Kind::Size(MEM_SIZE, 1 << 20),
+        )
+        .required(),
+        key("block", "Memory that is plugged or unplugged as a whole (QEMU's block-size).", Kind::SizePowerOfTwo(MEM_BLOCK))
+            .default("\"1 MiB\""),
+        key(
+            "memslot",
+            "The parts as which others, as an assigned device, see it (QEMU's dynamic-memslots); default: one.",
+            Kind::Size(MEM_SIZE, 1 << 20),
+        ),
+        key("plugged", "Blocks that are plugged when the machine starts.", Kind::Several(&Kind::Integer(MEM_BLOCKS))).default("[]"),
     ],
 };
 

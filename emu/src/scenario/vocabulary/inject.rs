@@ -77,5 +77,16 @@ pub(in crate::scenario) static BALLOON: Table = Table {
     .required()],
 };
 
+/// Another one.
+pub(in crate::scenario) static RESIZE_MEM: Table = Table {
+    title: "a monitor command",
+    keys: &[key(
+        "requested_size",
+        "Sets how much of the memory of virtio-mem is to be plugged (QEMU's requested-size); refused while a migration is under way.",
+        Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE),
+    )
+    .required()],
+};
+
 pub(super) static ORDER: Table =
     Table { title: "[[order]]", keys: &[key("chain", "Events, each before the next.", Kind::Chain).required()] };
