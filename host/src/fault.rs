@@ -821,6 +821,18 @@ faults! {
         steps: ["the devices are saved into a buffer, the last of it still in the stream's own", "the buffer is appended to the snapshot", "the snapshot is complete by its state, and cannot be loaded"],
         fix: "the stream is flushed before its buffer is taken" },
 
+    // ---- locks: not in the catalogue's sections, from the history of QEMU's migration
+    /// RCU's grace period is waited for with the big lock.
+    SynchronizeUnderBql { name: "synchronize-under-bql", id: "L01", source: "QEMU 60be634079, fixed in 2.5",
+        mechanism: "the migration's cleanup waits, with the big lock, until nobody is in an RCU section any more; a vCPU in such a section, on its way to a device's register, waits for the big lock", effect: Deadlock,
+        steps: ["the main loop takes the big lock to clean up", "vCPU 0 leaves the guest at a device's register: it enters an RCU section and waits for the big lock", "the main loop waits for the end of vCPU 0's section before it frees the bitmaps"],
+        fix: "The bitmaps are freed behind the next grace period, by call_rcu(), and nobody waits for it." },
+    /// RCU's grace period is waited for inside of an RCU section.
+    SynchronizeInside { name: "synchronize-inside", id: "L02", source: "QEMU d09a6fde15, fixed in 2.4",
+        mechanism: "the end of the last slice waits for a grace period of RCU inside of an RCU section of its own", effect: Deadlock,
+        steps: ["the migration thread enters an RCU section to send what is left", "all is sent: the bitmaps are to be freed once every section that began before has ended", "its own never ends: it waits for itself, with the big lock"],
+        fix: "The section ends first." },
+
     // ---- 3J: other VMMs
     /// A snapshot is taken when the round of hints begins.
     SnapshotWhenAnswered { name: "snapshot-when-answered", id: "X02", source: "e2b-dev/infra, pull request 2552, of 2026",

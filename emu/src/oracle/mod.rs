@@ -20,6 +20,7 @@ mod free;
 mod heads;
 mod hinting;
 mod judge;
+mod locks;
 mod loss;
 mod pacing;
 mod pages;
@@ -39,6 +40,7 @@ use arrivals::Arrivals;
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
+use locks::Held;
 use pacing::Pacing;
 use pages::{Pages, TraceIndex, place, widened};
 use records::{Cause, Records};
@@ -154,6 +156,7 @@ pub struct Oracle {
     /// A shrinker runs.
     shrinking: bool,
     pacing: Pacing,
+    held: Held,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -212,6 +215,7 @@ impl Oracle {
             id_read: CmdId(0),
             shrinking: false,
             pacing: Pacing::default(),
+            held: Held::default(),
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -238,6 +242,7 @@ impl Oracle {
             id_read,
             shrinking,
             pacing,
+            held: _,
             lost: _,
             excused: _,
         } = self;
@@ -299,6 +304,7 @@ impl Oracle {
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);
         self.pace(index, stamped);
+        self.look_at_locks(index, stamped);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
                 self.save(index, *pfn);

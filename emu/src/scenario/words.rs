@@ -55,9 +55,7 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Operator, Await::Devices, Await::Hints, Await::Page]
-        .into_iter()
-        .map(Await::name);
+    let others = Await::ALL.into_iter().map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 

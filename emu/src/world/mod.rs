@@ -322,7 +322,7 @@ impl World {
                     let at_ns = self.state.times_ns[slot].max(self.state.now_ns);
                     consider(self.awake_ns(who, at_ns), who);
                 }
-                Readiness::Lock(lock) if free && self.state.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if free && self.lock_holder(lock).is_none() => {
                     only_timers = false;
                     consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
@@ -425,8 +425,19 @@ impl World {
         }
         match readiness {
             Readiness::Ready(_) => true,
-            Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
+            Readiness::Lock(lock) => self.lock_holder(lock).is_none(),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => false,
+        }
+    }
+
+    /// Returns who holds a lock. RCU's sections that matter are those of vCPUs on their way to a device's register, since these may wait in theirs (QEMU:
+    /// system/physmem.c address_space_rw(), prepare_mmio_access()).
+    fn lock_holder(&self, lock: LockId) -> Option<Actor> {
+        match lock {
+            LockId::Rcu => (0..self.state.vcpus.len()).find(|cpu| self.is_at_device(*cpu)).map(|cpu| Actor::Vcpu(cpu as u8)),
+            LockId::Bql | LockId::FreePage | LockId::Bitmap | LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile => {
+                self.state.locks.holder(lock)
+            }
         }
     }
 

@@ -384,6 +384,8 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::WaitLoaded
             | Op::WaitRecover
+            | Op::Synchronize
+            | Op::SynchronizeInside
             | Op::Reload
             | Op::SendEnd
             | Op::SendSaved
@@ -547,6 +549,7 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Act(_)
+            | Op::Synchronize
             | Op::WriteSetup
             | Op::Sync(_)
             | Op::IterateBegin { .. }
@@ -578,6 +581,7 @@ impl Migration {
             | Op::WaitContinue
             | Op::WaitDestination
             | Op::WaitLoaded
+            | Op::SynchronizeInside
             | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }
