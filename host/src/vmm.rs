@@ -323,7 +323,8 @@ impl Vmm {
             }
             Actor::Iothread => {
                 let next = || self.balloon.iothread_next(self.takes_hints(), ctx);
-                self.stuck(actor, ctx).map_or_else(|| self.hint_lock(ctx).unwrap_or_else(next), Stuck::next)
+                self.stuck(actor, ctx)
+                    .map_or_else(|| self.hint_lock(ctx).or_else(|| self.hint_unlock(ctx)).unwrap_or_else(next), Stuck::next)
             }
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
@@ -361,11 +362,13 @@ impl Vmm {
                 ctx.lock(LockId::Slots);
                 ctx.costs.lock_ns
             }
+            Actor::Iothread if self.hint_unlock(ctx).is_some() => {
+                ctx.unlock(LockId::Slots);
+                ctx.costs.lock_ns
+            }
             Actor::Iothread => {
                 let Self { balloon, migration, accel, .. } = self;
-                let cost = balloon.iothread_step(&mut HintView { migration, accel }, ctx);
-                ctx.release_needed(LockId::Slots);
-                cost
+                balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
             Actor::MainLoop => {
                 let first = ctx.events.len();
@@ -450,6 +453,12 @@ impl Vmm {
         let lock = ctx.locks.needed(LockId::Slots, ctx.actor)?;
         let range = self.balloon.hint_in_hand().filter(|_| self.accel.has_slots())?;
         self.migration.hint_clears(range, &self.accel).then_some(lock)
+    }
+
+    /// Returns the release of that lock, once the hint is made.
+    fn hint_unlock(&self, ctx: &Ctx<'_>) -> Option<Next> {
+        let done = ctx.locks.holder(LockId::Slots) == Some(ctx.actor) && self.balloon.hint_in_hand().is_none();
+        done.then_some(Next::Do(Move::plain(EventKind::LockRelease)))
     }
 
     fn takes_hints(&self) -> bool {
