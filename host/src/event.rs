@@ -645,6 +645,22 @@ events! {
     SnapshotStart = "snapshot.start",
     #[doc = "The source's return path thread takes a request for a page off the connection, and queues it for the migration thread."]
     ReturnRequest { pfn: Pfn } = "return.request",
+    #[doc = "Memory of a virtio-mem device is plugged (QEMU: virtio_mem_set_block_state())."]
+    MemPlug { range: PageRange } = "mem.plug",
+    #[doc = "Memory of a virtio-mem device is unplugged: its contents are gone."]
+    MemUnplug { range: PageRange } = "mem.unplug",
+    #[doc = "A virtio-mem device refuses to plug or unplug, since a migration is under way (QEMU: virtio_mem_is_busy())."]
+    MemBusy { range: PageRange } = "mem.busy",
+    #[doc = "Memory that is not plugged is taken out of B (QEMU: ramblock_dirty_bitmap_clear_discarded_pages())."]
+    BitmapExclude { pages: u64 } = "bitmap.exclude",
+    #[doc = "Limits of so many vCPUs, from the first on, in MB/s; 0: none."]
+    LimitSet { first: u8, count: u8, rate: u32 } = "limit.set",
+    #[doc = "A vCPU has dirtied so much in the last period, MB/s."]
+    LimitRate { cpu: u8, rate: u64 } = "limit.rate",
+    #[doc = "A vCPU sleeps so long whenever its ring is full, microseconds."]
+    LimitPenalty { cpu: u8, us: u64 } = "limit.penalty",
+    #[doc = "A vCPU whose ring was full begins to sleep."]
+    LimitSleep { cpu: u8, us: u64 } = "limit.sleep",
 }
 
 impl Event {
@@ -659,6 +675,9 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::MemBusy { range }
+            | Event::MemUnplug { range }
+            | Event::MemPlug { range }
             | Event::VhostQueue { range, .. }
             | Event::VfioWrite { range }
             | Event::Pin { range }
@@ -778,6 +797,11 @@ impl Event {
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. }
             | Event::Inject { .. } => None,
         }
     }

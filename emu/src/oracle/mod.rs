@@ -109,6 +109,17 @@ pub struct OracleOptions {
     pub hints_first: bool,
     /// Share of the bytes sent above which those dirtied are too many, percent.
     pub throttle_trigger: u64,
+    /// What an operator has told of the switchover, if anything.
+    pub told: Option<Told>,
+}
+
+/// When a switchover is in order by what an operator has told of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// So much may be left, bytes.
+    pub bytes: u64,
+    /// And there were that many syncs.
+    pub rounds_min: u32,
 }
 
 /// How the run ended.
@@ -424,6 +435,8 @@ impl Oracle {
                 self.shrinking = false
             }
             Event::BalloonReport { range } => self.report_taken(*range),
+            Event::MemPlug { range } => self.plug(*range, true),
+            Event::MemUnplug { range } => self.plug(*range, false),
             Event::HostDiscard { range } => {
                 self.host_discard(index, *range);
                 self.drop_where_it_runs(*range);
@@ -519,6 +532,12 @@ impl Oracle {
             | Event::LinkStall
             | Event::LinkResume
             | Event::VhostQueue { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. }
             | Event::ReturnRequest { .. }
             | Event::Inject { .. } => {}
         }

@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Act(NotifyAction),
     /// Brings the records of dirtiness one level on.
     Sync(SyncMove),
+    /// Takes memory that is not plugged out of B.
+    Exclude,
     /// Releases the BQL, and writes the list of blocks.
     WriteSetup,
     /// Setup -> Active, unless cancelled.
@@ -42,6 +44,8 @@ pub(crate) enum Op {
     StopVm,
     /// Takes `free_page_lock` and tells the device that the VM runs or not.
     LockVmState { running: bool },
+    /// Writes out what the channels hold, and a barrier: many moves, or none.
+    Drain,
     /// Starts the vCPUs.
     StartVm,
     /// Active -> PreSwitchover, unless cancelled or broken.
@@ -160,7 +164,7 @@ pub(crate) fn setup(synced: bool) -> VecDeque<Op> {
     let mut ops: VecDeque<Op> = [Op::Lock(LockId::Bql), Op::Lock(LockId::RamList)].into_iter().chain(slots).collect();
     ops.extend(sync(false).filter(|op| synced || !matches!(op, Op::Sync(_))));
     ops.push_back(Op::Unlock(LockId::RamList));
-    ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
+    ops.extend([Op::Exclude, Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
 
@@ -251,6 +255,7 @@ pub(crate) fn snapshot() -> VecDeque<Op> {
         Op::Lock(LockId::Bql),
         Op::StopVm,
         Op::LogStart,
+        Op::Exclude,
         Op::Notify(PrecopyReason::AfterBitmapSync),
         Op::SetActive,
         Op::SetDevice,
@@ -266,9 +271,10 @@ pub(crate) fn snapshot() -> VecDeque<Op> {
     ])
 }
 
-/// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
+/// The switch to postcopy (QEMU: postcopy_start()). What channels hold has to be placed before the guest runs there, since they do not place
+/// whole pages at once (QEMU: ram_save_postcopy_prepare()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
 pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
+    let mut ops = VecDeque::from([Op::Drain, Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
     ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
     ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
     ops

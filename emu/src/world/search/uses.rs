@@ -1,5 +1,7 @@
 //! What a move used: classes of objects by who moved and what it told, and pages by who touched them.
 
+use std::ops::Range;
+
 use host::dirty::accel::LogMode;
 use host::event::{Actor, Event, PageRange};
 
@@ -167,8 +169,8 @@ impl SearchWorld {
             let used = Used::of(&stamped.event);
             objects.changed |= used.changed;
             if let Some(range) = used.pages {
-                let (first, last) = (range.first.0 >> REGION_SHIFT, (range.end().0 - 1) >> REGION_SHIFT);
-                changed.extend((first as u32..=last as u32).map(|region| regions + region));
+                // A guest can name what it likes; there are records of its memory alone.
+                changed.extend(regions_of(range, self.world.ram.pages()).map(|region| regions + region));
             }
             if self.world.state.gates.looks_at(stamped.event.kind()) {
                 objects.changed |= object::ORDER;
@@ -185,6 +187,12 @@ impl SearchWorld {
             self.step.footprint.objects.changed = u64::MAX;
         }
     }
+}
+
+/// Returns the regions of memory that hold a range, as far as there is memory.
+fn regions_of(range: PageRange, pages: u64) -> Range<u32> {
+    let (first, end) = (range.first.0.min(pages), range.end().0.min(pages));
+    (first >> REGION_SHIFT) as u32..(end.div_ceil(1 << REGION_SHIFT)) as u32
 }
 
 fn sort(cells: &mut Vec<u32>) {
@@ -270,7 +278,16 @@ impl Used {
             Event::RingReset { .. } => RECORDS,
             Event::RingReap { .. } => RECORDS,
             Event::RingFull { .. } => RECORDS,
-            Event::GuestCrash { .. } | Event::HostCrash { .. } => u64::MAX,
+            Event::GuestCrash { .. }
+            | Event::HostCrash { .. }
+            | Event::MemPlug { .. }
+            | Event::MemUnplug { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. } => u64::MAX,
             Event::DirtyClear { .. }
             | Event::DirtyMark { .. }
             | Event::HostDiscard { .. }
@@ -314,5 +331,21 @@ impl Used {
             | Event::VfioWrite { .. }
             | Event::GuestWarn { .. } => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use host::event::Pfn;
+
+    use super::*;
+
+    #[test]
+    fn a_range_beyond_memory_touches_the_regions_of_memory_alone() {
+        let of = |first, count| regions_of(PageRange::new(Pfn(first), count), 256);
+        assert_eq!(of(0, 1), 0..1);
+        assert_eq!(of(63, 2), 0..2);
+        assert_eq!(of(128, 1 << 40), 2..4);
+        assert!(of(1 << 30, 1 << 40).is_empty());
     }
 }
