@@ -176,6 +176,10 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::GuestRestart
         | K::MachineReset
         | K::BitmapExclude
+        | K::LimitSet
+        | K::LimitRate
+        | K::LimitPenalty
+        | K::LimitSleep
         | K::Inject => false,
     }
 }

@@ -275,6 +275,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::MemUnplug
         | K::MemBusy
         | K::BitmapExclude
+        | K::LimitSet
+        | K::LimitPenalty
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -310,6 +312,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::ChannelFlush
         | K::HintNewId
         | K::VfioMerge
+        | K::LimitRate
+        | K::LimitSleep
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

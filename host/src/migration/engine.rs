@@ -361,6 +361,7 @@ impl Migration {
             | Op::WriteSetup
             | Op::SetActive
             | Op::Slice { .. }
+            | Op::Drain
             | Op::IterateEnd
             | Op::RateLimit { .. }
             | Op::Sleep { .. }
@@ -385,6 +386,8 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::WaitLoaded
             | Op::WaitRecover
+            | Op::Synchronize
+            | Op::SynchronizeInside
             | Op::Reload
             | Op::SendEnd
             | Op::SendSaved
@@ -500,6 +503,9 @@ impl Migration {
         if let Op::Slice { last } = op {
             return self.run.page_step(&self.thread.pace, last, parts, ctx);
         }
+        if op == Op::Drain {
+            return self.run.drain_step(ctx);
+        }
         self.course_of(ctx.actor).ops.pop_front();
         match op {
             Op::Notify(reason) => self.notify(reason, parts, ctx),
@@ -548,6 +554,7 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Act(_)
+            | Op::Synchronize
             | Op::Exclude
             | Op::WriteSetup
             | Op::Sync(_)
@@ -573,6 +580,7 @@ impl Migration {
             | Op::Protect
             | Op::SetFinal => self.run.perform(op, parts, ctx),
             Op::Slice { .. }
+            | Op::Drain
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::WaitHints
@@ -580,6 +588,7 @@ impl Migration {
             | Op::WaitContinue
             | Op::WaitDestination
             | Op::WaitLoaded
+            | Op::SynchronizeInside
             | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }
