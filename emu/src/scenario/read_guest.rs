@@ -37,6 +37,7 @@ impl<'d> Reader<'d> {
                 deflate_silently: self.flag(&fields, "deflate_silently").unwrap_or(default.manners.deflate_silently),
                 hint_in_two: self.flag(&fields, "hint_in_two").unwrap_or(default.manners.hint_in_two),
                 start_with_hint: self.flag(&fields, "start_with_hint").unwrap_or(default.manners.start_with_hint),
+                short_stop_id: self.flag(&fields, "short_stop_id").unwrap_or(default.manners.short_stop_id),
             },
             tasks: self.tasks(&fields),
         }
@@ -212,8 +213,8 @@ impl<'d> Reader<'d> {
             "put_page" => Operation::PutPage { pfn: self.integer(fields, verb)? },
             "fail_alloc" => Operation::FailAlloc { nth: self.integer(fields, verb)? },
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
-            "oom" | "evacuate" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "note_memory" | "compare_memory" | "panic"
-            | "null_store" | "jump_to_data" => {
+            "oom" | "evacuate" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "reboot" | "emergency_restart" | "note_memory"
+            | "compare_memory" | "panic" | "null_store" | "jump_to_data" => {
                 self.only_true(fields, verb);
                 bare_operation(verb)
             }
@@ -330,6 +331,8 @@ fn bare_operation(verb: &str) -> Operation {
         "freeze" => Operation::Freeze,
         "restore" => Operation::Restore,
         "shutdown" => Operation::Shutdown,
+        "reboot" => Operation::Reboot,
+        "emergency_restart" => Operation::EmergencyRestart,
         "note_memory" => Operation::NoteMemory,
         "compare_memory" => Operation::CompareMemory,
         "panic" => Operation::Panic,

@@ -3,6 +3,8 @@
 
 use std::fmt::{Display, Write};
 
+use host::dirty::command::TrackingCommand;
+use host::dirty::limit::LimitOptions;
 use host::event::Actor;
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
@@ -15,7 +17,8 @@ use wire::switch::correct;
 
 use super::model::{
     Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, How, Injection, Limits,
-    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
+    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, SpunExpect, Target, Task, Tracking, Trigger, Vary,
+    VirtioMem,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -202,10 +205,11 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
-    let Manners { deflate_silently, hint_in_two, start_with_hint } = manners;
+    let Manners { deflate_silently, hint_in_two, start_with_hint, short_stop_id } = manners;
     out.unless(!deflate_silently, "deflate_silently", || deflate_silently);
     out.unless(!hint_in_two, "hint_in_two", || hint_in_two);
     out.unless(!start_with_hint, "start_with_hint", || start_with_hint);
+    out.unless(!short_stop_id, "short_stop_id", || short_stop_id);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -253,6 +257,8 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Freeze => "freeze = true".to_owned(),
         Operation::Restore => "restore = true".to_owned(),
         Operation::Shutdown => "shutdown = true".to_owned(),
+        Operation::Reboot => "reboot = true".to_owned(),
+        Operation::EmergencyRestart => "emergency_restart = true".to_owned(),
         Operation::NoteMemory => "note_memory = true".to_owned(),
         Operation::CompareMemory => "compare_memory = true".to_owned(),
         Operation::Panic => "panic = true".to_owned(),
@@ -281,8 +287,11 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         host_page,
         iothread,
         rom,
+        acknowledge_on_stop,
+        all_locks,
         devices,
         blocks,
+        virtio_mem,
     } = host;
     let manual = *dirty_log == DirtyLog::ManualClear;
     out.table("[host]");
@@ -302,6 +311,8 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(!rom, "rom", || rom);
+    out.unless(*acknowledge_on_stop, "acknowledge_on_stop", || acknowledge_on_stop);
+    out.unless(!all_locks, "all_locks", || all_locks);
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
@@ -310,6 +321,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(!iommu, "iommu", || iommu);
     vhost_log_ack_ns.iter().for_each(|ack_ns| out.key("vhost_log_ack", time(*ack_ns)));
     write_blocks(out, blocks);
+    virtio_mem.iter().for_each(|mem| write_virtio_mem(out, mem));
 }
 
 fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
@@ -324,6 +336,15 @@ fn write_blocks(out: &mut Lines, blocks: &[RamBlock]) {
     }
 }
 
+fn write_virtio_mem(out: &mut Lines, mem: &VirtioMem) {
+    let VirtioMem { pages, block_pages, memslot_pages, plugged } = mem;
+    out.header("[host.virtio_mem]");
+    out.key("size", size(pages * PAGE_SIZE));
+    out.key("block", size(block_pages * PAGE_SIZE));
+    out.unless(memslot_pages == pages, "memslot", || size(memslot_pages * PAGE_SIZE));
+    out.unless(plugged.is_empty(), "plugged", || list(plugged));
+}
+
 fn write_migration(out: &mut Lines, migration: &Migration) {
     let default = Migration::default();
     let Migration {
@@ -334,6 +355,7 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
         encoding,
         rounds_min,
         throttle,
+        limit,
         switchover,
         complete_before_sync,
         hints_first,
@@ -342,12 +364,13 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
-    let limit = || if *max_bandwidth == 0 { quoted("unlimited") } else { rate(*max_bandwidth) };
-    out.unless(*max_bandwidth == default.max_bandwidth, "max_bandwidth", limit);
+    let most = || if *max_bandwidth == 0 { quoted("unlimited") } else { rate(*max_bandwidth) };
+    out.unless(*max_bandwidth == default.max_bandwidth, "max_bandwidth", most);
     out.unless(*downtime_limit_ns == default.downtime_limit_ns, "downtime_limit", || time(*downtime_limit_ns));
     write_encoding(out, encoding);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     write_throttle(out, throttle);
+    write_limit(out, *limit);
     let SwitchoverOptions { pause, bandwidth } = switchover;
     out.unless(!pause, "pause_before_switchover", || pause);
     out.unless(*bandwidth == 0, "switchover_bandwidth", || rate(*bandwidth));
@@ -388,6 +411,17 @@ fn write_throttle(out: &mut Lines, throttle: &ThrottleOptions) {
         tailslow.then(|| "tailslow = true".to_owned()),
     ];
     out.unless(*throttle == default, "throttle", || braces(&parts));
+}
+
+fn write_limit(out: &mut Lines, limit: LimitOptions) {
+    let default = LimitOptions::default();
+    let LimitOptions { on, rate, period_ns } = limit;
+    let parts = [
+        on.then(|| "on = true".to_owned()),
+        (rate != default.rate).then(|| format!("rate = {rate}")),
+        (period_ns != default.period_ns).then(|| format!("period = {}", time(period_ns))),
+    ];
+    out.unless(limit == default, "dirty_limit", || braces(&parts));
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -503,7 +537,9 @@ fn command_value(command: Command) -> String {
         Command::Stop => quoted("stop"),
         Command::Cont => quoted("cont"),
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
+        Command::ResizeMem { pages } => format!("{{ requested_size = {} }}", size(pages * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
+        Command::SystemReset => quoted("system-reset"),
         Command::Unplug => quoted("unplug-balloon"),
         Command::GrowBlock => quoted("grow-block"),
         Command::BreakLink => quoted("break-link"),
@@ -515,12 +551,16 @@ fn command_value(command: Command) -> String {
         Command::StallLink => quoted("stall-link"),
         Command::ResumeLink => quoted("resume-link"),
         Command::Yank => quoted("yank"),
+        Command::Tracking(TrackingCommand::SetLimit { cpu, rate }) => match cpu {
+            Some(cpu) => format!("{{ vcpu_dirty_limit = {rate}, cpu = {cpu} }}"),
+            None => format!("{{ vcpu_dirty_limit = {rate} }}"),
+        },
         Command::Tracking(command) => quoted(command.name()),
     }
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked, spun } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -542,6 +582,15 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
         out.header("[[expect.blocked]]");
         out.key("who", quoted(who));
         for (key, value) in [("on", on.map(quoted)), ("min", ns.min.map(time)), ("max", ns.max.map(time))] {
+            if let Some(value) = value {
+                out.key(key, value);
+            }
+        }
+    }
+    for SpunExpect { who, ns } in spun {
+        out.header("[[expect.spun]]");
+        out.key("who", quoted(who));
+        for (key, value) in [("min", ns.min.map(time)), ("max", ns.max.map(time))] {
             if let Some(value) = value {
                 out.key(key, value);
             }
@@ -585,6 +634,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
         state_ns,
         vm_stop_ns,
         setup_ns,
+        return_path_ns,
     } = costs;
     let default = Costs::default();
     out.table("[costs]");
@@ -600,6 +650,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
     out.unless(*state_ns == default.state_ns, "state", || time(*state_ns));
     out.unless(*vm_stop_ns == default.vm_stop_ns, "vm_stop", || time(*vm_stop_ns));
     out.unless(*setup_ns == default.setup_ns, "setup", || time(*setup_ns));
+    out.unless(*return_path_ns == default.return_path_ns, "return_path", || time(*return_path_ns));
 }
 
 fn write_limits(out: &mut Lines, limits: &Limits) {

@@ -18,10 +18,12 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod reboot;
 mod ring;
 mod rules;
 pub mod search;
 mod setup;
+mod spin;
 pub mod tracepoint;
 
 use std::collections::VecDeque;
@@ -39,7 +41,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::image::Image;
 use crate::oracle::Oracle;
 use crate::outcome::{GuestCrash, Outcome};
-use crate::scenario::model::{Pattern, Scenario};
+use crate::scenario::model::{Action, Command, DirtyLog, Injection, Pattern, Scenario};
 use crate::search::system::{Happening, Objects};
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -50,6 +52,7 @@ use crate::world::observe::Observation;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
 use crate::world::search::counts::Counts;
+use crate::world::spin::Spins;
 
 /// How to run a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,7 +88,15 @@ pub(crate) fn hosts_of(scenario: &Scenario) -> Arc<[Actor]> {
     };
     let channels = 0..scenario.migration.encoding.channels;
     let senders = channels.clone().map(Actor::Channel);
-    hosts.iter().copied().chain(senders).chain(channels.map(Actor::Receiver)).collect()
+    let return_path = may_switch_to_postcopy(scenario).then_some(Actor::ReturnPath);
+    let reaper = (scenario.host.dirty_log == DirtyLog::Ring).then_some(Actor::Reaper);
+    hosts.iter().copied().chain(senders).chain(channels.map(Actor::Receiver)).chain(return_path).chain(reaper).collect()
+}
+
+/// Returns whether the capability that makes requests possible is on, or may be later.
+fn may_switch_to_postcopy(scenario: &Scenario) -> bool {
+    let switches = |injection: &Injection| matches!(injection.action, Action::Monitor(Command::PostcopyRam { on: true }));
+    scenario.migration.modes.postcopy || scenario.injections.iter().chain(&scenario.may).any(switches)
 }
 
 /// Unwatched pages that the migration thread may send between two looks at the schedule.
@@ -186,6 +197,8 @@ pub(crate) struct State {
     ready: bool,
     /// Works of the guest's that have begun and not ended.
     works: u32,
+    /// Kernels before this one.
+    resets: u64,
     /// Entry of the guest's stub for injected stores; known once the driver is up.
     inject_stub: u64,
     /// Hints so far.
@@ -195,6 +208,8 @@ pub(crate) struct State {
     crash: Option<GuestCrash>,
     /// Who waits for what, and since when.
     blocked: Blocked,
+    /// Who spins, and since when.
+    spins: Spins,
     /// The VMM is dead.
     host_crashed: bool,
     /// Who picks the next move.
@@ -308,18 +323,20 @@ impl World {
             let free = self.held_back(slot, readiness).is_none();
             let hold = self.hold(slot, readiness).map(|(hold, _)| hold);
             self.state.blocked.note(slot, self.actor_of(slot), hold, self.state.times_ns[slot], self.state.now_ns);
+            let spins = self.spins(slot, readiness);
+            self.state.spins.note(slot, self.actor_of(slot), spins, self.state.times_ns[slot], self.state.now_ns);
             match readiness {
                 Readiness::Ready(_) if free => {
                     only_timers = false;
                     let at_ns = self.state.times_ns[slot].max(self.state.now_ns);
                     consider(self.awake_ns(who, at_ns), who);
                 }
-                Readiness::Lock(lock) if free && self.state.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if free && self.lock_holder(lock).is_none() => {
                     only_timers = false;
                     consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
                 Readiness::At(at_ns) => {
-                    only_timers &= who == Who::Host(MAIN_LOOP);
+                    only_timers &= self.is_timer(who);
                     let at_ns = self.state.times_ns[slot].max(at_ns).max(self.state.now_ns);
                     consider(self.awake_ns(who, at_ns), who);
                 }
@@ -341,10 +358,21 @@ impl World {
         best.map(|choice| Choice { others_ns, ..choice })
     }
 
-    /// Returns when somebody moves who could at a time: a vCPU that is slowed down sleeps in between.
+    /// Returns whether somebody sleeps again and again, whatever the rest of the world does.
+    fn is_timer(&self, who: Who) -> bool {
+        match who {
+            Who::Host(index) => matches!(self.hosts[index], Actor::MainLoop | Actor::Reaper),
+            Who::Vcpu(_) | Who::Injector(_) => false,
+        }
+    }
+
+    /// Returns when somebody moves who could at a time: a vCPU that is slowed down, or that has dirtied too much, sleeps in between.
     fn awake_ns(&self, who: Who, at_ns: u64) -> u64 {
         match who {
-            Who::Vcpu(_) => self.state.vmm.migration.vcpu_awake_ns(at_ns),
+            Who::Vcpu(cpu) => {
+                let vmm = &self.state.vmm;
+                vmm.migration.vcpu_awake_ns(vmm.accel.limit_awake_ns(cpu as u8, at_ns))
+            }
             Who::Host(_) | Who::Injector(_) => at_ns,
         }
     }
@@ -409,8 +437,19 @@ impl World {
         }
         match readiness {
             Readiness::Ready(_) => true,
-            Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
+            Readiness::Lock(lock) => self.lock_holder(lock).is_none(),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => false,
+        }
+    }
+
+    /// Returns who holds a lock. RCU's sections that matter are those of vCPUs on their way to a device's register, since these may wait in theirs (QEMU:
+    /// system/physmem.c address_space_rw(), prepare_mmio_access()).
+    fn lock_holder(&self, lock: LockId) -> Option<Actor> {
+        match lock {
+            LockId::Rcu => (0..self.state.vcpus.len()).find(|cpu| self.is_at_device(*cpu)).map(|cpu| Actor::Vcpu(cpu as u8)),
+            LockId::Bql | LockId::FreePage | LockId::Bitmap | LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile => {
+                self.state.locks.holder(lock)
+            }
         }
     }
 
@@ -447,6 +486,10 @@ impl World {
             // Who dies of a move makes it no more.
             let died = made.is_some_and(|made| made.kind == EventKind::HostCrash);
             assert!(died || made == Some(what), "{actor} announced {what:?} and makes {made:?}");
+        }
+        let reset = actor == Actor::MainLoop && self.trace[first..].iter().any(|stamped| stamped.event == Event::MachineReset);
+        if reset && !self.state.host_crashed {
+            self.boot_anew();
         }
         self.protect();
         self.land();
@@ -600,9 +643,6 @@ impl World {
         self.machine.trap(pfn, true);
     }
 }
-
-/// Index of the main loop among the host's actors.
-const MAIN_LOOP: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {

@@ -312,7 +312,15 @@ impl Migration {
             Actor::Destination => self.run.destination_next(view.destination, ctx),
             Actor::Channel(channel) => self.run.channel_next(channel),
             Actor::Receiver(channel) => self.run.receiver_next(channel),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
+            Actor::ReturnPath => self.run.return_path_next(ctx),
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Injector
+            | Actor::Vfio
+            | Actor::Reaper => Next::Idle,
         }
     }
 
@@ -330,6 +338,8 @@ impl Migration {
             | Actor::Injector
             | Actor::Channel(_)
             | Actor::Receiver(_)
+            | Actor::ReturnPath
+            | Actor::Reaper
             | Actor::Vfio => {
                 return None;
             }
@@ -344,12 +354,14 @@ impl Migration {
             Op::StopVm => EventKind::VmStop,
             Op::StartVm => EventKind::VmStart,
             Op::LogStart => EventKind::LogStart,
+            Op::Exclude => EventKind::BitmapExclude,
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Sync(_)
             | Op::WriteSetup
             | Op::SetActive
             | Op::Slice { .. }
+            | Op::Drain
             | Op::IterateEnd
             | Op::RateLimit { .. }
             | Op::Sleep { .. }
@@ -374,6 +386,8 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::WaitLoaded
             | Op::WaitRecover
+            | Op::Synchronize
+            | Op::SynchronizeInside
             | Op::Reload
             | Op::SendEnd
             | Op::SendSaved
@@ -404,7 +418,15 @@ impl Migration {
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
             Actor::Channel(channel) => self.run.channel_step(channel, ctx),
             Actor::Receiver(channel) => self.run.receiver_step(channel, parts.destination, ctx),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
+            Actor::ReturnPath => self.run.return_path_step(ctx),
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Injector
+            | Actor::Vfio
+            | Actor::Reaper => {
                 unreachable!("{actor} has no part in the migration")
             }
         }
@@ -470,6 +492,8 @@ impl Migration {
             | Actor::Injector
             | Actor::Channel(_)
             | Actor::Receiver(_)
+            | Actor::ReturnPath
+            | Actor::Reaper
             | Actor::Vfio => &mut self.thread,
         }
     }
@@ -478,6 +502,9 @@ impl Migration {
     fn perform(&mut self, op: Op, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         if let Op::Slice { last } = op {
             return self.run.page_step(&self.thread.pace, last, parts, ctx);
+        }
+        if op == Op::Drain {
+            return self.run.drain_step(ctx);
         }
         self.course_of(ctx.actor).ops.pop_front();
         match op {
@@ -527,6 +554,8 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Act(_)
+            | Op::Synchronize
+            | Op::Exclude
             | Op::WriteSetup
             | Op::Sync(_)
             | Op::IterateBegin { .. }
@@ -551,6 +580,7 @@ impl Migration {
             | Op::Protect
             | Op::SetFinal => self.run.perform(op, parts, ctx),
             Op::Slice { .. }
+            | Op::Drain
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::WaitHints
@@ -558,6 +588,7 @@ impl Migration {
             | Op::WaitContinue
             | Op::WaitDestination
             | Op::WaitLoaded
+            | Op::SynchronizeInside
             | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }

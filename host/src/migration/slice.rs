@@ -6,7 +6,7 @@
 
 use crate::destination::Destination;
 use crate::dirty::accel::Accelerator;
-use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
+use crate::event::{Event, EventKind, LockId, MigrationStatus, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::migration::encoding::Content;
 use crate::migration::engine::Parts;
@@ -33,6 +33,8 @@ pub(crate) struct Slice {
     over: bool,
     /// The scan goes around for ever unless it finds a page (a fault).
     endless: bool,
+    /// A CLEAR is made, and its lock is still held.
+    cleared: bool,
 }
 
 /// A page between B and the wire.
@@ -51,6 +53,10 @@ pub(crate) enum PageMove {
     End,
     /// The wire is full.
     Wait,
+    /// What comes next is done with a lock more.
+    Lock(LockId),
+    /// What came last was done with a lock more.
+    Unlock(LockId),
     /// CLEAR of a chunk.
     Clear { pfn: Pfn, chunk: PageRange },
     /// The page's word of B is loaded (a fault).
@@ -83,6 +89,8 @@ impl PageMove {
         match self {
             PageMove::End => Next::Idle,
             PageMove::Wait => Next::Wait(Await::Peer),
+            PageMove::Lock(lock) => Next::Lock(lock),
+            PageMove::Unlock(_) => Next::Do(Move::plain(EventKind::LockRelease)),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
             PageMove::Load(pfn) => on(EventKind::BitmapLoad, pfn),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
@@ -99,17 +107,25 @@ impl PageMove {
     }
 }
 
+/// Returns a move that is made with a lock, or that the lock is taken first.
+fn locked(lock: LockId, then: PageMove, ctx: &Ctx<'_>) -> PageMove {
+    if ctx.locks.needed(lock, ctx.actor).is_some() { PageMove::Lock(lock) } else { then }
+}
+
 impl Run {
     /// [`Fault::ScanWithoutPlace`]: the last slice's scan has no place to come back to, until it finds a page.
     pub(crate) fn slice_begin(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.hand.is_none(), "a page is left from the last slice");
-        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false };
+        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false, cleared: false };
         self.slice.endless = last && ctx.faults.on(Fault::ScanWithoutPlace);
         ctx.emit(Event::IterateBegin { remaining: self.ram().n() });
         ctx.costs.state_ns
     }
 
     pub(crate) fn slice_end(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        // Whose move was dropped with a broken link may have its lock in hand.
+        ctx.release_needed(LockId::Slots);
+        ctx.release_needed(LockId::PageRequests);
         // A page in hand is dropped only with the whole migration: its link is shut.
         let dropped = self.hand.take();
         if let Some(ram) = &mut self.ram {
@@ -126,6 +142,9 @@ impl Run {
     /// Returns what the slice does next.
     pub(crate) fn page_move(&self, pace: &Pace, last: bool, accel: &Accelerator, ctx: &Ctx<'_>) -> PageMove {
         let watch = ctx.watch;
+        if self.slice.cleared {
+            return PageMove::Unlock(LockId::Slots);
+        }
         if !self.healthy() {
             return PageMove::End;
         }
@@ -142,7 +161,7 @@ impl Run {
             return PageMove::Unprotect(pfn);
         }
         if let Some(pfn) = self.post.request() {
-            return PageMove::Request(pfn);
+            return locked(LockId::PageRequests, PageMove::Request(pfn), ctx);
         }
         let urgent = self.post.urgent.is_some() || self.snapshot.urgent().is_some();
         if !last && !urgent && (self.slice.over || self.rate_exceeded(pace)) {
@@ -153,21 +172,18 @@ impl Run {
             return PageMove::Take(pfn);
         }
         let next = self.next_to_send();
-        if let Some(multifd) = &self.multifd {
-            match multifd.duty(next.map(|pfn| ram.scan_place(pfn)), last, &self.options.encoding, ctx) {
-                Duty::None => {}
-                Duty::Wait => return PageMove::Wait,
-                Duty::Give(channel) => return PageMove::Give(channel),
-                Duty::Flush if self.wire.is_full() => return PageMove::Wait,
-                Duty::Flush => return PageMove::Flush,
-            }
+        if let Some(duty) = self.channels_duty(next.map(|pfn| ram.scan_place(pfn)), last, ctx) {
+            return duty;
         }
         match next {
             // Nobody sees it go around.
             None if self.slice.endless => PageMove::Wait,
             None => PageMove::End,
             // QEMU: nothing is cleared once the source's vCPUs will not run any more.
-            Some(pfn) if !last && !self.in_postcopy() && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            Some(pfn) if !last && !self.in_postcopy() && accel.has_clear() && ram.c(pfn) => {
+                let clear = PageMove::Clear { pfn, chunk: ram.chunk(pfn) };
+                if accel.has_slots() { locked(LockId::Slots, clear, ctx) } else { clear }
+            }
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
@@ -175,6 +191,44 @@ impl Run {
             Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled => PageMove::Take(pfn),
             Some(pfn) => PageMove::Page(pfn),
         }
+    }
+
+    /// Returns what is due to the channels before the scan takes its next page.
+    fn channels_duty(&self, next: Option<(usize, u64)>, last: bool, ctx: &Ctx<'_>) -> Option<PageMove> {
+        let multifd = self.multifd.as_ref().filter(|_| self.by_channel())?;
+        match multifd.duty(next, last, &self.options.encoding, ctx) {
+            Duty::None => None,
+            Duty::Wait => Some(PageMove::Wait),
+            Duty::Give(channel) => Some(PageMove::Give(channel)),
+            Duty::Flush if self.wire.is_full() => Some(PageMove::Wait),
+            Duty::Flush => Some(PageMove::Flush),
+        }
+    }
+
+    /// Returns whether pages go by channels: not in postcopy, when they are placed one by one (QEMU: ram_save_target_page()).
+    fn by_channel(&self) -> bool {
+        self.multifd.is_some() && !self.in_postcopy()
+    }
+
+    /// Returns what is left to do until the channels hold nothing.
+    pub(crate) fn drain_move(&self, ctx: &Ctx<'_>) -> PageMove {
+        if self.healthy() { self.channels_duty(None, true, ctx).unwrap_or(PageMove::End) } else { PageMove::End }
+    }
+
+    /// Makes the next move of that.
+    pub(crate) fn drain_step(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        match self.drain_move(ctx) {
+            PageMove::Give(channel) => self.give_packet(channel, ctx),
+            PageMove::Flush => self.flush_channels(true, ctx),
+            other => unreachable!("{other:?} is no move of channels"),
+        }
+    }
+
+    fn give_packet(&mut self, channel: u8, ctx: &mut Ctx<'_>) -> u64 {
+        let round = self.ram().syncs();
+        let pages = self.multifd.as_mut().expect("who gives a packet has channels").give(channel, round);
+        ctx.emit(Event::ChannelQueue { channel, pages });
+        ctx.costs.lock_ns
     }
 
     /// Makes the slice's next move.
@@ -185,6 +239,7 @@ impl Run {
                 let was = self.ram_mut().take_chunk(pfn);
                 assert!(was, "CLEAR of a chunk that is not in C");
                 parts.accel.clear(chunk, ctx);
+                self.slice.cleared = ctx.locks.holder(LockId::Slots) == Some(ctx.actor);
                 ctx.costs.clear_ns
             }
             PageMove::Load(pfn) => {
@@ -199,20 +254,14 @@ impl Run {
                 if loaded {
                     ctx.emit(Event::BitmapStore { range: PageRange::page(pfn) });
                 }
-                if self.multifd.is_some() {
+                if self.by_channel() {
                     self.take_for_channel(pfn, last, ctx);
                 } else {
                     self.hand = Some(Hand { pfn, content: None });
                 }
                 ctx.costs.page_ns / 2
             }
-            PageMove::Give(channel) => {
-                let round = self.ram().syncs();
-                let multifd = self.multifd.as_mut().expect("who gives a packet has channels");
-                let pages = multifd.give(channel, round);
-                ctx.emit(Event::ChannelQueue { channel, pages });
-                ctx.costs.lock_ns
-            }
+            PageMove::Give(channel) => self.give_packet(channel, ctx),
             PageMove::Flush => self.flush_channels(last, ctx),
             PageMove::Read(pfn) => {
                 let content = self.read(pfn, last, ctx);
@@ -225,6 +274,15 @@ impl Run {
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
             PageMove::Request(_) => self.take_request(ctx),
             PageMove::Unprotect(pfn) => self.unprotect(pfn, ctx),
+            PageMove::Lock(lock) => {
+                ctx.lock(lock);
+                ctx.costs.lock_ns
+            }
+            PageMove::Unlock(lock) => {
+                ctx.unlock(lock);
+                self.slice.cleared = false;
+                ctx.costs.lock_ns
+            }
         }
     }
 
@@ -234,6 +292,8 @@ impl Run {
             PageMove::Page(pfn) => Some(self.whole_page(pfn, last, parts, ctx)),
             PageMove::End
             | PageMove::Wait
+            | PageMove::Lock(_)
+            | PageMove::Unlock(_)
             | PageMove::Clear { .. }
             | PageMove::Load(_)
             | PageMove::Take(_)
@@ -270,9 +330,10 @@ impl Run {
 
     /// Takes, reads, sends and places a page, and returns whether it went as zeros.
     fn whole_encoded(&mut self, pfn: Pfn, last: bool, destination: &mut Destination, ctx: &mut Ctx<'_>) -> bool {
-        let by_channel = self.multifd.is_some();
+        let by_channel = self.by_channel();
         let content = match self.read(pfn, last, ctx) {
-            Content::Data(_) if self.options.encoding.senders_find_zeros() && ctx.ram.is_zero(pfn) => Content::Zero,
+            // Behind the switch to postcopy there is no sender that would look.
+            Content::Data(_) if by_channel && self.options.encoding.senders_find_zeros() && ctx.ram.is_zero(pfn) => Content::Zero,
             content => content,
         };
         let zero = content.is_zero();
@@ -288,7 +349,7 @@ impl Run {
 
     /// Returns whether a page cannot be sent and placed at once: others are on their way, or it waits for others.
     fn splits(&self) -> bool {
-        !self.wire.is_empty() || self.multifd.is_some() || self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
+        !self.wire.is_empty() || self.by_channel() || self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
     }
 
     /// A page that is taken goes into the packet, or, when the thread finds that it is zero, on the main channel.

@@ -61,6 +61,8 @@ pub struct Manners {
     pub hint_in_two: bool,
     /// A round's first block is in the chain of the round's id.
     pub start_with_hint: bool,
+    /// The id that ends a round has 2 bytes, which no driver may do.
+    pub short_stop_id: bool,
 }
 
 /// Which interface the balloon driver and the device speak.
@@ -197,6 +199,10 @@ pub enum Operation {
     Restore,
     /// Breaks and resets the device, as when the machine goes down.
     Shutdown,
+    /// Restarts the machine in order.
+    Reboot,
+    /// Restarts the machine at once.
+    EmergencyRestart,
     /// Takes a reference to a page unless it is free.
     GetPage {
         /// Its frame.
@@ -251,6 +257,8 @@ impl Operation {
             | Operation::Freeze
             | Operation::Restore
             | Operation::Shutdown
+            | Operation::Reboot
+            | Operation::EmergencyRestart
             | Operation::GetPage { .. }
             | Operation::PutPage { .. }
             | Operation::FailAlloc { .. }

@@ -15,12 +15,12 @@ use ::host::event::EventKind;
 use ::host::fault::Fault;
 use ::host::step::Costs;
 
+pub use self::expect::{BlockedExpect, CountExpect, Expect, Limits, SentExpect, SpunExpect};
+pub use self::guest::{Driver, Guest, Manners, Numbering, Operation, Task};
+pub use self::host::{Devices, DirtyLog, Host, Profile, RamBlock, Tracking, VirtioMem, Walk};
+pub use self::inject::{Action, Command, How, Injection, Order, PageOf, PageSpec, Pattern, Target, Trigger};
+pub use self::migration::Migration;
 pub use super::search::{Found, Grain, Search, Vary};
-pub use expect::{BlockedExpect, CountExpect, Expect, Limits, SentExpect};
-pub use guest::{Driver, Guest, Manners, Numbering, Operation, Task};
-pub use host::{Devices, DirtyLog, Host, Profile, RamBlock, Tracking, Walk};
-pub use inject::{Action, Command, How, Injection, Order, PageOf, PageSpec, Pattern, Target, Trigger};
-pub use migration::Migration;
 
 /// A page's name in the file, such as `P`.
 pub type PageName = String;

@@ -40,6 +40,8 @@ pub(super) static GUEST: Table = Table {
             .default("false"),
         key("hint_in_two", "Each hinted block is a chain of two descriptors (driver hint alone).", Kind::Flag).default("false"),
         key("start_with_hint", "A round's first block is in the chain of the round's id (driver hint alone).", Kind::Flag).default("false"),
+        key("short_stop_id", "The id that ends a round has 2 bytes, which breaks the device (driver hint alone).", Kind::Flag)
+            .default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],
@@ -174,6 +176,14 @@ pub(in crate::scenario) static OPERATIONS: &[Table] = &[
     Table {
         title: "a `shutdown` operation",
         keys: &[key("shutdown", "Breaks and resets the device, as when the machine goes down.", Kind::True).required()],
+    },
+    Table {
+        title: "a `reboot` operation",
+        keys: &[key("reboot", "Restarts the machine in order: the driver is asked to end first.", Kind::True).required()],
+    },
+    Table {
+        title: "an `emergency_restart` operation",
+        keys: &[key("emergency_restart", "Restarts the machine at once; no driver hears of it.", Kind::True).required()],
     },
     Table {
         title: "a `get_page` operation",

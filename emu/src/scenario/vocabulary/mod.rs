@@ -10,16 +10,16 @@ mod inject;
 mod ranges;
 mod search;
 
+use self::expect::{COSTS, EXPECT, LIMITS};
+use self::guest::GUEST;
+pub(super) use self::guest::OPERATIONS;
+pub(super) use self::host::START;
+use self::host::{HOST, MIGRATION};
+pub(super) use self::inject::{ACTIONS, COMMAND, RESIZE_MEM};
+use self::inject::{INJECT, MAY, ORDER};
+pub(super) use self::ranges::INTEGER_MAX;
+use self::search::{FOUND, SEARCH, VARY};
 use super::words::faults;
-use expect::{COSTS, EXPECT, LIMITS};
-use guest::GUEST;
-pub(super) use guest::OPERATIONS;
-pub(super) use host::START;
-use host::{HOST, MIGRATION};
-pub(super) use inject::{ACTIONS, BALLOON};
-use inject::{INJECT, MAY, ORDER};
-pub(super) use ranges::INTEGER_MAX;
-use search::{FOUND, SEARCH, VARY};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ pub(super) fn tables() -> Vec<&'static Table> {
             let found: &[&'static Table] = match key.kind {
                 Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table) => &[table],
                 Kind::Start => &[&START],
-                Kind::Command => &[&BALLOON],
+                Kind::Command => &[&COMMAND, &RESIZE_MEM],
                 // An injected task's operations are the tasks'.
                 Kind::Operations => &OPERATIONS.iter().collect::<Vec<_>>(),
                 Kind::Operation

@@ -97,6 +97,7 @@ const NO_COSTS: Costs = Costs {
     state_ns: 0,
     vm_stop_ns: 0,
     setup_ns: 0,
+    return_path_ns: 0,
 };
 
 impl SearchWorld {
@@ -196,12 +197,12 @@ impl SearchWorld {
                     into.push(self.choice(who, what.map(|what| self.key(what))));
                     only_timers = false;
                 }
-                Readiness::Lock(lock) if self.world.state.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if self.world.lock_holder(lock).is_none() => {
                     into.push(self.choice(who, Some(self.key(Move::plain(host::event::EventKind::LockTake)))));
                     only_timers = false;
                 }
                 Readiness::At(_) => {
-                    only_timers &= who == Who::Host(super::MAIN_LOOP);
+                    only_timers &= self.world.is_timer(who);
                     sleepers.push(self.choice(who, None));
                 }
                 Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => {}
