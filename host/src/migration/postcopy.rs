@@ -310,10 +310,14 @@ impl Run {
         self.stopped_vm = false;
         self.post.landing.moved = Some(running);
         if self.in_postcopy() {
-            let mut missing = DirtyBitmap::full(destination.placed().pages());
-            for range in destination.placed().ranges() {
+            let mut missing = DirtyBitmap::full(destination.received().pages());
+            for range in destination.received().ranges() {
                 missing.clear_range(range);
             }
+            // What R has was written as well, but for zeros that a channel took to be there (a fault).
+            destination.received().ones().filter(|pfn| !destination.is_there(*pfn)).for_each(|pfn| {
+                missing.set(pfn);
+            });
             self.post.missing = Some(missing);
         }
     }
