@@ -48,7 +48,10 @@ impl Oracle {
         self.counter.send_hinted(pfn, self.pages.is(pfn, |marks| marks.sending.hinted));
         if self.pages.is(pfn, |marks| marks.sending.need_not_send) {
             self.pages.edit_page(pfn, |marks, bit| marks.sending.need_not_send &= !bit);
-            let rule = rules::HINTED_PAGE_IS_NOT_SENT;
+            let (rule, why) = match self.pages.is(pfn, |marks| marks.unplugged) {
+                true => (rules::UNPLUGGED_MEMORY_IS_NOT_SENT, "it is not plugged"),
+                false => (rules::HINTED_PAGE_IS_NOT_SENT, "its hint was applied and nobody wrote it since the sync before the round"),
+            };
             self.violations.add(rule, || Violation {
                 rule,
                 verdict: Verdict::OverSend,
@@ -57,7 +60,7 @@ impl Oracle {
                 doom: Some(index),
                 blame: Blame::Host,
                 cause: None,
-                what: format!("page {pfn} was sent though its hint was applied and nobody wrote it since the sync before the round"),
+                what: format!("page {pfn} was sent though {why}"),
             });
         }
     }
@@ -253,6 +256,12 @@ impl Oracle {
         }
     }
 
+    /// Memory is plugged, or it is not any more.
+    pub(crate) fn plug(&mut self, range: PageRange, plugged: bool) {
+        self.pages
+            .edit_range(range, |marks, bits| marks.unplugged = if plugged { marks.unplugged & !bits } else { marks.unplugged | bits });
+    }
+
     pub(super) fn deflated_by_shrinker(&mut self, index: usize) {
         if self.shrinking {
             self.break_rule(rules::BALLOON_IS_NO_CACHE, Some(index), Blame::Guest, || {
@@ -340,6 +349,18 @@ impl Oracle {
             self.heads.reset();
             self.device.reset_queue();
         }
+    }
+
+    /// The guest's kernel is gone, and with it what it has said of its pages: what it was about to give up it has not, what its balloon had is nobody's, and
+    /// no page is in use. What the host did of it stays done: contents that were given up before are missed by nobody until somebody writes the page.
+    pub(super) fn machine_reset(&mut self) {
+        self.pages.edit_range(self.pages.all(), |marks, _| {
+            marks.sending.deflated |= marks.inflated;
+            (marks.inflated, marks.mistold) = (0, 0);
+            (marks.hint_exposed, marks.report_exposed, marks.ever_hinted) = (0, 0, 0);
+            (marks.in_use, marks.hinted_in_use) = (0, 0);
+        });
+        (self.id_read, self.shrinking) = (CmdId(0), false);
     }
 
     /// Judges a hint: which pages it excuses, which it dooms, and whether it was right at all.

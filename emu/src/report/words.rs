@@ -24,7 +24,9 @@ pub fn particulars(event: &Event) -> String {
         | E::LinkStall
         | E::LinkResume
         | E::DstEnd
-        | E::SnapshotStart => String::new(),
+        | E::SnapshotStart
+        | E::GuestRestart
+        | E::MachineReset => String::new(),
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),
@@ -112,6 +114,14 @@ pub fn particulars(event: &Event) -> String {
         E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
         E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
         E::ChannelFlush { channels } => format!("{channels} channels"),
+        E::MemPlug { range } => range.to_string(),
+        E::MemUnplug { range } => range.to_string(),
+        E::MemBusy { range } => range.to_string(),
+        E::BitmapExclude { pages } => format!("{pages} pages"),
+        E::LimitSet { first, count, rate } => format!("vcpu{first} and {} more, {rate} MB/s", count - 1),
+        E::LimitRate { cpu, rate } => format!("vcpu{cpu}, {rate} MB/s"),
+        E::LimitPenalty { cpu, us } => format!("vcpu{cpu}, {us} us"),
+        E::LimitSleep { cpu, us } => format!("vcpu{cpu}, {us} us"),
         E::ReturnRequest { pfn } => pfn.to_string(),
         E::Inject { index } => format!("inject[{index}]"),
     }

@@ -10,6 +10,7 @@ mod blocked;
 pub mod doctor;
 mod end;
 mod exposed;
+pub mod flip;
 mod fork;
 pub mod gates;
 mod guest;
@@ -17,6 +18,7 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod reboot;
 mod ring;
 mod rules;
 pub mod search;
@@ -195,6 +197,8 @@ pub(crate) struct State {
     ready: bool,
     /// Works of the guest's that have begun and not ended.
     works: u32,
+    /// Kernels before this one.
+    resets: u64,
     /// Entry of the guest's stub for injected stores; known once the driver is up.
     inject_stub: u64,
     /// Hints so far.
@@ -229,16 +233,21 @@ impl World {
     /// Steps until nobody can move, the guest is dead, or a limit is reached.
     fn run_to_end(&mut self) -> End {
         loop {
-            if let Some(end) = self.end() {
+            if let Some(end) = self.turn() {
                 return end;
             }
-            if !self.step() {
-                return End::Quiet;
-            }
-            if self.state.blocked.has_grown() && !self.circle().is_empty() {
-                return End::Deadlock;
-            }
         }
+    }
+
+    /// One step, unless the run is over before or behind it.
+    fn turn(&mut self) -> Option<End> {
+        if let Some(end) = self.end() {
+            return Some(end);
+        }
+        if !self.step() {
+            return Some(End::Quiet);
+        }
+        (self.state.blocked.has_grown() && !self.circle().is_empty()).then_some(End::Deadlock)
     }
 
     /// Returns why the run is over, though somebody could move.
@@ -322,7 +331,7 @@ impl World {
                     let at_ns = self.state.times_ns[slot].max(self.state.now_ns);
                     consider(self.awake_ns(who, at_ns), who);
                 }
-                Readiness::Lock(lock) if free && self.state.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if free && self.lock_holder(lock).is_none() => {
                     only_timers = false;
                     consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
@@ -357,10 +366,13 @@ impl World {
         }
     }
 
-    /// Returns when somebody moves who could at a time: a vCPU that is slowed down sleeps in between.
+    /// Returns when somebody moves who could at a time: a vCPU that is slowed down, or that has dirtied too much, sleeps in between.
     fn awake_ns(&self, who: Who, at_ns: u64) -> u64 {
         match who {
-            Who::Vcpu(_) => self.state.vmm.migration.vcpu_awake_ns(at_ns),
+            Who::Vcpu(cpu) => {
+                let vmm = &self.state.vmm;
+                vmm.migration.vcpu_awake_ns(vmm.accel.limit_awake_ns(cpu as u8, at_ns))
+            }
             Who::Host(_) | Who::Injector(_) => at_ns,
         }
     }
@@ -425,8 +437,19 @@ impl World {
         }
         match readiness {
             Readiness::Ready(_) => true,
-            Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
+            Readiness::Lock(lock) => self.lock_holder(lock).is_none(),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => false,
+        }
+    }
+
+    /// Returns who holds a lock. RCU's sections that matter are those of vCPUs on their way to a device's register, since these may wait in theirs (QEMU:
+    /// system/physmem.c address_space_rw(), prepare_mmio_access()).
+    fn lock_holder(&self, lock: LockId) -> Option<Actor> {
+        match lock {
+            LockId::Rcu => (0..self.state.vcpus.len()).find(|cpu| self.is_at_device(*cpu)).map(|cpu| Actor::Vcpu(cpu as u8)),
+            LockId::Bql | LockId::FreePage | LockId::Bitmap | LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile => {
+                self.state.locks.holder(lock)
+            }
         }
     }
 
@@ -463,6 +486,10 @@ impl World {
             // Who dies of a move makes it no more.
             let died = made.is_some_and(|made| made.kind == EventKind::HostCrash);
             assert!(died || made == Some(what), "{actor} announced {what:?} and makes {made:?}");
+        }
+        let reset = actor == Actor::MainLoop && self.trace[first..].iter().any(|stamped| stamped.event == Event::MachineReset);
+        if reset && !self.state.host_crashed {
+            self.boot_anew();
         }
         self.protect();
         self.land();

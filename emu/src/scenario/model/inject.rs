@@ -187,12 +187,19 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `system_reset`.
+    SystemReset,
     /// `device_del` of the balloon; its driver should be unbound by then.
     Unplug,
     /// The link breaks.
     BreakLink,
     /// The last RAM block grows.
     GrowBlock,
+    /// `qom-set` of a virtio-mem device's `requested-size`.
+    ResizeMem {
+        /// Pages that are to be plugged.
+        pages: u64,
+    },
     /// `migrate_start_postcopy`.
     StartPostcopy,
     /// `migrate_recover`.

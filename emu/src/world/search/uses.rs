@@ -65,6 +65,7 @@ impl World {
                     | Pending::Device { .. }
                     | Pending::Missing { .. }
                     | Pending::Halted
+                    | Pending::Stopped
                     | Pending::Dead => 0,
                 },
                 Who::Host(index) if self.hosts[index] == Actor::Iothread => STATUS | RECORDS,
@@ -175,6 +176,9 @@ impl SearchWorld {
             if self.world.state.gates.looks_at(stamped.event.kind()) {
                 objects.changed |= object::ORDER;
             }
+            if stamped.event == Event::MachineReset {
+                self.cpus.fill(Cpu::default());
+            }
         }
         sort(changed);
         if !looked.is_empty() || !changed.is_empty() {
@@ -278,7 +282,17 @@ impl Used {
             Event::RingReset { .. } => RECORDS,
             Event::RingReap { .. } => RECORDS,
             Event::RingFull { .. } => RECORDS,
-            Event::GuestCrash { .. } | Event::HostCrash { .. } => u64::MAX,
+            Event::GuestCrash { .. }
+            | Event::HostCrash { .. }
+            | Event::MachineReset
+            | Event::MemPlug { .. }
+            | Event::MemUnplug { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. } => u64::MAX,
             Event::DirtyClear { .. }
             | Event::DirtyMark { .. }
             | Event::HostDiscard { .. }
@@ -320,6 +334,7 @@ impl Used {
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
             | Event::VfioWrite { .. }
+            | Event::GuestRestart
             | Event::GuestWarn { .. } => 0,
         }
     }
