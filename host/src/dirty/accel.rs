@@ -145,6 +145,11 @@ impl Accelerator {
         }
     }
 
+    /// Returns the target pages of a page of the host's.
+    pub fn host_page(&self) -> u64 {
+        self.host_page
+    }
+
     /// Returns how stores are tracked.
     pub fn mode(&self) -> LogMode {
         self.mode

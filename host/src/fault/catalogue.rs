@@ -60,7 +60,6 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
         "two threads write to one stream object",
         "the return path's thread is not modelled: the migration thread takes the requests, and nobody else writes to their channel",
     ),
-    ("P04", "a huge page of which a part was sent is not discarded", "not built"),
     (
         "C03",
         "the throttle climbs to its end for no reason",
