@@ -16,7 +16,9 @@
 //! With `run_on`, a plain precopy ends in the same way: the machine goes over to the destination's memory. From there on the source is what was
 //! left behind, and the next migration goes the other way.
 //!
-//! Differs: requests reach the source at once, and it is the migration thread that takes them, between two pages.
+//! Differs: requests reach the source at once, and it is the migration thread that takes them, between two pages. A link that breaks before
+//! PostcopyActive is waited for once the destination has the devices; QEMU fails such a migration, and starts the source's guest again if it
+//! gets its disks back (migration_detect_error(), migration_iteration_finish()), for it cannot tell whether the other one runs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -159,14 +161,16 @@ impl Migration {
         means
     }
 
-    /// `migrate_recover`: a new link joins both sides. Returns whether there is something to recover.
-    pub fn recover(&mut self) -> bool {
+    /// `migrate_recover`, and `migrate` with `resume`: a new link joins both sides. Returns whether that is done. With `release-ram` QEMU refuses it,
+    /// for what was on the old link is nowhere now (migration/migration.c migrate_prepare()). [`Fault::RecoverReleased`]: it does not.
+    pub fn recover(&mut self, faults: &Faults) -> bool {
         let paused = self.run.status == MigrationStatus::PostcopyPaused;
-        if paused {
+        let resumes = paused && (!self.run.options.modes.release_ram || faults.on(Fault::RecoverReleased));
+        if resumes {
             self.run.link_down = false;
             self.run.post.recover = true;
         }
-        paused
+        resumes
     }
 
     /// Returns whether the guest has gone over to the destination, and the source is what is left.
