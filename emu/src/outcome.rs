@@ -195,6 +195,19 @@ pub struct Facts {
     pub free_pages_max_order_min: Option<u64>,
     /// How long who waited for what: locks, and what others do.
     pub blocked: Vec<BlockedTime>,
+    /// How long who spun with nothing to do.
+    pub spun: Vec<SpinTime>,
+}
+
+/// A time that somebody spent looking for something to do, without a pause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpinTime {
+    /// Who.
+    pub who: String,
+    /// All such times together, nanoseconds.
+    pub ns: u64,
+    /// How many looks that are.
+    pub looks: u64,
 }
 
 /// A time that somebody spent waiting in the middle of something.

@@ -50,6 +50,7 @@ pub(crate) enum Tag {
     MappedRam,
     Named,
     Placed,
+    ReturnPath,
 
     DestinationStatus,
     Received,

@@ -1,11 +1,14 @@
 //! Host locks as objects: who holds what, so that a cycle of waits is found and named.
 
 use crate::event::{Actor, LockId};
+use crate::step::Next;
 
 /// Holders of all host locks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Locks {
     holders: [Option<Actor>; LockId::ALL.len()],
+    /// Those that [`LockId::is_fine`] are taken, too.
+    fine: bool,
 }
 
 impl Locks {
@@ -15,7 +18,25 @@ impl Locks {
             LockId::FreePage => 1,
             LockId::Bitmap => 2,
             LockId::Slots => 3,
+            LockId::PageRequests => 4,
+            LockId::RamList => 5,
+            LockId::QemuFile => 6,
         }
+    }
+
+    /// Returns locks that nobody holds. `fine`: those that [`LockId::is_fine`] are taken, too.
+    pub fn new(fine: bool) -> Self {
+        Self { fine, ..Self::default() }
+    }
+
+    /// Returns whether the lock is taken at all where the real code takes it.
+    pub fn knows(&self, lock: LockId) -> bool {
+        self.fine || !lock.is_fine()
+    }
+
+    /// Returns that an actor has to take a lock first; `None` if it holds it, or nobody takes it.
+    pub fn needed(&self, lock: LockId, actor: Actor) -> Option<Next> {
+        (self.knows(lock) && self.holder(lock) != Some(actor)).then_some(Next::Lock(lock))
     }
 
     /// Returns who holds the lock.

@@ -116,6 +116,8 @@ pub struct Costs {
     /// From a migration's first sync to its first page: the list of blocks is written and the connection answers. Measured in a real
     /// migration: 2.3 ms.
     pub setup_ns: u64,
+    /// What the destination sends, until the source's thread has it: half a round trip in a data centre's network, and a thread's waking.
+    pub return_path_ns: u64,
 }
 
 impl Default for Costs {
@@ -133,6 +135,7 @@ impl Default for Costs {
             state_ns: 1_000,
             vm_stop_ns: 50_000,
             setup_ns: 2_300_000,
+            return_path_ns: 50_000,
         }
     }
 }
@@ -186,6 +189,22 @@ impl Ctx<'_> {
     pub fn lock(&mut self, lock: LockId) {
         self.locks.take(lock, self.actor);
         self.emit(Event::LockTake { lock });
+    }
+
+    /// Takes a lock that the move behind it needs, if it is taken at all and not held yet; returns whether that was the move.
+    pub fn take_needed(&mut self, lock: LockId) -> bool {
+        let needed = self.locks.needed(lock, self.actor).is_some();
+        if needed {
+            self.lock(lock);
+        }
+        needed
+    }
+
+    /// Releases a lock if the moving actor holds it: the other end of [`Ctx::take_needed`].
+    pub fn release_needed(&mut self, lock: LockId) {
+        if self.locks.holder(lock) == Some(self.actor) {
+            self.unlock(lock);
+        }
     }
 
     /// Releases a lock that the moving actor holds, and says so.

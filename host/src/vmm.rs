@@ -20,6 +20,7 @@ use crate::dirty::reaper::Reaper;
 use crate::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, PageRange, Pfn, PrecopyReason, Stamped};
 use crate::fault::Fault;
 use crate::fold::{Fold, Tag};
+use crate::lock::Locks;
 use crate::migration::encoding::DestinationRam;
 use crate::migration::engine::{Migration, Parts, View, VmState};
 use crate::migration::hint::HintView;
@@ -317,14 +318,16 @@ impl Vmm {
     /// Returns what an actor would do next. `vcpus_in_store`: a vCPU has marked a page and not yet stored to it.
     pub fn next(&self, actor: Actor, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match actor {
-            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) | Actor::ReturnPath => {
                 self.migration.next(actor, &self.view(vcpus_in_store), ctx)
             }
             Actor::Iothread => {
-                self.stuck(actor, ctx).map_or_else(|| self.balloon.iothread_next(self.takes_hints(), ctx), |stuck| stuck.next())
+                let next = || self.balloon.iothread_next(self.takes_hints(), ctx);
+                self.stuck(actor, ctx).map_or_else(|| self.hint_lock(ctx).unwrap_or_else(next), Stuck::next)
             }
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
+            Actor::Reaper => self.reaper.next(&self.accel, ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
         }
     }
@@ -337,10 +340,11 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
-                Job::Reap => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
+            Actor::Reaper => Some(Move::plain(EventKind::RingReap)),
+            Actor::ReturnPath => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::Channel(_) | Actor::Receiver(_) => None,
         }
     }
@@ -348,14 +352,20 @@ impl Vmm {
     /// Makes an actor's next move, and returns its cost, nanoseconds.
     pub fn step(&mut self, actor: Actor, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match actor {
-            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) => {
+            Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) | Actor::ReturnPath => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(actor, &mut parts, ctx)
             }
             Actor::Iothread if self.stuck(actor, ctx).is_some() => self.fault(actor, ctx),
+            Actor::Iothread if self.hint_lock(ctx).is_some() => {
+                ctx.lock(LockId::Slots);
+                ctx.costs.lock_ns
+            }
             Actor::Iothread => {
                 let Self { balloon, migration, accel, .. } = self;
-                balloon.iothread_step(&mut HintView { migration, accel }, ctx)
+                let cost = balloon.iothread_step(&mut HintView { migration, accel }, ctx);
+                ctx.release_needed(LockId::Slots);
+                cost
             }
             Actor::MainLoop => {
                 let first = ctx.events.len();
@@ -364,10 +374,16 @@ impl Vmm {
                 cost
             }
             Actor::Vhost => self.devices.vhost.step(ctx),
+            Actor::Reaper => self.reaper.step(&mut self.accel, ctx),
             Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => {
                 unreachable!("{actor} is not one of the host's threads")
             }
         }
+    }
+
+    /// Returns whether a thread that has nothing to do looks for it all the time. Who finds the lock that its look takes held sleeps instead.
+    pub fn spins(&self, actor: Actor, locks: &Locks) -> bool {
+        actor == Actor::Iothread && locks.holder(LockId::FreePage).is_none() && self.balloon.iothread_spins()
     }
 
     /// Like [`Vmm::step`] for the migration thread, with further moves on pages that nobody watches while the time is before `until_ns`.
@@ -427,6 +443,13 @@ impl Vmm {
             TrackingCommand::VcpuCreated => self.accel.vcpu_created(),
             TrackingCommand::FailGet => self.accel.fail_get(),
         }
+    }
+
+    /// Returns the lock that a hint has to wait for beyond `bitmap_mutex`: that of the slots, where its pages' chunks are to be cleared in K.
+    fn hint_lock(&self, ctx: &Ctx<'_>) -> Option<Next> {
+        let lock = ctx.locks.needed(LockId::Slots, ctx.actor)?;
+        let range = self.balloon.hint_in_hand().filter(|_| self.accel.has_slots())?;
+        self.migration.hint_clears(range, &self.accel).then_some(lock)
     }
 
     fn takes_hints(&self) -> bool {
@@ -526,7 +549,6 @@ impl Vmm {
         }
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
-            (_, true) if self.reaper.is_busy() => Job::Reap,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
             (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
@@ -534,31 +556,23 @@ impl Vmm {
         }
     }
 
-    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do or sleeps; then the rings', then the balloon's.
+    /// Returns whose turn it is when nothing is begun: the migration's, unless that has nothing to do or sleeps; then the balloon's.
     fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
         match self.migration.next(Actor::MainLoop, &self.view(false), ctx) {
             Next::Do(_) | Next::Lock(_) | Next::Wait(_) => Job::Migration,
-            Next::Idle | Next::Sleep(_) if self.reaps_now(ctx) => Job::Reap,
             Next::Idle | Next::Sleep(_) => Job::Balloon,
         }
     }
 
-    /// Returns whether the reaper can move, and the balloon's part of the main loop is at rest.
-    fn reaps_now(&self, ctx: &Ctx<'_>) -> bool {
-        let awake = !matches!(self.reaper.next(&self.accel, ctx.now_ns), Next::Idle | Next::Sleep(_));
-        awake && matches!(self.balloon.main_loop_next(ctx), Next::Idle | Next::Sleep(_))
-    }
-
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
-            Job::Monitor(command) => self.monitor.next(self.locks_of(command)),
+            Job::Monitor(command) => self.monitor.next(&self.locks_of(command, ctx)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
-            Job::Reap => self.reaper.next(&self.accel, ctx.now_ns),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
             Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
             Job::Balloon => {
-                let timers = [self.reaper.next(&self.accel, ctx.now_ns), self.migration.next(Actor::MainLoop, &self.view(false), ctx)];
-                timers.into_iter().fold(self.balloon.main_loop_next(ctx), sooner)
+                let timer = self.migration.next(Actor::MainLoop, &self.view(false), ctx);
+                sooner(self.balloon.main_loop_next(ctx), timer)
             }
         }
     }
@@ -570,7 +584,6 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
-            Job::Reap => self.reaper.step(&mut self.accel, ctx),
             Job::Store(range) => {
                 ctx.emit(Event::BitmapStore { range });
                 self.d.store_torn();
@@ -589,28 +602,33 @@ impl Vmm {
         }
     }
 
-    /// Returns the locks that a command needs, outermost first.
-    fn locks_of(&self, command: Command) -> &'static [LockId] {
+    /// Returns the locks that a command needs and somebody takes, outermost first.
+    fn locks_of(&self, command: Command, ctx: &Ctx<'_>) -> Vec<LockId> {
+        let taken = |lock: &LockId| ctx.locks.knows(*lock) && (*lock != LockId::Slots || self.accel.has_slots());
+        self.all_locks_of(command).iter().copied().filter(taken).collect()
+    }
+
+    fn all_locks_of(&self, command: Command) -> &'static [LockId] {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
             Command::Unplug => self.balloon.unplug_locks(),
             Command::Recover => &[],
+            Command::Cancel => &[LockId::Bql, LockId::QemuFile],
+            Command::Tracking(_) => &[LockId::Bql, LockId::Slots],
             Command::Migrate
-            | Command::Cancel
             | Command::StartPostcopy
             | Command::Balloon { .. }
             | Command::GrowBlock
             | Command::BreakLink
             | Command::Continue
-            | Command::PostcopyRam { .. }
-            | Command::Tracking(_) => &[LockId::Bql],
+            | Command::PostcopyRam { .. } => &[LockId::Bql],
         }
     }
 
     /// One move of a command: a lock, then the command with all locks released behind it.
     fn monitor_step(&mut self, command: Command, ctx: &mut Ctx<'_>) -> u64 {
-        let locks = self.locks_of(command);
+        let locks = self.locks_of(command, ctx);
         let taken = self.monitor.taken();
         if let Some(lock) = locks.get(taken) {
             ctx.lock(*lock);
@@ -754,7 +772,6 @@ impl Stuck {
 enum Job {
     Monitor(Command),
     Migration,
-    Reap,
     /// A device's word of D goes back (a fault).
     Store(PageRange),
     Balloon,

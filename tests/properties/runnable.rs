@@ -370,14 +370,14 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
     let devices =
         prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns, ..Devices::default() });
-    (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE))).prop_map(
+    (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE), prop::bool::weighted(0.3))).prop_map(
         move |(
             (dirty_log, chunk_shift, initially_set, ring_shift),
             features,
             (hint_queue_size, queue_size),
             balloon_pages,
             stats_interval_ns,
-            (devices, blocks),
+            (devices, blocks, all_locks),
         )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
@@ -396,6 +396,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 host_page: 1,
                 iothread: true,
                 rom: false,
+                all_locks,
                 devices,
                 blocks,
             }
@@ -567,7 +568,7 @@ fn chain(pages: Vec<PageName>) -> impl Strategy<Value = Option<Order>> {
 /// Each cost between a tenth of its default and ten times as much.
 fn costs() -> impl Strategy<Value = Costs> {
     let scale = || prop_oneof![Just(10u64), 1..=100u64];
-    let scaled = [(); 12].map(|()| scale()).prop_map(|by| {
+    let scaled = [(); 13].map(|()| scale()).prop_map(|by| {
         let d = Costs::default();
         Costs {
             guest_step_ns: d.guest_step_ns * by[0] / 10,
@@ -582,6 +583,7 @@ fn costs() -> impl Strategy<Value = Costs> {
             state_ns: d.state_ns * by[9] / 10,
             vm_stop_ns: d.vm_stop_ns * by[10] / 10,
             setup_ns: d.setup_ns * by[11] / 10,
+            return_path_ns: d.return_path_ns * by[12] / 10,
         }
     });
     prop_oneof![Just(Costs::default()), scaled]

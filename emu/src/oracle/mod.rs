@@ -513,6 +513,7 @@ impl Oracle {
             | Event::LinkStall
             | Event::LinkResume
             | Event::VhostQueue { .. }
+            | Event::ReturnRequest { .. }
             | Event::Inject { .. } => {}
         }
     }

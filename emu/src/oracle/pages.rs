@@ -183,7 +183,7 @@ pub(crate) fn is_guest_side(actor: Actor) -> bool {
     match actor {
         Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Injector | Actor::Vfio => true,
         Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Display | Actor::Destination => false,
-        Actor::Channel(_) | Actor::Receiver(_) => false,
+        Actor::Channel(_) | Actor::Receiver(_) | Actor::ReturnPath | Actor::Reaper => false,
     }
 }
 

@@ -158,12 +158,18 @@ fn headline(left: &Record, right: &Record) -> Vec<Row> {
         row("least free pages", least(a.free_pages_min), least(b.free_pages_min)),
         row("  in blocks of the largest order", least(a.free_pages_max_order_min), least(b.free_pages_max_order_min)),
         row("held up", blocked(a), blocked(b)),
+        row("spun", spun(a), spun(b)),
         row("events", left.events, right.events),
     ]
 }
 
 fn blocked(facts: &FactsRecord) -> String {
     let times: Vec<String> = facts.blocked.iter().map(|time| format!("{} {} ns for {}", time.who, time.ns, time.on)).collect();
+    times.join(", ")
+}
+
+fn spun(facts: &FactsRecord) -> String {
+    let times: Vec<String> = facts.spun.iter().map(|time| format!("{} {} ns", time.who, time.ns)).collect();
     times.join(", ")
 }
 

@@ -161,6 +161,20 @@ pub struct FactsRecord {
     pub free_pages_max_order_min: Option<u64>,
     /// How long who waited for what in the middle of something.
     pub blocked: Vec<BlockedRecord>,
+    /// How long who spun with nothing to do.
+    pub spun: Vec<SpinRecord>,
+}
+
+/// A time that somebody spent looking for something to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpinRecord {
+    /// Who.
+    pub who: String,
+    /// All such times together, nanoseconds.
+    pub ns: u64,
+    /// How many looks that are; 0 where a lock costs nothing.
+    pub looks: u64,
 }
 
 /// A time that somebody spent waiting.
@@ -308,6 +322,7 @@ pub fn facts(facts: &Facts) -> FactsRecord {
         free_pages_min,
         free_pages_max_order_min,
         blocked,
+        spun,
     } = facts;
     FactsRecord {
         time_ns: *time_ns,
@@ -333,6 +348,7 @@ pub fn facts(facts: &Facts) -> FactsRecord {
         free_pages_min: *free_pages_min,
         free_pages_max_order_min: *free_pages_max_order_min,
         blocked: blocked.iter().map(|time| BlockedRecord { who: time.who.clone(), on: time.on.clone(), ns: time.ns }).collect(),
+        spun: spun.iter().map(|time| SpinRecord { who: time.who.clone(), ns: time.ns, looks: time.looks }).collect(),
     }
 }
 

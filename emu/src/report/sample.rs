@@ -6,7 +6,7 @@ use host::event::{Actor, CmdId, Event, EventKind, HintElement, HintStatus, Migra
 use host::fault::Fault;
 
 use super::Subject;
-use crate::outcome::{Blame, BlockedTime, Facts, GuestCrash, Outcome, PageFacts, Verdict, Violation, Wait};
+use crate::outcome::{Blame, BlockedTime, Facts, GuestCrash, Outcome, PageFacts, SpinTime, Verdict, Violation, Wait};
 
 /// The page that is lost.
 pub(crate) const P: Pfn = Pfn(0x207);
@@ -60,6 +60,7 @@ fn facts() -> Facts {
         free_pages_min: Some(1500),
         free_pages_max_order_min: Some(1024),
         blocked: vec![BlockedTime { who: "iothread".to_string(), on: "bitmap_mutex".to_string(), ns: 7_000 }],
+        spun: vec![SpinTime { who: "iothread".to_string(), ns: 9_000, looks: 90 }],
     }
 }
 

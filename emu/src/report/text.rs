@@ -6,7 +6,7 @@
 
 use host::event::Event;
 
-use crate::outcome::{Outcome, PageFacts, Violation};
+use crate::outcome::{Outcome, PageFacts, SpinTime, Violation};
 
 use super::{Detail, Subject, WIDTH, counted, ids, micros, pages_sent, stable, timeline, wrap};
 
@@ -23,7 +23,9 @@ const BLOCKED_NS_MIN: u64 = 100_000_000;
 pub fn render(subject: &Subject, outcome: &Outcome, detail: Detail) -> String {
     let mut lines = header(subject, outcome);
     let timeline = timeline::lines(subject, outcome, detail);
-    for section in [pages(outcome), blocked(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline] {
+    for section in
+        [pages(outcome), blocked(outcome), spun(outcome), violations(outcome, detail), waits(outcome), crash(outcome, detail), timeline]
+    {
         if !section.is_empty() {
             lines.push(String::new());
             lines.extend(section);
@@ -174,6 +176,13 @@ fn violations(outcome: &Outcome, detail: Detail) -> Vec<String> {
 fn blocked(outcome: &Outcome) -> Vec<String> {
     let long = outcome.facts.blocked.iter().filter(|time| time.ns >= BLOCKED_NS_MIN);
     long.flat_map(|time| labelled("blocked", &format!("{}: {} us for {}", time.who, micros(time.ns), time.on))).collect()
+}
+
+/// Returns who burned a CPU for long.
+fn spun(outcome: &Outcome) -> Vec<String> {
+    let long = outcome.facts.spun.iter().filter(|time| time.ns >= BLOCKED_NS_MIN);
+    let line = |time: &SpinTime| format!("{}: {} us in {} at nothing", time.who, micros(time.ns), counted(time.looks, "look"));
+    long.flat_map(|time| labelled("spins", &line(time))).collect()
 }
 
 fn waits(outcome: &Outcome) -> Vec<String> {

@@ -71,6 +71,7 @@ fn show(event: &Event) -> Show {
         K::HintNewId => Show::Named,
         K::LinkStall => Show::Always,
         K::LinkResume => Show::Always,
+        K::ReturnRequest => Show::Named,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,
         K::HostCrash => Show::Always,
         K::RingFull => Show::Always,

@@ -112,6 +112,7 @@ pub fn particulars(event: &Event) -> String {
         E::VhostQueue { range, queue } => format!("queue {queue}, used ring at {range}"),
         E::ChannelQueue { channel, pages } => format!("channel {channel}, {pages} pages"),
         E::ChannelFlush { channels } => format!("{channels} channels"),
+        E::ReturnRequest { pfn } => pfn.to_string(),
         E::Inject { index } => format!("inject[{index}]"),
     }
 }

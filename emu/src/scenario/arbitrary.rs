@@ -223,11 +223,12 @@ fn features() -> impl Strategy<Value = u64> {
 
 fn guest() -> impl Strategy<Value = Guest> {
     let ram = (RAM_BYTES_MIN / PAGE_SIZE..=RAM_BYTES_MAX / PAGE_SIZE).prop_map(|pages| pages * PAGE_SIZE);
-    let flags = (any::<(bool, bool, bool, bool)>(), any::<(bool, bool, bool)>());
+    let flags = (any::<(bool, bool, bool, bool)>(), any::<(bool, bool, bool, bool)>());
     let corrected = subsequence(correct::ALL, 0..=3).prop_map(|list| list.iter().fold(0, |all, (bit, _, _)| all | bit));
     let driver = (select(Driver::ALL), corrected, 1..=512u16, select(Numbering::ALL));
     (ram, 1..=4u8, features(), flags, driver).prop_flat_map(|(ram_bytes, vcpus, features_refused, flags, driver)| {
-        let ((page_poison, init_on_alloc, init_on_free, late_probe), (deflate_silently, hint_in_two, start_with_hint)) = flags;
+        let ((page_poison, init_on_alloc, init_on_free, late_probe), (deflate_silently, hint_in_two, start_with_hint, short_stop_id)) =
+            flags;
         let (driver, corrected, hint_array, queue_numbering) = driver;
         let tasks = btree_map(0..vcpus, vec(operation(), 1..6), 0..=usize::from(vcpus));
         tasks.prop_map(move |tasks| Guest {
@@ -242,7 +243,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             init_on_alloc,
             init_on_free,
             late_probe,
-            manners: Manners { deflate_silently, hint_in_two, start_with_hint },
+            manners: Manners { deflate_silently, hint_in_two, start_with_hint, short_stop_id },
             tasks: tasks.into_iter().map(|(vcpu, operations)| Task { vcpu, operations }).collect(),
         })
     })
@@ -304,7 +305,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks()),
-        (time_ns(), host_page, devices(), any::<(bool, bool)>()),
+        (time_ns(), host_page, devices(), any::<(bool, bool, bool)>()),
     )
         .prop_map(
             |(
@@ -313,7 +314,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices, (iothread, rom)),
+                (stats_interval_ns, host_page, devices, (iothread, rom, all_locks)),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -332,6 +333,7 @@ fn host() -> impl Strategy<Value = Host> {
                     host_page,
                     iothread,
                     rom,
+                    all_locks,
                     devices,
                     blocks,
                 }
@@ -548,8 +550,10 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
     let insns = option::of(counts().prop_map(|(min, max)| CountExpect { min, max }));
     let wait = (select(WAITERS), option::of(select(held_up_by())), counts());
     let blocked = vec(wait.prop_map(|(who, on, (min, max))| BlockedExpect { who, on, ns: CountExpect { min, max } }), 0..3);
-    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, (insns, blocked)).prop_map(
-        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, (irq_off_insns, blocked))| Expect {
+    let spin = (select(WAITERS), counts()).prop_map(|(who, (min, max))| SpunExpect { who, ns: CountExpect { min, max } });
+    let waits = (insns, blocked, vec(spin, 0..3));
+    (select(Verdict::ALL), option::of(select(BLAMES)), sent, option::of(0..=INTEGER_MAX), ids, events, waits).prop_map(
+        |(verdict, blame, sent, rounds, (cmd_ids, destination_cmd_id), events, (irq_off_insns, blocked, spun))| Expect {
             verdict,
             blame: blame.filter(|_| verdict != Verdict::Pass),
             sent,
@@ -559,6 +563,7 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
             events,
             irq_off_insns,
             blocked,
+            spun,
         },
     )
 }
@@ -566,11 +571,11 @@ fn expect(pages: Vec<PageName>) -> impl Strategy<Value = Expect> {
 fn costs() -> impl Strategy<Value = Costs> {
     let cost = || 0..=1_000_000_000u64;
     let guest = (cost(), cost(), cost(), cost());
-    let host = (cost(), cost(), cost(), cost(), cost(), cost(), cost(), cost());
+    let host = (cost(), cost(), cost(), cost(), cost(), cost(), cost(), cost(), cost());
     let drawn = (guest, host).prop_map(
         |(
             (guest_step_ns, exit_ns, tracked_store_ns, irq_ns),
-            (lock_ns, element_ns, sync_word_ns, clear_ns, page_ns, state_ns, vm_stop_ns, setup_ns),
+            (lock_ns, element_ns, sync_word_ns, clear_ns, page_ns, state_ns, vm_stop_ns, setup_ns, return_path_ns),
         )| {
             Costs {
                 guest_step_ns,
@@ -585,6 +590,7 @@ fn costs() -> impl Strategy<Value = Costs> {
                 state_ns,
                 vm_stop_ns,
                 setup_ns,
+                return_path_ns,
             }
         },
     );

@@ -93,6 +93,7 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::RamDelta
         | K::VfioWrite
         | K::VhostQueue
+        | K::ReturnRequest
         | K::VhostWrite => true,
         K::GuestReady
         | K::GuestAllocFail

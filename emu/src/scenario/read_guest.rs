@@ -37,6 +37,7 @@ impl<'d> Reader<'d> {
                 deflate_silently: self.flag(&fields, "deflate_silently").unwrap_or(default.manners.deflate_silently),
                 hint_in_two: self.flag(&fields, "hint_in_two").unwrap_or(default.manners.hint_in_two),
                 start_with_hint: self.flag(&fields, "start_with_hint").unwrap_or(default.manners.start_with_hint),
+                short_stop_id: self.flag(&fields, "short_stop_id").unwrap_or(default.manners.short_stop_id),
             },
             tasks: self.tasks(&fields),
         }

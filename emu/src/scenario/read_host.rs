@@ -35,6 +35,7 @@ impl<'d> Reader<'d> {
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
             rom: self.flag(&fields, "rom").unwrap_or(default.rom),
+            all_locks: self.flag(&fields, "all_locks").unwrap_or(default.all_locks),
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
             host_page: self.host_page(&fields).unwrap_or(default.host_page),
@@ -225,6 +226,7 @@ impl<'d> Reader<'d> {
             state_ns: cost("state", default.state_ns),
             vm_stop_ns: cost("vm_stop", default.vm_stop_ns),
             setup_ns: cost("setup", default.setup_ns),
+            return_path_ns: cost("return_path", default.return_path_ns),
         }
     }
 

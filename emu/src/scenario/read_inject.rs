@@ -10,7 +10,8 @@ use wire::platform::PAGE_SHIFT;
 use super::contradiction::Edge;
 use super::diagnostic::{Diagnostic, nearest};
 use super::model::{
-    Action, BlockedExpect, Command, CountExpect, Expect, How, Injection, Order, PageName, PageSpec, Pattern, SentExpect, Target, Trigger,
+    Action, BlockedExpect, Command, CountExpect, Expect, How, Injection, Order, PageName, PageSpec, Pattern, SentExpect, SpunExpect,
+    Target, Trigger,
 };
 use super::read::{Fields, Reader, Value, in_order};
 use super::read_guest::table_of;
@@ -401,6 +402,7 @@ impl<'d> Reader<'d> {
             events: self.event_counts(&fields),
             irq_off_insns: self.irq_off_insns(&fields),
             blocked: self.blocked(&fields),
+            spun: self.spun(&fields),
         }
     }
 
@@ -413,6 +415,18 @@ impl<'d> Reader<'d> {
             let on = self.word(&entry, "on", &words::held_up_by());
             let ns = CountExpect { min: self.time(&entry, "min"), max: self.time(&entry, "max") };
             all.extend(who.map(|who| BlockedExpect { who, on, ns }));
+        }
+        all
+    }
+
+    fn spun(&mut self, fields: &Fields<'d>) -> Vec<SpunExpect> {
+        let Some(value) = fields.get("spun") else { return Vec::new() };
+        let mut all = Vec::new();
+        for element in self.list(value) {
+            let Some(entry) = self.fields(table_of(fields, "spun"), element) else { continue };
+            let who = self.word(&entry, "who", words::WAITERS);
+            let ns = CountExpect { min: self.time(&entry, "min"), max: self.time(&entry, "max") };
+            all.extend(who.map(|who| SpunExpect { who, ns }));
         }
         all
     }

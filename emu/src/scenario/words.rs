@@ -50,7 +50,7 @@ pub(super) const COMMANDS: &[Word] = &[
 ];
 
 /// Who can be held up.
-pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothread", "main-loop", "migration", "dest"];
+pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothread", "main-loop", "migration", "dest", "return", "reaper"];
 
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {

@@ -15,7 +15,7 @@ use wire::switch::correct;
 
 use super::model::{
     Action, BlockedExpect, Command, CountExpect, Devices, DirtyLog, Driver, Expect, Found, Grain, Guest, Host, How, Injection, Limits,
-    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, Target, Task, Tracking, Trigger, Vary,
+    Manners, Migration, Operation, Order, Pattern, RamBlock, Scenario, Search, SpunExpect, Target, Task, Tracking, Trigger, Vary,
 };
 use super::units::{self, RATES, SIZES, TIMES};
 use super::words::FEATURES;
@@ -202,10 +202,11 @@ fn write_guest(out: &mut Lines, guest: &Guest) {
     out.unless(*init_on_alloc == default.init_on_alloc, "init_on_alloc", || init_on_alloc);
     out.unless(*init_on_free == default.init_on_free, "init_on_free", || init_on_free);
     out.unless(*late_probe == default.late_probe, "late_probe", || late_probe);
-    let Manners { deflate_silently, hint_in_two, start_with_hint } = manners;
+    let Manners { deflate_silently, hint_in_two, start_with_hint, short_stop_id } = manners;
     out.unless(!deflate_silently, "deflate_silently", || deflate_silently);
     out.unless(!hint_in_two, "hint_in_two", || hint_in_two);
     out.unless(!start_with_hint, "start_with_hint", || start_with_hint);
+    out.unless(!short_stop_id, "short_stop_id", || short_stop_id);
     out.unless(*features_refused == default.features_refused, "refuse", || feature_list(*features_refused, *driver));
     for Task { vcpu, operations } in tasks {
         out.header("[[guest.task]]");
@@ -281,6 +282,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         host_page,
         iothread,
         rom,
+        all_locks,
         devices,
         blocks,
     } = host;
@@ -302,6 +304,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(!rom, "rom", || rom);
+    out.unless(!all_locks, "all_locks", || all_locks);
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
     let Devices { vhost_log_ack_ns, vhost_queues, vfio, iommu } = devices;
@@ -520,7 +523,7 @@ fn command_value(command: Command) -> String {
 }
 
 fn write_expect(out: &mut Lines, expect: &Expect) {
-    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked } = expect;
+    let Expect { verdict, blame, sent, rounds, cmd_ids, destination_cmd_id, events, irq_off_insns, blocked, spun } = expect;
     out.header("[expect]");
     out.key("verdict", quoted(verdict.name()));
     if let Some(blame) = blame {
@@ -542,6 +545,15 @@ fn write_expect(out: &mut Lines, expect: &Expect) {
         out.header("[[expect.blocked]]");
         out.key("who", quoted(who));
         for (key, value) in [("on", on.map(quoted)), ("min", ns.min.map(time)), ("max", ns.max.map(time))] {
+            if let Some(value) = value {
+                out.key(key, value);
+            }
+        }
+    }
+    for SpunExpect { who, ns } in spun {
+        out.header("[[expect.spun]]");
+        out.key("who", quoted(who));
+        for (key, value) in [("min", ns.min.map(time)), ("max", ns.max.map(time))] {
             if let Some(value) = value {
                 out.key(key, value);
             }
@@ -585,6 +597,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
         state_ns,
         vm_stop_ns,
         setup_ns,
+        return_path_ns,
     } = costs;
     let default = Costs::default();
     out.table("[costs]");
@@ -600,6 +613,7 @@ fn write_costs(out: &mut Lines, costs: &Costs) {
     out.unless(*state_ns == default.state_ns, "state", || time(*state_ns));
     out.unless(*vm_stop_ns == default.vm_stop_ns, "vm_stop", || time(*vm_stop_ns));
     out.unless(*setup_ns == default.setup_ns, "setup", || time(*setup_ns));
+    out.unless(*return_path_ns == default.return_path_ns, "return_path", || time(*return_path_ns));
 }
 
 fn write_limits(out: &mut Lines, limits: &Limits) {

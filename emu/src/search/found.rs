@@ -237,6 +237,7 @@ fn reading(kind: EventKind) -> Reading {
         | K::RamDelta
         | K::VfioWrite
         | K::VhostQueue
+        | K::ReturnRequest
         | K::DstPlace => Reading::OfPage,
         K::GuestReady
         | K::GuestStart

@@ -7,7 +7,7 @@ use host::event::{Actor, CmdId, Event};
 use crate::oracle::{End as OracleEnd, guest_mm};
 use crate::outcome::{BlockedTime, Facts, Outcome, PageFacts, Verdict, Violation, Wait};
 use crate::report::{counted, ids, micros};
-use crate::scenario::model::{BlockedExpect, CountExpect, Scenario, SentExpect};
+use crate::scenario::model::{BlockedExpect, CountExpect, Scenario, SentExpect, SpunExpect};
 use crate::search::system::Ending;
 use crate::world::gates::pattern_text;
 use crate::world::inject::InjectionState;
@@ -31,6 +31,8 @@ impl World {
         };
         let irq_off_in = longest.map(|stretch| function(stretch.from));
         let blocked = self.state.blocked.times(|slot| self.actor_of(slot), time_ns);
+        // A look takes the lock, finds nothing, and releases it.
+        let spun = self.state.spins.times(|slot| self.actor_of(slot), 2 * self.costs.lock_ns, time_ns);
         let end = OracleEnd { time_ns, insns, steps, at_rest, irq_off_insns_max, irq_off_in };
         let findings = self.state.oracle.finish(&view, end);
         let pages = self.scenario.pages.keys().map(|name| {
@@ -38,7 +40,7 @@ impl World {
             (name.clone(), findings.page(pfn, &view))
         });
         let pages: BTreeMap<String, PageFacts> = pages.collect();
-        let (mut violations, facts) = (findings.violations, Facts { blocked, ..findings.facts });
+        let (mut violations, facts) = (findings.violations, Facts { blocked, spun, ..findings.facts });
         // What is still broken was broken while the run lasted, mostly.
         let told: Vec<_> = violations.iter().map(|violation| (violation.rule, violation.page)).collect();
         violations.extend(broken_in_guest.into_iter().filter(|violation| !told.contains(&(violation.rule, violation.page))));
@@ -256,6 +258,7 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         differs.extend(bound.map(|bound| format!("the longest stretch is of {irq_off_insns_max} {what}, expected {bound}")));
     }
     differs.extend(expect.blocked.iter().filter_map(|expected| unexpected_wait(expected, &outcome.facts)));
+    differs.extend(expect.spun.iter().filter_map(|expected| unexpected_spin(expected, &outcome.facts)));
     for (name, count) in &expect.events {
         differs.extend(unexpected_count(name, *count, outcome.trace.iter().map(|stamped| &stamped.event)));
     }
@@ -265,13 +268,24 @@ fn unexpected(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
 fn unexpected_wait(expected: &BlockedExpect, facts: &Facts) -> Option<String> {
     let fits = |time: &&BlockedTime| time.who == expected.who && expected.on.is_none_or(|on| on == time.on);
     let ns: u64 = facts.blocked.iter().filter(fits).map(|time| time.ns).sum();
-    let missed = match expected.ns {
-        CountExpect { min: Some(min), .. } if ns < min => format!("at least {} us", micros(min)),
-        CountExpect { max: Some(max), .. } if ns > max => format!("at most {} us", micros(max)),
-        CountExpect { .. } => return None,
-    };
+    let missed = missed_time(expected.ns, ns)?;
     let on = expected.on.map_or(String::new(), |on| format!(" for {on}"));
     Some(format!("{} waited {} us{on}, expected {missed}", expected.who, micros(ns)))
+}
+
+fn unexpected_spin(expected: &SpunExpect, facts: &Facts) -> Option<String> {
+    let ns = facts.spun.iter().find(|time| time.who == expected.who).map_or(0, |time| time.ns);
+    let missed = missed_time(expected.ns, ns)?;
+    Some(format!("{} spun for {} us, expected {missed}", expected.who, micros(ns)))
+}
+
+/// Returns the bound that a time does not keep.
+fn missed_time(expected: CountExpect, ns: u64) -> Option<String> {
+    match expected {
+        CountExpect { min: Some(min), .. } if ns < min => Some(format!("at least {} us", micros(min))),
+        CountExpect { max: Some(max), .. } if ns > max => Some(format!("at most {} us", micros(max))),
+        CountExpect { .. } => None,
+    }
 }
 
 fn unexpected_sent(name: &str, expect: &SentExpect, page: &PageFacts) -> Vec<String> {

@@ -275,6 +275,8 @@ impl World {
             | Actor::Destination
             | Actor::Channel(_)
             | Actor::Receiver(_)
+            | Actor::ReturnPath
+            | Actor::Reaper
             | Actor::Injector => unreachable!("checked by the parser"),
         }
     }

@@ -21,6 +21,7 @@ mod ring;
 mod rules;
 pub mod search;
 mod setup;
+mod spin;
 pub mod tracepoint;
 
 use std::collections::VecDeque;
@@ -38,7 +39,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::image::Image;
 use crate::oracle::Oracle;
 use crate::outcome::{GuestCrash, Outcome};
-use crate::scenario::model::{Pattern, Scenario};
+use crate::scenario::model::{Action, Command, DirtyLog, Injection, Pattern, Scenario};
 use crate::search::system::{Happening, Objects};
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -49,6 +50,7 @@ use crate::world::observe::Observation;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
 use crate::world::search::counts::Counts;
+use crate::world::spin::Spins;
 
 /// How to run a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -84,7 +86,15 @@ pub(crate) fn hosts_of(scenario: &Scenario) -> Arc<[Actor]> {
     };
     let channels = 0..scenario.migration.encoding.channels;
     let senders = channels.clone().map(Actor::Channel);
-    hosts.iter().copied().chain(senders).chain(channels.map(Actor::Receiver)).collect()
+    let return_path = may_switch_to_postcopy(scenario).then_some(Actor::ReturnPath);
+    let reaper = (scenario.host.dirty_log == DirtyLog::Ring).then_some(Actor::Reaper);
+    hosts.iter().copied().chain(senders).chain(channels.map(Actor::Receiver)).chain(return_path).chain(reaper).collect()
+}
+
+/// Returns whether the capability that makes requests possible is on, or may be later.
+fn may_switch_to_postcopy(scenario: &Scenario) -> bool {
+    let switches = |injection: &Injection| matches!(injection.action, Action::Monitor(Command::PostcopyRam { on: true }));
+    scenario.migration.modes.postcopy || scenario.injections.iter().chain(&scenario.may).any(switches)
 }
 
 /// Unwatched pages that the migration thread may send between two looks at the schedule.
@@ -194,6 +204,8 @@ pub(crate) struct State {
     crash: Option<GuestCrash>,
     /// Who waits for what, and since when.
     blocked: Blocked,
+    /// Who spins, and since when.
+    spins: Spins,
     /// The VMM is dead.
     host_crashed: bool,
     /// Who picks the next move.
@@ -302,6 +314,8 @@ impl World {
             let free = self.held_back(slot, readiness).is_none();
             let hold = self.hold(slot, readiness).map(|(hold, _)| hold);
             self.state.blocked.note(slot, self.actor_of(slot), hold, self.state.times_ns[slot], self.state.now_ns);
+            let spins = self.spins(slot, readiness);
+            self.state.spins.note(slot, self.actor_of(slot), spins, self.state.times_ns[slot], self.state.now_ns);
             match readiness {
                 Readiness::Ready(_) if free => {
                     only_timers = false;
@@ -313,7 +327,7 @@ impl World {
                     consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
                 Readiness::At(at_ns) => {
-                    only_timers &= who == Who::Host(MAIN_LOOP);
+                    only_timers &= self.is_timer(who);
                     let at_ns = self.state.times_ns[slot].max(at_ns).max(self.state.now_ns);
                     consider(self.awake_ns(who, at_ns), who);
                 }
@@ -333,6 +347,14 @@ impl World {
             return None;
         }
         best.map(|choice| Choice { others_ns, ..choice })
+    }
+
+    /// Returns whether somebody sleeps again and again, whatever the rest of the world does.
+    fn is_timer(&self, who: Who) -> bool {
+        match who {
+            Who::Host(index) => matches!(self.hosts[index], Actor::MainLoop | Actor::Reaper),
+            Who::Vcpu(_) | Who::Injector(_) => false,
+        }
     }
 
     /// Returns when somebody moves who could at a time: a vCPU that is slowed down sleeps in between.
@@ -594,9 +616,6 @@ impl World {
         self.machine.trap(pfn, true);
     }
 }
-
-/// Index of the main loop among the host's actors.
-const MAIN_LOOP: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {

@@ -42,9 +42,10 @@ pub(super) const LISTED: u64 = 1 << 19;
 /// The channels beside the main one: what their senders have to do, and what is on its way.
 pub(super) const CHANNELS: u64 = 1 << 20;
 
-/// A host lock.
+/// A host lock: the first four have the lowest bits, the others those below the vCPUs'.
 pub(super) const fn lock(lock: LockId) -> u64 {
-    1 << lock as u64
+    let number = lock as u64;
+    if number < 4 { 1 << number } else { 1 << (24 + number - 4) }
 }
 
 /// A vCPU's registers, and what it is about to do.
@@ -59,4 +60,4 @@ pub(super) const fn interrupts(cpu: usize) -> u64 {
     1 << (48 + cpu)
 }
 
-const _: () = assert!(LockId::ALL.len() <= 4 && MAX_VCPUS <= 16);
+const _: () = assert!(LockId::ALL.len() <= 12 && MAX_VCPUS <= 16);

@@ -13,9 +13,11 @@ pub(super) enum RingStage {
     Exit,
     /// It waits for the BQL.
     Lock,
+    /// It waits for the slots' lock.
+    LockSlots,
     /// It reaps all rings.
     Reap,
-    /// It gives their entries back, and the BQL.
+    /// It gives their entries back, and its locks.
     Reset,
 }
 
@@ -25,6 +27,7 @@ impl RingStage {
         match self {
             RingStage::Exit => Readiness::Ready(Some(Move::plain(EventKind::RingFull))),
             RingStage::Lock => Readiness::Lock(LockId::Bql),
+            RingStage::LockSlots => Readiness::Lock(LockId::Slots),
             RingStage::Reap => Readiness::Ready(Some(Move::plain(EventKind::RingReap))),
             RingStage::Reset => Readiness::Ready(Some(Move::plain(EventKind::RingReset))),
         }
@@ -32,7 +35,7 @@ impl RingStage {
 
     /// Returns whether it holds the BQL: then it goes on even when the VM has stopped.
     pub(super) fn holds_lock(self) -> bool {
-        matches!(self, RingStage::Reap | RingStage::Reset)
+        matches!(self, RingStage::LockSlots | RingStage::Reap | RingStage::Reset)
     }
 }
 
@@ -58,12 +61,18 @@ impl World {
             }
             RingStage::Lock => {
                 self.with_ctx(actor, |_, ctx| ctx.lock(LockId::Bql));
+                let slots = self.state.locks.knows(LockId::Slots);
+                (Some(if slots { RingStage::LockSlots } else { RingStage::Reap }), self.costs.lock_ns)
+            }
+            RingStage::LockSlots => {
+                self.with_ctx(actor, |_, ctx| ctx.lock(LockId::Slots));
                 (Some(RingStage::Reap), self.costs.lock_ns)
             }
             RingStage::Reap => {
                 let cost = self.with_ctx(actor, |vmm, ctx| {
                     let cost = vmm.reap(ctx);
                     if !vmm.accel.awaits_reset() {
+                        ctx.release_needed(LockId::Slots);
                         ctx.unlock(LockId::Bql);
                     }
                     cost
@@ -73,6 +82,7 @@ impl World {
             RingStage::Reset => {
                 self.with_ctx(actor, |vmm, ctx| {
                     vmm.accel.ring_reset(ctx);
+                    ctx.release_needed(LockId::Slots);
                     ctx.unlock(LockId::Bql);
                 });
                 self.protect();

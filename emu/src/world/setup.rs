@@ -29,6 +29,7 @@ use crate::world::guest::Vcpu;
 use crate::world::inject::InjectionState;
 use crate::world::pages::NamedPages;
 use crate::world::rules::GuestRules;
+use crate::world::spin::Spins;
 use crate::world::{RunOptions, State, Window, World, hosts_of};
 
 /// What stands in page 0 where that is ROM: a far jump to the firmware's start.
@@ -59,7 +60,7 @@ impl World {
         let state = State {
             vcpus: (0..vcpus).map(|_| Vcpu::new()).collect(),
             vmm: Vmm::new(&vmm_options(scenario, &faults, searched)),
-            locks: Locks::default(),
+            locks: Locks::new(scenario.host.all_locks),
             watch: Watch::default(),
             gates: Gates::new(scenario),
             pages: NamedPages::new(scenario),
@@ -76,6 +77,7 @@ impl World {
             backlog: vec![VecDeque::new(); vcpus],
             crash: None,
             blocked: Blocked::new(vcpus + hosts.len()),
+            spins: Spins::new(vcpus + hosts.len()),
             host_crashed: false,
             window: Window::Ahead,
             counts: None,
@@ -126,6 +128,7 @@ impl World {
                 | flag(guest.manners.deflate_silently, boot_flag::DEFLATE_SILENTLY)
                 | flag(guest.manners.hint_in_two, boot_flag::HINT_IN_TWO)
                 | flag(guest.manners.start_with_hint, boot_flag::START_WITH_HINT)
+                | flag(guest.manners.short_stop_id, boot_flag::SHORT_STOP_ID)
                 | flag(guest.queue_numbering == Numbering::Spec, boot_flag::SPEC_QUEUES),
             corrected: guest.corrected,
             faults: self.faults.all_on().iter().filter_map(|fault| fault.guest_bit()).fold(0, |all, bit| all | bit),

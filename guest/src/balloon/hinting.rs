@@ -118,8 +118,12 @@ pub(super) fn wait_for_buffer(vb: VirtioBalloon, data: u64) -> Result<(), Errno>
 
 /// Exposes one of the two ids, 4 bytes. The ids are waited for like hints: by the proposal.
 fn send_cmd_id(vb: VirtioBalloon, id: u64, announce: impl FnOnce()) -> Result<(), Errno> {
+    send_id(vb, Scatter { addr: id, len_bytes: 4 }, announce)
+}
+
+fn send_id(vb: VirtioBalloon, id: Scatter, announce: impl FnOnce()) -> Result<(), Errno> {
     let vq = Virtqueue::at(vb.free_page_vq().get());
-    vq.add_outbuf(Scatter { addr: id, len_bytes: 4 }, vb.addr(), |_head| announce())?;
+    vq.add_outbuf(id, vb.addr(), |_head| announce())?;
     vq.kick();
     wait_for_ack(vb)
 }
@@ -161,7 +165,8 @@ fn send_cmd_id_stop(vb: VirtioBalloon) -> Result<(), Errno> {
     if stop_shares_buffer() {
         vb.cmd_id_stop().set(CMD_ID_STOP);
     }
-    send_cmd_id(vb, vb.cmd_id_stop().addr(), || arch::trace(HINT_STOP, 0, 0))
+    let len_bytes = if mannered(boot_flag::SHORT_STOP_ID) { 2 } else { 4 };
+    send_id(vb, Scatter { addr: vb.cmd_id_stop().addr(), len_bytes }, || arch::trace(HINT_STOP, 0, 0))
 }
 
 /// Takes one block and hints it; `NoSpc` when the allocator has none. Linux: get_free_page_and_send().

@@ -114,4 +114,6 @@ pub mod boot_flag {
     pub const HINT_IN_TWO: u64 = 1 << 6;
     /// The driver puts a round's first block into the chain of the round's id.
     pub const START_WITH_HINT: u64 = 1 << 7;
+    /// The id that ends a round is 2 bytes long: a driver that misbehaves.
+    pub const SHORT_STOP_ID: u64 = 1 << 8;
 }

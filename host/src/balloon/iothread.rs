@@ -16,7 +16,7 @@
 //!                                                      Returned ─ unlock ─▶ Raising ─ device.irq ─▶ as after "queue empty"
 //! ```
 //! The loop looks for a next element after each one, and as long as the status is START: then without being kicked. Differs: QEMU spins on
-//! an empty queue, with the lock taken and released each time; here that is waiting ([`Next::Idle`]), and an empty look raises no interrupt.
+//! an empty queue, with the lock taken and released each time; here that is waiting ([`Next::Idle`]), which is accounted as spinning ([`BalloonDevice::iothread_spins`]), and an empty look raises no interrupt.
 //! (QEMU calls virtio_notify() for an empty look, too. With EVENT_IDX that raises nothing; without, each look would interrupt a driver that
 //! wants interrupts for hints.)
 //!
@@ -295,6 +295,21 @@ impl BalloonDevice {
     /// Returns whether the thread spins on an empty queue: while a round is open whose hints come without kicks.
     fn polls(&self) -> bool {
         self.hint_status() == HintStatus::Start && self.options.protocol.has_cmd_id()
+    }
+
+    /// Returns the pages that the thread is about to clear under `bitmap_mutex`.
+    pub fn hint_in_hand(&self) -> Option<PageRange> {
+        match &self.state.iothread.phase {
+            Phase::Clearing(chain) => Some(chain.pages()),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the thread, which has nothing to do, burns a CPU. In profile firecracker the event loop sleeps, and a host that looks by itself
+    /// is done with its last look.
+    pub fn iothread_spins(&self) -> bool {
+        let looks = self.options.profile == Profile::Qemu && self.walk().is_none();
+        looks && self.state.iothread.phase == Phase::Polling && self.polls()
     }
 
     /// Returns whether a look at the queue would do anything: take an element, leave the loop, or park.

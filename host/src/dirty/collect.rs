@@ -252,7 +252,8 @@ impl Accelerator {
         ctx.emit(Event::SlotCreate { range });
     }
 
-    fn has_slots(&self) -> bool {
+    /// Returns whether memory is in the kernel's slots, whose table has a lock of its own.
+    pub fn has_slots(&self) -> bool {
         match self.mode {
             LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring => true,
             LogMode::Hvf | LogMode::Tcg => false,

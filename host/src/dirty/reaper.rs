@@ -1,7 +1,7 @@
 //! The thread that reaps dirty rings once in a while, lest vCPUs find them full.
 //!
-//! QEMU: accel/kvm/kvm-all.c kvm_dirty_ring_reaper_thread(). It sleeps, takes the BQL, reaps and resets. Differs: its moves are the main loop's, which would
-//! otherwise wait for the BQL meanwhile; and it wakes only where a ring has an entry.
+//! QEMU: accel/kvm/kvm-all.c kvm_dirty_ring_reaper_thread(). It sleeps, takes the BQL, and with the slots lock reaps and resets. Differs: it wakes only where a
+//! ring has an entry.
 
 use crate::dirty::accel::Accelerator;
 use crate::event::{EventKind, LockId};
@@ -38,19 +38,17 @@ impl Reaper {
         }
     }
 
-    /// Returns whether it holds the BQL.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.stage != Stage::Asleep
-    }
-
     /// Returns what it does next.
-    pub(crate) fn next(&self, accel: &Accelerator, now_ns: u64) -> Next {
+    pub(crate) fn next(&self, accel: &Accelerator, ctx: &Ctx<'_>) -> Next {
         let due_ns = self.slept_ns + self.interval_ns;
         match self.stage {
             Stage::Asleep if !accel.awaits_reap() => Next::Idle,
-            Stage::Asleep if now_ns < due_ns => Next::Sleep(due_ns),
+            Stage::Asleep if ctx.now_ns < due_ns => Next::Sleep(due_ns),
             Stage::Asleep => Next::Lock(LockId::Bql),
-            Stage::Locked => Next::Do(Move::plain(EventKind::RingReap)),
+            Stage::Locked => {
+                let reap = || Next::Do(Move::plain(EventKind::RingReap));
+                ctx.locks.needed(LockId::Slots, ctx.actor).unwrap_or_else(reap)
+            }
             Stage::Reaped => Next::Do(Move::plain(EventKind::RingReset)),
         }
     }
@@ -63,6 +61,7 @@ impl Reaper {
                 self.stage = Stage::Locked;
                 ctx.costs.lock_ns
             }
+            Stage::Locked if ctx.take_needed(LockId::Slots) => ctx.costs.lock_ns,
             Stage::Locked => {
                 let pages = accel.reap(ctx);
                 self.stage = Stage::Reaped;
@@ -80,6 +79,7 @@ impl Reaper {
     }
 
     fn sleep(&mut self, ctx: &mut Ctx<'_>) {
+        ctx.release_needed(LockId::Slots);
         ctx.unlock(LockId::Bql);
         self.slept_ns = ctx.now_ns;
         self.stage = Stage::Asleep;

@@ -272,13 +272,15 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::WaitRecover => !run.post.recover,
         // The main loop that is left has nobody to share its lock with.
         Op::Lock(LockId::Bql) | Op::Unlock(LockId::Bql) => !run.post.moved,
+        Op::Lock(LockId::Slots) => ctx.locks.knows(LockId::Slots) && view.accel.has_slots(),
+        Op::Lock(lock) => ctx.locks.knows(lock),
+        Op::Unlock(lock) if lock.is_fine() => ctx.locks.holder(lock) == Some(ctx.actor),
         Op::WaitHints => run.healthy() && awaits_hints(view.hints, ctx),
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,
         Op::SetCompleted => run.destination_done,
         Op::SetFinal => run.status.is_running(),
         Op::Sync(SyncMove::Bitmap | SyncMove::After)
-        | Op::Lock(_)
         | Op::Unlock(_)
         | Op::LogStart
         | Op::Notify(_)

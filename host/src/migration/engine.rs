@@ -312,7 +312,15 @@ impl Migration {
             Actor::Destination => self.run.destination_next(view.destination, ctx),
             Actor::Channel(channel) => self.run.channel_next(channel),
             Actor::Receiver(channel) => self.run.receiver_next(channel),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => Next::Idle,
+            Actor::ReturnPath => self.run.return_path_next(ctx),
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Injector
+            | Actor::Vfio
+            | Actor::Reaper => Next::Idle,
         }
     }
 
@@ -330,6 +338,8 @@ impl Migration {
             | Actor::Injector
             | Actor::Channel(_)
             | Actor::Receiver(_)
+            | Actor::ReturnPath
+            | Actor::Reaper
             | Actor::Vfio => {
                 return None;
             }
@@ -404,7 +414,15 @@ impl Migration {
             Actor::Destination => self.run.destination_step(parts.destination, ctx),
             Actor::Channel(channel) => self.run.channel_step(channel, ctx),
             Actor::Receiver(channel) => self.run.receiver_step(channel, parts.destination, ctx),
-            Actor::Vcpu(_) | Actor::Iothread | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio => {
+            Actor::ReturnPath => self.run.return_path_step(ctx),
+            Actor::Vcpu(_)
+            | Actor::Iothread
+            | Actor::Dma
+            | Actor::Vhost
+            | Actor::Display
+            | Actor::Injector
+            | Actor::Vfio
+            | Actor::Reaper => {
                 unreachable!("{actor} has no part in the migration")
             }
         }
@@ -470,6 +488,8 @@ impl Migration {
             | Actor::Injector
             | Actor::Channel(_)
             | Actor::Receiver(_)
+            | Actor::ReturnPath
+            | Actor::Reaper
             | Actor::Vfio => &mut self.thread,
         }
     }

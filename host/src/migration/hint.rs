@@ -18,6 +18,14 @@ pub struct HintView<'a> {
     pub accel: &'a mut Accelerator,
 }
 
+impl Migration {
+    /// Returns whether a hint of these pages clears a chunk of theirs in K: that is done with the slots' lock.
+    pub(crate) fn hint_clears(&self, range: PageRange, accel: &Accelerator) -> bool {
+        let ram = self.ram().filter(|_| self.takes_hints() && accel.has_clear());
+        ram.is_some_and(|ram| range.pages().any(|pfn| ram.c(pfn)))
+    }
+}
+
 impl HintSink for HintView<'_> {
     /// QEMU: migration_is_running(). Differs: false, too, while a running migration has no bitmaps, where QEMU relies on the device being
     /// stopped then.

@@ -20,6 +20,7 @@ mod op;
 pub mod pace;
 pub mod postcopy;
 pub mod ram;
+mod return_path;
 mod run;
 mod scan;
 pub mod slice;

@@ -131,9 +131,11 @@ pub(crate) enum Choice {
 /// A round's sync (QEMU: migration_bitmap_sync_precopy()), the BQL held. `last`: the one with the VM stopped, which alone collects KVM's bitmap
 /// beside the rings.
 pub(crate) fn sync(last: bool) -> impl Iterator<Item = Op> {
-    let collect = [Op::Sync(SyncMove::Reap), Op::Sync(SyncMove::Reset), Op::Sync(SyncMove::Get), Op::Sync(SyncMove::Merge)];
+    let collect =
+        [Op::Lock(LockId::Slots), Op::Sync(SyncMove::Reap), Op::Sync(SyncMove::Reset), Op::Sync(SyncMove::Get), Op::Sync(SyncMove::Merge)];
     let backup = if last { [Op::Sync(SyncMove::Backup), Op::Sync(SyncMove::Merge)].as_slice() } else { &[] };
     let rest = [
+        Op::Unlock(LockId::Slots),
         Op::Sync(SyncMove::Devices),
         Op::Lock(LockId::Bitmap),
         Op::Sync(SyncMove::Bitmap),
@@ -150,8 +152,10 @@ pub(crate) fn sync(last: bool) -> impl Iterator<Item = Op> {
 ///
 /// [`Fault::NoSyncAtStart`]: crate::fault::Fault::NoSyncAtStart
 pub(crate) fn setup(synced: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::LogStart]);
+    let slots = [Op::Lock(LockId::Slots), Op::LogStart, Op::Unlock(LockId::Slots)];
+    let mut ops: VecDeque<Op> = [Op::Lock(LockId::Bql), Op::Lock(LockId::RamList)].into_iter().chain(slots).collect();
     ops.extend(sync(false).filter(|op| synced || !matches!(op, Op::Sync(_))));
+    ops.push_back(Op::Unlock(LockId::RamList));
     ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
@@ -289,7 +293,9 @@ pub(crate) fn postcopy_end() -> VecDeque<Op> {
 /// The link is broken, and the guest elsewhere (QEMU: postcopy_pause()).
 pub(crate) fn pause() -> VecDeque<Op> {
     VecDeque::from([
+        Op::Lock(LockId::QemuFile),
         Op::SetStatus(MigrationStatus::PostcopyPaused),
+        Op::Unlock(LockId::QemuFile),
         Op::WaitRecover,
         Op::SetStatus(MigrationStatus::PostcopyRecover),
         Op::Reload,
@@ -309,7 +315,17 @@ pub(crate) fn finish() -> VecDeque<Op> {
 
 /// The main loop's part (QEMU: migration_cleanup_bh(), qemu_savevm_state_cleanup()).
 pub(crate) fn cleanup() -> VecDeque<Op> {
-    VecDeque::from([Op::Lock(LockId::Bql), Op::Notify(PrecopyReason::Cleanup), Op::LogStop, Op::SetFinal, Op::Unlock(LockId::Bql)])
+    VecDeque::from([
+        Op::Lock(LockId::Bql),
+        Op::Notify(PrecopyReason::Cleanup),
+        Op::Lock(LockId::Slots),
+        Op::LogStop,
+        Op::Unlock(LockId::Slots),
+        Op::Lock(LockId::QemuFile),
+        Op::SetFinal,
+        Op::Unlock(LockId::QemuFile),
+        Op::Unlock(LockId::Bql),
+    ])
 }
 
 /// The main loop's timer (QEMU: migration/cpu-throttle.c cpu_throttle_dirty_sync_timer_tick()).

@@ -16,9 +16,10 @@
 //! With `run_on`, a plain precopy ends in the same way: the machine goes over to the destination's memory. From there on the source is what was
 //! left behind, and the next migration goes the other way.
 //!
-//! Differs: requests reach the source at once, and it is the migration thread that takes them, between two pages. A link that breaks before
-//! PostcopyActive is waited for once the destination has the devices; QEMU fails such a migration, and starts the source's guest again if it
-//! gets its disks back (migration_detect_error(), migration_iteration_finish()), for it cannot tell whether the other one runs.
+//! Requests reach the source by a thread of their own ([`super::return_path`]); the migration thread takes them from it between two pages.
+//!
+//! Differs: a link that breaks before PostcopyActive is waited for once the destination has the devices. QEMU fails such a migration, and starts
+//! the source's guest again if it gets its disks back (migration_detect_error(), migration_iteration_finish()): it cannot tell whether the other runs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,6 +29,7 @@ use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::migration::engine::Migration;
+use crate::migration::return_path::ReturnPath;
 use crate::migration::run::Run;
 use crate::migration::wire::{Record, Wire};
 use crate::step::{Await, Ctx, Move, Next};
@@ -69,7 +71,9 @@ pub(crate) struct Postcopy {
     pub(crate) moved: bool,
     /// Pages that somebody at the destination waits for; whether the request went out before the link broke.
     asked: BTreeMap<Pfn, bool>,
-    /// Requests on their way to the migration thread, and with it (QEMU: `src_page_requests`).
+    /// Requests on their way to the source.
+    pub(crate) returning: ReturnPath,
+    /// Requests that have reached it, until the migration thread looks (QEMU: `src_page_requests`).
     requests: VecDeque<Pfn>,
     /// The requested page that goes next.
     pub(crate) urgent: Option<Pfn>,
@@ -103,8 +107,24 @@ pub struct Landing {
 
 impl Postcopy {
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { wanted, loaded, recover, moved, asked, requests, urgent, missing, landing: _, lane, to_lane, needs, loading, released } =
-            self;
+        let Self {
+            wanted,
+            loaded,
+            recover,
+            moved,
+            asked,
+            returning,
+            requests,
+            urgent,
+            missing,
+            landing: _,
+            lane,
+            to_lane,
+            needs,
+            loading,
+            released,
+        } = self;
+        returning.fold(fold);
         fold.add_each(Tag::Postcopy, [*wanted, *loaded, *recover, *moved, *to_lane]);
         if *moved || !asked.is_empty() || loading.is_some() {
             fold.add_part(Tag::Requests, &(&*asked, &*requests, *urgent, &*lane, &*needs, &*loading));
@@ -127,6 +147,11 @@ impl Postcopy {
         self.urgent.is_some() || !self.requests.is_empty()
     }
 
+    /// A request has reached the source.
+    pub(crate) fn requested(&mut self, pfn: Pfn) {
+        self.requests.push_back(pfn);
+    }
+
     /// Returns whether somebody waits for a page.
     pub(crate) fn is_waited_for(&self) -> bool {
         !self.asked.is_empty()
@@ -146,6 +171,7 @@ impl Postcopy {
 
     /// The link broke: what is on it is gone, in both directions.
     pub(crate) fn cut(&mut self) {
+        self.returning.cut();
         self.requests.clear();
         self.urgent = None;
         self.loaded = false;
@@ -195,10 +221,10 @@ impl Migration {
 
     /// Returns whether a request for the page is on its way, or its answer.
     pub fn request_is_under_way(&self, pfn: Pfn) -> bool {
-        let Postcopy { requests, urgent, .. } = &self.run.post;
+        let Postcopy { returning, requests, urgent, .. } = &self.run.post;
         let sent =
             self.hand().is_some_and(|hand| hand.pfn == pfn) || self.wire().pages().chain(self.lane().pages()).any(|page| page == pfn);
-        sent || requests.contains(&pfn) || *urgent == Some(pfn)
+        sent || returning.carries(pfn) || requests.contains(&pfn) || *urgent == Some(pfn)
     }
 
     /// Returns what is on its way on the channel of pages that are asked for.
@@ -221,7 +247,7 @@ impl Migration {
         let linked = self.run.healthy();
         self.run.post.asked.insert(pfn, linked);
         if linked {
-            self.run.post.requests.push_back(pfn);
+            self.run.post.returning.ask(pfn, ctx);
         }
     }
 
@@ -265,6 +291,7 @@ impl Run {
         let pfn = self.post.requests.pop_front().expect("a request is there");
         ctx.emit(Event::DstRequest { pfn });
         self.post.urgent = self.ram().is_dirty(pfn).then_some(pfn);
+        ctx.release_needed(crate::event::LockId::PageRequests);
         ctx.costs.element_ns
     }
 
@@ -337,7 +364,7 @@ impl Run {
             self.post.loading = record;
             ctx.emit(Event::DstFault { pfn });
             self.post.asked.insert(pfn, true);
-            self.post.requests.push_back(pfn);
+            self.post.returning.ask(pfn, ctx);
             return None;
         }
         record
@@ -374,13 +401,13 @@ impl Run {
 
     /// A new link: the destination tells what it has, and asks again for what is waited for. QEMU: ram_dirty_bitmap_reload(),
     /// migrate_send_rp_req_pages_pending(). [`Fault::RequestsNotResent`]: only for what was never sent.
-    pub(crate) fn recover(&mut self, destination: &Destination, faults: &Faults) {
+    pub(crate) fn recover(&mut self, destination: &Destination, ctx: &Ctx<'_>) {
         let received = destination.received().ranges();
         self.ram_mut().reload(&received);
-        let Postcopy { asked, requests, recover, .. } = &mut self.post;
+        let Postcopy { asked, returning, recover, .. } = &mut self.post;
         *recover = false;
-        let all = !faults.on(Fault::RequestsNotResent);
-        requests.extend(asked.iter().filter(|(_, sent)| all || !**sent).map(|(pfn, _)| *pfn));
+        let all = !ctx.faults.on(Fault::RequestsNotResent);
+        asked.iter().filter(|(_, sent)| all || !**sent).for_each(|(pfn, _)| returning.ask(*pfn, ctx));
         asked.values_mut().for_each(|sent| *sent = true);
     }
 

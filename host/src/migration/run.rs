@@ -323,7 +323,7 @@ impl Run {
             Op::Protect => self.protect(parts, ctx),
             Op::SendSaved => self.send_saved_device(ctx),
             Op::Reload => {
-                self.recover(parts.destination, ctx.faults);
+                self.recover(parts.destination, ctx);
                 self.change(MigrationStatus::PostcopyActive, ctx)
             }
             Op::SetPostcopy => self.change(MigrationStatus::PostcopyDevice, ctx),

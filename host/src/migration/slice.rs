@@ -6,7 +6,7 @@
 
 use crate::destination::Destination;
 use crate::dirty::accel::Accelerator;
-use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
+use crate::event::{Event, EventKind, LockId, MigrationStatus, PageRange, Pfn};
 use crate::fault::Fault;
 use crate::migration::encoding::Content;
 use crate::migration::engine::Parts;
@@ -51,6 +51,8 @@ pub(crate) enum PageMove {
     End,
     /// The wire is full.
     Wait,
+    /// What comes next is done with a lock more.
+    Lock(LockId),
     /// CLEAR of a chunk.
     Clear { pfn: Pfn, chunk: PageRange },
     /// The page's word of B is loaded (a fault).
@@ -83,6 +85,7 @@ impl PageMove {
         match self {
             PageMove::End => Next::Idle,
             PageMove::Wait => Next::Wait(Await::Peer),
+            PageMove::Lock(lock) => Next::Lock(lock),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
             PageMove::Load(pfn) => on(EventKind::BitmapLoad, pfn),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
@@ -99,6 +102,11 @@ impl PageMove {
     }
 }
 
+/// Returns a move that is made with a lock, or that the lock is taken first.
+fn locked(lock: LockId, then: PageMove, ctx: &Ctx<'_>) -> PageMove {
+    if ctx.locks.needed(lock, ctx.actor).is_some() { PageMove::Lock(lock) } else { then }
+}
+
 impl Run {
     /// [`Fault::ScanWithoutPlace`]: the last slice's scan has no place to come back to, until it finds a page.
     pub(crate) fn slice_begin(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
@@ -110,6 +118,9 @@ impl Run {
     }
 
     pub(crate) fn slice_end(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        // Whose move was dropped with a broken link may have its lock in hand.
+        ctx.release_needed(LockId::Slots);
+        ctx.release_needed(LockId::PageRequests);
         // A page in hand is dropped only with the whole migration: its link is shut.
         let dropped = self.hand.take();
         if let Some(ram) = &mut self.ram {
@@ -142,7 +153,7 @@ impl Run {
             return PageMove::Unprotect(pfn);
         }
         if let Some(pfn) = self.post.request() {
-            return PageMove::Request(pfn);
+            return locked(LockId::PageRequests, PageMove::Request(pfn), ctx);
         }
         let urgent = self.post.urgent.is_some() || self.snapshot.urgent().is_some();
         if !last && !urgent && (self.slice.over || self.rate_exceeded(pace)) {
@@ -167,7 +178,10 @@ impl Run {
             None if self.slice.endless => PageMove::Wait,
             None => PageMove::End,
             // QEMU: nothing is cleared once the source's vCPUs will not run any more.
-            Some(pfn) if !last && !self.in_postcopy() && accel.has_clear() && ram.c(pfn) => PageMove::Clear { pfn, chunk: ram.chunk(pfn) },
+            Some(pfn) if !last && !self.in_postcopy() && accel.has_clear() && ram.c(pfn) => {
+                let clear = PageMove::Clear { pfn, chunk: ram.chunk(pfn) };
+                if accel.has_slots() { locked(LockId::Slots, clear, ctx) } else { clear }
+            }
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
             // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
@@ -185,6 +199,7 @@ impl Run {
                 let was = self.ram_mut().take_chunk(pfn);
                 assert!(was, "CLEAR of a chunk that is not in C");
                 parts.accel.clear(chunk, ctx);
+                ctx.release_needed(LockId::Slots);
                 ctx.costs.clear_ns
             }
             PageMove::Load(pfn) => {
@@ -225,6 +240,10 @@ impl Run {
             PageMove::Page(pfn) => self.whole_page(pfn, last, parts, ctx),
             PageMove::Request(_) => self.take_request(ctx),
             PageMove::Unprotect(pfn) => self.unprotect(pfn, ctx),
+            PageMove::Lock(lock) => {
+                ctx.lock(lock);
+                ctx.costs.lock_ns
+            }
         }
     }
 
@@ -234,6 +253,7 @@ impl Run {
             PageMove::Page(pfn) => Some(self.whole_page(pfn, last, parts, ctx)),
             PageMove::End
             | PageMove::Wait
+            | PageMove::Lock(_)
             | PageMove::Clear { .. }
             | PageMove::Load(_)
             | PageMove::Take(_)

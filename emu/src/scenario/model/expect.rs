@@ -26,6 +26,8 @@ pub struct Expect {
     pub irq_off_insns: Option<CountExpect>,
     /// How long who was held up.
     pub blocked: Vec<BlockedExpect>,
+    /// How long who spun.
+    pub spun: Vec<SpunExpect>,
 }
 
 impl Default for Expect {
@@ -41,8 +43,18 @@ impl Default for Expect {
             events: BTreeMap::new(),
             irq_off_insns: None,
             blocked: Vec::new(),
+            spun: Vec::new(),
         }
     }
+}
+
+/// How long somebody must have looked for something to do, without a pause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpunExpect {
+    /// Who.
+    pub who: &'static str,
+    /// Nanoseconds.
+    pub ns: CountExpect,
 }
 
 /// How long somebody must have been held up.

@@ -61,6 +61,8 @@ pub struct Manners {
     pub hint_in_two: bool,
     /// A round's first block is in the chain of the round's id.
     pub start_with_hint: bool,
+    /// The id that ends a round has 2 bytes, which no driver may do.
+    pub short_stop_id: bool,
 }
 
 /// Which interface the balloon driver and the device speak.

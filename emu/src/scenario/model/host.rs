@@ -35,6 +35,8 @@ pub struct Host {
     pub iothread: bool,
     /// Page 0 is ROM.
     pub rom: bool,
+    /// Locks for which there is no use in most scenarios are taken, too, wherever the real code takes them (`docs/locks.md`).
+    pub all_locks: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
@@ -73,6 +75,7 @@ impl Host {
             host_page: 1,
             iothread: true,
             rom: false,
+            all_locks: false,
             devices: Devices::default(),
         }
     }

@@ -15,6 +15,7 @@ pub(super) static EXPECT: Table = Table {
         key("destination_cmd_id", "The command id that the destination's device shows.", Kind::Integer(ID)),
         key("events", "How often events must have happened.", Kind::PerEvent(&TIMES)),
         key("blocked", "How long somebody was held up.", Kind::Tables(&BLOCKED)),
+        key("spun", "How long somebody looked for something to do, without a pause.", Kind::Tables(&SPUN)),
         key("irq_off_insns", "Instructions of the longest stretch in which a vCPU had interrupts disabled.", Kind::Table(&INSNS)),
     ],
 };
@@ -33,6 +34,15 @@ static TIMES: Table =
 
 static INSNS: Table =
     Table { title: "`irq_off_insns`", keys: &[key("min", "At least.", Kind::Integer(ANY)), key("max", "At most.", Kind::Integer(ANY))] };
+
+static SPUN: Table = Table {
+    title: "[[expect.spun]]",
+    keys: &[
+        key("who", "Who spun.", Kind::Word("actor", waiters)).required(),
+        key("min", "At least.", Kind::Time(TIME)),
+        key("max", "At most.", Kind::Time(TIME)),
+    ],
+};
 
 static BLOCKED: Table = Table {
     title: "[[expect.blocked]]",
@@ -59,6 +69,7 @@ pub(super) static COSTS: Table = Table {
         key("state", "Telling a notifier, changing a state.", Kind::Time(COST)).default("\"1 us\""),
         key("vm_stop", "Stopping or starting the VM.", Kind::Time(COST)).default("\"50 us\""),
         key("setup", "From a migration's first sync to its first page.", Kind::Time(COST)).default("\"2300 us\""),
+        key("return_path", "From the destination's request to the source's thread.", Kind::Time(COST)).default("\"50 us\""),
     ],
 };
 

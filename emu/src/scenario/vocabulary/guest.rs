@@ -40,6 +40,8 @@ pub(super) static GUEST: Table = Table {
             .default("false"),
         key("hint_in_two", "Each hinted block is a chain of two descriptors (driver hint alone).", Kind::Flag).default("false"),
         key("start_with_hint", "A round's first block is in the chain of the round's id (driver hint alone).", Kind::Flag).default("false"),
+        key("short_stop_id", "The id that ends a round has 2 bytes, which breaks the device (driver hint alone).", Kind::Flag)
+            .default("false"),
         key("refuse", "Features that the driver refuses though they are offered.", Kind::Words("feature", features)).default("[]"),
         key("task", "What a vCPU does from the start.", Kind::Tables(&TASK)),
     ],

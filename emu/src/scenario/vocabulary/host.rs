@@ -43,6 +43,12 @@ pub(super) static HOST: Table = Table {
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
         key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
+        key(
+            "all_locks",
+            "Every lock of docs/locks.md is taken where the real code takes it, not only those that hold somebody up.",
+            Kind::Flag,
+        )
+        .default("false"),
         key("iothread", "There is an iothread for hints; without it the balloon offers none.", Kind::Flag).default("true"),
         key("host_page", "Size of the host's pages: nothing smaller can be discarded.", Kind::SizePowerOfTwo(HOST_PAGE))
             .default("\"4 KiB\""),

@@ -97,6 +97,7 @@ const NO_COSTS: Costs = Costs {
     state_ns: 0,
     vm_stop_ns: 0,
     setup_ns: 0,
+    return_path_ns: 0,
 };
 
 impl SearchWorld {
@@ -201,7 +202,7 @@ impl SearchWorld {
                     only_timers = false;
                 }
                 Readiness::At(_) => {
-                    only_timers &= who == Who::Host(super::MAIN_LOOP);
+                    only_timers &= self.world.is_timer(who);
                     sleepers.push(self.choice(who, None));
                 }
                 Readiness::Lock(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => {}

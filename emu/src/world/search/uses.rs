@@ -1,5 +1,7 @@
 //! What a move used: classes of objects by who moved and what it told, and pages by who touched them.
 
+use std::ops::Range;
+
 use host::dirty::accel::LogMode;
 use host::event::{Actor, Event, PageRange};
 
@@ -26,7 +28,8 @@ fn own_of_host(actor: Actor) -> u64 {
             use object::{BITMAP, DESTINATION, DEVICE, MIGRATION, MONITOR, RECORDS, STATUS, VM, WIRE};
             MONITOR | DEVICE | MIGRATION | STATUS | VM | BITMAP | DESTINATION | WIRE | RECORDS
         }
-        Actor::Vhost => object::RECORDS,
+        Actor::Vhost | Actor::Reaper => object::RECORDS,
+        Actor::ReturnPath => object::BITMAP | object::WIRE,
         Actor::Vcpu(_) | Actor::Dma | Actor::Display | Actor::Injector | Actor::Vfio => unreachable!("{actor} is no thread of the host"),
     }
 }
@@ -85,9 +88,8 @@ impl World {
                 let by = match injection.by {
                     Actor::Vcpu(cpu) => object::vcpu(cpu.into()) | object::interrupts(cpu.into()),
                     Actor::Iothread | Actor::Migration | Actor::MainLoop | Actor::Destination => 0,
-                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio | Actor::Channel(_) | Actor::Receiver(_) => {
-                        0
-                    }
+                    Actor::Dma | Actor::Vhost | Actor::Display | Actor::Injector | Actor::Vfio | Actor::Reaper | Actor::ReturnPath => 0,
+                    Actor::Channel(_) | Actor::Receiver(_) => 0,
                 };
                 by | match injection.action {
                     Action::Write { .. } | Action::Task(_) | Action::RepeatId => 0,
@@ -167,8 +169,8 @@ impl SearchWorld {
             let used = Used::of(&stamped.event);
             objects.changed |= used.changed;
             if let Some(range) = used.pages {
-                let (first, last) = (range.first.0 >> REGION_SHIFT, (range.end().0 - 1) >> REGION_SHIFT);
-                changed.extend((first as u32..=last as u32).map(|region| regions + region));
+                // A guest can name what it likes; there are records of its memory alone.
+                changed.extend(regions_of(range, self.world.ram.pages()).map(|region| regions + region));
             }
             if self.world.state.gates.looks_at(stamped.event.kind()) {
                 objects.changed |= object::ORDER;
@@ -185,6 +187,12 @@ impl SearchWorld {
             self.step.footprint.objects.changed = u64::MAX;
         }
     }
+}
+
+/// Returns the regions of memory that hold a range, as far as there is memory.
+fn regions_of(range: PageRange, pages: u64) -> Range<u32> {
+    let (first, end) = (range.first.0.min(pages), range.end().0.min(pages));
+    (first >> REGION_SHIFT) as u32..(end.div_ceil(1 << REGION_SHIFT)) as u32
 }
 
 fn sort(cells: &mut Vec<u32>) {
@@ -240,6 +248,7 @@ impl Used {
             Event::GuestHint { .. } => HINTS,
             Event::LockTake { lock } | Event::LockRelease { lock } => object::lock(*lock),
             Event::Monitor { .. } => MONITOR,
+            Event::ReturnRequest { .. } => BITMAP | WIRE,
             Event::SnapshotStart => RECORDS | BITMAP | STORES,
             Event::DstRefuse { .. } => DESTINATION | STATUS,
             Event::DstEnd => DESTINATION | STORES,
@@ -313,5 +322,21 @@ impl Used {
             | Event::VfioWrite { .. }
             | Event::GuestWarn { .. } => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use host::event::Pfn;
+
+    use super::*;
+
+    #[test]
+    fn a_range_beyond_memory_touches_the_regions_of_memory_alone() {
+        let of = |first, count| regions_of(PageRange::new(Pfn(first), count), 256);
+        assert_eq!(of(0, 1), 0..1);
+        assert_eq!(of(63, 2), 0..2);
+        assert_eq!(of(128, 1 << 40), 2..4);
+        assert!(of(1 << 30, 1 << 40).is_empty());
     }
 }
