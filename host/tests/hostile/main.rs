@@ -54,7 +54,7 @@ fn a_hostile_guest_breaks_its_device_at_most() {
     }
     println!("{} operations by guests: {counts:#?}", ops.next_multiple_of(OPS_PER_GUEST));
     // A guest that never gets anywhere is harmless.
-    let Counts { moves, elements, told, broken, rounds, hints, discards, resets, migrations, .. } = counts;
+    let Counts { moves, elements, told, broken, rounds, hints, discards, resets, migrations, returned, .. } = counts;
     for (what, count) in [
         ("moves", moves),
         ("hint elements", elements),
@@ -65,6 +65,7 @@ fn a_hostile_guest_breaks_its_device_at_most() {
         ("discards", discards),
         ("resets", resets),
         ("migrations", migrations),
+        ("returned heads", returned),
     ] {
         assert!(count > ops / 100_000, "{count} {what} in {ops} operations");
     }
