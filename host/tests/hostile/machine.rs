@@ -14,7 +14,7 @@ use host::step::{Costs, Ctx, Move, Next, Watch};
 use host::vmm::{Command, Vmm, VmmOptions};
 use wire::balloon::{feature, seed_feature};
 use wire::platform::{PAGE_SHIFT, PAGE_SIZE, RAM_BYTES_MIN};
-use wire::virtio::feature as virtio;
+use wire::virtio::{feature as virtio, mmio};
 use wire::vring;
 
 use crate::draw::Draw;
@@ -290,7 +290,12 @@ impl Machine {
 
     /// A queue that is taken out of service under elements that the device holds: they are nobody's then.
     fn note_stale(&mut self, offset: u64, write: Option<u32>) {
-        if offset == wire::virtio::mmio::QUEUE_READY && write.is_some() {
+        if offset != mmio::QUEUE_READY || write.is_none() {
+            return;
+        }
+        // One that is made live for the first time has none out.
+        let ready = self.with(Actor::Vcpu(0), |vmm, ctx| vmm.balloon.mmio_read(mmio::QUEUE_READY, 4, ctx));
+        if ready != 0 {
             self.stale.extend(self.vmm.balloon.transport().ready_queues());
         }
     }
