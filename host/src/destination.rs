@@ -125,6 +125,11 @@ impl Destination {
         *self = Self { zeroed: self.zeroed, ..Self::new(self.received.pages(), self.seed) };
     }
 
+    /// Memory that is not plugged is empty, whatever stood there (QEMU: virtio_mem_restore_unplugged()).
+    pub(crate) fn unplug(&mut self, ranges: &[PageRange]) {
+        ranges.iter().for_each(|range| self.placed.set_range(*range));
+    }
+
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
         let Self { seed: _, zeroed: _, status, cmd_id, device, received, placed, store } = self;
@@ -154,6 +159,16 @@ impl Destination {
     /// Returns R: which pages arrived.
     pub fn received(&self) -> &DirtyBitmap {
         &self.received
+    }
+
+    /// Returns whether the page is in memory: who touches it does not have to wait.
+    pub fn is_there(&self, pfn: Pfn) -> bool {
+        self.placed.test(pfn)
+    }
+
+    /// Returns which pages are in memory.
+    pub fn placed(&self) -> &DirtyBitmap {
+        &self.placed
     }
 
     /// Returns whether anything arrived for the page.
@@ -236,6 +251,7 @@ impl Destination {
             }
         }
         self.received.clear_range(range);
+        self.placed.clear_range(range);
     }
 
     /// Changes a page's bytes by the difference from what it held (QEMU: migration/ram.c load_xbzrle()).

@@ -165,18 +165,28 @@ pub enum LockId {
     RamList,
     /// `MigrationState.qemu_file_lock`.
     QemuFile,
+    /// RCU: not held by one but by all who are in a section of it. To take it is to wait until nobody is.
+    Rcu,
 }
 
 impl LockId {
     /// Every lock in the order in which they nest.
-    pub const ALL: [LockId; 7] =
-        [LockId::Bql, LockId::RamList, LockId::FreePage, LockId::Bitmap, LockId::PageRequests, LockId::Slots, LockId::QemuFile];
+    pub const ALL: [LockId; 8] = [
+        LockId::Rcu,
+        LockId::Bql,
+        LockId::RamList,
+        LockId::FreePage,
+        LockId::Bitmap,
+        LockId::PageRequests,
+        LockId::Slots,
+        LockId::QemuFile,
+    ];
 
     /// Returns whether the lock is taken only where all are asked for. Those that came later are, since a lock that is taken shows in the trace.
     pub fn is_fine(self) -> bool {
         match self {
             LockId::Bql | LockId::FreePage | LockId::Bitmap => false,
-            LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile => true,
+            LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile | LockId::Rcu => true,
         }
     }
 
@@ -190,6 +200,7 @@ impl LockId {
             LockId::PageRequests => "src_page_req_mutex",
             LockId::RamList => "ram_list.mutex",
             LockId::QemuFile => "qemu_file_lock",
+            LockId::Rcu => "rcu",
         }
     }
 }
@@ -634,6 +645,22 @@ events! {
     SnapshotStart = "snapshot.start",
     #[doc = "The source's return path thread takes a request for a page off the connection, and queues it for the migration thread."]
     ReturnRequest { pfn: Pfn } = "return.request",
+    #[doc = "Memory of a virtio-mem device is plugged (QEMU: virtio_mem_set_block_state())."]
+    MemPlug { range: PageRange } = "mem.plug",
+    #[doc = "Memory of a virtio-mem device is unplugged: its contents are gone."]
+    MemUnplug { range: PageRange } = "mem.unplug",
+    #[doc = "A virtio-mem device refuses to plug or unplug, since a migration is under way (QEMU: virtio_mem_is_busy())."]
+    MemBusy { range: PageRange } = "mem.busy",
+    #[doc = "Memory that is not plugged is taken out of B (QEMU: ramblock_dirty_bitmap_clear_discarded_pages())."]
+    BitmapExclude { pages: u64 } = "bitmap.exclude",
+    #[doc = "Limits of so many vCPUs, from the first on, in MB/s; 0: none."]
+    LimitSet { first: u8, count: u8, rate: u32 } = "limit.set",
+    #[doc = "A vCPU has dirtied so much in the last period, MB/s."]
+    LimitRate { cpu: u8, rate: u64 } = "limit.rate",
+    #[doc = "A vCPU sleeps so long whenever its ring is full, microseconds."]
+    LimitPenalty { cpu: u8, us: u64 } = "limit.penalty",
+    #[doc = "A vCPU whose ring was full begins to sleep."]
+    LimitSleep { cpu: u8, us: u64 } = "limit.sleep",
 }
 
 impl Event {
@@ -648,6 +675,9 @@ impl Event {
             | Event::GuestReport { range }
             | Event::GuestNamed { range, .. }
             | Event::HintApply { range, .. }
+            | Event::MemBusy { range }
+            | Event::MemUnplug { range }
+            | Event::MemPlug { range }
             | Event::VhostQueue { range, .. }
             | Event::VfioWrite { range }
             | Event::Pin { range }
@@ -767,6 +797,11 @@ impl Event {
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. }
             | Event::Inject { .. } => None,
         }
     }

@@ -415,6 +415,12 @@ faults! {
         steps: ["the device takes the statistics buffer and keeps it", "the VM is migrated", "the destination's device has nothing to ask with, and the driver waits for its buffer for ever"],
         fix: "when the VM starts, the device goes back by one buffer, and takes it again" },
 
+    /// Unplugged memory is left out as if it were hinted.
+    UnpluggedByHints { name: "unplugged-by-hints", id: "H16", source: "QEMU be39b4cd20 and f4578df399, fixed in 6.2",
+        mechanism: "virtio-mem has its unplugged memory left out behind each sync, through the interface for hints: a background snapshot has no sync, and after a recovery there is none, so unplugged memory is read there, which populates it, and sent", effect: OverSend,
+        steps: ["block U of a virtio-mem device is not plugged", "a background snapshot begins: no sync, so nobody leaves U out", "the migration thread reads U: the host allocates its pages, and they are saved"],
+        fix: "The migration asks each memory region what of it is discarded, when it makes B and when it makes B anew." },
+
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
     DiscardHostPage { name: "discard-host-page", id: "B04", source: "QEMU ed48c59875, fixed in 4.0",
@@ -469,6 +475,12 @@ faults! {
         mechanism: "a page that the balloon drops loses its write protection: what the guest writes there later is saved", effect: Loss,
         steps: ["all memory is write-protected for a snapshot", "the guest inflates P, deflates it and writes", "P is saved: with what was written after the snapshot's moment"],
         fix: "nothing is discarded while a snapshot is being saved" },
+
+    /// Unplugged memory is asked for.
+    UnpluggedRequested { name: "unplugged-requested", id: "B11", source: "QEMU 9470c5e082, fixed in 6.2",
+        mechanism: "a fault in unplugged memory at the destination of a postcopy is answered by asking the source for the page, which never sends it", effect: Stall,
+        steps: ["page U is not plugged: it is not in B, and will not be sent", "a vCPU at the destination touches U: request(U) goes out", "the source takes U for sent, and drops the request: the vCPU waits until the migration ends"],
+        fix: "The destination asks its own memory region whether the page is discarded, and places an empty one." },
 
     // ---- 3C: dirty tracking in the accelerator
     /// Rings start with nothing protected.
@@ -732,6 +744,12 @@ faults! {
         steps: ["the last copy of P has arrived, and waits for its thread", "the device state arrives, and the vCPUs start", "P is placed under the running guest"],
         fix: "the main thread waits until all threads are done" },
 
+    /// A channel takes the first zeros of a page to be there, and the guest waits for them.
+    ZerosSkippedForPostcopy { name: "zeros-skipped-for-postcopy", id: "E13", source: "QEMU 249543d0c0, fixed in 10.1",
+        mechanism: "the first zeros that a channel brings for a page are noted in R and not written: in postcopy who touches the page faults, and as R has the page nobody asks for it", effect: Stall,
+        steps: ["precopy: a channel brings zeros for P, the first copy of it: R[P] = 1, and nothing is written", "the migration is switched, and the guest runs at the destination", "a vCPU touches P, which is not in memory; R says that it has come: no request goes out"],
+        fix: "where postcopy may follow, zeros are written whenever they come" },
+
     // ---- 3F: postcopy
     /// Requests that were on a broken link are forgotten.
     RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
@@ -824,6 +842,13 @@ faults! {
         steps: ["the device writes a page that was sent", "the guest is done with the buffer, and unmaps it", "the next sync asks for the mappings that are left"],
         fix: "the dirty bits of a range are asked for before it is unmapped" },
 
+    /// A section's first block is looked for with the wrong divisor.
+    DiscardIndex { name: "discard-index", id: "V10", source: "QEMU b11cf32e07, fixed in 8.0",
+        mechanism: "virtio-mem divides a section's offset by the number of its blocks, not by their size: in a section that does not begin where the region does, all is taken for discarded, and a sync does not ask what the device wrote there",
+        effect: Loss,
+        steps: ["a block of the region's second half is plugged: the assigned device's listener hears of it, and maps it", "the device writes P of that block behind P's sending", "the sync has the populated parts of the section replayed: there are none, and the note about P is never asked for"],
+        fix: "The offset is divided by the size of a block." },
+
     // ---- 3H: convergence, liveness
     /// What is exactly at the threshold is sent without another look.
     SwitchoverOnEquality { name: "switchover-on-equality", id: "C01", source: "QEMU 10.1 to 11.0, fixed in 11.1 by 455a6167f2",
@@ -841,6 +866,17 @@ faults! {
         effect: Stall, steps: ["the migration thread sends; the link is shut, by a cancel or by the network", "it looks at the rate limit: of a shut link everything is used up, so it sleeps to the window's end", "it looks again, and sleeps again; cancel has been given, and never ends"],
         fix: "whoever is held back by the rate limit looks for an error of the stream first" },
 
+    /// What an operator tells of the link is divided before it is used.
+    ToldBandwidthInThousands { name: "told-bandwidth-in-thousands", id: "C04", source: "QEMU b6a6d91b9e, fixed in 11.0",
+        mechanism: "the bandwidth that the operator tells for the switchover is divided by 1000 as an integer, to have it per millisecond: below 1000 bytes a second nothing is left, and no threshold",
+        effect: WrongStatistics, steps: ["the operator tells that the link will carry 999 bytes a second, and allows a long downtime", "the migration thread makes 0 bytes a millisecond of it: the threshold is 0", "a sync leaves a page, which would take four seconds; another round begins, and so for ever"],
+        fix: "the quotient is taken in floating point" },
+    /// A vCPU that dirties too much sleeps until somebody kicks it.
+    LimitSleepCutShort { name: "limit-sleep-cut-short", id: "C07", source: "QEMU 7.1 to 8.1, softmmu/dirtylimit.c; reported in September 2023",
+        mechanism: "the sleep at a full ring is a usleep, which any signal ends: whoever measures how fast vCPUs dirty pages kicks them all first, and so does each sync",
+        effect: Rule, steps: ["vCPU 1 has filled its ring, and is to sleep for a second", "the meter kicks all vCPUs to reap their rings: the sleep is over", "the vCPU dirties on, and the meter finds it too fast: a longer sleep, which the next kick ends"],
+        fix: "the sleep goes on behind a signal for what is left of it" },
+
     // ---- 3I: snapshots
 
     /// Pages that nobody touched are not protected.
@@ -854,12 +890,40 @@ faults! {
         steps: ["the devices are saved into a buffer, the last of it still in the stream's own", "the buffer is appended to the snapshot", "the snapshot is complete by its state, and cannot be loaded"],
         fix: "the stream is flushed before its buffer is taken" },
 
+    // ---- locks: not in the catalogue's sections, from the history of QEMU's migration
+    /// RCU's grace period is waited for with the big lock.
+    SynchronizeUnderBql { name: "synchronize-under-bql", id: "L01", source: "QEMU 60be634079, fixed in 2.5",
+        mechanism: "the migration's cleanup waits, with the big lock, until nobody is in an RCU section any more; a vCPU in such a section, on its way to a device's register, waits for the big lock", effect: Deadlock,
+        steps: ["the main loop takes the big lock to clean up", "vCPU 0 leaves the guest at a device's register: it enters an RCU section and waits for the big lock", "the main loop waits for the end of vCPU 0's section before it frees the bitmaps"],
+        fix: "The bitmaps are freed behind the next grace period, by call_rcu(), and nobody waits for it." },
+    /// RCU's grace period is waited for inside of an RCU section.
+    SynchronizeInside { name: "synchronize-inside", id: "L02", source: "QEMU d09a6fde15, fixed in 2.4",
+        mechanism: "the end of the last slice waits for a grace period of RCU inside of an RCU section of its own", effect: Deadlock,
+        steps: ["the migration thread enters an RCU section to send what is left", "all is sent: the bitmaps are to be freed once every section that began before has ended", "its own never ends: it waits for itself, with the big lock"],
+        fix: "The section ends first." },
+    /// A part of a block is populated only as far as it is long.
+    PopulatedInPart { name: "populated-in-part", id: "S02", source: "QEMU f7b9dcfbcf (6.2), fixed in 8.0 by 5f19a44919",
+        mechanism: "the loop that populates memory before it is protected ends at the part's length, not at the part's end: of a plugged part that lies within its RAM block the end, or all, stays unpopulated, and the protection skips it", effect: Loss,
+        steps: ["P is in the second of two virtio-mem blocks, of which the first is not plugged; nobody has touched it", "the loop begins at the part's offset, which is not below its length: nothing is populated, and P is not protected", "the guest writes P, and P is saved with what was written after the snapshot's moment"],
+        fix: "The loop ends at offset plus length." },
+
     // ---- 3J: other VMMs
     /// A snapshot is taken when the round of hints begins.
     SnapshotWhenAnswered { name: "snapshot-when-answered", id: "X02", source: "e2b-dev/infra, pull request 2552, of 2026",
         mechanism: "an orchestrator takes the guest for done when its command id has reached the host's: that is the moment when the driver has begun to hint", effect: Rule,
         steps: ["the host starts round 2", "the driver sends id 2, and begins to hint", "the guest's id is not below the host's: the VM is paused, its hints in the queue"],
         fix: "the round is over when the driver has sent its stop id, and the device has answered DONE" },
+        fix: "The round is over when the driver has sent its stop id, and the device has answered DONE." },
+    /// DONE is said when a device is activated.
+    DoneOnActivation { name: "done-on-activation", id: "X03", source: "Firecracker a8f5d78dc, fixed in 1.15",
+        mechanism: "the device goes to DONE when the driver activates it, at boot, and not when it is restored: the configuration of a restored device says DONE, and no interrupt tells the driver to look", effect: Leak,
+        steps: ["the driver hints, and keeps its pages: nobody has said DONE when the snapshot is taken", "the snapshot is restored; the device was activated long ago", "the restored guest waits for DONE with its free memory on a list, and each copy of it does"],
+        fix: "The restored device is kicked: it goes to DONE then, and interrupts." },
+    /// A report is not cut where its memory region ends.
+    RegionOverrun { name: "region-overrun", id: "X05", source: "Cloud Hypervisor 326cd8807, fixed in 52.0",
+        mechanism: "of a reported range only the start is looked up: a hole is punched into the region's file for all of its length, and the advice that follows fails, which ends the device's thread and with it the VMM", effect: HostCrash,
+        steps: ["a memory zone of 130 MiB lies before another one", "the guest, which knows of no zones, reports a free block of 4 MiB that begins 2 MiB before the end of the first", "the hole reaches 2 MiB beyond the zone's memory, into whatever its file holds there; then the thread ends"],
+        fix: "The length is cut at the region's end: reports are advice, and a part of them may be taken." },
     /// What the VMM writes itself stands in no log.
     VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
         mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,

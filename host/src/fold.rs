@@ -99,6 +99,10 @@ pub(crate) enum Tag {
     Iommu,
     Timer,
     Throttle,
+    VirtioMem,
+    VfioMapped,
+    Limits,
+    Meter,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

@@ -14,6 +14,7 @@ use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::bitmap::DirtyBitmap;
 use crate::dirty::command::TrackingCommand;
+use crate::dirty::limit::{self, Meter};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
@@ -71,6 +72,11 @@ pub enum Command {
     Recover,
     /// Takes the balloon device out of the machine.
     Unplug,
+    /// `qom-set` of a virtio-mem device's `requested-size`.
+    ResizeMem {
+        /// Pages that are to be plugged.
+        pages: u64,
+    },
     /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
     GrowBlock,
     /// `migrate_continue`.
@@ -110,6 +116,7 @@ impl Command {
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
+            Command::ResizeMem { .. } => "requested-size",
             Command::GrowBlock => "grow-block",
             Command::Continue => "migrate_continue",
             Command::PostcopyRam { .. } => "migrate-set-capabilities",
@@ -123,6 +130,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Balloon { pages } => write!(f, "balloon {pages}"),
+            Command::ResizeMem { pages } => write!(f, "{} {pages}", self.name()),
             Command::PostcopyRam { on } => write!(f, "{} postcopy-ram {}", self.name(), if *on { "on" } else { "off" }),
             Command::Migrate
             | Command::Cancel
@@ -201,6 +209,7 @@ pub struct Vmm {
     /// Monitor commands.
     pub monitor: Monitor,
     reaper: Reaper,
+    meter: Meter,
     left: Option<Box<Left>>,
     fresh: Arc<Fresh>,
     options: MigrationOptions,
@@ -283,6 +292,7 @@ impl Vmm {
             vm: VmState { running: true },
             monitor: Monitor::default(),
             reaper: Reaper::new(options.tracking.reap_interval_ns),
+            meter: Meter::default(),
             left: None,
             options: options.migration.clone(),
         }
@@ -291,7 +301,7 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, meter, left, fresh: _, options } = self;
         let mut fold = Fold::default();
         if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
             assert!(!vm.running, "the guest runs elsewhere");
@@ -303,6 +313,7 @@ impl Vmm {
         }
         accel.fold(&mut fold);
         reaper.fold(now_ns, accel, &mut fold);
+        meter.fold(&mut fold);
         d.fold(&mut fold);
         devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
@@ -323,7 +334,8 @@ impl Vmm {
             }
             Actor::Iothread => {
                 let next = || self.balloon.iothread_next(self.takes_hints(), ctx);
-                self.stuck(actor, ctx).map_or_else(|| self.hint_lock(ctx).unwrap_or_else(next), Stuck::next)
+                self.stuck(actor, ctx)
+                    .map_or_else(|| self.hint_lock(ctx).or_else(|| self.hint_unlock(ctx)).unwrap_or_else(next), Stuck::next)
             }
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
@@ -340,6 +352,7 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
+                Job::Measure => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
@@ -361,11 +374,13 @@ impl Vmm {
                 ctx.lock(LockId::Slots);
                 ctx.costs.lock_ns
             }
+            Actor::Iothread if self.hint_unlock(ctx).is_some() => {
+                ctx.unlock(LockId::Slots);
+                ctx.costs.lock_ns
+            }
             Actor::Iothread => {
                 let Self { balloon, migration, accel, .. } = self;
-                let cost = balloon.iothread_step(&mut HintView { migration, accel }, ctx);
-                ctx.release_needed(LockId::Slots);
-                cost
+                balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
             Actor::MainLoop => {
                 let first = ctx.events.len();
@@ -411,13 +426,13 @@ impl Vmm {
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
 
-    /// Reaps all dirty rings, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
+    /// Reaps for a vCPU whose ring is full, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
     ///
     /// # Panics
     /// Without the BQL.
-    pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+    pub fn reap(&mut self, cpu: u8, ctx: &mut Ctx<'_>) -> u64 {
         assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
-        let pages = self.accel.reap(ctx);
+        let pages = self.accel.reap_full(cpu, ctx);
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
@@ -442,7 +457,24 @@ impl Vmm {
             }
             TrackingCommand::VcpuCreated => self.accel.vcpu_created(),
             TrackingCommand::FailGet => self.accel.fail_get(),
+            TrackingCommand::SetLimit { cpu, rate } => self.set_limit(cpu, rate, ctx),
+            TrackingCommand::CancelLimit => self.set_limit(None, 0, ctx),
         }
+    }
+
+    /// QEMU: qmp_set_vcpu_dirty_limit(), qmp_cancel_vcpu_dirty_limit(): while a migration runs that limits vCPUs, it alone may (dirtylimit_is_allowed()).
+    fn set_limit(&mut self, cpu: Option<u8>, rate: u32, ctx: &mut Ctx<'_>) {
+        let Self { accel, d, migration, options, .. } = self;
+        let allowed = !(migration.status().is_running() && options.limit.on && accel.limits());
+        if allowed && options.paced {
+            accel.set_limit(cpu, rate, d, ctx);
+        }
+    }
+
+    /// Returns from one measurement to the next, nanoseconds.
+    fn limit_period_ns(&self) -> u64 {
+        let limits = self.options.limit.on && self.migration.status().is_running();
+        if limits { self.options.limit.period_ns } else { limit::PERIOD_NS }
     }
 
     /// Returns the lock that a hint has to wait for beyond `bitmap_mutex`: that of the slots, where its pages' chunks are to be cleared in K.
@@ -450,6 +482,12 @@ impl Vmm {
         let lock = ctx.locks.needed(LockId::Slots, ctx.actor)?;
         let range = self.balloon.hint_in_hand().filter(|_| self.accel.has_slots())?;
         self.migration.hint_clears(range, &self.accel).then_some(lock)
+    }
+
+    /// Returns the release of that lock, once the hint is made.
+    fn hint_unlock(&self, ctx: &Ctx<'_>) -> Option<Next> {
+        let done = ctx.locks.holder(LockId::Slots) == Some(ctx.actor) && self.balloon.hint_in_hand().is_none();
+        done.then_some(Next::Do(Move::plain(EventKind::LockRelease)))
     }
 
     fn takes_hints(&self) -> bool {
@@ -467,6 +505,7 @@ impl Vmm {
         let accel = std::mem::replace(&mut self.accel, accel.clone());
         let d = std::mem::replace(&mut self.d, d.clone());
         let devices = std::mem::replace(&mut self.devices, devices.clone());
+        self.devices.load_mem(&devices);
         self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
         self.vm.running = running;
         self.balloon.arrive(running, ctx);
@@ -483,19 +522,15 @@ impl Vmm {
                 vm: left.vm,
                 vcpus_in_store: false,
             },
-            None => View {
-                accel: &self.accel,
-                devices: &self.devices,
-                hints: self.balloon.hint_status(),
-                destination,
-                vm: self.vm,
-                vcpus_in_store,
-            },
+            None => {
+                View { accel: &self.accel, devices: &self.devices, hints: self.balloon.hints(), destination, vm: self.vm, vcpus_in_store }
+            }
         }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, left, fresh: _, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, meter: _, left, fresh: _, options: _ } =
+            self;
         let parts = match left.as_deref_mut() {
             Some(Left { accel, d, devices, vm, device }) => {
                 Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }
@@ -527,10 +562,22 @@ impl Vmm {
         let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
         assert!(!asked, "page {pfn} is waited for");
         match kind {
-            EventKind::DstFault => self.migration.page_fault(pfn, ctx),
+            EventKind::DstFault => self.page_fault(pfn, ctx),
             _ => self.migration.write_fault(pfn, ctx),
         }
         ctx.costs.exit_ns
+    }
+
+    /// Somebody touches a page that is missing at the destination. [`Fault::UnpluggedRequested`]: it is asked for, plugged or not.
+    ///
+    /// # Panics
+    /// When the page is not missing, or is asked for.
+    pub fn page_fault(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+        if self.devices.is_discarded(pfn) && !ctx.faults.on(Fault::UnpluggedRequested) {
+            self.migration.place_locally(pfn, &mut self.destination, ctx);
+        } else {
+            self.migration.page_fault(pfn, &self.destination, ctx);
+        }
     }
 
     // ---- the main loop
@@ -549,6 +596,7 @@ impl Vmm {
         }
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
+            (_, true) if self.meter.is_busy() => Job::Measure,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
             (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
@@ -560,19 +608,30 @@ impl Vmm {
     fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
         match self.migration.next(Actor::MainLoop, &self.view(false), ctx) {
             Next::Do(_) | Next::Lock(_) | Next::Wait(_) => Job::Migration,
+            Next::Idle | Next::Sleep(_) if self.measures_now(ctx) => Job::Measure,
             Next::Idle | Next::Sleep(_) => Job::Balloon,
         }
+    }
+
+    /// Returns whether the meter can move, and the balloon's part of the main loop is at rest.
+    fn measures_now(&self, ctx: &Ctx<'_>) -> bool {
+        let awake = !matches!(self.meter.next(&self.accel, self.limit_period_ns(), ctx), Next::Idle | Next::Sleep(_));
+        awake && matches!(self.balloon.main_loop_next(ctx), Next::Idle | Next::Sleep(_))
     }
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(&self.locks_of(command, ctx)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Measure => self.meter.next(&self.accel, self.limit_period_ns(), ctx),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
             Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
             Job::Balloon => {
-                let timer = self.migration.next(Actor::MainLoop, &self.view(false), ctx);
-                sooner(self.balloon.main_loop_next(ctx), timer)
+                let timers = [
+                    self.meter.next(&self.accel, self.limit_period_ns(), ctx),
+                    self.migration.next(Actor::MainLoop, &self.view(false), ctx),
+                ];
+                timers.into_iter().fold(self.balloon.main_loop_next(ctx), sooner)
             }
         }
     }
@@ -584,6 +643,7 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
+            Job::Measure => self.meter.step(&mut self.accel, &mut self.d, ctx),
             Job::Store(range) => {
                 ctx.emit(Event::BitmapStore { range });
                 self.d.store_torn();
@@ -619,6 +679,7 @@ impl Vmm {
             Command::Migrate
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::ResizeMem { .. }
             | Command::GrowBlock
             | Command::BreakLink
             | Command::Continue
@@ -668,6 +729,10 @@ impl Vmm {
                 ctx.costs.state_ns
             }
             Command::Cancel => {
+                // QEMU: migration_cancel() has the limits lifted first, while the migration still runs: that is refused.
+                if self.options.limit.on {
+                    self.set_limit(None, 0, ctx);
+                }
                 self.migration.cancel(ctx);
                 ctx.costs.state_ns
             }
@@ -721,6 +786,10 @@ impl Vmm {
                 self.balloon.set_target(pages, ctx);
                 ctx.costs.state_ns
             }
+            Command::ResizeMem { pages } => {
+                self.devices.resize_mem(pages, self.migration.status().is_running(), ctx);
+                ctx.costs.state_ns
+            }
             Command::Unplug => {
                 if self.balloon.is_plugged() {
                     self.balloon.unrealize(ctx);
@@ -772,6 +841,7 @@ impl Stuck {
 enum Job {
     Monitor(Command),
     Migration,
+    Measure,
     /// A device's word of D goes back (a fault).
     Store(PageRange),
     Balloon,

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use emu::scenario::model::*;
+use host::dirty::limit::LimitOptions;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
@@ -155,10 +156,10 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 specs,
                 vec(injection(ram_bytes, vcpus, orders.clone(), names.clone(), verifies), 0..6),
                 prop_oneof![5 => Just(Vec::new()), 1 => vec(chain(names), 1..3)],
-                (costs(), Just(orders)),
+                (costs(), Just(orders), prop::option::weighted(if profile == Profile::Qemu { 0.2 } else { 0.0 }, plugged())),
             )
         })
-        .prop_map(move |(guest, host, migration, pages, injections, chains, (costs, orders))| {
+        .prop_map(move |(guest, host, migration, pages, injections, chains, (costs, orders, plugged))| {
             let mut scenario = Scenario {
                 about: "drawn at random".to_owned(),
                 witness: Vec::new(),
@@ -190,10 +191,49 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                     *pages = (*pages).min(room(&scenario.pages[page], &orders, scenario.guest.ram_bytes / PAGE_SIZE));
                 }
             }
+            plugged.into_iter().for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
             make_consistent(&mut scenario, &orders);
             scenario
         })
 }
+
+/// Memory that is plugged and unplugged, when to how much, and where in it named pages lie.
+#[derive(Debug, Clone)]
+struct Plugged {
+    mem: VirtioMem,
+    resizes: Vec<(Trigger, u64)>,
+    places: Vec<u64>,
+}
+
+fn plugged() -> impl Strategy<Value = Plugged> {
+    let resize = (trigger(Vec::new()), 0..=1024u64);
+    (1..=4u64, 1..=4u64, subsequence(vec![0, 1, 2, 3u64], 0..=4), vec(resize, 0..3), vec(0..1024u64, 0..3)).prop_map(
+        |(blocks, memslot, mut plugged, resizes, places)| {
+            plugged.retain(|block| *block < blocks);
+            let (pages, memslot_pages) = (blocks << 8, memslot.min(blocks) << 8);
+            Plugged { mem: VirtioMem { pages, block_pages: 1 << 8, memslot_pages, plugged }, resizes, places }
+        },
+    )
+}
+
+/// Puts it behind the guest's memory.
+fn add_virtio_mem(scenario: &mut Scenario, plugged: Plugged) {
+    let Plugged { mem, resizes, places } = plugged;
+    let first = scenario.guest.ram_bytes / PAGE_SIZE;
+    scenario.guest.ram_bytes += mem.pages * PAGE_SIZE;
+    let fixed = scenario.pages.values_mut().filter(|spec| matches!(spec, PageSpec::Pfn(_)));
+    for (spec, place) in fixed.zip(places) {
+        *spec = PageSpec::Pfn(first + (place % mem.pages).min(mem.pages - RANGE_PAGES_MAX));
+    }
+    for (trigger, pages) in resizes {
+        let action = Action::Monitor(Command::ResizeMem { pages: pages.min(mem.pages) });
+        scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger, before: Vec::new() });
+    }
+    scenario.host.virtio_mem = Some(mem);
+}
+
+/// Longest range of pages that an injection speaks of.
+const RANGE_PAGES_MAX: u64 = 100;
 
 /// Returns a strategy for scenarios in which more goes wrong than any system stands: faults, a device reset under its driver, a driver that
 /// comes and goes, stray stores, rings that are too small.
@@ -396,9 +436,11 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 host_page: 1,
                 iothread: true,
                 rom: false,
+                acknowledge_on_stop: true,
                 all_locks,
                 devices,
                 blocks,
+                virtio_mem: None,
             }
         },
     )
@@ -443,6 +485,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             rounds_min,
             complete_before_sync,
             throttle: ThrottleOptions::default(),
+            limit: LimitOptions::default(),
             switchover: SwitchoverOptions::default(),
             hints_first: false,
             modes: Modes::default(),

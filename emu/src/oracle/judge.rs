@@ -48,7 +48,10 @@ impl Oracle {
         self.counter.send_hinted(pfn, self.pages.is(pfn, |marks| marks.sending.hinted));
         if self.pages.is(pfn, |marks| marks.sending.need_not_send) {
             self.pages.edit_page(pfn, |marks, bit| marks.sending.need_not_send &= !bit);
-            let rule = rules::HINTED_PAGE_IS_NOT_SENT;
+            let (rule, why) = match self.pages.is(pfn, |marks| marks.unplugged) {
+                true => (rules::UNPLUGGED_MEMORY_IS_NOT_SENT, "it is not plugged"),
+                false => (rules::HINTED_PAGE_IS_NOT_SENT, "its hint was applied and nobody wrote it since the sync before the round"),
+            };
             self.violations.add(rule, || Violation {
                 rule,
                 verdict: Verdict::OverSend,
@@ -57,7 +60,7 @@ impl Oracle {
                 doom: Some(index),
                 blame: Blame::Host,
                 cause: None,
-                what: format!("page {pfn} was sent though its hint was applied and nobody wrote it since the sync before the round"),
+                what: format!("page {pfn} was sent though {why}"),
             });
         }
     }
@@ -251,6 +254,12 @@ impl Oracle {
                 format!("the device read {id} where the driver had told {told}: the buffer was altered while it was exposed")
             });
         }
+    }
+
+    /// Memory is plugged, or it is not any more.
+    pub(crate) fn plug(&mut self, range: PageRange, plugged: bool) {
+        self.pages
+            .edit_range(range, |marks, bits| marks.unplugged = if plugged { marks.unplugged & !bits } else { marks.unplugged | bits });
     }
 
     pub(super) fn deflated_by_shrinker(&mut self, index: usize) {

@@ -20,6 +20,7 @@ mod free;
 mod heads;
 mod hinting;
 mod judge;
+mod locks;
 mod loss;
 mod pacing;
 mod pages;
@@ -39,6 +40,7 @@ use arrivals::Arrivals;
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
+use locks::Held;
 use pacing::Pacing;
 use pages::{Pages, TraceIndex, place, widened};
 use records::{Cause, Records};
@@ -107,6 +109,17 @@ pub struct OracleOptions {
     pub hints_first: bool,
     /// Share of the bytes sent above which those dirtied are too many, percent.
     pub throttle_trigger: u64,
+    /// What an operator has told of the switchover, if anything.
+    pub told: Option<Told>,
+}
+
+/// When a switchover is in order by what an operator has told of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// So much may be left, bytes.
+    pub bytes: u64,
+    /// And there were that many syncs.
+    pub rounds_min: u32,
 }
 
 /// How the run ended.
@@ -154,6 +167,7 @@ pub struct Oracle {
     /// A shrinker runs.
     shrinking: bool,
     pacing: Pacing,
+    held: Held,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -212,6 +226,7 @@ impl Oracle {
             id_read: CmdId(0),
             shrinking: false,
             pacing: Pacing::default(),
+            held: Held::default(),
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -238,6 +253,7 @@ impl Oracle {
             id_read,
             shrinking,
             pacing,
+            held: _,
             lost: _,
             excused: _,
         } = self;
@@ -299,6 +315,7 @@ impl Oracle {
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);
         self.pace(index, stamped);
+        self.look_at_locks(index, stamped);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
                 self.save(index, *pfn);
@@ -418,6 +435,8 @@ impl Oracle {
                 self.shrinking = false
             }
             Event::BalloonReport { range } => self.report_taken(*range),
+            Event::MemPlug { range } => self.plug(*range, true),
+            Event::MemUnplug { range } => self.plug(*range, false),
             Event::HostDiscard { range } => {
                 self.host_discard(index, *range);
                 self.drop_where_it_runs(*range);
@@ -513,6 +532,12 @@ impl Oracle {
             | Event::LinkStall
             | Event::LinkResume
             | Event::VhostQueue { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. }
             | Event::ReturnRequest { .. }
             | Event::Inject { .. } => {}
         }

@@ -58,6 +58,8 @@ pub(crate) struct Marks {
     pub(crate) mistold: u64,
     /// The host dropped it though the guest had not given it up; reported as such, so not again as a difference.
     pub(crate) dropped: u64,
+    /// Memory that is not plugged.
+    pub(crate) unplugged: u64,
     /// Of the rest: what belongs to one migration.
     pub(crate) sending: Sending,
 }
@@ -86,7 +88,7 @@ pub(crate) struct Sending {
 impl Marks {
     /// Returns the pages that need not be equal.
     pub(crate) fn excused(&self) -> u64 {
-        self.inflated | self.sending.hinted | self.sending.reported | self.sending.deflated
+        self.inflated | self.unplugged | self.sending.hinted | self.sending.reported | self.sending.deflated
     }
 
     /// Returns the pages whose last write still has to reach the destination.
@@ -98,6 +100,8 @@ impl Marks {
     pub(crate) fn excuse(&self, bit: u64) -> Option<&'static str> {
         if self.inflated & bit != 0 {
             Some("held by the balloon")
+        } else if self.unplugged & bit != 0 {
+            Some("not plugged")
         } else if self.sending.hinted & bit != 0 {
             Some("hinted and not written since")
         } else if self.sending.reported & bit != 0 {
@@ -128,14 +132,16 @@ impl Marks {
 
     /// Returns the hashes of what always counts, and of what counts in a migration.
     fn fold(&self, at: u64) -> [u128; 2] {
-        let Self { hint_exposed, report_exposed, ever_hinted, in_use, hinted_in_use, inflated, mistold, dropped, sending } = self;
+        let Self { hint_exposed, report_exposed, ever_hinted, in_use, hinted_in_use, inflated, mistold, dropped, unplugged, sending } =
+            self;
         let Sending { unsent, hinted, deflated, reported, need_not_send, doomed, since_sync, since_request } = sending;
         let sum = |first: u64, words: &[u64]| {
             let set = (first..).zip(words).filter(|(_, word)| **word != 0);
             set.map(|(tag, word)| mix(tag, at, *word)).fold(0, u128::wrapping_add)
         };
         [
-            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped, *in_use, *hinted_in_use, *mistold]),
+            sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped, *in_use, *hinted_in_use, *mistold])
+                .wrapping_add(sum(17, &[*unplugged])),
             sum(9, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
         ]
     }
@@ -306,7 +312,7 @@ impl Pages {
         self.edit_range(self.all(), |marks, bits| {
             let Sending { unsent: _, hinted: _, deflated: _, reported: _, need_not_send: _, doomed: _, since_sync, since_request } =
                 marks.sending;
-            marks.sending = Sending { unsent: bits, since_sync, since_request, ..Sending::default() };
+            marks.sending = Sending { unsent: bits, since_sync, since_request, need_not_send: marks.unplugged, ..Sending::default() };
         });
         (self.dooms, self.dooms_sum) = (Arc::default(), 0);
         for part in self.details.iter_mut().filter(|part| part.iter().any(|detail| detail.sent > 0)) {

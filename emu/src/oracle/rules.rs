@@ -97,6 +97,13 @@ pub const EXPOSED_ID_IS_NOT_ALTERED: &str = "exposed-id-is-not-altered";
 /// into B, and the hint cleared B and the chunk's K.
 pub const HINTED_PAGE_IS_NOT_SENT: &str = "hinted-page-is-not-sent";
 
+/// Memory that is not plugged is not sent.
+///
+/// Source: VIRTIO 1.2 §5.15 (unplugged memory has no contents that anybody may rely on), QEMU: migration/ram.c ramblock_dirty_bitmap_clear_discarded_pages(): to
+/// read it alone may populate it. Misses: pages of it that somebody has written since the migration began, wrongly, which QEMU sends like any other.
+/// Cannot alarm falsely: what was recorded before is merged by the first sync, behind which all of it is left out.
+pub const UNPLUGGED_MEMORY_IS_NOT_SENT: &str = "unplugged-memory-is-not-sent";
+
 /// Of each element's pages the device tells what it did: it takes them as hints, or refuses them.
 ///
 /// Source: VIRTIO 1.2 §5.5.6.5; QEMU 0fe7245d8b. Looked at when an element is returned while its round is open. Misses: elements that are returned outside a
@@ -177,6 +184,13 @@ pub const WAITED_PAGE_IS_ASKED_FOR: &str = "waited-page-is-asked-for";
 /// writes of whoever writes. Cannot alarm falsely: who writes to a page that is not saved waits.
 pub const SNAPSHOT_IS_OF_ITS_START: &str = "snapshot-is-of-its-start";
 
+/// Locks are taken in one order, that of [`host::event::LockId::ALL`]: no lock while one is held that nests in it.
+///
+/// Source: QEMU 60be634079 for RCU and the big lock; for the others the order in which the functions take them that are modelled (`docs/locks.md`). A run that
+/// breaks the order may end well, when nobody takes the two locks the other way round at that moment; it counts as a deadlock all the same. Misses: a circle through what is no
+/// lock, which is found when it closes. Cannot alarm falsely: the order is one of all runs, and a list has no circle.
+pub const LOCKS_HAVE_AN_ORDER: &str = "locks-have-an-order";
+
 /// A snapshot that says that it is complete has the devices' state.
 pub const SNAPSHOT_IS_WHOLE: &str = "snapshot-is-whole";
 
@@ -197,6 +211,24 @@ pub const SWITCHOVER_FOLLOWS_A_SYNC: &str = "switchover-follows-a-sync";
 /// Source: QEMU: migration/ram.c migration_trigger_throttle(). Periods and bytes are counted here from events.
 /// Misses: a guest that is not slowed down though it should be. Cannot alarm falsely: both sides count the same events.
 pub const THROTTLE_IS_CALLED_FOR: &str = "throttle-is-called-for";
+
+/// A vCPU that is told to sleep at its full ring makes no move before its sleep is over, unless the VM stops or goes elsewhere.
+///
+/// Source: QEMU: system/dirtylimit.c dirtylimit_vcpu_execute(). Who sleeps less dirties more than the limit allows.
+/// Misses: a sleep that is too short from the start. Cannot alarm falsely: the sleep's beginning and length are told.
+pub const LIMIT_IS_SLEPT_OUT: &str = "limit-is-slept-out";
+
+/// The limits that a migration has set are lifted when it ends at its source.
+///
+/// Source: QEMU: migration/migration.c migration_cancel() means to; docs/devel/migration/dirty-limit.rst. Else a guest whose migration was given up stays slow.
+/// Misses: limits that it has taken over from an operator. Cannot alarm falsely: what is set and lifted is told, and by whom.
+pub const LIMITS_END_WITH_MIGRATION: &str = "limits-end-with-migration";
+
+/// Behind a sync that leaves no more than what an operator's bandwidth carries in the downtime, the VM is stopped, and no other slice begins.
+///
+/// Source: QEMU: migration/migration.c migration_update_counters(), migration_iteration_run(). Else a migration goes on that could have ended.
+/// Misses: whatever comes before the first window of 100 ms is over, until which the threshold is 0. Cannot alarm falsely: it only counts from then on.
+pub const SWITCHOVER_BY_WHAT_WAS_TOLD: &str = "switchover-by-what-was-told";
 
 /// A DONE that the device has said behind the VM's stop is not taken back before the device goes to the destination.
 ///

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use host::dirty::command::TrackingCommand;
+use host::dirty::limit::LimitOptions;
 use host::event::{Actor, EventKind, Pfn};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
@@ -92,9 +93,12 @@ fn make_consistent(scenario: &mut Scenario) {
         Some(task) => first.into_iter().for_each(|operation| task.operations.insert(0, operation)),
         None => scenario.guest.tasks.push(Task { vcpu: 0, operations: first }),
     }
+    make_virtio_mem_consistent(scenario);
     let ram_pages = scenario.guest.ram_bytes / PAGE_SIZE;
-    make_blocks_consistent(&mut scenario.host.blocks, ram_pages);
+    let mem_pages = scenario.host.virtio_mem.as_ref().map(|mem| mem.pages);
+    make_blocks_consistent(&mut scenario.host.blocks, ram_pages - mem_pages.unwrap_or(0), mem_pages.is_none());
     make_devices_consistent(scenario);
+    scenario.migration.limit.on &= scenario.host.dirty_log == DirtyLog::Ring && !scenario.migration.throttle.auto_converge;
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {
             // Ranges of pages start there, too, and are at most this long.
@@ -121,8 +125,27 @@ fn make_consistent(scenario: &mut Scenario) {
     make_variants_consistent(scenario);
 }
 
+/// Lets the guest's memory be large enough for virtio-mem, and nobody speak of what there is not.
+fn make_virtio_mem_consistent(scenario: &mut Scenario) {
+    let host = &mut scenario.host;
+    if let Some(mem) = &mut host.virtio_mem {
+        let whole = (RAM_BYTES_MIN / PAGE_SIZE + mem.pages).max(scenario.guest.ram_bytes / PAGE_SIZE).next_multiple_of(mem.block_pages);
+        scenario.guest.ram_bytes = whole * PAGE_SIZE;
+        host.host_page = host.host_page.min(u16::try_from(mem.block_pages).expect("blocks of 2 MiB at most"));
+    }
+    let all = host.virtio_mem.as_ref().map(|mem| mem.pages);
+    for injection in scenario.injections.iter_mut().chain(&mut scenario.may) {
+        if let Action::Monitor(Command::ResizeMem { pages }) = &mut injection.action {
+            match all {
+                Some(all) => *pages %= all + 1,
+                None => injection.action = Action::Monitor(Command::GrowBlock),
+            }
+        }
+    }
+}
+
 /// Makes gaps to offsets, and lets the last block take what is left.
-fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
+fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64, may_grow: bool) {
     let before: u64 = blocks.iter().rev().skip(1).map(|block| block.pages).sum();
     for index in 0..blocks.len() {
         blocks[index].name = format!("block {index}");
@@ -131,7 +154,7 @@ fn make_blocks_consistent(blocks: &mut [RamBlock], ram_pages: u64) {
     }
     if let Some(last) = blocks.last_mut() {
         last.pages = ram_pages - before;
-        last.room = (ram_pages - RAM_BYTES_MIN / PAGE_SIZE).min(last.offset % 100).min(last.pages - 1);
+        last.room = if may_grow { (ram_pages - RAM_BYTES_MIN / PAGE_SIZE).min(last.offset % 100).min(last.pages - 1) } else { 0 };
     }
 }
 
@@ -304,8 +327,8 @@ fn host() -> impl Strategy<Value = Host> {
         log,
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
-        (balloon, blocks()),
-        (time_ns(), host_page, devices(), any::<(bool, bool, bool)>()),
+        (balloon, blocks(), option::of(virtio_mem())),
+        (time_ns(), host_page, devices(), any::<(bool, bool, bool, bool)>()),
     )
         .prop_map(
             |(
@@ -313,8 +336,8 @@ fn host() -> impl Strategy<Value = Host> {
                 (dirty_log, chunk_shift, initially_set, tracking),
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
-                (balloon_pages, blocks),
-                (stats_interval_ns, host_page, devices, (iothread, rom, all_locks)),
+                (balloon_pages, blocks, virtio_mem),
+                (stats_interval_ns, host_page, devices, (iothread, rom, acknowledge_on_stop, all_locks)),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -333,12 +356,22 @@ fn host() -> impl Strategy<Value = Host> {
                     host_page,
                     iothread,
                     rom,
+                    acknowledge_on_stop,
                     all_locks,
                     devices,
                     blocks,
+                    virtio_mem,
                 }
             },
         )
+}
+
+fn virtio_mem() -> impl Strategy<Value = VirtioMem> {
+    (1..=4u64, 1..=2u64, 1..=4u64, subsequence(vec![0, 1, 2, 3u64], 0..=4)).prop_map(|(blocks, block_mib, memslot, mut plugged)| {
+        plugged.retain(|block| *block < blocks);
+        let block_pages = block_mib << 8;
+        VirtioMem { pages: blocks * block_pages, block_pages, memslot_pages: memslot.min(blocks) * block_pages, plugged }
+    })
 }
 
 fn devices() -> impl Strategy<Value = Devices> {
@@ -373,13 +406,20 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             snapshot,
         },
     );
-    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>(), throttle()), prop_oneof![1..4u32, 1..=1_000_000u32], modes)
+    (
+        start,
+        rates,
+        1..=2_000_000_000_000u64,
+        (encoding(), any::<(bool, bool)>(), (throttle(), limit())),
+        prop_oneof![1..4u32, 1..=1_000_000u32],
+        modes,
+    )
         .prop_map(
             |(
                 start,
                 (bandwidth, max_bandwidth),
                 downtime_limit_ns,
-                (encoding, (complete_before_sync, hints_first), (throttle, switchover)),
+                (encoding, (complete_before_sync, hints_first), ((throttle, switchover), limit)),
                 rounds_min,
                 modes,
             )| {
@@ -391,6 +431,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
                     encoding,
                     rounds_min,
                     throttle,
+                    limit,
                     switchover,
                     complete_before_sync,
                     hints_first,
@@ -430,6 +471,12 @@ fn throttle() -> impl Strategy<Value = (ThrottleOptions, SwitchoverOptions)> {
         },
     );
     prop_oneof![Just((ThrottleOptions::default(), SwitchoverOptions::default())), drawn]
+}
+
+fn limit() -> impl Strategy<Value = LimitOptions> {
+    let drawn = (any::<bool>(), 1..=1u32 << 20, 1..=1000u64);
+    let drawn = drawn.prop_map(|(on, rate, period_ms)| LimitOptions { on, rate, period_ns: period_ms * 1_000_000 });
+    prop_oneof![Just(LimitOptions::default()), drawn]
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -485,7 +532,9 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             Command::Yank,
         ]),
         balloon.prop_map(|pages| Command::Balloon { pages }),
+        (0..=1024u64).prop_map(|pages| Command::ResizeMem { pages }),
         select(TrackingCommand::ALL).prop_map(Command::Tracking),
+        (option::of(0..4u8), 0..=1u32 << 20).prop_map(|(cpu, rate)| Command::Tracking(TrackingCommand::SetLimit { cpu, rate })),
     ];
     let without_page = prop_oneof![
         (operation().prop_map(Action::Task), vcpu.clone()),

@@ -15,6 +15,7 @@ mod read_blocks;
 mod read_guest;
 mod read_host;
 mod read_inject;
+mod read_mem;
 mod read_search;
 mod schema;
 mod search;
@@ -74,6 +75,7 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
         vcpus: default.vcpus,
         ram_bytes: default.ram_bytes,
         devices: model::Devices::default(),
+        virtio_mem_pages: None,
         last_vcpu: None,
         edges: Vec::new(),
     };
@@ -86,6 +88,9 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
     let host = reader.host(&root, guest.driver);
     let pages = reader.pages(&root);
     let migration = reader.migration(&root);
+    if migration.limit.on {
+        reader.check_limit(&root, host.dirty_log, &migration.throttle);
+    }
     let injections = reader.injections(&root, &pages);
     let may = reader.may(&root, &pages);
     let orders = reader.orders(&root);

@@ -93,6 +93,9 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::RamDelta
         | K::VfioWrite
         | K::VhostQueue
+        | K::MemPlug
+        | K::MemUnplug
+        | K::MemBusy
         | K::ReturnRequest
         | K::VhostWrite => true,
         K::GuestReady
@@ -170,6 +173,11 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::DstRefuse
         | K::VfioMerge
         | K::SnapshotStart
+        | K::BitmapExclude
+        | K::LimitSet
+        | K::LimitRate
+        | K::LimitPenalty
+        | K::LimitSleep
         | K::Inject => false,
     }
 }

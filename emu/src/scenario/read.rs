@@ -35,6 +35,8 @@ pub(super) struct Reader<'d> {
     pub(super) ram_bytes: u64,
     /// The devices, once known.
     pub(super) devices: super::model::Devices,
+    /// Pages of virtio-mem, once known and if there are any.
+    pub(super) virtio_mem_pages: Option<u64>,
     /// The last of the vCPUs that are spoken of, and where, once that is known.
     pub(super) last_vcpu: Option<(u8, Span<usize>)>,
     /// Orders asked for so far.

@@ -11,7 +11,7 @@ impl<'d> Reader<'d> {
     /// Returns the blocks, which together are guest memory; none: it is one.
     pub(super) fn blocks(&mut self, host: &Fields<'d>) -> Vec<RamBlock> {
         let Some(value) = host.get("blocks") else { return Vec::new() };
-        let (table, total) = (table_of(host, "blocks"), self.ram_bytes / PAGE_SIZE);
+        let (table, total) = (table_of(host, "blocks"), self.ram_bytes / PAGE_SIZE - self.virtio_mem_pages.unwrap_or(0));
         let elements = self.list(value);
         let (count, problems) = (elements.len(), self.found.len());
         let (mut blocks, mut taken): (Vec<RamBlock>, u64) = (Vec::new(), 0);
@@ -23,9 +23,14 @@ impl<'d> Reader<'d> {
             let offset = self.integer(&fields, "offset").unwrap_or_else(|| RamBlock::offset_behind(&blocks));
             let room = self.integer(&fields, "room").unwrap_or(0);
             let left = RAM_BYTES_MIN / PAGE_SIZE + room <= total && pages.is_none_or(|pages| room < pages);
-            if room > 0 && (index + 1 < count || !left) {
+            let last = index + 1 == count && self.virtio_mem_pages.is_none();
+            if room > 0 && !(last && left) {
                 let message = "a block that cannot have `room`";
-                let label = if left { "only the last block grows" } else { "too little is left of the block, or of the guest's memory" };
+                let label = if left {
+                    "only the last block grows, and virtio-mem is behind all"
+                } else {
+                    "too little is left of the block, or of the guest's memory"
+                };
                 self.report(Diagnostic::error(fields.span_of("room"), message).label(label));
             }
             let ignored = self.flag(&fields, "ignored").unwrap_or(false);
@@ -46,7 +51,7 @@ impl<'d> Reader<'d> {
         }
         if taken != total && problems == self.found.len() {
             let message = format!("the blocks have {taken} pages");
-            self.report(Diagnostic::error(value.span(), message).label(format!("the guest's memory has {total}")));
+            self.report(Diagnostic::error(value.span(), message).label(format!("the guest's memory has {total}, without what is plugged")));
         }
         blocks
     }

@@ -1,5 +1,6 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
+use host::dirty::limit::LimitOptions;
 use host::event::Pfn;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
@@ -8,7 +9,7 @@ use host::step::Costs;
 use wire::platform::PAGE_SIZE;
 
 use super::diagnostic::Diagnostic;
-use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Tracking, Trigger, Walk};
+use super::model::{Devices, DirtyLog, Driver, Host, Limits, Migration, Numbering, Profile, Tracking, Trigger, VirtioMem, Walk};
 use super::read::{Fields, Reader, Value};
 use super::read_guest::table_of;
 use super::vocabulary;
@@ -21,6 +22,7 @@ impl<'d> Reader<'d> {
         let default = Host::of(self.word(&fields, "profile", Profile::ALL).unwrap_or(qemu.profile), driver);
         let dirty_log = self.word(&fields, "dirty_log", DirtyLog::ALL).unwrap_or(default.dirty_log);
         let queue_size = |size: Option<u64>, default| size.map_or(default, |size| u16::try_from(size).expect("the range ends at 1024"));
+        let virtio_mem = self.virtio_mem(&fields);
         let host = Host {
             profile: default.profile,
             dirty_log,
@@ -35,10 +37,12 @@ impl<'d> Reader<'d> {
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
             rom: self.flag(&fields, "rom").unwrap_or(default.rom),
+            acknowledge_on_stop: self.flag(&fields, "acknowledge_on_stop").unwrap_or(default.acknowledge_on_stop),
             all_locks: self.flag(&fields, "all_locks").unwrap_or(default.all_locks),
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
-            host_page: self.host_page(&fields).unwrap_or(default.host_page),
+            host_page: self.host_page(&fields, virtio_mem.as_ref()).unwrap_or(default.host_page),
+            virtio_mem,
             devices: self.devices(&fields),
         };
         if dirty_log != DirtyLog::ManualClear {
@@ -82,8 +86,12 @@ impl<'d> Reader<'d> {
     }
 
     /// 4 KiB pages in a page of the host.
-    fn host_page(&mut self, fields: &Fields<'d>) -> Option<u16> {
+    fn host_page(&mut self, fields: &Fields<'d>, mem: Option<&VirtioMem>) -> Option<u16> {
         let bytes = self.size(fields, "host_page")?;
+        if mem.is_some_and(|mem| mem.block_pages * PAGE_SIZE < bytes) {
+            let diagnostic = Diagnostic::error(fields.span_of("host_page"), "a page of the host is larger than a block of virtio-mem");
+            self.report(diagnostic.label("a block could not be unplugged"));
+        }
         Some(u16::try_from(bytes / PAGE_SIZE).expect("the key's range ends at 2 MiB"))
     }
 
@@ -127,6 +135,7 @@ impl<'d> Reader<'d> {
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
             },
             throttle: self.throttle(&fields),
+            limit: self.limit(&fields),
             switchover: SwitchoverOptions {
                 pause: self.flag(&fields, "pause_before_switchover").unwrap_or(false),
                 bandwidth: self.rate(&fields, "switchover_bandwidth").unwrap_or(0),
@@ -183,6 +192,27 @@ impl<'d> Reader<'d> {
         let auto_converge = self.flag(&fields, "auto_converge").unwrap_or(default.auto_converge);
         let tailslow = self.flag(&fields, "tailslow").unwrap_or(default.tailslow);
         ThrottleOptions { auto_converge, trigger, initial, increment, max, tailslow }
+    }
+
+    fn limit(&mut self, fields: &Fields<'d>) -> LimitOptions {
+        let default = LimitOptions::default();
+        let Some(fields) = fields.get("dirty_limit").and_then(|value| self.fields(table_of(fields, "dirty_limit"), value)) else {
+            return default;
+        };
+        let rate = self.integer(&fields, "rate").map_or(default.rate, |rate| u32::try_from(rate).expect("the range ends below"));
+        let period_ns = self.time(&fields, "period").unwrap_or(default.period_ns);
+        LimitOptions { on: self.flag(&fields, "on").unwrap_or(default.on), rate, period_ns }
+    }
+
+    /// What QEMU would refuse of the limit, once all is read (QEMU: migration/options.c migrate_caps_check()).
+    pub(super) fn check_limit(&mut self, root: &Fields<'d>, dirty_log: DirtyLog, throttle: &ThrottleOptions) {
+        let why = match (dirty_log, throttle.auto_converge) {
+            (DirtyLog::Ring, false) => return,
+            (DirtyLog::Ring, true) => "auto-converge and the limit exclude each other",
+            _ => "the limit needs `dirty_log = \"ring\"`",
+        };
+        let span = root.get("migration").map(|value| value.span()).unwrap_or_default();
+        self.report(Diagnostic::error(span, why).label("does not go together"));
     }
 
     /// Returns when the migration starts: `Some(None)` for never.

@@ -47,6 +47,7 @@ pub(super) const COMMANDS: &[Word] = &[
     ("dirty-rate-stop", "The measurement ends."),
     ("plug-vcpu", "Plugs a vCPU that the guest never brings up."),
     ("fail-get", "The kernel refuses the next GET of the dirty log."),
+    ("cancel-vcpu-dirty-limit", "Lifts the limits of all vCPUs."),
 ];
 
 /// Who can be held up.
@@ -55,9 +56,7 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Operator, Await::Devices, Await::Hints, Await::Page]
-        .into_iter()
-        .map(Await::name);
+    let others = Await::ALL.into_iter().map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 

@@ -269,6 +269,12 @@ fn reading(kind: EventKind) -> Reading {
         | K::LinkResume
         | K::SnapshotStart
         | K::DstRefuse
+        | K::MemPlug
+        | K::MemUnplug
+        | K::MemBusy
+        | K::BitmapExclude
+        | K::LimitSet
+        | K::LimitPenalty
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -304,6 +310,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::ChannelFlush
         | K::HintNewId
         | K::VfioMerge
+        | K::LimitRate
+        | K::LimitSleep
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

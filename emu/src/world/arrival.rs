@@ -77,7 +77,7 @@ impl World {
         }
         self.with_ctx(Actor::Vcpu(cpu as u8), |vmm, ctx| match protected {
             true => vmm.migration.write_fault(pfn, ctx),
-            false => vmm.migration.page_fault(pfn, ctx),
+            false => vmm.page_fault(pfn, ctx),
         });
         self.state.vcpus[cpu].pending = Pending::Missing { pfn };
         self.costs.exit_ns

@@ -147,6 +147,11 @@ impl Vcpu {
 }
 
 impl World {
+    /// Returns whether the vCPU has left the guest for a device's register, and goes on with that.
+    pub(super) fn is_at_device(&self, cpu: usize) -> bool {
+        matches!(self.state.vcpus[cpu].pending, Pending::Device { .. }) && self.vcpu_next(cpu) != Readiness::Idle
+    }
+
     /// Returns what the vCPU would do next.
     pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
         let vcpu = &self.state.vcpus[cpu];

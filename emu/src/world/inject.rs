@@ -110,7 +110,7 @@ impl World {
                 let used = devices.vhost.used_ring(*queue).and_then(|iova| devices.iommu().translate(iova));
                 used == Some(self.state.pages.frames[page])
             }
-            (Action::Write { page, pages, .. }, Actor::Vfio) => devices.iommu().reaches(self.in_ram(self.state.pages.frames[page], *pages)),
+            (Action::Write { page, pages, .. }, Actor::Vfio) => devices.vfio_reaches(self.in_ram(self.state.pages.frames[page], *pages)),
             (Action::VhostQueue { page, .. }, _) => devices.iommu().iova_of(self.state.pages.frames[page]).is_some(),
             (Action::Write { .. } | Action::Task(_) | Action::Monitor(_) | Action::ClearLog { .. } | Action::RepeatId, _)
             | (Action::Iommu { .. }, _) => true,
@@ -475,6 +475,7 @@ fn host_command(command: Command) -> Given {
         Command::ResetDevice => HostCommand::ResetDevice,
         Command::Unplug => HostCommand::Unplug,
         Command::GrowBlock => HostCommand::GrowBlock,
+        Command::ResizeMem { pages } => HostCommand::ResizeMem { pages },
         Command::BreakLink => HostCommand::BreakLink,
         Command::StartPostcopy => HostCommand::StartPostcopy,
         Command::Recover => HostCommand::Recover,

@@ -322,7 +322,7 @@ impl World {
                     let at_ns = self.state.times_ns[slot].max(self.state.now_ns);
                     consider(self.awake_ns(who, at_ns), who);
                 }
-                Readiness::Lock(lock) if free && self.state.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if free && self.lock_holder(lock).is_none() => {
                     only_timers = false;
                     consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
@@ -357,10 +357,13 @@ impl World {
         }
     }
 
-    /// Returns when somebody moves who could at a time: a vCPU that is slowed down sleeps in between.
+    /// Returns when somebody moves who could at a time: a vCPU that is slowed down, or that has dirtied too much, sleeps in between.
     fn awake_ns(&self, who: Who, at_ns: u64) -> u64 {
         match who {
-            Who::Vcpu(_) => self.state.vmm.migration.vcpu_awake_ns(at_ns),
+            Who::Vcpu(cpu) => {
+                let vmm = &self.state.vmm;
+                vmm.migration.vcpu_awake_ns(vmm.accel.limit_awake_ns(cpu as u8, at_ns))
+            }
             Who::Host(_) | Who::Injector(_) => at_ns,
         }
     }
@@ -425,8 +428,19 @@ impl World {
         }
         match readiness {
             Readiness::Ready(_) => true,
-            Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
+            Readiness::Lock(lock) => self.lock_holder(lock).is_none(),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => false,
+        }
+    }
+
+    /// Returns who holds a lock. RCU's sections that matter are those of vCPUs on their way to a device's register, since these may wait in theirs (QEMU:
+    /// system/physmem.c address_space_rw(), prepare_mmio_access()).
+    fn lock_holder(&self, lock: LockId) -> Option<Actor> {
+        match lock {
+            LockId::Rcu => (0..self.state.vcpus.len()).find(|cpu| self.is_at_device(*cpu)).map(|cpu| Actor::Vcpu(cpu as u8)),
+            LockId::Bql | LockId::FreePage | LockId::Bitmap | LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile => {
+                self.state.locks.holder(lock)
+            }
         }
     }
 

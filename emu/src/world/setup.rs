@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use host::balloon::BalloonOptions;
 use host::devices::DeviceOptions;
 use host::devices::vhost::VhostOptions;
+use host::devices::virtio_mem::VirtioMemOptions;
 use host::dirty::accel::{LogMode, TrackingOptions};
 use host::dirty::ram_list::BlockOptions;
 use host::event::Pfn;
@@ -19,8 +20,8 @@ use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
-use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Tracking, Walk};
+use crate::oracle::{Oracle, OracleOptions, Told};
+use crate::scenario::model::{DirtyLog, Migration, Numbering, Profile, RamBlock, Scenario, Tracking, VirtioMem, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -55,6 +56,7 @@ impl World {
             free_pages_are_read: scenario.guest.page_poison,
             rom: scenario.host.rom,
             throttle_trigger: u64::from(scenario.migration.throttle.trigger),
+            told: told(scenario, searched),
         });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
@@ -100,6 +102,9 @@ impl World {
             happened: Vec::new(),
             state,
         };
+        for range in world.state.vmm.devices.discarded() {
+            world.state.oracle.plug(range, false);
+        }
         if scenario.host.rom {
             world.ram.write_unlogged(0, &ROM);
         }
@@ -117,7 +122,7 @@ impl World {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let info = BootInfo {
             magic: BootInfo::MAGIC,
-            ram_bytes: guest.ram_bytes - self.scenario.host.room_bytes(),
+            ram_bytes: guest.ram_bytes - self.scenario.host.untold_bytes(),
             vcpus: u32::from(guest.vcpus),
             dialect: guest.driver.number(),
             features_refused: guest.features_refused,
@@ -167,7 +172,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
     let host = &scenario.host;
     VmmOptions {
         pages: scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT,
-        blocks: host.blocks.iter().map(block_options).collect(),
+        blocks: blocks(scenario),
         log: match host.dirty_log {
             DirtyLog::ManualClear => LogMode::ManualClear { initially_set: host.initially_set },
             DirtyLog::GetClears => LogMode::GetClears,
@@ -180,6 +185,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             vhost: VhostOptions { log_ack_ns: host.devices.vhost_log_ack_ns, queues: host.devices.vhost_queues },
             vfio: host.devices.vfio,
             iommu: host.devices.iommu,
+            virtio_mem: host.virtio_mem.as_ref().map(|mem| virtio_mem(mem, faults)),
         },
         balloon: BalloonOptions {
             features: host.features,
@@ -204,11 +210,13 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
+            acknowledge_on_stop: host.acknowledge_on_stop,
             machine: host::balloon::Machine {
                 host_page: u64::from(host.host_page),
                 iothread: iothread(host.iothread, faults),
                 rom: host.rom,
                 ignores_pins: host.devices.vfio && faults.on(Fault::PinnedDiscarded),
+                regions: regions(&host.blocks),
             },
         },
         migration: MigrationOptions {
@@ -219,6 +227,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             throttle: scenario.migration.throttle,
+            limit: scenario.migration.limit,
             switchover: scenario.migration.switchover,
             complete_before_sync: scenario.migration.complete_before_sync,
             modes: scenario.migration.modes.clone(),
@@ -230,6 +239,27 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             paced: !searched,
         },
     }
+}
+
+/// Returns what an operator has told of the switchover; where time stands still it does not count.
+fn told(scenario: &Scenario, searched: bool) -> Option<Told> {
+    let Migration { switchover, downtime_limit_ns, rounds_min, .. } = &scenario.migration;
+    let bytes = u128::from(switchover.bandwidth) * u128::from(*downtime_limit_ns) / 1_000_000_000;
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    (switchover.bandwidth > 0 && !searched).then_some(Told { bytes, rounds_min: *rounds_min })
+}
+
+/// Returns where memory regions begin, but the first: each RAM block is one.
+fn regions(blocks: &[RamBlock]) -> Vec<u64> {
+    let mut ends: Vec<u64> = blocks
+        .iter()
+        .scan(0, |end, block| {
+            *end += block.pages;
+            Some(*end)
+        })
+        .collect();
+    ends.pop();
+    ends
 }
 
 /// Returns whether a balloon finds an iothread, and whether it notices that it does not.
@@ -244,6 +274,31 @@ fn iothread(present: bool, faults: &Faults) -> host::balloon::IothreadOption {
 fn block_options(block: &RamBlock) -> BlockOptions {
     let RamBlock { name, pages, offset, room, ignored } = block;
     BlockOptions { name: name.clone(), pages: *pages, offset: *offset, room: *room, ignored: *ignored }
+}
+
+/// Returns the RAM blocks; memory that is plugged and unplugged is one behind the others.
+fn blocks(scenario: &Scenario) -> Vec<BlockOptions> {
+    let host = &scenario.host;
+    let mut blocks = host.blocks.clone();
+    if let Some(mem) = &host.virtio_mem {
+        let block = |name: &str, pages, offset| RamBlock { name: name.to_owned(), pages, offset, room: 0, ignored: false };
+        if blocks.is_empty() {
+            blocks.push(block("pc.ram", (scenario.guest.ram_bytes >> wire::platform::PAGE_SHIFT) - mem.pages, 0));
+        }
+        blocks.push(block(VirtioMem::NAME, mem.pages, RamBlock::offset_behind(&blocks)));
+    }
+    blocks.iter().map(block_options).collect()
+}
+
+fn virtio_mem(mem: &VirtioMem, faults: &Faults) -> VirtioMemOptions {
+    let VirtioMem { pages, block_pages, memslot_pages, plugged } = mem;
+    VirtioMemOptions {
+        pages: *pages,
+        block_pages: *block_pages,
+        memslot_pages: *memslot_pages,
+        plugged: plugged.clone(),
+        index_by_count: faults.on(Fault::DiscardIndex),
+    }
 }
 
 fn tracking_options(scenario: &Scenario) -> TrackingOptions {

@@ -29,6 +29,11 @@ impl Desk {
         }
     }
 
+    /// Returns it with that much memory.
+    pub(crate) fn with_pages(self, pages: u64) -> Self {
+        Self { ram: GuestRam::new(pages * PAGE_SIZE), ..self }
+    }
+
     pub(crate) fn ctx(&mut self) -> Ctx<'_> {
         Ctx {
             actor: Actor::Migration,

@@ -63,8 +63,10 @@ impl Course {
                 // QEMU: the switchover finds out that it was cancelled or that the stream is broken, and goes out by its failure path.
                 Op::SetDevice | Op::SetPostcopy => self.ops = VecDeque::from([Op::Unlock(LockId::Bql), Op::Choose(Choice::Iteration)]),
                 Op::SetActive
+                | Op::Exclude
                 | Op::Sync(_)
                 | Op::Slice { .. }
+                | Op::Drain
                 | Op::Sleep { .. }
                 | Op::SetPaused
                 | Op::WaitContinue
@@ -78,6 +80,8 @@ impl Course {
                 | Op::SetCompleted
                 | Op::Lock(_)
                 | Op::Unlock(_)
+                | Op::Synchronize
+                | Op::SynchronizeInside
                 | Op::SetFinal => {}
                 Op::LogStart
                 | Op::Notify(_)
@@ -184,7 +188,7 @@ impl Course {
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
             return;
         }
-        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options);
+        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options, ctx.faults);
         if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
@@ -259,7 +263,9 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Sync(SyncMove::Merge) => view.accel.awaits_merge(),
         Op::Sync(SyncMove::Devices) => !view.devices.is_clear(),
         Op::SetActive => run.status == MigrationStatus::Setup,
+        Op::Exclude => view.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints),
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
+        Op::Drain => run.drain_move(ctx) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,
@@ -275,6 +281,8 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Lock(LockId::Slots) => ctx.locks.knows(LockId::Slots) && view.accel.has_slots(),
         Op::Lock(lock) => ctx.locks.knows(lock),
         Op::Unlock(lock) if lock.is_fine() => ctx.locks.holder(lock) == Some(ctx.actor),
+        Op::Synchronize => ctx.faults.on(Fault::SynchronizeUnderBql),
+        Op::SynchronizeInside => ctx.faults.on(Fault::SynchronizeInside),
         Op::WaitHints => run.healthy() && awaits_hints(view.hints, ctx),
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,

@@ -354,12 +354,14 @@ impl Migration {
             Op::StopVm => EventKind::VmStop,
             Op::StartVm => EventKind::VmStart,
             Op::LogStart => EventKind::LogStart,
+            Op::Exclude => EventKind::BitmapExclude,
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Sync(_)
             | Op::WriteSetup
             | Op::SetActive
             | Op::Slice { .. }
+            | Op::Drain
             | Op::IterateEnd
             | Op::RateLimit { .. }
             | Op::Sleep { .. }
@@ -384,6 +386,8 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::WaitLoaded
             | Op::WaitRecover
+            | Op::Synchronize
+            | Op::SynchronizeInside
             | Op::Reload
             | Op::SendEnd
             | Op::SendSaved
@@ -499,6 +503,9 @@ impl Migration {
         if let Op::Slice { last } = op {
             return self.run.page_step(&self.thread.pace, last, parts, ctx);
         }
+        if op == Op::Drain {
+            return self.run.drain_step(ctx);
+        }
         self.course_of(ctx.actor).ops.pop_front();
         match op {
             Op::Notify(reason) => self.notify(reason, parts, ctx),
@@ -547,6 +554,8 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Act(_)
+            | Op::Synchronize
+            | Op::Exclude
             | Op::WriteSetup
             | Op::Sync(_)
             | Op::IterateBegin { .. }
@@ -571,6 +580,7 @@ impl Migration {
             | Op::Protect
             | Op::SetFinal => self.run.perform(op, parts, ctx),
             Op::Slice { .. }
+            | Op::Drain
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::WaitHints
@@ -578,6 +588,7 @@ impl Migration {
             | Op::WaitContinue
             | Op::WaitDestination
             | Op::WaitLoaded
+            | Op::SynchronizeInside
             | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }

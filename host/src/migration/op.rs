@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Act(NotifyAction),
     /// Brings the records of dirtiness one level on.
     Sync(SyncMove),
+    /// Takes memory that is not plugged out of B.
+    Exclude,
     /// Releases the BQL, and writes the list of blocks.
     WriteSetup,
     /// Setup -> Active, unless cancelled.
@@ -42,6 +44,8 @@ pub(crate) enum Op {
     StopVm,
     /// Takes `free_page_lock` and tells the device that the VM runs or not.
     LockVmState { running: bool },
+    /// Writes out what the channels hold, and a barrier: many moves, or none.
+    Drain,
     /// Starts the vCPUs.
     StartVm,
     /// Active -> PreSwitchover, unless cancelled or broken.
@@ -68,6 +72,10 @@ pub(crate) enum Op {
     SetFailing,
     /// Hands the cleanup to the main loop, and releases the BQL.
     Schedule,
+    /// Waits until nobody is in an RCU section (a fault).
+    Synchronize,
+    /// Waits for the end of its own RCU section (a fault).
+    SynchronizeInside,
     /// Switches all logs off and frees the bitmaps.
     LogStop,
     /// Cancelling -> Cancelled, Failing -> Failed.
@@ -156,7 +164,7 @@ pub(crate) fn setup(synced: bool) -> VecDeque<Op> {
     let mut ops: VecDeque<Op> = [Op::Lock(LockId::Bql), Op::Lock(LockId::RamList)].into_iter().chain(slots).collect();
     ops.extend(sync(false).filter(|op| synced || !matches!(op, Op::Sync(_))));
     ops.push_back(Op::Unlock(LockId::RamList));
-    ops.extend([Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
+    ops.extend([Op::Exclude, Op::WriteSetup, Op::Notify(PrecopyReason::Setup), Op::SetActive, Op::Choose(Choice::Iteration)]);
     ops
 }
 
@@ -206,6 +214,7 @@ pub(crate) fn switchover(complete_before_sync: bool, pause: bool) -> VecDeque<Op
         Op::IterateBegin { last: true },
         Op::Slice { last: true },
         Op::IterateEnd,
+        Op::SynchronizeInside,
         Op::Unlock(LockId::Bitmap),
         Op::SaveDevice,
         Op::WaitDestination,
@@ -246,6 +255,7 @@ pub(crate) fn snapshot() -> VecDeque<Op> {
         Op::Lock(LockId::Bql),
         Op::StopVm,
         Op::LogStart,
+        Op::Exclude,
         Op::Notify(PrecopyReason::AfterBitmapSync),
         Op::SetActive,
         Op::SetDevice,
@@ -261,9 +271,10 @@ pub(crate) fn snapshot() -> VecDeque<Op> {
     ])
 }
 
-/// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
+/// The switch to postcopy (QEMU: postcopy_start()). What channels hold has to be placed before the guest runs there, since they do not place
+/// whole pages at once (QEMU: ram_save_postcopy_prepare()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
 pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
+    let mut ops = VecDeque::from([Op::Drain, Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
     ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
     ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
     ops
@@ -294,8 +305,8 @@ pub(crate) fn postcopy_end() -> VecDeque<Op> {
 pub(crate) fn pause() -> VecDeque<Op> {
     VecDeque::from([
         Op::Lock(LockId::QemuFile),
-        Op::SetStatus(MigrationStatus::PostcopyPaused),
         Op::Unlock(LockId::QemuFile),
+        Op::SetStatus(MigrationStatus::PostcopyPaused),
         Op::WaitRecover,
         Op::SetStatus(MigrationStatus::PostcopyRecover),
         Op::Reload,
@@ -318,12 +329,13 @@ pub(crate) fn cleanup() -> VecDeque<Op> {
     VecDeque::from([
         Op::Lock(LockId::Bql),
         Op::Notify(PrecopyReason::Cleanup),
+        Op::Synchronize,
         Op::Lock(LockId::Slots),
         Op::LogStop,
         Op::Unlock(LockId::Slots),
         Op::Lock(LockId::QemuFile),
-        Op::SetFinal,
         Op::Unlock(LockId::QemuFile),
+        Op::SetFinal,
         Op::Unlock(LockId::Bql),
     ])
 }

@@ -368,16 +368,36 @@ impl RamState {
             ctx.emit(Event::BitmapStore { range });
         }
         if !ctx.faults.on(Fault::HintKeepsK) {
-            let mut at = hit.first;
-            while at < hit.end() {
-                let chunk = self.chunk(at);
-                if self.take_chunk(at) && accel.has_clear() {
-                    accel.clear(chunk, ctx);
-                }
-                at = chunk.end();
-            }
+            self.clear_chunks(hit, accel, ctx);
         }
         cleared
+    }
+
+    /// Takes ranges that are not plugged out of B, and clears their chunks in K where C asks for it and somebody keeps K (QEMU:
+    /// ramblock_dirty_bitmap_clear_discarded_pages()).
+    pub(crate) fn exclude(&mut self, ranges: &[PageRange], mut accel: Option<&mut Accelerator>, ctx: &mut Ctx<'_>) {
+        let list = Arc::clone(&self.list);
+        let parts = ranges.iter().flat_map(|range| list.parts(*range));
+        let pages = parts.map(|(index, part)| self.blocks[index].b.as_mut().map_or(0, |b| b.clear_range(part))).sum();
+        self.n = self.n.wrapping_sub(pages);
+        ctx.emit(Event::BitmapExclude { pages });
+        for range in ranges {
+            if let Some(accel) = &mut accel {
+                self.clear_chunks(*range, accel, ctx);
+            }
+        }
+    }
+
+    /// Clears the chunks of a range in K where C asks for it.
+    fn clear_chunks(&mut self, range: PageRange, accel: &mut Accelerator, ctx: &mut Ctx<'_>) {
+        let mut at = range.first;
+        while at < range.end() {
+            let chunk = self.chunk(at);
+            if self.take_chunk(at) && accel.has_clear() {
+                accel.clear(chunk, ctx);
+            }
+            at = chunk.end();
+        }
     }
 
     fn locate(&self, pfn: Pfn) -> (&Block, Pfn) {
@@ -529,6 +549,24 @@ mod tests {
         assert_eq!(stack.hint(150, 100), 50);
         assert_eq!(stack.desk.take_events().len(), 1, "C was clear");
         assert_eq!(stack.ram.n(), 512 - 150);
+    }
+
+    #[test]
+    fn what_is_not_plugged_leaves_b_and_its_chunks_leave_k_where_that_is_kept() {
+        for keeps_k in [true, false] {
+            let mut stack = Stack::new(MODES[0], 512, 6, &[]);
+            stack.desk.take_events();
+            let accel = keeps_k.then_some(&mut stack.accel);
+            stack.ram.exclude(&[PageRange::new(Pfn(64), 64), PageRange::new(Pfn(256), 256)], accel, &mut stack.desk.ctx());
+            assert!(stack.ram.n_equals_popcount() && stack.ram.n() == 512 - 320);
+            let events = stack.desk.take_events();
+            assert_eq!(events[0], Event::BitmapExclude { pages: 320 });
+            assert_eq!(events.len(), if keeps_k { 1 + 5 } else { 1 });
+            stack.send_all();
+            stack.sync();
+            assert_eq!(stack.ram.is_dirty(Pfn(70)), !keeps_k, "what K still has comes back");
+            assert!(!stack.ram.is_dirty(Pfn(10)));
+        }
     }
 
     #[test]

@@ -178,7 +178,12 @@ impl Run {
         self.ram.as_mut().expect("a migration thread has bitmaps")
     }
 
-    /// Returns whether the guest is slowed down where it dirties too much: never where time stands still.
+    /// Returns whether an account is kept of what the guest dirties, to slow it down where that is too much: never where time stands still.
+    pub(crate) fn accounts(&self) -> bool {
+        self.options.paced && (self.options.throttle.auto_converge || self.options.limit.on)
+    }
+
+    /// Returns whether vCPUs sleep a share of their time where they dirty too much.
     pub(crate) fn throttles(&self) -> bool {
         self.options.paced && self.options.throttle.auto_converge
     }
@@ -206,6 +211,7 @@ impl Run {
             | Op::TimerEnd
             | Op::Schedule => plain(EventKind::LockRelease),
             Op::LogStart => plain(EventKind::LogStart),
+            Op::Exclude => plain(EventKind::BitmapExclude),
             Op::Protect => plain(EventKind::SnapshotStart),
             Op::Notify(_) => plain(EventKind::Notify),
             Op::Act(action) => plain(op::action_event(action)),
@@ -228,6 +234,7 @@ impl Run {
             | Op::Reload => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
             Op::Slice { last } => self.page_move(pace, last, view.accel, ctx).next(),
+            Op::Drain => self.drain_move(ctx).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
             Op::RateLimit { .. } => plain(EventKind::RateLimit),
             Op::Sleep { until_ns } => Next::Sleep(until_ns),
@@ -235,7 +242,9 @@ impl Run {
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
             Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
-            Op::WaitRecover => Next::Idle,
+            Op::WaitRecover => Next::Wait(Await::Recovery),
+            Op::Synchronize => Next::Lock(LockId::Rcu),
+            Op::SynchronizeInside => Next::Wait(Await::Oneself),
             Op::WaitHints => Next::Wait(Await::Hints),
             Op::WaitContinue => Next::Wait(Await::Operator),
             Op::Unthrottle => plain(EventKind::Throttle),
@@ -257,6 +266,10 @@ impl Run {
                 ctx.unlock(lock);
                 lock_ns
             }
+            Op::Synchronize => {
+                ctx.synchronize_rcu();
+                lock_ns
+            }
             Op::WriteSetup => {
                 ctx.unlock(LockId::Bql);
                 ctx.costs.setup_ns
@@ -273,6 +286,7 @@ impl Run {
             Op::Sync(part) => self.perform_sync(part, parts, ctx),
             Op::LogStart => self.log_start(parts, ctx),
             Op::LogStop => self.log_stop(parts, ctx),
+            Op::Exclude => self.exclude(true, parts, ctx),
             Op::IterateBegin { last } => self.slice_begin(last, ctx),
             Op::IterateEnd => self.slice_end(ctx),
             Op::RateLimit { until_ns } => {
@@ -324,7 +338,11 @@ impl Run {
             Op::SendSaved => self.send_saved_device(ctx),
             Op::Reload => {
                 self.recover(parts.destination, ctx);
-                self.change(MigrationStatus::PostcopyActive, ctx)
+                let cost = self.change(MigrationStatus::PostcopyActive, ctx);
+                if parts.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints) {
+                    self.exclude(false, parts, ctx);
+                }
+                cost
             }
             Op::SetPostcopy => self.change(MigrationStatus::PostcopyDevice, ctx),
             Op::SetStatus(status) => self.change(status, ctx),
@@ -344,6 +362,7 @@ impl Run {
             Op::Notify(_)
             | Op::SetActive
             | Op::Slice { .. }
+            | Op::Drain
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
@@ -354,6 +373,7 @@ impl Run {
             | Op::WaitDestination
             | Op::WaitLoaded
             | Op::WaitRecover
+            | Op::SynchronizeInside
             | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
         }
     }
@@ -394,9 +414,15 @@ impl Run {
             SyncMove::After => {
                 assert!(!waits_for_vcpus(&parts.view(), ctx), "the sync ends while a vCPU stores");
                 ctx.emit(Event::AfterSync);
-                if self.throttles() && self.throttle.is_due(ctx.now_ns) {
+                if parts.devices.mem().is_some() && ctx.faults.on(Fault::UnpluggedByHints) {
+                    self.exclude(true, parts, ctx);
+                }
+                if self.accounts() && self.throttle.is_due(ctx.now_ns) {
                     let (dirtied, options) = (self.ram().dirtied(), self.options.throttle);
-                    self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                    let too_much = self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                    if too_much && self.options.limit.on {
+                        parts.accel.limit_for_migration(self.options.limit.rate, parts.d, ctx);
+                    }
                 }
                 ctx.costs.state_ns
             }
@@ -406,6 +432,7 @@ impl Run {
     /// QEMU: migration/ram.c ram_init_bitmaps(). A new destination listens.
     pub(crate) fn log_start(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
+        parts.destination.unplug(&parts.devices.discarded());
         self.file = self.options.encoding.mapped_ram.then(|| MappedRam::new(ctx.ram.pages()));
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
         if self.options.first_round == FirstRound::Populated {
@@ -413,12 +440,21 @@ impl Run {
             parts.d.reset();
             self.ram_mut().leave_out_holes(ctx.ram);
         }
-        if self.throttles() {
+        if self.accounts() {
             self.throttle = Throttle::new(ctx.now_ns);
         }
         parts.d.set_tracking(true);
         parts.accel.log_start(ctx);
         parts.devices.log_start(ctx);
+        ctx.costs.state_ns
+    }
+
+    /// Memory that is not plugged is not sent: it has no contents, and to read it would populate it. What changes there later is found by the syncs like
+    /// anything else. QEMU: migration/ram.c migration_bitmap_clear_discarded_pages(), once behind the first sync, and in ram_dirty_bitmap_reload(); K is
+    /// left alone where nobody keeps it. [`Fault::UnpluggedByHints`]: behind each sync, as a precopy notifier, and nowhere else.
+    pub(crate) fn exclude(&mut self, clears: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
+        let ranges = parts.devices.discarded();
+        self.ram_mut().exclude(&ranges, clears.then_some(&mut *parts.accel), ctx);
         ctx.costs.state_ns
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Slice {
     over: bool,
     /// The scan goes around for ever unless it finds a page (a fault).
     endless: bool,
+    /// A CLEAR is made, and its lock is still held.
+    cleared: bool,
 }
 
 /// A page between B and the wire.
@@ -53,6 +55,8 @@ pub(crate) enum PageMove {
     Wait,
     /// What comes next is done with a lock more.
     Lock(LockId),
+    /// What came last was done with a lock more.
+    Unlock(LockId),
     /// CLEAR of a chunk.
     Clear { pfn: Pfn, chunk: PageRange },
     /// The page's word of B is loaded (a fault).
@@ -86,6 +90,7 @@ impl PageMove {
             PageMove::End => Next::Idle,
             PageMove::Wait => Next::Wait(Await::Peer),
             PageMove::Lock(lock) => Next::Lock(lock),
+            PageMove::Unlock(_) => Next::Do(Move::plain(EventKind::LockRelease)),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
             PageMove::Load(pfn) => on(EventKind::BitmapLoad, pfn),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
@@ -111,7 +116,7 @@ impl Run {
     /// [`Fault::ScanWithoutPlace`]: the last slice's scan has no place to come back to, until it finds a page.
     pub(crate) fn slice_begin(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.hand.is_none(), "a page is left from the last slice");
-        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false };
+        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false, cleared: false };
         self.slice.endless = last && ctx.faults.on(Fault::ScanWithoutPlace);
         ctx.emit(Event::IterateBegin { remaining: self.ram().n() });
         ctx.costs.state_ns
@@ -137,6 +142,9 @@ impl Run {
     /// Returns what the slice does next.
     pub(crate) fn page_move(&self, pace: &Pace, last: bool, accel: &Accelerator, ctx: &Ctx<'_>) -> PageMove {
         let watch = ctx.watch;
+        if self.slice.cleared {
+            return PageMove::Unlock(LockId::Slots);
+        }
         if !self.healthy() {
             return PageMove::End;
         }
@@ -164,14 +172,8 @@ impl Run {
             return PageMove::Take(pfn);
         }
         let next = self.next_to_send();
-        if let Some(multifd) = &self.multifd {
-            match multifd.duty(next.map(|pfn| ram.scan_place(pfn)), last, &self.options.encoding, ctx) {
-                Duty::None => {}
-                Duty::Wait => return PageMove::Wait,
-                Duty::Give(channel) => return PageMove::Give(channel),
-                Duty::Flush if self.wire.is_full() => return PageMove::Wait,
-                Duty::Flush => return PageMove::Flush,
-            }
+        if let Some(duty) = self.channels_duty(next.map(|pfn| ram.scan_place(pfn)), last, ctx) {
+            return duty;
         }
         match next {
             // Nobody sees it go around.
@@ -191,6 +193,44 @@ impl Run {
         }
     }
 
+    /// Returns what is due to the channels before the scan takes its next page.
+    fn channels_duty(&self, next: Option<(usize, u64)>, last: bool, ctx: &Ctx<'_>) -> Option<PageMove> {
+        let multifd = self.multifd.as_ref().filter(|_| self.by_channel())?;
+        match multifd.duty(next, last, &self.options.encoding, ctx) {
+            Duty::None => None,
+            Duty::Wait => Some(PageMove::Wait),
+            Duty::Give(channel) => Some(PageMove::Give(channel)),
+            Duty::Flush if self.wire.is_full() => Some(PageMove::Wait),
+            Duty::Flush => Some(PageMove::Flush),
+        }
+    }
+
+    /// Returns whether pages go by channels: not in postcopy, when they are placed one by one (QEMU: ram_save_target_page()).
+    fn by_channel(&self) -> bool {
+        self.multifd.is_some() && !self.in_postcopy()
+    }
+
+    /// Returns what is left to do until the channels hold nothing.
+    pub(crate) fn drain_move(&self, ctx: &Ctx<'_>) -> PageMove {
+        if self.healthy() { self.channels_duty(None, true, ctx).unwrap_or(PageMove::End) } else { PageMove::End }
+    }
+
+    /// Makes the next move of that.
+    pub(crate) fn drain_step(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        match self.drain_move(ctx) {
+            PageMove::Give(channel) => self.give_packet(channel, ctx),
+            PageMove::Flush => self.flush_channels(true, ctx),
+            other => unreachable!("{other:?} is no move of channels"),
+        }
+    }
+
+    fn give_packet(&mut self, channel: u8, ctx: &mut Ctx<'_>) -> u64 {
+        let round = self.ram().syncs();
+        let pages = self.multifd.as_mut().expect("who gives a packet has channels").give(channel, round);
+        ctx.emit(Event::ChannelQueue { channel, pages });
+        ctx.costs.lock_ns
+    }
+
     /// Makes the slice's next move.
     pub(crate) fn page_step(&mut self, pace: &Pace, last: bool, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         match self.page_move(pace, last, parts.accel, ctx) {
@@ -199,7 +239,7 @@ impl Run {
                 let was = self.ram_mut().take_chunk(pfn);
                 assert!(was, "CLEAR of a chunk that is not in C");
                 parts.accel.clear(chunk, ctx);
-                ctx.release_needed(LockId::Slots);
+                self.slice.cleared = ctx.locks.holder(LockId::Slots) == Some(ctx.actor);
                 ctx.costs.clear_ns
             }
             PageMove::Load(pfn) => {
@@ -214,20 +254,14 @@ impl Run {
                 if loaded {
                     ctx.emit(Event::BitmapStore { range: PageRange::page(pfn) });
                 }
-                if self.multifd.is_some() {
+                if self.by_channel() {
                     self.take_for_channel(pfn, last, ctx);
                 } else {
                     self.hand = Some(Hand { pfn, content: None });
                 }
                 ctx.costs.page_ns / 2
             }
-            PageMove::Give(channel) => {
-                let round = self.ram().syncs();
-                let multifd = self.multifd.as_mut().expect("who gives a packet has channels");
-                let pages = multifd.give(channel, round);
-                ctx.emit(Event::ChannelQueue { channel, pages });
-                ctx.costs.lock_ns
-            }
+            PageMove::Give(channel) => self.give_packet(channel, ctx),
             PageMove::Flush => self.flush_channels(last, ctx),
             PageMove::Read(pfn) => {
                 let content = self.read(pfn, last, ctx);
@@ -244,6 +278,11 @@ impl Run {
                 ctx.lock(lock);
                 ctx.costs.lock_ns
             }
+            PageMove::Unlock(lock) => {
+                ctx.unlock(lock);
+                self.slice.cleared = false;
+                ctx.costs.lock_ns
+            }
         }
     }
 
@@ -254,6 +293,7 @@ impl Run {
             PageMove::End
             | PageMove::Wait
             | PageMove::Lock(_)
+            | PageMove::Unlock(_)
             | PageMove::Clear { .. }
             | PageMove::Load(_)
             | PageMove::Take(_)
@@ -290,9 +330,10 @@ impl Run {
 
     /// Takes, reads, sends and places a page, and returns whether it went as zeros.
     fn whole_encoded(&mut self, pfn: Pfn, last: bool, destination: &mut Destination, ctx: &mut Ctx<'_>) -> bool {
-        let by_channel = self.multifd.is_some();
+        let by_channel = self.by_channel();
         let content = match self.read(pfn, last, ctx) {
-            Content::Data(_) if self.options.encoding.senders_find_zeros() && ctx.ram.is_zero(pfn) => Content::Zero,
+            // Behind the switch to postcopy there is no sender that would look.
+            Content::Data(_) if by_channel && self.options.encoding.senders_find_zeros() && ctx.ram.is_zero(pfn) => Content::Zero,
             content => content,
         };
         let zero = content.is_zero();
@@ -308,7 +349,7 @@ impl Run {
 
     /// Returns whether a page cannot be sent and placed at once: others are on their way, or it waits for others.
     fn splits(&self) -> bool {
-        !self.wire.is_empty() || self.multifd.is_some() || self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
+        !self.wire.is_empty() || self.by_channel() || self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
     }
 
     /// A page that is taken goes into the packet, or, when the thread finds that it is zero, on the main channel.

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::devices::Devices;
 use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{Event, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
@@ -103,19 +104,17 @@ impl Run {
     /// the devices' state is still in a buffer when it is taken.
     pub(crate) fn protect(&mut self, parts: &mut Parts<'_>, ctx: &mut Ctx<'_>) -> u64 {
         parts.destination.restart();
+        parts.destination.unplug(&parts.devices.discarded());
         self.ram = Some(RamState::new(self.options.chunk_shift, self.tried, parts.d, ctx));
-        let mut protected = DirtyBitmap::full(ctx.ram.pages());
-        if ctx.faults.on(Fault::SnapshotHoles) {
-            for pfn in holes(ctx.ram) {
-                protected.clear(pfn);
-            }
-        }
-        self.snapshot.protected = Some(protected);
+        self.snapshot.protected = Some(to_protect(parts.devices, ctx));
         let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
         let device = Record::Device { id, state, start: false };
         self.snapshot.device = (!ctx.faults.on(Fault::SnapshotNoFlush)).then_some(device);
         self.post.landed(|landing| landing.changed = true);
         ctx.emit(Event::SnapshotStart);
+        if parts.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints) {
+            self.exclude(false, parts, ctx);
+        }
         ctx.costs.state_ns + ctx.ram.pages().div_ceil(64) * ctx.costs.sync_word_ns
     }
 
@@ -166,6 +165,31 @@ impl Run {
             self.post.landed(|landing| landing.changed = true);
         }
     }
+}
+
+/// Returns the pages that are protected: all memory that is plugged. QEMU: ram_write_tracking_prepare(), ram_write_tracking_start().
+/// [`Fault::SnapshotHoles`]: nobody populates it first. [`Fault::PopulatedInPart`]: a part of a block is populated up to its length, counted from
+/// the block's beginning. [`Fault::UnpluggedByHints`]: all memory, plugged or not.
+fn to_protect(devices: &Devices, ctx: &Ctx<'_>) -> DirtyBitmap {
+    let mut protected = DirtyBitmap::full(ctx.ram.pages());
+    if ctx.faults.on(Fault::SnapshotHoles) {
+        for pfn in holes(ctx.ram) {
+            protected.clear(pfn);
+        }
+    }
+    let Some(mem) = devices.mem().filter(|_| !ctx.faults.on(Fault::UnpluggedByHints)) else { return protected };
+    let region = mem.region();
+    for range in mem.discarded(region) {
+        protected.clear_range(range);
+    }
+    if ctx.faults.on(Fault::PopulatedInPart) {
+        for range in mem.populated(region) {
+            for pfn in range.pages().filter(|pfn| pfn.0 - region.first.0 >= range.count && ctx.ram.is_zero(*pfn)) {
+                protected.clear(pfn);
+            }
+        }
+    }
+    protected
 }
 
 /// Returns the pages that nobody has ever written, as far as their contents tell.

@@ -380,6 +380,46 @@ fn a_discard_of_a_hinted_page_outside_a_round_is_the_hosts_fault() {
 }
 
 #[test]
+fn memory_that_is_not_plugged_need_not_arrive_and_is_not_sent() {
+    for (left_out, written) in [(true, false), (false, false), (false, true)] {
+        let mut bench = Bench::new(Log::Tcg);
+        bench.write(p(17), CPU);
+        bench.emit(Actor::MainLoop, Event::MemUnplug { range: block(16) });
+        bench.migrate();
+        if left_out {
+            (16..24).for_each(|pfn| bench.host.b[pfn] = false);
+            bench.host.n -= 8;
+        }
+        if written {
+            (16..24).for_each(|pfn| drop(bench.write(p(pfn), CPU)));
+        }
+        bench.send_all();
+        bench.complete();
+        let findings = bench.finish();
+        let broken: Vec<_> = findings.violations.iter().map(|violation| (violation.rule, violation.verdict)).collect();
+        let expected =
+            if left_out || written { Vec::new() } else { vec![(rules::UNPLUGGED_MEMORY_IS_NOT_SENT, Verdict::OverSend); broken.len()] };
+        assert_eq!(broken, expected);
+        assert_eq!(broken.is_empty(), left_out || written);
+        assert_eq!(findings.excused.contains_key(&p(17)), left_out);
+    }
+}
+
+#[test]
+fn memory_that_is_plugged_again_has_to_arrive() {
+    let mut bench = Bench::new(Log::Tcg);
+    bench.emit(Actor::MainLoop, Event::MemUnplug { range: block(16) });
+    bench.emit(Actor::MainLoop, Event::MemPlug { range: PageRange::page(p(17)) });
+    bench.migrate();
+    bench.host.b[17] = false;
+    bench.host.n -= 1;
+    (16..24).filter(|pfn| *pfn != 17).for_each(|pfn| bench.host.b[pfn] = false);
+    bench.host.n -= 7;
+    bench.complete();
+    assert_eq!(loss(bench).page, Some(p(17)));
+}
+
+#[test]
 fn a_hinted_page_is_not_sent_again() {
     // hint-keeps-k.
     let mut bench = Bench::new(Log::ManualClear);

@@ -35,12 +35,16 @@ pub struct Host {
     pub iothread: bool,
     /// Page 0 is ROM.
     pub rom: bool,
+    /// The device says DONE by itself when the driver has no more to hint (profile firecracker alone).
+    pub acknowledge_on_stop: bool,
     /// Locks for which there is no use in most scenarios are taken, too, wherever the real code takes them (`docs/locks.md`).
     pub all_locks: bool,
     /// Devices that write guest memory by themselves.
     pub devices: Devices,
     /// The RAM blocks that guest memory consists of, one behind the other; none: it is one.
     pub blocks: Vec<RamBlock>,
+    /// Memory behind them that is plugged and unplugged.
+    pub virtio_mem: Option<VirtioMem>,
 }
 
 impl Host {
@@ -72,17 +76,21 @@ impl Host {
             balloon_pages: 0,
             stats_interval_ns: 0,
             blocks: Vec::new(),
+            virtio_mem: None,
             host_page: 1,
             iothread: true,
             rom: false,
+            acknowledge_on_stop: true,
             all_locks: false,
             devices: Devices::default(),
         }
     }
 
-    /// Returns how much of the guest's memory is not there until the last RAM block grows, bytes.
-    pub fn room_bytes(&self) -> u64 {
-        self.blocks.last().map_or(0, |block| block.room * wire::platform::PAGE_SIZE)
+    /// Returns how much of memory the guest is not told of when it boots, bytes: what is not there until the last RAM block grows, and what is plugged
+    /// and unplugged.
+    pub fn untold_bytes(&self) -> u64 {
+        let room = self.blocks.last().map_or(0, |block| block.room);
+        (room + self.virtio_mem.as_ref().map_or(0, |mem| mem.pages)) * wire::platform::PAGE_SIZE
     }
 
     /// Chunk of C when nothing else is asked for: 1 GiB (QEMU: property `x-clear-bitmap-shift`).
@@ -116,6 +124,24 @@ impl RamBlock {
     pub fn overlaps(&self, other: &Self) -> bool {
         self.offset < other.offset + other.pages && other.offset < self.offset + self.pages
     }
+}
+
+/// A virtio-mem device: a RAM block of its own at the end of guest memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtioMem {
+    /// All that it may ever have, pages.
+    pub pages: u64,
+    /// Pages of a block.
+    pub block_pages: u64,
+    /// Pages of the parts as which others see it.
+    pub memslot_pages: u64,
+    /// Blocks that are plugged from the start.
+    pub plugged: Vec<u64>,
+}
+
+impl VirtioMem {
+    /// Name of its RAM block.
+    pub const NAME: &'static str = "vmem0";
 }
 
 /// Devices that write guest memory by themselves.

@@ -193,6 +193,11 @@ pub enum Command {
     BreakLink,
     /// The last RAM block grows.
     GrowBlock,
+    /// `qom-set` of a virtio-mem device's `requested-size`.
+    ResizeMem {
+        /// Pages that are to be plugged.
+        pages: u64,
+    },
     /// `migrate_start_postcopy`.
     StartPostcopy,
     /// `migrate_recover`.

@@ -17,7 +17,7 @@ use ::host::step::Costs;
 
 pub use self::expect::{BlockedExpect, CountExpect, Expect, Limits, SentExpect, SpunExpect};
 pub use self::guest::{Driver, Guest, Manners, Numbering, Operation, Task};
-pub use self::host::{Devices, DirtyLog, Host, Profile, RamBlock, Tracking, Walk};
+pub use self::host::{Devices, DirtyLog, Host, Profile, RamBlock, Tracking, VirtioMem, Walk};
 pub use self::inject::{Action, Command, How, Injection, Order, PageOf, PageSpec, Pattern, Target, Trigger};
 pub use self::migration::Migration;
 pub use super::search::{Found, Grain, Search, Vary};

@@ -4,8 +4,8 @@ use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX};
 
 use super::super::words::{compressions, destination_rams, dirty_logs, features, numberings, profiles, walks, zero_pages};
 use super::ranges::{
-    CHANNELS, CHUNK, HINT_QUEUE, HOST_PAGE, PAGES, PERCENT, POISONED, QUEUE, RAM_ADDRS, RATE, REAP, RING, ROOM, SHARE, SLOT, TIME, XBZRLE,
-    range,
+    CHANNELS, CHUNK, HINT_QUEUE, HOST_PAGE, LIMIT, MEM_BLOCK, MEM_BLOCKS, MEM_SIZE, PAGES, PERCENT, POISONED, QUEUE, RAM_ADDRS, RATE, REAP,
+    RING, ROOM, SHARE, SLOT, TIME, XBZRLE, range,
 };
 use super::{Kind, Table, key};
 
@@ -42,6 +42,12 @@ pub(super) static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key(
+            "acknowledge_on_stop",
+            "The device says DONE by itself when the driver has no more to hint (profile firecracker alone).",
+            Kind::Flag,
+        )
+        .default("true"),
         key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
         key(
             "all_locks",
@@ -57,6 +63,7 @@ pub(super) static HOST: Table = Table {
         key("vfio", "There is an assigned device: all that it reaches is pinned, and nothing is discarded.", Kind::Flag).default("false"),
         key("iommu", "The guest chooses the addresses that devices use, and which pages they reach.", Kind::Flag).default("false"),
         key("blocks", "RAM blocks that guest memory consists of, one behind the other; none: it is one.", Kind::Tables(&BLOCK)),
+        key("virtio_mem", "Memory behind all others that is plugged and unplugged.", Kind::Table(&VIRTIO_MEM)),
     ],
 };
 
@@ -68,6 +75,26 @@ static BLOCK: Table = Table {
         key("offset", "Its first ram_addr, pages; default: behind the blocks before it, at a multiple of 64.", Kind::Integer(RAM_ADDRS)),
         key("room", "Pages at its end that are not there until it grows (the last block alone).", Kind::Integer(ROOM)).default("0"),
         key("ignored", "QEMU's x-ignore-shared leaves it out: source and destination share it.", Kind::Flag).default("false"),
+    ],
+};
+
+static VIRTIO_MEM: Table = Table {
+    title: "[host.virtio_mem]",
+    keys: &[
+        key(
+            "size",
+            "All memory that it may ever have: the end of the guest's, which its allocator never gets.",
+            Kind::Size(MEM_SIZE, 1 << 20),
+        )
+        .required(),
+        key("block", "Memory that is plugged or unplugged as a whole (QEMU's block-size).", Kind::SizePowerOfTwo(MEM_BLOCK))
+            .default("\"1 MiB\""),
+        key(
+            "memslot",
+            "The parts as which others, as an assigned device, see it (QEMU's dynamic-memslots); default: one.",
+            Kind::Size(MEM_SIZE, 1 << 20),
+        ),
+        key("plugged", "Blocks that are plugged when the machine starts.", Kind::Several(&Kind::Integer(MEM_BLOCKS))).default("[]"),
     ],
 };
 
@@ -106,6 +133,7 @@ pub(super) static MIGRATION: Table = Table {
         )
         .default("false"),
         key("throttle", "QEMU's auto-converge: slows down a guest that dirties too much.", Kind::Table(&THROTTLE)),
+        key("dirty_limit", "QEMU's dirty-limit: vCPUs that dirty too much sleep when their rings are full.", Kind::Table(&DIRTY_LIMIT)),
         key("pause_before_switchover", "With the VM stopped, the switchover waits for the command continue.", Kind::Flag).default("false"),
         key("switchover_bandwidth", "QEMU's avail-switchover-bandwidth; default: estimated.", Kind::Rate(RATE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
@@ -141,6 +169,20 @@ static THROTTLE: Table = Table {
         key("increment", "QEMU's cpu-throttle-increment.", Kind::Integer(SHARE)).default("10"),
         key("max", "QEMU's max-cpu-throttle.", Kind::Integer(SHARE)).default("99"),
         key("tailslow", "QEMU's cpu-throttle-tailslow: near the end less is added.", Kind::Flag).default("false"),
+    ],
+};
+
+static DIRTY_LIMIT: Table = Table {
+    title: "`dirty_limit`",
+    keys: &[
+        key("on", "QEMU's dirty-limit, which needs the log `ring` and goes without auto-converge.", Kind::Flag).default("false"),
+        key("rate", "QEMU's vcpu-dirty-limit: how much each vCPU may dirty, MB/s.", Kind::Integer(LIMIT)).default("1"),
+        key(
+            "period",
+            "QEMU's x-vcpu-dirty-limit-period: from one measurement to the next.",
+            Kind::Time(range(1_000_000, 1_000_000_000, "QEMU takes 1 to 1000 ms")),
+        )
+        .default("\"1 s\""),
     ],
 };
 

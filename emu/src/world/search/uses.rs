@@ -278,7 +278,16 @@ impl Used {
             Event::RingReset { .. } => RECORDS,
             Event::RingReap { .. } => RECORDS,
             Event::RingFull { .. } => RECORDS,
-            Event::GuestCrash { .. } | Event::HostCrash { .. } => u64::MAX,
+            Event::GuestCrash { .. }
+            | Event::HostCrash { .. }
+            | Event::MemPlug { .. }
+            | Event::MemUnplug { .. }
+            | Event::MemBusy { .. }
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. } => u64::MAX,
             Event::DirtyClear { .. }
             | Event::DirtyMark { .. }
             | Event::HostDiscard { .. }
