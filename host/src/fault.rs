@@ -419,7 +419,7 @@ faults! {
     UnpluggedByHints { name: "unplugged-by-hints", id: "H16", source: "QEMU be39b4cd20 and f4578df399, fixed in 6.2",
         mechanism: "virtio-mem has its unplugged memory left out behind each sync, through the interface for hints: a background snapshot has no sync, and after a recovery there is none, so unplugged memory is read there, which populates it, and sent", effect: OverSend,
         steps: ["block U of a virtio-mem device is not plugged", "a background snapshot begins: no sync, so nobody leaves U out", "the migration thread reads U: the host allocates its pages, and they are saved"],
-        fix: "The migration asks each memory region what of it is discarded, when it makes B and when it makes B anew." },
+        fix: "the migration asks each memory region what of it is discarded, when it makes B and when it makes B anew" },
 
     // ---- 3B: balloon discards
     /// A large host page goes with its first balloon page.
@@ -480,7 +480,7 @@ faults! {
     UnpluggedRequested { name: "unplugged-requested", id: "B11", source: "QEMU 9470c5e082, fixed in 6.2",
         mechanism: "a fault in unplugged memory at the destination of a postcopy is answered by asking the source for the page, which never sends it", effect: Stall,
         steps: ["page U is not plugged: it is not in B, and will not be sent", "a vCPU at the destination touches U: request(U) goes out", "the source takes U for sent, and drops the request: the vCPU waits until the migration ends"],
-        fix: "The destination asks its own memory region whether the page is discarded, and places an empty one." },
+        fix: "the destination asks its own memory region whether the page is discarded, and places an empty one" },
 
     // ---- 3C: dirty tracking in the accelerator
     /// Rings start with nothing protected.
@@ -847,7 +847,7 @@ faults! {
         mechanism: "virtio-mem divides a section's offset by the number of its blocks, not by their size: in a section that does not begin where the region does, all is taken for discarded, and a sync does not ask what the device wrote there",
         effect: Loss,
         steps: ["a block of the region's second half is plugged: the assigned device's listener hears of it, and maps it", "the device writes P of that block behind P's sending", "the sync has the populated parts of the section replayed: there are none, and the note about P is never asked for"],
-        fix: "The offset is divided by the size of a block." },
+        fix: "the offset is divided by the size of a block" },
 
     // ---- 3H: convergence, liveness
     /// What is exactly at the threshold is sent without another look.
@@ -895,17 +895,17 @@ faults! {
     SynchronizeUnderBql { name: "synchronize-under-bql", id: "L01", source: "QEMU 60be634079, fixed in 2.5",
         mechanism: "the migration's cleanup waits, with the big lock, until nobody is in an RCU section any more; a vCPU in such a section, on its way to a device's register, waits for the big lock", effect: Deadlock,
         steps: ["the main loop takes the big lock to clean up", "vCPU 0 leaves the guest at a device's register: it enters an RCU section and waits for the big lock", "the main loop waits for the end of vCPU 0's section before it frees the bitmaps"],
-        fix: "The bitmaps are freed behind the next grace period, by call_rcu(), and nobody waits for it." },
+        fix: "the bitmaps are freed behind the next grace period, by call_rcu(), and nobody waits for it" },
     /// RCU's grace period is waited for inside of an RCU section.
     SynchronizeInside { name: "synchronize-inside", id: "L02", source: "QEMU d09a6fde15, fixed in 2.4",
         mechanism: "the end of the last slice waits for a grace period of RCU inside of an RCU section of its own", effect: Deadlock,
         steps: ["the migration thread enters an RCU section to send what is left", "all is sent: the bitmaps are to be freed once every section that began before has ended", "its own never ends: it waits for itself, with the big lock"],
-        fix: "The section ends first." },
+        fix: "the section ends first" },
     /// A part of a block is populated only as far as it is long.
     PopulatedInPart { name: "populated-in-part", id: "S02", source: "QEMU f7b9dcfbcf (6.2), fixed in 8.0 by 5f19a44919",
         mechanism: "the loop that populates memory before it is protected ends at the part's length, not at the part's end: of a plugged part that lies within its RAM block the end, or all, stays unpopulated, and the protection skips it", effect: Loss,
         steps: ["P is in the second of two virtio-mem blocks, of which the first is not plugged; nobody has touched it", "the loop begins at the part's offset, which is not below its length: nothing is populated, and P is not protected", "the guest writes P, and P is saved with what was written after the snapshot's moment"],
-        fix: "The loop ends at offset plus length." },
+        fix: "the loop ends at offset plus length" },
 
     // ---- 3J: other VMMs
     /// A snapshot is taken when the round of hints begins.
@@ -918,12 +918,12 @@ faults! {
     DoneOnActivation { name: "done-on-activation", id: "X03", source: "Firecracker a8f5d78dc, fixed in 1.15",
         mechanism: "the device goes to DONE when the driver activates it, at boot, and not when it is restored: the configuration of a restored device says DONE, and no interrupt tells the driver to look", effect: Leak,
         steps: ["the driver hints, and keeps its pages: nobody has said DONE when the snapshot is taken", "the snapshot is restored; the device was activated long ago", "the restored guest waits for DONE with its free memory on a list, and each copy of it does"],
-        fix: "The restored device is kicked: it goes to DONE then, and interrupts." },
+        fix: "the restored device is kicked: it goes to DONE then, and interrupts" },
     /// A report is not cut where its memory region ends.
     RegionOverrun { name: "region-overrun", id: "X05", source: "Cloud Hypervisor 326cd8807, fixed in 52.0",
         mechanism: "of a reported range only the start is looked up: a hole is punched into the region's file for all of its length, and the advice that follows fails, which ends the device's thread and with it the VMM", effect: HostCrash,
         steps: ["a memory zone of 130 MiB lies before another one", "the guest, which knows of no zones, reports a free block of 4 MiB that begins 2 MiB before the end of the first", "the hole reaches 2 MiB beyond the zone's memory, into whatever its file holds there; then the thread ends"],
-        fix: "The length is cut at the region's end: reports are advice, and a part of them may be taken." },
+        fix: "the length is cut at the region's end: reports are advice, and a part of them may be taken" },
     /// What the VMM writes itself stands in no log.
     VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
         mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,
