@@ -913,7 +913,6 @@ faults! {
         mechanism: "an orchestrator takes the guest for done when its command id has reached the host's: that is the moment when the driver has begun to hint", effect: Rule,
         steps: ["the host starts round 2", "the driver sends id 2, and begins to hint", "the guest's id is not below the host's: the VM is paused, its hints in the queue"],
         fix: "the round is over when the driver has sent its stop id, and the device has answered DONE" },
-        fix: "The round is over when the driver has sent its stop id, and the device has answered DONE." },
     /// DONE is said when a device is activated.
     DoneOnActivation { name: "done-on-activation", id: "X03", source: "Firecracker a8f5d78dc, fixed in 1.15",
         mechanism: "the device goes to DONE when the driver activates it, at boot, and not when it is restored: the configuration of a restored device says DONE, and no interrupt tells the driver to look", effect: Leak,
