@@ -355,12 +355,12 @@ faults! {
         fix: "a state of its own, failing, stands until the cleanup is over; capabilities are refused in it" },
     /// COMPLETE stops the device that has said DONE.
     CompleteStopsHinting { name: "complete-stops-hinting", id: "H15", source: "QEMU: the device of 4.0 under the notifiers' order of 11.1 (46b0155ecf, ce0b9fa9e7, 3c11e33016); no release had both",
-        mechanism: "COMPLETE stops hinting; told behind the last sync and not before it, it overwrites DONE, and the state that goes to the destination says STOP",
+        mechanism: "COMPLETE stops hinting; told behind the last sync instead of before it, it overwrites DONE, and the state that goes to the destination says STOP",
         effect: Leak, steps: ["the last sync finds the VM stopped: the device says DONE", "COMPLETE is told behind it, and the device of 4.0 answers with STOP", "the device's state goes to the destination with id 0: the driver there never learns that it may have its pages back"],
         fix: "the device ignores COMPLETE; the order of the notifiers could then change" },
     /// The guest hints though postcopy may follow.
     HintWithPostcopy { name: "hint-with-postcopy", id: "H07", source: "QEMU fd51e54fa1, fixed in 6.2",
-        mechanism: "hints leave pages out that the destination may ask for: they are taken for sent, and DONE comes when the device's state has gone", effect: Leak,
+        mechanism: "the destination may ask for pages that a hint has left out: the source takes them for sent; and DONE is said when the device's state has gone over already", effect: Leak,
         steps: ["the guest hints P, and B forgets it", "the migration is switched: the devices leave with a hint round that is still open", "the guest goes on with hinted pages that nobody will tell it to take back"],
         fix: "with the capability postcopy-ram the notifier does nothing" },
     /// A round is requested without the device's lock.
@@ -449,7 +449,7 @@ faults! {
 
     /// Whoever speaks last of discards decides for all.
     InhibitLastWins { name: "inhibit-last-wins", id: "B02", source: "QEMU's one flag of 2.5 to 3.0; a count since 01ccbec7bd, balanced by 154304cd6e, both in 3.1",
-        mechanism: "those who forbid discards share one flag: when a migration allows them again at its end, what an assigned device has pinned may go, too",
+        mechanism: "those who forbid discards share one flag: when one of them allows discards again, what another still has pinned may go, too",
         effect: Loss,
         steps: ["an assigned device has memory pinned, and forbids discards; so does a snapshot, for as long as it is saved", "the snapshot ends: discards are allowed", "the guest inflates P: it is discarded, and the device still writes where it was"],
         fix: "the bans are counted, and each user takes back its own; the flag had had postcopy for its only user, and was a count before there was a second" },
@@ -506,7 +506,7 @@ faults! {
         fix: "where a slot takes the place of another, all vCPUs are kept out of the kernel from before the read until the new slot is there" },
     /// What KVM writes by itself is not collected.
     BackupIgnored { name: "backup-ignored", id: "K05", source: "QEMU b20cc77692 and 1e493be587, in 8.1, which brought rings to arm64",
-        mechanism: "KVM has no vCPU's ring for what it writes outside of vCPUs, as an interrupt controller's tables, and sets bits in a bitmap that nobody reads", effect: Loss,
+        mechanism: "what KVM writes for no vCPU, such as an interrupt controller's tables, goes into no ring, but into a bitmap beside them, which nobody reads", effect: Loss,
         steps: ["the migration sends P, a page of the ITS tables", "KVM writes P for no vCPU: no ring has room for that, the backup bitmap has it", "the last sync reaps the rings alone"],
         fix: "the last sync, and the deletion of a slot, read the bitmap, too" },
     /// System management mode's address space is left out of syncs.
@@ -526,7 +526,7 @@ faults! {
         fix: "the range is computed before the loop" },
     /// A recreated slot has no S.
     SlotLosesS { name: "slot-loses-s", id: "K09", source: "QEMU 4.1 to 4.2, fixed in 5.0 by 9b3a31c745",
-        mechanism: "S is allocated by a slot's first sync only: a slot that was recreated since has none when a CLEAR wants it", effect: HostCrash,
+        mechanism: "S is allocated by a slot's first sync only: a slot that was created again since has none when a CLEAR wants it", effect: HostCrash,
         steps: ["a sync reads the slot's log into S", "the guest reboots or toggles PAM: the slot is deleted and created, without S", "the migration is about to send a page of it, and its CLEAR asserts that there is S"],
         fix: "S is allocated whenever a slot is created with its log on" },
     /// A CLEAR ends with its first slot.
@@ -614,7 +614,7 @@ faults! {
         fix: "the length is tested, too" },
     /// Bits of D are set by a load and a store.
     DirtySetNotAtomic { name: "dirty-set-not-atomic", id: "Q05", source: "QEMU d114875b9a and 5f2cb94688, fixed in 2.4",
-        mechanism: "who sets a bit of D loads its word, changes it and stores it back: what another thread set in between is gone", effect: Loss,
+        mechanism: "whoever sets a bit of D loads its word, changes it and stores it back: what another thread has set in between is gone", effect: Loss,
         steps: ["a device's thread loads a word of D to mark P", "another loads it to mark Q, the first stores it with P's bit", "the second stores it with Q's bit and without P's: the write to P is forgotten"],
         fix: "bits of D are set and taken by atomic operations" },
     /// The last scan begins nowhere.
@@ -730,12 +730,12 @@ faults! {
         fix: "when the scan has passed all of RAM, every channel is drained and synchronised before the next page is queued" },
     /// The main channel does not wait at the barrier.
     MainPassesBarrier { name: "main-passes-barrier", id: "E15b", source: "QEMU: what the barrier is for that 294e5a4034 (8.1) left once in a round",
-        mechanism: "the channels wait for each other between rounds, and the main channel for none: a zero record on it arrives before the page's older bytes on a channel", effect: Loss,
+        mechanism: "the channels wait for each other between rounds, and the main channel waits for none: a zero record on it arrives before the page's older bytes on a channel", effect: Loss,
         steps: ["round 1: P goes as v1 on a channel that is late", "round 2: P is zero, and the migration thread sends a zero record on the main channel", "the record is placed, and then v1"],
         fix: "a flush record in the main stream waits for all channels" },
     /// A flush does not wait for what is queued.
     FlushForgetsQueued { name: "flush-forgets-queued", id: "E16", source: "QEMU 7.1 and 7.2, fixed in 8.0 by ebfc578715",
-        mechanism: "with zero copy a flush may be asked for before the last packet is queued, and does not wait for it: its pages count as sent and are not read", effect: Rule,
+        mechanism: "with zero copy a flush may be asked for before the last packet is queued, and does not wait for it: its pages count as sent, and have not been read yet", effect: Rule,
         steps: ["a sender has a packet, and has not queued it", "the flush finds nothing queued, and is over", "the packet's pages are read afterwards"],
         fix: "a channel is flushed once its sender has come to the barrier" },
     /// The destination starts before its receivers are done.
@@ -839,7 +839,9 @@ faults! {
     /// What the hardware noted goes with the mapping.
     VfioUnmapDropsDirty { name: "vfio-unmap-drops-dirty", id: "V09", source: "QEMU f051dbeb91 and 6e360c0617, fixed in 11.0; with the older interface, in 5.2 by 9e7b0442f2",
         mechanism: "an assigned device's writes are noted by its addresses; when the guest unmaps one, the notes go with the mapping, unasked", effect: Loss,
-        steps: ["the device writes a page that was sent", "the guest is done with the buffer, and unmaps it", "the next sync asks for the mappings that are left"],
+        steps: ["the device writes a page that was sent",
+            "the guest is done with the buffer, and unmaps it",
+            "the next sync asks about the mappings that are left, and the page is in none of them"],
         fix: "the dirty bits of a range are asked for before it is unmapped" },
 
     /// A section's first block is looked for with the wrong divisor.
@@ -887,7 +889,9 @@ faults! {
     /// The end of the devices' state stays in a buffer.
     SnapshotNoFlush { name: "snapshot-no-flush", id: "S03", source: "QEMU ecb23efea0, fixed in 6.0 before its release",
         mechanism: "the buffer with the devices' state is taken before the stream in front of it is flushed: its end is missing", effect: Rule,
-        steps: ["the devices are saved into a buffer, the last of it still in the stream's own", "the buffer is appended to the snapshot", "the snapshot is complete by its state, and cannot be loaded"],
+        steps: ["the devices are saved into a buffer, the last of it still in the stream's own",
+            "the buffer is appended to the snapshot",
+            "the snapshot is reported as complete, and cannot be loaded"],
         fix: "the stream is flushed before its buffer is taken" },
 
     // ---- locks: not in the catalogue's sections, from the history of QEMU's migration
