@@ -539,8 +539,10 @@ impl Machine {
     pub(crate) fn settle(&mut self) -> Result<(), String> {
         self.push(Command::Cancel);
         self.push(Command::Cont);
+        let mut rests = false;
         for _ in 0..200_000 {
-            if !ACTORS.into_iter().any(|actor| self.moves(actor)) {
+            rests = !ACTORS.into_iter().any(|actor| self.moves(actor));
+            if rests {
                 break;
             }
             for actor in ACTORS {
@@ -550,8 +552,16 @@ impl Machine {
             }
             self.check()?;
         }
+        if !rests {
+            // Where a used ring lies in an available ring, what the device returns is exposed to it anew, for ever; and an element that is a list of
+            // addresses may have a million of them, one move each.
+            let may_be_long = self.tangled || self.protocol == Protocol::Addresses;
+            let waits = ACTORS.map(|actor| format!("{actor} {:?}", self.with(actor, |vmm, ctx| vmm.next(actor, false, ctx))));
+            return if may_be_long { Ok(()) } else { Err(format!("nothing comes to rest: {}", waits.join(", "))) };
+        }
         if let Some(lock) = LockId::ALL.into_iter().find(|lock| self.locks.holder(*lock).is_some()) {
-            return Err(format!("{} is held at rest", lock.name()));
+            let holder = self.locks.holder(lock).expect("it is held");
+            return Err(format!("{} is held at rest by {holder}", lock.name()));
         }
         if let Some(head) = self.in_hand.filter(|_| !matches!(self.protocol, Protocol::Requests(_))) {
             return Err(format!("head {head} was never returned"));
