@@ -751,6 +751,11 @@ faults! {
         fix: "where postcopy may follow, zeros are written whenever they come" },
 
     // ---- 3F: postcopy
+    /// A huge page of which a part has arrived is not dropped.
+    HostPageInParts { name: "host-page-in-parts", id: "P04", source: "QEMU 29c5917201 and a3b6ff6d0a, fixed in 2.9",
+        mechanism: "at the switch to postcopy the bitmap is not rounded to pages of the host's: of a huge page only the dirty part is to be dropped, which memory cannot do, and who touches that part finds the old contents", effect: Loss,
+        steps: ["a huge page has arrived; the guest writes one target page of it, P", "the migration is switched: P is to be dropped, and is less than the memory there can drop", "the guest runs at the destination, and reads the old P, for nothing is missing"],
+        fix: "whatever page of the host's is partly dirty, or partly sent, is dropped and sent as a whole" },
     /// Requests that were on a broken link are forgotten.
     RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
         mechanism: "after a recovery nobody asks again for the pages that were asked for before the link broke", effect: Stall,
@@ -844,6 +849,11 @@ faults! {
             "the next sync asks about the mappings that are left, and the page is in none of them"],
         fix: "the dirty bits of a range are asked for before it is unmapped" },
 
+    /// A reset's firmware leaves no mark.
+    RomResetUnmarked { name: "rom-reset-unmarked", id: "-", source: "QEMU, cpu_physical_memory_write_rom() before 1.3",
+        mechanism: "images that a reset of the machine puts into memory again are copied there without a mark in D", effect: Loss,
+        steps: ["the guest writes a page of its firmware's data, and the page is sent", "the machine is reset: the firmware's image is copied over the page, unmarked", "the destination starts with the guest's bytes in its firmware"],
+        fix: "The copy marks what it writes, as any device's write does. It was made to do so for the sake of translated code; the loss is derived from the sources." },
     /// A section's first block is looked for with the wrong divisor.
     DiscardIndex { name: "discard-index", id: "V10", source: "QEMU b11cf32e07, fixed in 8.0",
         mechanism: "virtio-mem divides a section's offset by the number of its blocks, not by their size: in a section that does not begin where the region does, all is taken for discarded, and a sync does not ask what the device wrote there",

@@ -29,6 +29,8 @@ use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Await, Ctx, Move, Next};
 
+pub use reset::FIRMWARE;
+
 /// Everything that a host is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmmOptions {
@@ -66,6 +68,10 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `system_reset`.
+    SystemReset,
+    /// The reset that a command or the guest has asked for. Comes by itself.
+    MachineReset,
     /// `migrate_start_postcopy`.
     StartPostcopy,
     /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
@@ -113,6 +119,8 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::SystemReset => "system_reset",
+            Command::MachineReset => "machine-reset",
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
@@ -123,6 +131,13 @@ impl Command {
             Command::BreakLink => "break-link",
             Command::Tracking(command) => command.name(),
         }
+    }
+}
+
+impl Command {
+    /// Returns what tells that it is carried out.
+    fn kind(self) -> EventKind {
+        if self == Command::MachineReset { EventKind::MachineReset } else { EventKind::Monitor }
     }
 }
 
@@ -137,6 +152,8 @@ impl fmt::Display for Command {
             | Command::Stop
             | Command::Cont
             | Command::ResetDevice
+            | Command::SystemReset
+            | Command::MachineReset
             | Command::StartPostcopy
             | Command::Recover
             | Command::Unplug
@@ -184,7 +201,7 @@ impl Monitor {
     fn next(&self, locks: &[LockId]) -> Next {
         match locks.get(self.taken()) {
             Some(lock) => Next::Lock(*lock),
-            None => Next::Do(Move::plain(EventKind::Monitor)),
+            None => Next::Do(Move::plain(self.queue.front().map_or(EventKind::Monitor, |command| command.kind()))),
         }
     }
 }
@@ -350,6 +367,7 @@ impl Vmm {
             Actor::Iothread => self.balloon.iothread_behind_lock(self.takes_hints(), ctx),
             Actor::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::MainLoop => match self.job(ctx) {
+                Job::Monitor(Command::MachineReset) => Some(self.reset_move()),
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Measure => Some(Move::plain(EventKind::RingReap)),
@@ -434,6 +452,15 @@ impl Vmm {
         assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
         let pages = self.accel.reap_full(cpu, ctx);
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
+    }
+
+    /// A display that is about to refresh gets the log of its pages' slots, and merges it for everybody, with the BQL (QEMU: memory_region_sync_dirty_bitmap()).
+    ///
+    /// # Panics
+    /// When somebody else has the BQL.
+    pub fn refresh_log(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
+        assert!(ctx.locks.holder(LockId::Bql).is_none(), "the log is merged while somebody holds the BQL");
+        self.accel.refresh(range, &mut self.d, ctx);
     }
 
     /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.
@@ -559,7 +586,12 @@ impl Vmm {
     }
 
     fn fault(&mut self, actor: Actor, ctx: &mut Ctx<'_>) -> u64 {
-        let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
+        let stuck = self.stuck(actor, ctx).expect("a page is in the way");
+        self.ask_for(stuck, ctx)
+    }
+
+    fn ask_for(&mut self, stuck: Stuck, ctx: &mut Ctx<'_>) -> u64 {
+        let Stuck { pfn, kind, asked } = stuck;
         assert!(!asked, "page {pfn} is waited for");
         match kind {
             EventKind::DstFault => self.page_fault(pfn, ctx),
@@ -621,6 +653,7 @@ impl Vmm {
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
+            Job::Monitor(_) if self.reset_stuck(ctx).is_some() => self.reset_stuck(ctx).map_or(Next::Idle, Stuck::next),
             Job::Monitor(command) => self.monitor.next(&self.locks_of(command, ctx)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
             Job::Measure => self.meter.next(&self.accel, self.limit_period_ns(), ctx),
@@ -638,6 +671,7 @@ impl Vmm {
 
     fn main_loop_step(&mut self, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match self.job(ctx) {
+            Job::Monitor(_) if self.reset_stuck(ctx).is_some() => self.reset_fault(ctx),
             Job::Monitor(command) => self.monitor_step(command, ctx),
             Job::Migration => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
@@ -672,6 +706,7 @@ impl Vmm {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
+            Command::MachineReset => self.reset_locks(),
             Command::Unplug => self.balloon.unplug_locks(),
             Command::Recover => &[],
             Command::Cancel => &[LockId::Bql, LockId::QemuFile],
@@ -679,6 +714,7 @@ impl Vmm {
             Command::Migrate
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::SystemReset
             | Command::ResizeMem { .. }
             | Command::GrowBlock
             | Command::BreakLink
@@ -696,7 +732,10 @@ impl Vmm {
             self.monitor.state = MonitorState::Locked { taken: taken + 1 };
             return ctx.costs.lock_ns;
         }
-        ctx.emit(Event::Monitor { command: command.to_string() });
+        ctx.emit(match command {
+            Command::MachineReset => Event::MachineReset,
+            _ => Event::Monitor { command: command.to_string() },
+        });
         let cost = self.carry_out(command, ctx);
         for lock in locks.iter().rev() {
             ctx.unlock(*lock);
@@ -800,6 +839,11 @@ impl Vmm {
                 self.balloon.reset(ctx);
                 ctx.costs.state_ns
             }
+            Command::SystemReset => {
+                self.request_reset();
+                ctx.costs.state_ns
+            }
+            Command::MachineReset => self.reset_machine(ctx),
         }
     }
 }
@@ -847,5 +891,6 @@ enum Job {
     Balloon,
 }
 
+mod reset;
 #[cfg(test)]
 mod tests;

@@ -476,6 +476,7 @@ impl Oracle {
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
             Event::DeviceStatus { status } => self.device_status(*status),
+            Event::MachineReset => self.machine_reset(),
             Event::GuestAlloc { range } => self.guest_alloc(*range),
             Event::GuestFree { range } => self.guest_free(*range),
             // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.
@@ -532,6 +533,7 @@ impl Oracle {
             | Event::LinkStall
             | Event::LinkResume
             | Event::VhostQueue { .. }
+            | Event::GuestRestart
             | Event::MemBusy { .. }
             | Event::BitmapExclude { .. }
             | Event::LimitSet { .. }

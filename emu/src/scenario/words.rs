@@ -31,6 +31,7 @@ pub(super) const COMMANDS: &[Word] = &[
     ("stop", "Stops the VM."),
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
+    ("system-reset", "Resets the whole machine (`system_reset`): memory keeps what it holds, and the guest boots anew."),
     ("unplug-balloon", "Takes the balloon device out of the machine."),
     ("grow-block", "The last RAM block grows into the room that it has."),
     ("break-link", "Breaks the link to the destination."),

@@ -257,6 +257,8 @@ fn operation_table(operation: &Operation) -> String {
         Operation::Freeze => "freeze = true".to_owned(),
         Operation::Restore => "restore = true".to_owned(),
         Operation::Shutdown => "shutdown = true".to_owned(),
+        Operation::Reboot => "reboot = true".to_owned(),
+        Operation::EmergencyRestart => "emergency_restart = true".to_owned(),
         Operation::NoteMemory => "note_memory = true".to_owned(),
         Operation::CompareMemory => "compare_memory = true".to_owned(),
         Operation::Panic => "panic = true".to_owned(),
@@ -505,7 +507,10 @@ fn action_entry(action: &Action) -> (&'static str, String) {
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
-        Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages))),
+        Action::ClearLog { page, pages, sync } => {
+            let (pages, sync) = (unless(*pages == 1, "pages", pages), unless(!sync, "sync", sync));
+            ("clear_log", format!("{{ page = {}{pages}{sync} }}", quoted(page)))
+        }
         Action::RepeatId => ("repeat_id", true.to_string()),
         Action::VhostQueue { page, queue } => {
             ("vhost_queue", format!("{{ page = {}{} }}", quoted(page), unless(*queue == 0, "queue", queue)))
@@ -537,6 +542,7 @@ fn command_value(command: Command) -> String {
         Command::Balloon { pages } => format!("{{ balloon = {} }}", size(u64::from(pages) * PAGE_SIZE)),
         Command::ResizeMem { pages } => format!("{{ requested_size = {} }}", size(pages * PAGE_SIZE)),
         Command::ResetDevice => quoted("reset-device"),
+        Command::SystemReset => quoted("system-reset"),
         Command::Unplug => quoted("unplug-balloon"),
         Command::GrowBlock => quoted("grow-block"),
         Command::BreakLink => quoted("break-link"),

@@ -154,19 +154,30 @@ impl Machine {
     pub fn new(ram: Arc<GuestRam>, image: &Image, vcpus: usize) -> Machine {
         assert!((1..=platform::MAX_VCPUS).contains(&vcpus), "{vcpus} vCPUs");
         assert!(image.end() <= ram.bytes(), "the image ends at {:#x}, RAM at {:#x}", image.end(), ram.bytes());
-        for segment in &image.segments {
-            let mut bytes = segment.bytes.clone();
-            bytes.resize(segment.mem_bytes as usize, 0);
-            ram.write_unlogged(segment.address, &bytes);
-        }
+        load(image, &ram);
         let engines = Lease::new(image, &ram);
         let context = Context { blob: engines.reset.clone(), trace: None, insns: 0, irq: IrqState::default() };
         let mut machine = Machine { engines, ram, contexts: vec![context; vcpus], resident: [None; 2] };
-        for cpu in 0..vcpus {
-            let regs = Regs { rip: image.entry, rdi: cpu as u64, rflags: 2, ..Regs::default() };
-            machine.set_regs(cpu, &regs);
-        }
+        machine.enter(image);
         machine
+    }
+
+    /// Loads the image again, and puts all vCPUs back to where they began. The counts of their instructions go on; traps and the log stay.
+    pub fn reset(&mut self, image: &Image) {
+        load(image, &self.ram);
+        self.resident = [None; 2];
+        for context in &mut self.contexts {
+            let insns = context.insns;
+            *context = Context { blob: self.engines.reset.clone(), trace: None, insns, irq: IrqState::default() };
+        }
+        self.enter(image);
+    }
+
+    fn enter(&mut self, image: &Image) {
+        for cpu in 0..self.contexts.len() {
+            let regs = Regs { rip: image.entry, rdi: cpu as u64, rflags: 2, ..Regs::default() };
+            self.set_regs(cpu, &regs);
+        }
     }
 
     /// Returns the number of vCPUs.
@@ -509,6 +520,7 @@ impl Machine {
         for (index, word) in words.into_iter().enumerate() {
             super::copy_to_ram(&self.ram, frame + 8 * index as u64, &word.to_le_bytes());
         }
+        (frame >> PAGE_SHIFT..=(frame + 39) >> PAGE_SHIFT).for_each(|page| self.ram.touch(Pfn(page)));
         let engine = self.any_engine(cpu);
         self.engines.write(engine, Reg::Rsp, frame);
         self.engines.write(engine, Reg::Rip, handler);
@@ -591,6 +603,12 @@ impl Machine {
         self.engines.hooks().pages.restore(&snapshot.pages);
     }
 
+    /// From here on [`GuestRam::take_touched`] tells of guest code's stores, too: every page that guest code uses is opened anew.
+    pub fn open_anew(&mut self) {
+        let pages = self.pages();
+        [FAST, SLOW].into_iter().for_each(|engine| pages.make_stale(engine));
+    }
+
     /// Returns a hash of all that a vCPU's future depends on, memory aside.
     pub fn hash_cpu(&self, cpu: usize) -> u64 {
         let mut hash = RegHash::default();
@@ -667,6 +685,15 @@ impl Machine {
             Some(engine) => self.engines.read_wide(engine, reg),
             None => self.contexts[cpu].blob.read_wide(reg),
         }
+    }
+}
+
+/// Puts an image where it runs.
+fn load(image: &Image, ram: &GuestRam) {
+    for segment in &image.segments {
+        let mut bytes = segment.bytes.clone();
+        bytes.resize(segment.mem_bytes as usize, 0);
+        ram.write_unlogged(segment.address, &bytes);
     }
 }
 

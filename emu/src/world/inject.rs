@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use host::dirty::accel::StoreKind;
-use host::event::{Actor, Event, Level, PageRange, Pfn};
+use host::event::{Actor, Event, Level, LockId, PageRange, Pfn};
 use host::fault::Fault;
 use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
@@ -79,8 +79,12 @@ impl World {
         }
         let Actor::Vcpu(cpu) = injection.by else {
             // Devices write for a VM that runs: stopping it drains their requests and stops vhost's backends before anything else happens
-            // (QEMU: system/cpus.c do_vm_stop(), hw/virtio/vhost.c vhost_dev_stop()).
-            return !matches!(injection.action, Action::Write { .. }) || self.state.vmm.vm.running;
+            // (QEMU: system/cpus.c do_vm_stop(), hw/virtio/vhost.c vhost_dev_stop()). A display refreshes with the big lock.
+            return match injection.action {
+                Action::Write { .. } => self.state.vmm.vm.running,
+                Action::ClearLog { sync: true, .. } => self.state.locks.holder(LockId::Bql).is_none(),
+                _ => true,
+            };
         };
         let vcpu = &self.state.vcpus[usize::from(cpu)];
         let there = at_insns.is_none_or(|at| vcpu.insns >= at);
@@ -202,8 +206,13 @@ impl World {
                 Given::Command(command) => self.state.vmm.monitor.push(command),
                 Given::Link(event) => self.with_ctx(Actor::Destination, |vmm, ctx| vmm.link(event, ctx)),
             },
-            Action::ClearLog { page, pages } => {
+            Action::ClearLog { page, pages, sync } => {
                 let range = self.in_ram(self.state.pages.frames[page], *pages);
+                // QEMU: memory_region_snapshot_and_clear_dirty().
+                if *sync {
+                    self.with_ctx(Actor::Display, |vmm, ctx| vmm.refresh_log(range, ctx));
+                    self.protect();
+                }
                 // Where no log is kept, or none that can be cleared, there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap()
                 // calls those who log and know how).
                 if self.state.vmm.accel.logging() && self.state.vmm.accel.has_clear() {
@@ -282,7 +291,7 @@ impl World {
     }
 
     /// Says which pages of a range are dirty in D now, of those that the scenario looks at.
-    fn tell_marks(&mut self, by: Actor, range: PageRange) {
+    pub(super) fn tell_marks(&mut self, by: Actor, range: PageRange) {
         let marked: Vec<Pfn> = range.pages().filter(|pfn| self.state.watch.has(*pfn) && self.state.vmm.d.test(*pfn)).collect();
         for pfn in marked {
             self.emit(by, Event::DirtyMark { pfn, level: Level::D });
@@ -291,7 +300,7 @@ impl World {
 
     /// Marks what a device in the VMM wrote. [`Fault::DmaUnmarked`]: nothing. [`Fault::AvailEventUnmarked`]: no avail event, which is written through
     /// a mapping of its own (QEMU: hw/virtio/virtio.c vring_set_avail_event()).
-    fn mark_dma(&mut self, range: PageRange, target: Target) {
+    pub(super) fn mark_dma(&mut self, range: PageRange, target: Target) {
         let forgotten = match target {
             Target::Buffer => self.faults.on(Fault::DmaUnmarked),
             Target::AvailEvent => self.faults.on(Fault::AvailEventUnmarked),
@@ -433,6 +442,8 @@ impl World {
             Operation::Freeze => (task::op::FREEZE, 0, 0, 0),
             Operation::Restore => (task::op::RESTORE, 0, 0, 0),
             Operation::Shutdown => (task::op::SHUTDOWN, 0, 0, 0),
+            Operation::Reboot => (task::op::REBOOT, 0, 0, 0),
+            Operation::EmergencyRestart => (task::op::EMERGENCY_RESTART, 0, 0, 0),
             Operation::GetPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 1),
             Operation::PutPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 0),
             Operation::FailAlloc { nth } => (task::op::FAIL_ALLOC, 0, *nth, 0),
@@ -473,6 +484,7 @@ fn host_command(command: Command) -> Given {
         Command::Cont => HostCommand::Cont,
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
+        Command::SystemReset => HostCommand::SystemReset,
         Command::Unplug => HostCommand::Unplug,
         Command::GrowBlock => HostCommand::GrowBlock,
         Command::ResizeMem { pages } => HostCommand::ResizeMem { pages },

@@ -10,6 +10,7 @@ mod blocked;
 pub mod doctor;
 mod end;
 mod exposed;
+pub mod flip;
 mod fork;
 pub mod gates;
 mod guest;
@@ -17,6 +18,7 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod reboot;
 mod ring;
 mod rules;
 pub mod search;
@@ -195,6 +197,8 @@ pub(crate) struct State {
     ready: bool,
     /// Works of the guest's that have begun and not ended.
     works: u32,
+    /// Kernels before this one.
+    resets: u64,
     /// Entry of the guest's stub for injected stores; known once the driver is up.
     inject_stub: u64,
     /// Hints so far.
@@ -229,16 +233,21 @@ impl World {
     /// Steps until nobody can move, the guest is dead, or a limit is reached.
     fn run_to_end(&mut self) -> End {
         loop {
-            if let Some(end) = self.end() {
+            if let Some(end) = self.turn() {
                 return end;
             }
-            if !self.step() {
-                return End::Quiet;
-            }
-            if self.state.blocked.has_grown() && !self.circle().is_empty() {
-                return End::Deadlock;
-            }
         }
+    }
+
+    /// One step, unless the run is over before or behind it.
+    fn turn(&mut self) -> Option<End> {
+        if let Some(end) = self.end() {
+            return Some(end);
+        }
+        if !self.step() {
+            return Some(End::Quiet);
+        }
+        (self.state.blocked.has_grown() && !self.circle().is_empty()).then_some(End::Deadlock)
     }
 
     /// Returns why the run is over, though somebody could move.
@@ -477,6 +486,10 @@ impl World {
             // Who dies of a move makes it no more.
             let died = made.is_some_and(|made| made.kind == EventKind::HostCrash);
             assert!(died || made == Some(what), "{actor} announced {what:?} and makes {made:?}");
+        }
+        let reset = actor == Actor::MainLoop && self.trace[first..].iter().any(|stamped| stamped.event == Event::MachineReset);
+        if reset && !self.state.host_crashed {
+            self.boot_anew();
         }
         self.protect();
         self.land();

@@ -118,6 +118,8 @@ pub enum Action {
         page: PageName,
         /// How many.
         pages: u64,
+        /// It first gets the log of their slots, and merges it for everybody: a display's refresh.
+        sync: bool,
     },
     /// A stray element on the hint queue that repeats the current id, as a duplicated or delayed buffer would be (by a vCPU).
     RepeatId,
@@ -187,6 +189,8 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `system_reset`.
+    SystemReset,
     /// `device_del` of the balloon; its driver should be unbound by then.
     Unplug,
     /// The link breaks.
