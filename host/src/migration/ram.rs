@@ -352,7 +352,9 @@ impl RamState {
         };
         let ranges = self.b().ranges();
         for (index, part) in ranges.iter().map(whole).flat_map(|range| list.parts(range)) {
-            self.blocks[index].b.as_mut().map(|b| b.set_range(part));
+            if let Some(b) = &mut self.blocks[index].b {
+                b.set_range(part);
+            }
         }
         self.leave_unknown_out();
         self.n = self.n.wrapping_add(self.popcount() - before);
