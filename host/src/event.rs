@@ -642,6 +642,14 @@ events! {
     MemBusy { range: PageRange } = "mem.busy",
     #[doc = "Memory that is not plugged is taken out of B (QEMU: ramblock_dirty_bitmap_clear_discarded_pages())."]
     BitmapExclude { pages: u64 } = "bitmap.exclude",
+    #[doc = "Limits of so many vCPUs, from the first on, in MB/s; 0: none."]
+    LimitSet { first: u8, count: u8, rate: u32 } = "limit.set",
+    #[doc = "A vCPU has dirtied so much in the last period, MB/s."]
+    LimitRate { cpu: u8, rate: u64 } = "limit.rate",
+    #[doc = "A vCPU sleeps so long whenever its ring is full, microseconds."]
+    LimitPenalty { cpu: u8, us: u64 } = "limit.penalty",
+    #[doc = "A vCPU whose ring was full begins to sleep."]
+    LimitSleep { cpu: u8, us: u64 } = "limit.sleep",
 }
 
 impl Event {
@@ -779,6 +787,10 @@ impl Event {
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
             | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. }
             | Event::Inject { .. } => None,
         }
     }

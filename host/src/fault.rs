@@ -722,6 +722,12 @@ faults! {
         steps: ["the last copy of P has arrived, and waits for its thread", "the device state arrives, and the vCPUs start", "P is placed under the running guest"],
         fix: "the main thread waits until all threads are done" },
 
+    /// A channel takes the first zeros of a page to be there, and the guest waits for them.
+    ZerosSkippedForPostcopy { name: "zeros-skipped-for-postcopy", id: "E13", source: "QEMU 249543d0c0, fixed in 10.1",
+        mechanism: "the first zeros that a channel brings for a page are noted in R and not written: in postcopy who touches the page faults, and as R has the page nobody asks for it", effect: Stall,
+        steps: ["precopy: a channel brings zeros for P, the first copy of it: R[P] = 1, and nothing is written", "the migration is switched, and the guest runs at the destination", "a vCPU touches P, which is not in memory; R says that it has come: no request goes out"],
+        fix: "where postcopy may follow, zeros are written whenever they come" },
+
     // ---- 3F: postcopy
     /// Requests that were on a broken link are forgotten.
     RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
@@ -827,6 +833,17 @@ faults! {
         effect: Stall, steps: ["the migration thread sends; the link is shut, by a cancel or by the network", "it looks at the rate limit: of a shut link everything is used up, so it sleeps to the window's end", "it looks again, and sleeps again; cancel has been given, and never ends"],
         fix: "Whoever keeps to the rate limit looks for an error of the stream first." },
 
+    /// What an operator tells of the link is divided before it is used.
+    ToldBandwidthInThousands { name: "told-bandwidth-in-thousands", id: "C04", source: "QEMU b6a6d91b9e, fixed in 11.0",
+        mechanism: "the bandwidth that the operator tells for the switchover is divided by 1000 as an integer, to have it per millisecond: below 1000 bytes a second nothing is left, and no threshold",
+        effect: WrongStatistics, steps: ["the operator tells that the link will carry 999 bytes a second, and allows a long downtime", "the migration thread makes 0 bytes a millisecond of it: the threshold is 0", "a sync leaves a page, which would take four seconds; another round begins, and so for ever"],
+        fix: "the quotient is taken in floating point" },
+    /// A vCPU that dirties too much sleeps until somebody kicks it.
+    LimitSleepCutShort { name: "limit-sleep-cut-short", id: "C07", source: "QEMU 7.1 to 8.1, softmmu/dirtylimit.c; reported in September 2023",
+        mechanism: "the sleep at a full ring is a usleep, which any signal ends: whoever measures how fast vCPUs dirty pages kicks them all first, and so does each sync",
+        effect: Rule, steps: ["vCPU 1 has filled its ring, and is to sleep for a second", "the meter kicks all vCPUs to reap their rings: the sleep is over", "the vCPU dirties on, and the meter finds it too fast: a longer sleep, which the next kick ends"],
+        fix: "the sleep goes on behind a signal for what is left of it" },
+
     // ---- 3I: snapshots
 
     /// Pages that nobody touched are not protected.
@@ -852,6 +869,16 @@ faults! {
         mechanism: "an orchestrator takes the guest for done when its command id has reached the host's: that is the moment when the driver has begun to hint", effect: Rule,
         steps: ["the host starts round 2", "the driver sends id 2, and begins to hint", "the guest's id is not below the host's: the VM is paused, its hints in the queue"],
         fix: "The round is over when the driver has sent its stop id, and the device has answered DONE." },
+    /// DONE is said when a device is activated.
+    DoneOnActivation { name: "done-on-activation", id: "X03", source: "Firecracker a8f5d78dc, fixed in 1.15",
+        mechanism: "the device goes to DONE when the driver activates it, at boot, and not when it is restored: the configuration of a restored device says DONE, and no interrupt tells the driver to look", effect: Leak,
+        steps: ["the driver hints, and keeps its pages: nobody has said DONE when the snapshot is taken", "the snapshot is restored; the device was activated long ago", "the restored guest waits for DONE with its free memory on a list, and each copy of it does"],
+        fix: "The restored device is kicked: it goes to DONE then, and interrupts." },
+    /// A report is not cut where its memory region ends.
+    RegionOverrun { name: "region-overrun", id: "X05", source: "Cloud Hypervisor 326cd8807, fixed in 52.0",
+        mechanism: "of a reported range only the start is looked up: a hole is punched into the region's file for all of its length, and the advice that follows fails, which ends the device's thread and with it the VMM", effect: HostCrash,
+        steps: ["a memory zone of 130 MiB lies before another one", "the guest, which knows of no zones, reports a free block of 4 MiB that begins 2 MiB before the end of the first", "the hole reaches 2 MiB beyond the zone's memory, into whatever its file holds there; then the thread ends"],
+        fix: "The length is cut at the region's end: reports are advice, and a part of them may be taken." },
     /// What the VMM writes itself stands in no log.
     VmmWritesUntracked { name: "vmm-writes-untracked", id: "X06", source: "Cloud Hypervisor, issue 2458, fixed in 2021",
         mechanism: "dirty pages are those that KVM reports, and KVM reports what vCPUs write: the VMM's own writes, rings and DMA, stand in no log", effect: Loss,

@@ -101,6 +101,8 @@ pub(crate) enum Tag {
     Throttle,
     VirtioMem,
     VfioMapped,
+    Limits,
+    Meter,
 }
 
 /// First multiplier of a tag and of an index, for each half; any odd numbers without a pattern will do.

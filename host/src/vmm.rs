@@ -14,6 +14,7 @@ use crate::devices::{DeviceOptions, Devices};
 use crate::dirty::accel::{Accelerator, LogMode, TrackingOptions};
 use crate::dirty::bitmap::DirtyBitmap;
 use crate::dirty::command::TrackingCommand;
+use crate::dirty::limit::{self, Meter};
 use crate::dirty::physmem::DirtyMemory;
 use crate::dirty::ram_list::{BlockOptions, RamList};
 use crate::dirty::reaper::Reaper;
@@ -208,6 +209,7 @@ pub struct Vmm {
     /// Monitor commands.
     pub monitor: Monitor,
     reaper: Reaper,
+    meter: Meter,
     left: Option<Box<Left>>,
     fresh: Arc<Fresh>,
     options: MigrationOptions,
@@ -290,6 +292,7 @@ impl Vmm {
             vm: VmState { running: true },
             monitor: Monitor::default(),
             reaper: Reaper::new(options.tracking.reap_interval_ns),
+            meter: Meter::default(),
             left: None,
             options: options.migration.clone(),
         }
@@ -298,7 +301,7 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, left, fresh: _, options } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, meter, left, fresh: _, options } = self;
         let mut fold = Fold::default();
         if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
             assert!(!vm.running, "the guest runs elsewhere");
@@ -310,6 +313,7 @@ impl Vmm {
         }
         accel.fold(&mut fold);
         reaper.fold(now_ns, accel, &mut fold);
+        meter.fold(&mut fold);
         d.fold(&mut fold);
         devices.fold(now_ns, &mut fold);
         balloon.fold(now_ns, &mut fold);
@@ -347,6 +351,7 @@ impl Vmm {
             Actor::MainLoop => match self.job(ctx) {
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
+                Job::Measure => Some(Move::plain(EventKind::RingReap)),
                 Job::Store(_) | Job::Balloon => None,
             },
             Actor::Vcpu(_) | Actor::Dma | Actor::Vhost | Actor::Display | Actor::Destination | Actor::Injector | Actor::Vfio => None,
@@ -418,13 +423,13 @@ impl Vmm {
             || self.migration.hand().is_some_and(|hand| hand.pfn == pfn && hand.content.is_some())
     }
 
-    /// Reaps all dirty rings, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
+    /// Reaps for a vCPU whose ring is full, with the BQL; returns what that costs, nanoseconds (QEMU: kvm_dirty_ring_reap()).
     ///
     /// # Panics
     /// Without the BQL.
-    pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+    pub fn reap(&mut self, cpu: u8, ctx: &mut Ctx<'_>) -> u64 {
         assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "a reap without the BQL");
-        let pages = self.accel.reap(ctx);
+        let pages = self.accel.reap_full(cpu, ctx);
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
@@ -449,7 +454,24 @@ impl Vmm {
             }
             TrackingCommand::VcpuCreated => self.accel.vcpu_created(),
             TrackingCommand::FailGet => self.accel.fail_get(),
+            TrackingCommand::SetLimit { cpu, rate } => self.set_limit(cpu, rate, ctx),
+            TrackingCommand::CancelLimit => self.set_limit(None, 0, ctx),
         }
+    }
+
+    /// QEMU: qmp_set_vcpu_dirty_limit(), qmp_cancel_vcpu_dirty_limit(): while a migration runs that limits vCPUs, it alone may (dirtylimit_is_allowed()).
+    fn set_limit(&mut self, cpu: Option<u8>, rate: u32, ctx: &mut Ctx<'_>) {
+        let Self { accel, d, migration, options, .. } = self;
+        let allowed = !(migration.status().is_running() && options.limit.on && accel.limits());
+        if allowed && options.paced {
+            accel.set_limit(cpu, rate, d, ctx);
+        }
+    }
+
+    /// Returns from one measurement to the next, nanoseconds.
+    fn limit_period_ns(&self) -> u64 {
+        let limits = self.options.limit.on && self.migration.status().is_running();
+        if limits { self.options.limit.period_ns } else { limit::PERIOD_NS }
     }
 
     /// Returns the lock that a hint has to wait for beyond `bitmap_mutex`: that of the slots, where its pages' chunks are to be cleared in K.
@@ -491,19 +513,15 @@ impl Vmm {
                 vm: left.vm,
                 vcpus_in_store: false,
             },
-            None => View {
-                accel: &self.accel,
-                devices: &self.devices,
-                hints: self.balloon.hint_status(),
-                destination,
-                vm: self.vm,
-                vcpus_in_store,
-            },
+            None => {
+                View { accel: &self.accel, devices: &self.devices, hints: self.balloon.hints(), destination, vm: self.vm, vcpus_in_store }
+            }
         }
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, left, fresh: _, options: _ } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, meter: _, left, fresh: _, options: _ } =
+            self;
         let parts = match left.as_deref_mut() {
             Some(Left { accel, d, devices, vm, device }) => {
                 Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }
@@ -549,7 +567,7 @@ impl Vmm {
         if self.devices.is_discarded(pfn) && !ctx.faults.on(Fault::UnpluggedRequested) {
             self.migration.place_locally(pfn, &mut self.destination, ctx);
         } else {
-            self.migration.page_fault(pfn, ctx);
+            self.migration.page_fault(pfn, &self.destination, ctx);
         }
     }
 
@@ -569,6 +587,7 @@ impl Vmm {
         }
         let holds = ctx.locks.held_by(Actor::MainLoop).next().is_some();
         match (head, holds) {
+            (_, true) if self.meter.is_busy() => Job::Measure,
             (_, true) if self.balloon.main_loop_busy() => Job::Balloon,
             (_, true) => Job::Migration,
             (Some(command), false) => Job::Monitor(command),
@@ -580,19 +599,30 @@ impl Vmm {
     fn idle_job(&self, ctx: &Ctx<'_>) -> Job {
         match self.migration.next(Actor::MainLoop, &self.view(false), ctx) {
             Next::Do(_) | Next::Lock(_) | Next::Wait(_) => Job::Migration,
+            Next::Idle | Next::Sleep(_) if self.measures_now(ctx) => Job::Measure,
             Next::Idle | Next::Sleep(_) => Job::Balloon,
         }
+    }
+
+    /// Returns whether the meter can move, and the balloon's part of the main loop is at rest.
+    fn measures_now(&self, ctx: &Ctx<'_>) -> bool {
+        let awake = !matches!(self.meter.next(&self.accel, self.limit_period_ns(), ctx), Next::Idle | Next::Sleep(_));
+        awake && matches!(self.balloon.main_loop_next(ctx), Next::Idle | Next::Sleep(_))
     }
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
             Job::Monitor(command) => self.monitor.next(&self.locks_of(command, ctx)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
+            Job::Measure => self.meter.next(&self.accel, self.limit_period_ns(), ctx),
             Job::Store(range) => Next::Do(Move::on(EventKind::BitmapStore, range)),
             Job::Balloon if self.stuck(Actor::MainLoop, ctx).is_some() => self.stuck(Actor::MainLoop, ctx).map_or(Next::Idle, Stuck::next),
             Job::Balloon => {
-                let timer = self.migration.next(Actor::MainLoop, &self.view(false), ctx);
-                sooner(self.balloon.main_loop_next(ctx), timer)
+                let timers = [
+                    self.meter.next(&self.accel, self.limit_period_ns(), ctx),
+                    self.migration.next(Actor::MainLoop, &self.view(false), ctx),
+                ];
+                timers.into_iter().fold(self.balloon.main_loop_next(ctx), sooner)
             }
         }
     }
@@ -604,6 +634,7 @@ impl Vmm {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
                 migration.step(Actor::MainLoop, &mut parts, ctx)
             }
+            Job::Measure => self.meter.step(&mut self.accel, &mut self.d, ctx),
             Job::Store(range) => {
                 ctx.emit(Event::BitmapStore { range });
                 self.d.store_torn();
@@ -689,6 +720,10 @@ impl Vmm {
                 ctx.costs.state_ns
             }
             Command::Cancel => {
+                // QEMU: migration_cancel() has the limits lifted first, while the migration still runs: that is refused.
+                if self.options.limit.on {
+                    self.set_limit(None, 0, ctx);
+                }
                 self.migration.cancel(ctx);
                 ctx.costs.state_ns
             }
@@ -797,6 +832,7 @@ impl Stuck {
 enum Job {
     Monitor(Command),
     Migration,
+    Measure,
     /// A device's word of D goes back (a fault).
     Store(PageRange),
     Balloon,

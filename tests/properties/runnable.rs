@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use emu::scenario::model::*;
+use host::dirty::limit::LimitOptions;
 use host::event::{Actor, EventKind};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
@@ -435,6 +436,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 host_page: 1,
                 iothread: true,
                 rom: false,
+                acknowledge_on_stop: true,
                 all_locks,
                 devices,
                 blocks,
@@ -483,6 +485,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             rounds_min,
             complete_before_sync,
             throttle: ThrottleOptions::default(),
+            limit: LimitOptions::default(),
             switchover: SwitchoverOptions::default(),
             hints_first: false,
             modes: Modes::default(),

@@ -186,6 +186,7 @@ impl Bench {
             rom: false,
             hints_first: false,
             throttle_trigger: 50,
+            told: None,
         });
         let mut shadow = oracle.clone();
         shadow.drop_details();

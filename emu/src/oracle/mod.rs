@@ -107,6 +107,17 @@ pub struct OracleOptions {
     pub hints_first: bool,
     /// Share of the bytes sent above which those dirtied are too many, percent.
     pub throttle_trigger: u64,
+    /// What an operator has told of the switchover, if anything.
+    pub told: Option<Told>,
+}
+
+/// When a switchover is in order by what an operator has told of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// So much may be left, bytes.
+    pub bytes: u64,
+    /// And there were that many syncs.
+    pub rounds_min: u32,
 }
 
 /// How the run ended.
@@ -517,6 +528,10 @@ impl Oracle {
             | Event::VhostQueue { .. }
             | Event::MemBusy { .. }
             | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. }
             | Event::ReturnRequest { .. }
             | Event::Inject { .. } => {}
         }

@@ -1,13 +1,16 @@
-//! Rules about when a migration does what: the switchover, DONE on its way to the destination, and the throttle.
+//! Rules about when a migration does what: the switchover, DONE on its way to the destination, the throttle and the limit.
 //!
 //! What a policy goes by is computed here anew from events alone: pages that syncs found newly dirty, and bytes that went on the wire.
 
+use std::collections::BTreeMap;
+
 use host::event::{Actor, Event, HintStatus, MigrationStatus, Stamped};
 use host::fold::Fold;
+use host::migration::pace::WINDOW_NS;
 use host::page::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use wire::platform::PAGE_SIZE;
 
-use super::{Oracle, rules};
+use super::{Oracle, Told, rules};
 use crate::outcome::{Blame, Verdict, Violation};
 
 /// A period of the throttle's account is over when more than this has passed, nanoseconds.
@@ -28,6 +31,18 @@ pub(super) struct Pacing {
     sent: u64,
     /// Periods that dirtied too much, since the vCPUs were slowed down last.
     high: u32,
+    /// Until when vCPUs sleep at their full rings, nanoseconds.
+    asleep: BTreeMap<u8, u64>,
+    /// The migration has limited vCPUs, and nobody has lifted that.
+    limited: bool,
+    /// When the rounds began, nanoseconds.
+    active_ns: u64,
+    /// What an operator has told of the link counts by now.
+    told: bool,
+    /// Pages that the last sync left.
+    left: u64,
+    /// They are so few that the switchover is due.
+    due: bool,
 }
 
 impl Pacing {
@@ -37,7 +52,8 @@ impl Pacing {
     }
 
     fn starts(&mut self, at_ns: u64) {
-        *self = Self { period_start_ns: at_ns, ..Self::default() };
+        let (asleep, limited) = (std::mem::take(&mut self.asleep), self.limited);
+        *self = Self { period_start_ns: at_ns, asleep, limited, ..Self::default() };
     }
 
     /// A sync is over: ends the period if that is long enough.
@@ -52,9 +68,13 @@ impl Pacing {
 impl Oracle {
     /// Looks at an event with the rules of this file.
     pub(super) fn pace(&mut self, index: usize, stamped: &Stamped) {
+        self.pace_limits(index, stamped);
+        self.pace_told(index, stamped);
         let trigger = self.options.throttle_trigger;
         let pacing = &mut self.pacing;
         let event = &stamped.event;
+        // An operator may limit vCPUs as he likes.
+        let slows = matches!(event, Event::Throttle { .. }) || stamped.actor == Actor::Migration;
         match event {
             Event::LogStart => pacing.starts(stamped.at_ns),
             Event::RamPage { zero, .. } | Event::RamSend { zero, .. } => {
@@ -78,11 +98,11 @@ impl Oracle {
             }
             Event::HintDone { .. } => pacing.undone = false,
             Event::HintStop { from: HintStatus::Done } => pacing.undone = true,
-            Event::Throttle { percent } if *percent > 0 => {
+            Event::Throttle { percent: by @ 1.. } | Event::LimitSet { rate: by @ 1.., .. } if slows => {
                 let high = std::mem::take(&mut pacing.high);
                 if high < 2 {
                     let what = format!(
-                        "vCPUs are slowed down by {percent} percent, though {high} periods since the last time dirtied more than {trigger} percent of what was sent"
+                        "vCPUs are slowed down ({by}), though {high} periods since the last time dirtied more than {trigger} percent of what was sent"
                     );
                     self.break_rule(rules::THROTTLE_IS_CALLED_FOR, Some(index), Blame::Host, || what);
                 }
@@ -100,6 +120,47 @@ impl Oracle {
                     cause: None,
                     what: format!("the device has said STOP behind the last sync's DONE, and goes to the destination with id {id}"),
                 });
+            }
+            _ => {}
+        }
+    }
+
+    /// The dirty page rate limit: who sleeps, and until when there are limits.
+    fn pace_limits(&mut self, index: usize, stamped: &Stamped) {
+        let pacing = &mut self.pacing;
+        if let Actor::Vcpu(cpu) = stamped.actor
+            && pacing.asleep.remove(&cpu).is_some_and(|until_ns| stamped.at_ns < until_ns)
+        {
+            let what = || format!("vcpu{cpu} goes on before it has slept as long as its limit asks for");
+            self.break_rule(rules::LIMIT_IS_SLEPT_OUT, Some(index), Blame::Host, what);
+        }
+        let pacing = &mut self.pacing;
+        match &stamped.event {
+            Event::LimitSleep { cpu, us } => drop(pacing.asleep.insert(*cpu, stamped.at_ns + us * 1000)),
+            Event::VmStop | Event::PostcopyStart | Event::DstStart => pacing.asleep.clear(),
+            Event::LimitSet { rate, .. } => pacing.limited = *rate > 0 && (pacing.limited || stamped.actor == Actor::Migration),
+            Event::MigrationState { to: MigrationStatus::Cancelled | MigrationStatus::Failed, .. } if pacing.limited => {
+                let what = || "the migration is over, and the limits that it has set for the vCPUs are not".to_owned();
+                self.break_rule(rules::LIMITS_END_WITH_MIGRATION, Some(index), Blame::Host, what);
+            }
+            _ => {}
+        }
+    }
+
+    /// The switchover by what an operator has told.
+    fn pace_told(&mut self, index: usize, stamped: &Stamped) {
+        let Some(Told { bytes, rounds_min }) = self.options.told else { return };
+        let pacing = &mut self.pacing;
+        match &stamped.event {
+            Event::MigrationState { to: MigrationStatus::Active, .. } => pacing.active_ns = stamped.at_ns,
+            Event::IterateEnd { .. } => pacing.told |= stamped.at_ns >= pacing.active_ns + WINDOW_NS,
+            Event::BitmapSync { after, .. } => pacing.left = *after,
+            Event::Pass { round } => pacing.due = pacing.told && *round >= rounds_min && pacing.left * PAGE_SIZE <= bytes,
+            Event::VmStop => pacing.due = false,
+            Event::IterateBegin { .. } if std::mem::take(&mut pacing.due) => {
+                let what =
+                    || format!("the last sync left no more than {bytes} bytes, which the link was told to carry, and the VM runs on");
+                self.break_rule(rules::SWITCHOVER_BY_WHAT_WAS_TOLD, Some(index), Blame::Host, what);
             }
             _ => {}
         }

@@ -205,6 +205,24 @@ pub const SWITCHOVER_FOLLOWS_A_SYNC: &str = "switchover-follows-a-sync";
 /// Misses: a guest that is not slowed down though it should be. Cannot alarm falsely: both sides count the same events.
 pub const THROTTLE_IS_CALLED_FOR: &str = "throttle-is-called-for";
 
+/// A vCPU that is told to sleep at its full ring makes no move before its sleep is over, unless the VM stops or goes elsewhere.
+///
+/// Source: QEMU: system/dirtylimit.c dirtylimit_vcpu_execute(). Who sleeps less dirties more than the limit allows.
+/// Misses: a sleep that is too short from the start. Cannot alarm falsely: the sleep's beginning and length are told.
+pub const LIMIT_IS_SLEPT_OUT: &str = "limit-is-slept-out";
+
+/// The limits that a migration has set are lifted when it ends at its source.
+///
+/// Source: QEMU: migration/migration.c migration_cancel() means to; docs/devel/migration/dirty-limit.rst. Else a guest whose migration was given up stays slow.
+/// Misses: limits that it has taken over from an operator. Cannot alarm falsely: what is set and lifted is told, and by whom.
+pub const LIMITS_END_WITH_MIGRATION: &str = "limits-end-with-migration";
+
+/// Behind a sync that leaves no more than what an operator's bandwidth carries in the downtime, the VM is stopped, and no other slice begins.
+///
+/// Source: QEMU: migration/migration.c migration_update_counters(), migration_iteration_run(). Else a migration goes on that could have ended.
+/// Misses: whatever comes before the first window of 100 ms is over, until which the threshold is 0. Cannot alarm falsely: it only counts from then on.
+pub const SWITCHOVER_BY_WHAT_WAS_TOLD: &str = "switchover-by-what-was-told";
+
 /// A DONE that the device has said behind the VM's stop is not taken back before the device goes to the destination.
 ///
 /// Source: QEMU: hw/virtio/virtio-balloon.c, its saved `free_page_hint_status`: the driver reads the id at the destination, and only DONE gives its pages back.

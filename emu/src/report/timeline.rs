@@ -71,6 +71,8 @@ fn show(event: &Event) -> Show {
         K::HintNewId => Show::Named,
         K::LinkStall => Show::Always,
         K::LinkResume => Show::Always,
+        K::LimitRate => Show::Named,
+        K::LimitSleep => Show::NamedOrRun,
         K::ReturnRequest => Show::Named,
         K::GuestAlloc | K::GuestFree | K::DirtyClear => Show::Named,
         K::HostCrash => Show::Always,
@@ -96,6 +98,8 @@ fn show(event: &Event) -> Show {
         K::MemUnplug => Show::Always,
         K::MemBusy => Show::Always,
         K::BitmapExclude => Show::Always,
+        K::LimitSet => Show::Always,
+        K::LimitPenalty => Show::Always,
         K::GuestTaskDone if matches!(event, Event::GuestTaskDone { ok: false, .. }) => Show::Always,
         // A sync shows as its last part, a page's way as its being sent; a round shows as the sync that starts it.
         K::DirtyGet | K::DirtyMerge | K::AfterSync | K::Notify | K::Pass | K::LogStart | K::LogStop => Show::Never,

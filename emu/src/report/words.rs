@@ -116,6 +116,10 @@ pub fn particulars(event: &Event) -> String {
         E::MemUnplug { range } => range.to_string(),
         E::MemBusy { range } => range.to_string(),
         E::BitmapExclude { pages } => format!("{pages} pages"),
+        E::LimitSet { first, count, rate } => format!("vcpu{first} and {} more, {rate} MB/s", count - 1),
+        E::LimitRate { cpu, rate } => format!("vcpu{cpu}, {rate} MB/s"),
+        E::LimitPenalty { cpu, us } => format!("vcpu{cpu}, {us} us"),
+        E::LimitSleep { cpu, us } => format!("vcpu{cpu}, {us} us"),
         E::ReturnRequest { pfn } => pfn.to_string(),
         E::Inject { index } => format!("inject[{index}]"),
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use host::dirty::command::TrackingCommand;
+use host::dirty::limit::LimitOptions;
 use host::event::{Actor, EventKind, Pfn};
 use host::fault::Fault;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
@@ -97,6 +98,7 @@ fn make_consistent(scenario: &mut Scenario) {
     let mem_pages = scenario.host.virtio_mem.as_ref().map(|mem| mem.pages);
     make_blocks_consistent(&mut scenario.host.blocks, ram_pages - mem_pages.unwrap_or(0), mem_pages.is_none());
     make_devices_consistent(scenario);
+    scenario.migration.limit.on &= scenario.host.dirty_log == DirtyLog::Ring && !scenario.migration.throttle.auto_converge;
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {
             // Ranges of pages start there, too, and are at most this long.
@@ -326,7 +328,7 @@ fn host() -> impl Strategy<Value = Host> {
         (features(), select(Numbering::ALL), select(Walk::ALL)),
         queues,
         (balloon, blocks(), option::of(virtio_mem())),
-        (time_ns(), host_page, devices(), any::<(bool, bool, bool)>()),
+        (time_ns(), host_page, devices(), any::<(bool, bool, bool, bool)>()),
     )
         .prop_map(
             |(
@@ -335,7 +337,7 @@ fn host() -> impl Strategy<Value = Host> {
                 (features, queue_numbering, walk),
                 (hint_queue_size, queue_size),
                 (balloon_pages, blocks, virtio_mem),
-                (stats_interval_ns, host_page, devices, (iothread, rom, all_locks)),
+                (stats_interval_ns, host_page, devices, (iothread, rom, acknowledge_on_stop, all_locks)),
             )| {
                 let manual = dirty_log == DirtyLog::ManualClear;
                 Host {
@@ -354,6 +356,7 @@ fn host() -> impl Strategy<Value = Host> {
                     host_page,
                     iothread,
                     rom,
+                    acknowledge_on_stop,
                     all_locks,
                     devices,
                     blocks,
@@ -403,13 +406,20 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             snapshot,
         },
     );
-    (start, rates, 1..=2_000_000_000_000u64, (encoding(), any::<(bool, bool)>(), throttle()), prop_oneof![1..4u32, 1..=1_000_000u32], modes)
+    (
+        start,
+        rates,
+        1..=2_000_000_000_000u64,
+        (encoding(), any::<(bool, bool)>(), (throttle(), limit())),
+        prop_oneof![1..4u32, 1..=1_000_000u32],
+        modes,
+    )
         .prop_map(
             |(
                 start,
                 (bandwidth, max_bandwidth),
                 downtime_limit_ns,
-                (encoding, (complete_before_sync, hints_first), (throttle, switchover)),
+                (encoding, (complete_before_sync, hints_first), ((throttle, switchover), limit)),
                 rounds_min,
                 modes,
             )| {
@@ -421,6 +431,7 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
                     encoding,
                     rounds_min,
                     throttle,
+                    limit,
                     switchover,
                     complete_before_sync,
                     hints_first,
@@ -460,6 +471,12 @@ fn throttle() -> impl Strategy<Value = (ThrottleOptions, SwitchoverOptions)> {
         },
     );
     prop_oneof![Just((ThrottleOptions::default(), SwitchoverOptions::default())), drawn]
+}
+
+fn limit() -> impl Strategy<Value = LimitOptions> {
+    let drawn = (any::<bool>(), 1..=1u32 << 20, 1..=1000u64);
+    let drawn = drawn.prop_map(|(on, rate, period_ms)| LimitOptions { on, rate, period_ns: period_ms * 1_000_000 });
+    prop_oneof![Just(LimitOptions::default()), drawn]
 }
 
 fn page_of(pages: u64) -> impl Strategy<Value = PageOf> {
@@ -517,6 +534,7 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
         balloon.prop_map(|pages| Command::Balloon { pages }),
         (0..=1024u64).prop_map(|pages| Command::ResizeMem { pages }),
         select(TrackingCommand::ALL).prop_map(Command::Tracking),
+        (option::of(0..4u8), 0..=1u32 << 20).prop_map(|(cpu, rate)| Command::Tracking(TrackingCommand::SetLimit { cpu, rate })),
     ];
     let without_page = prop_oneof![
         (operation().prop_map(Action::Task), vcpu.clone()),

@@ -88,6 +88,9 @@ fn read(text: &str) -> (Scenario, Vec<Diagnostic>) {
     let host = reader.host(&root, guest.driver);
     let pages = reader.pages(&root);
     let migration = reader.migration(&root);
+    if migration.limit.on {
+        reader.check_limit(&root, host.dirty_log, &migration.throttle);
+    }
     let injections = reader.injections(&root, &pages);
     let may = reader.may(&root, &pages);
     let orders = reader.orders(&root);

@@ -174,6 +174,10 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::VfioMerge
         | K::SnapshotStart
         | K::BitmapExclude
+        | K::LimitSet
+        | K::LimitRate
+        | K::LimitPenalty
+        | K::LimitSleep
         | K::Inject => false,
     }
 }

@@ -1,5 +1,6 @@
 //! Reads `[host]`, `[migration]`, `[costs]` and `[limits]`.
 
+use host::dirty::limit::LimitOptions;
 use host::event::Pfn;
 use host::migration::encoding::{Compression, DestinationRam, EncodingOptions, ZeroPages};
 use host::migration::postcopy::Modes;
@@ -36,6 +37,7 @@ impl<'d> Reader<'d> {
             balloon_pages: self.balloon_pages(&fields).unwrap_or(default.balloon_pages),
             stats_interval_ns: self.time(&fields, "stats_interval").unwrap_or(default.stats_interval_ns),
             rom: self.flag(&fields, "rom").unwrap_or(default.rom),
+            acknowledge_on_stop: self.flag(&fields, "acknowledge_on_stop").unwrap_or(default.acknowledge_on_stop),
             all_locks: self.flag(&fields, "all_locks").unwrap_or(default.all_locks),
             iothread: self.flag(&fields, "iothread").unwrap_or(default.iothread),
             blocks: self.blocks(&fields),
@@ -133,6 +135,7 @@ impl<'d> Reader<'d> {
                 max_postcopy_bandwidth: self.rate(&fields, "max_postcopy_bandwidth").unwrap_or(default.modes.max_postcopy_bandwidth),
             },
             throttle: self.throttle(&fields),
+            limit: self.limit(&fields),
             switchover: SwitchoverOptions {
                 pause: self.flag(&fields, "pause_before_switchover").unwrap_or(false),
                 bandwidth: self.rate(&fields, "switchover_bandwidth").unwrap_or(0),
@@ -189,6 +192,27 @@ impl<'d> Reader<'d> {
         let auto_converge = self.flag(&fields, "auto_converge").unwrap_or(default.auto_converge);
         let tailslow = self.flag(&fields, "tailslow").unwrap_or(default.tailslow);
         ThrottleOptions { auto_converge, trigger, initial, increment, max, tailslow }
+    }
+
+    fn limit(&mut self, fields: &Fields<'d>) -> LimitOptions {
+        let default = LimitOptions::default();
+        let Some(fields) = fields.get("dirty_limit").and_then(|value| self.fields(table_of(fields, "dirty_limit"), value)) else {
+            return default;
+        };
+        let rate = self.integer(&fields, "rate").map_or(default.rate, |rate| u32::try_from(rate).expect("the range ends below"));
+        let period_ns = self.time(&fields, "period").unwrap_or(default.period_ns);
+        LimitOptions { on: self.flag(&fields, "on").unwrap_or(default.on), rate, period_ns }
+    }
+
+    /// What QEMU would refuse of the limit, once all is read (QEMU: migration/options.c migrate_caps_check()).
+    pub(super) fn check_limit(&mut self, root: &Fields<'d>, dirty_log: DirtyLog, throttle: &ThrottleOptions) {
+        let why = match (dirty_log, throttle.auto_converge) {
+            (DirtyLog::Ring, false) => return,
+            (DirtyLog::Ring, true) => "auto-converge and the limit exclude each other",
+            _ => "the limit needs `dirty_log = \"ring\"`",
+        };
+        let span = root.get("migration").map(|value| value.span()).unwrap_or_default();
+        self.report(Diagnostic::error(span, why).label("does not go together"));
     }
 
     /// Returns when the migration starts: `Some(None)` for never.

@@ -295,13 +295,31 @@ impl<'d> Reader<'d> {
         }
     }
 
+    /// A command with particulars.
+    fn command_of(&mut self, fields: &Fields<'d>, value: &'d Value<'d>) -> Option<Command> {
+        let small = |number| u32::try_from(number).expect("the range ends below");
+        let cpu = self.integer(fields, "cpu").map(|cpu| u8::try_from(cpu).expect("the range ends below"));
+        let rate = self.integer(fields, "vcpu_dirty_limit").map(small);
+        let pages = self.balloon_pages(fields);
+        match (fields.get("balloon").is_some(), fields.get("vcpu_dirty_limit").is_some()) {
+            (true, false) if fields.get("cpu").is_none() => pages.map(|pages| Command::Balloon { pages }),
+            (false, true) => rate.map(|rate| Command::Tracking(TrackingCommand::SetLimit { cpu, rate })),
+            (true | false, true | false) => {
+                let diagnostic =
+                    Diagnostic::error(value.span(), "a command is either `balloon`, or `vcpu_dirty_limit` with or without `cpu`");
+                self.report(diagnostic.label("which one?"));
+                None
+            }
+        }
+    }
+
     fn command(&mut self, value: &'d Value<'d>) -> Option<Command> {
         if value.get_ref().as_table().is_some_and(|table| table.contains_key("requested_size")) {
             return self.resize_mem(value);
         }
         if value.get_ref().is_table() {
-            let fields = self.fields(&vocabulary::BALLOON, value)?;
-            return self.balloon_pages(&fields).map(|pages| Command::Balloon { pages });
+            let fields = self.fields(&vocabulary::COMMAND, value)?;
+            return self.command_of(&fields, value);
         }
         let Some(text) = value.get_ref().as_str() else {
             self.wrong_type(value, "a command, or { balloon = \"4 MiB\" }");

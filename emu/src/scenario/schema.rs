@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::units::{self, RATES, SIZES, TIMES};
-use super::vocabulary::{ACTIONS, BALLOON, Key, Kind, OPERATIONS, RESIZE_MEM, ROOT, Range, START, Table, Word};
+use super::vocabulary::{ACTIONS, COMMAND, Key, Kind, OPERATIONS, RESIZE_MEM, ROOT, Range, START, Table, Word};
 use super::words::{self, COMMANDS};
 
 /// Returns the schema as JSON text.
@@ -125,7 +125,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::Tables(inner) => json!({ "type": "array", "items": table(inner) }),
         Kind::Operation => operation(),
         Kind::Operations => json!({ "type": "array", "items": operation(), "minItems": 1 }),
-        Kind::Command => json!({ "anyOf": [word_set(COMMANDS), table(&BALLOON), table(&RESIZE_MEM)] }),
+        Kind::Command => json!({ "anyOf": [word_set(COMMANDS), table(&COMMAND), table(&RESIZE_MEM)] }),
         Kind::Start => json!({ "anyOf": [{ "const": "never" }, quantity(TIMES), pattern(), table(&START)] }),
         Kind::Pages => {
             let block = "(hint [0-9]+|hint 0x[0-9a-fA-F]+|[A-Za-z_][A-Za-z0-9_-]*)";

@@ -47,6 +47,7 @@ pub(super) const COMMANDS: &[Word] = &[
     ("dirty-rate-stop", "The measurement ends."),
     ("plug-vcpu", "Plugs a vCPU that the guest never brings up."),
     ("fail-get", "The kernel refuses the next GET of the dirty log."),
+    ("cancel-vcpu-dirty-limit", "Lifts the limits of all vCPUs."),
 ];
 
 /// Who can be held up.

@@ -3,6 +3,8 @@
 
 use std::fmt::{Display, Write};
 
+use host::dirty::command::TrackingCommand;
+use host::dirty::limit::LimitOptions;
 use host::event::Actor;
 use host::fault::Fault;
 use host::migration::encoding::EncodingOptions;
@@ -283,6 +285,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
         host_page,
         iothread,
         rom,
+        acknowledge_on_stop,
         all_locks,
         devices,
         blocks,
@@ -306,6 +309,7 @@ fn write_host(out: &mut Lines, host: &Host, driver: Driver) {
     out.unless(*balloon_pages == default.balloon_pages, "balloon", || size(u64::from(*balloon_pages) * PAGE_SIZE));
     out.unless(*stats_interval_ns == default.stats_interval_ns, "stats_interval", || time(*stats_interval_ns));
     out.unless(!rom, "rom", || rom);
+    out.unless(*acknowledge_on_stop, "acknowledge_on_stop", || acknowledge_on_stop);
     out.unless(!all_locks, "all_locks", || all_locks);
     out.unless(*iothread == default.iothread, "iothread", || iothread);
     out.unless(*host_page == default.host_page, "host_page", || size(u64::from(*host_page) * PAGE_SIZE));
@@ -349,6 +353,7 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
         encoding,
         rounds_min,
         throttle,
+        limit,
         switchover,
         complete_before_sync,
         hints_first,
@@ -357,12 +362,13 @@ fn write_migration(out: &mut Lines, migration: &Migration) {
     out.table("[migration]");
     out.unless(*start == default.start, "start", || start.as_ref().map_or_else(|| quoted("never"), start_value));
     out.unless(*bandwidth == default.bandwidth, "bandwidth", || rate(*bandwidth));
-    let limit = || if *max_bandwidth == 0 { quoted("unlimited") } else { rate(*max_bandwidth) };
-    out.unless(*max_bandwidth == default.max_bandwidth, "max_bandwidth", limit);
+    let most = || if *max_bandwidth == 0 { quoted("unlimited") } else { rate(*max_bandwidth) };
+    out.unless(*max_bandwidth == default.max_bandwidth, "max_bandwidth", most);
     out.unless(*downtime_limit_ns == default.downtime_limit_ns, "downtime_limit", || time(*downtime_limit_ns));
     write_encoding(out, encoding);
     out.unless(*rounds_min == default.rounds_min, "rounds_min", || rounds_min);
     write_throttle(out, throttle);
+    write_limit(out, *limit);
     let SwitchoverOptions { pause, bandwidth } = switchover;
     out.unless(!pause, "pause_before_switchover", || pause);
     out.unless(*bandwidth == 0, "switchover_bandwidth", || rate(*bandwidth));
@@ -403,6 +409,17 @@ fn write_throttle(out: &mut Lines, throttle: &ThrottleOptions) {
         tailslow.then(|| "tailslow = true".to_owned()),
     ];
     out.unless(*throttle == default, "throttle", || braces(&parts));
+}
+
+fn write_limit(out: &mut Lines, limit: LimitOptions) {
+    let default = LimitOptions::default();
+    let LimitOptions { on, rate, period_ns } = limit;
+    let parts = [
+        on.then(|| "on = true".to_owned()),
+        (rate != default.rate).then(|| format!("rate = {rate}")),
+        (period_ns != default.period_ns).then(|| format!("period = {}", time(period_ns))),
+    ];
+    out.unless(limit == default, "dirty_limit", || braces(&parts));
 }
 
 fn start_value(trigger: &Trigger) -> String {
@@ -531,6 +548,10 @@ fn command_value(command: Command) -> String {
         Command::StallLink => quoted("stall-link"),
         Command::ResumeLink => quoted("resume-link"),
         Command::Yank => quoted("yank"),
+        Command::Tracking(TrackingCommand::SetLimit { cpu, rate }) => match cpu {
+            Some(cpu) => format!("{{ vcpu_dirty_limit = {rate}, cpu = {cpu} }}"),
+            None => format!("{{ vcpu_dirty_limit = {rate} }}"),
+        },
         Command::Tracking(command) => quoted(command.name()),
     }
 }

@@ -273,6 +273,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::MemUnplug
         | K::MemBusy
         | K::BitmapExclude
+        | K::LimitSet
+        | K::LimitPenalty
         | K::Monitor => Reading::Milestone,
         K::GuestAllocFail
         | K::GuestCmdId
@@ -308,6 +310,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::ChannelFlush
         | K::HintNewId
         | K::VfioMerge
+        | K::LimitRate
+        | K::LimitSleep
         | K::Pass => Reading::Detail,
         K::GuestAdd
         | K::GuestGet

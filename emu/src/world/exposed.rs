@@ -119,7 +119,7 @@ mod tests {
         fn new() -> Self {
             let ram = GuestRam::new(64 << PAGE_SHIFT);
             let mut queue = VirtQueue::new(8);
-            *queue.setup_mut() = QueueSetup { size: 8, desc: DESC, driver: AVAIL, device: 0x1_2000 };
+            *queue.setup_mut() = QueueSetup { size: 8, desc: DESC, driver: AVAIL, device: 0x1_2000, ready: false };
             assert!(queue.enable(false, &ram));
             Self { ram, queue, buffers: Buffers::default(), added: 0 }
         }

@@ -357,10 +357,13 @@ impl World {
         }
     }
 
-    /// Returns when somebody moves who could at a time: a vCPU that is slowed down sleeps in between.
+    /// Returns when somebody moves who could at a time: a vCPU that is slowed down, or that has dirtied too much, sleeps in between.
     fn awake_ns(&self, who: Who, at_ns: u64) -> u64 {
         match who {
-            Who::Vcpu(_) => self.state.vmm.migration.vcpu_awake_ns(at_ns),
+            Who::Vcpu(cpu) => {
+                let vmm = &self.state.vmm;
+                vmm.migration.vcpu_awake_ns(vmm.accel.limit_awake_ns(cpu as u8, at_ns))
+            }
             Who::Host(_) | Who::Injector(_) => at_ns,
         }
     }

@@ -1,4 +1,4 @@
-//! A vCPU whose dirty ring is full: it leaves the guest, and reaps all rings before it goes on.
+//! A vCPU whose dirty ring is full: it leaves the guest, and reaps all rings before it goes on; one that is limited reaps its own, and sleeps.
 
 use host::event::{Actor, Event, EventKind, LockId};
 use host::step::Move;
@@ -70,10 +70,11 @@ impl World {
             }
             RingStage::Reap => {
                 let cost = self.with_ctx(actor, |vmm, ctx| {
-                    let cost = vmm.reap(ctx);
+                    let cost = vmm.reap(cpu as u8, ctx);
                     if !vmm.accel.awaits_reset() {
                         ctx.release_needed(LockId::Slots);
                         ctx.unlock(LockId::Bql);
+                        vmm.accel.limit_sleep(cpu as u8, cost, ctx);
                     }
                     cost
                 });
@@ -84,6 +85,7 @@ impl World {
                     vmm.accel.ring_reset(ctx);
                     ctx.release_needed(LockId::Slots);
                     ctx.unlock(LockId::Bql);
+                    vmm.accel.limit_sleep(cpu as u8, ctx.costs.clear_ns, ctx);
                 });
                 self.protect();
                 (None, self.costs.clear_ns)

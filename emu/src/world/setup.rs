@@ -20,8 +20,8 @@ use wire::platform::{BOOT_INFO, BootInfo, boot_flag};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::image::Image;
-use crate::oracle::{Oracle, OracleOptions};
-use crate::scenario::model::{DirtyLog, Numbering, Profile, RamBlock, Scenario, Tracking, VirtioMem, Walk};
+use crate::oracle::{Oracle, OracleOptions, Told};
+use crate::scenario::model::{DirtyLog, Migration, Numbering, Profile, RamBlock, Scenario, Tracking, VirtioMem, Walk};
 use crate::search::system::Objects;
 use crate::vcpu::Machine;
 use crate::world::blocked::Blocked;
@@ -56,6 +56,7 @@ impl World {
             free_pages_are_read: scenario.guest.page_poison,
             rom: scenario.host.rom,
             throttle_trigger: u64::from(scenario.migration.throttle.trigger),
+            told: told(scenario, searched),
         });
         let injections = scenario.injections.len() + if searched { scenario.may.len() } else { 0 };
         let state = State {
@@ -209,11 +210,13 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             hint_queue_size: host.hint_queue_size,
             stats_interval_ns: host.stats_interval_ns,
             target_pages: host.balloon_pages,
+            acknowledge_on_stop: host.acknowledge_on_stop,
             machine: host::balloon::Machine {
                 host_page: u64::from(host.host_page),
                 iothread: iothread(host.iothread, faults),
                 rom: host.rom,
                 ignores_pins: host.devices.vfio && faults.on(Fault::PinnedDiscarded),
+                regions: regions(&host.blocks),
             },
         },
         migration: MigrationOptions {
@@ -224,6 +227,7 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             rounds_min: scenario.migration.rounds_min,
             chunk_shift: host.chunk_shift,
             throttle: scenario.migration.throttle,
+            limit: scenario.migration.limit,
             switchover: scenario.migration.switchover,
             complete_before_sync: scenario.migration.complete_before_sync,
             modes: scenario.migration.modes.clone(),
@@ -235,6 +239,27 @@ fn vmm_options(scenario: &Scenario, faults: &Faults, searched: bool) -> VmmOptio
             paced: !searched,
         },
     }
+}
+
+/// Returns what an operator has told of the switchover; where time stands still it does not count.
+fn told(scenario: &Scenario, searched: bool) -> Option<Told> {
+    let Migration { switchover, downtime_limit_ns, rounds_min, .. } = &scenario.migration;
+    let bytes = u128::from(switchover.bandwidth) * u128::from(*downtime_limit_ns) / 1_000_000_000;
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    (switchover.bandwidth > 0 && !searched).then_some(Told { bytes, rounds_min: *rounds_min })
+}
+
+/// Returns where memory regions begin, but the first: each RAM block is one.
+fn regions(blocks: &[RamBlock]) -> Vec<u64> {
+    let mut ends: Vec<u64> = blocks
+        .iter()
+        .scan(0, |end, block| {
+            *end += block.pages;
+            Some(*end)
+        })
+        .collect();
+    ends.pop();
+    ends
 }
 
 /// Returns whether a balloon finds an iothread, and whether it notices that it does not.

@@ -14,9 +14,10 @@ use super::walk::Walker;
 use crate::event::{Actor, CmdId, Event, HintStatus, LockId, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
+use crate::memory::GuestRam;
 use crate::migration::notifier::PrecopyNotifier;
 use crate::step::Ctx;
-use crate::transport::{TransportOptions, VirtQueue, VirtioMmio, Written};
+use crate::transport::{Make, TransportOptions, VirtQueue, VirtioMmio, Written};
 use wire::balloon::{self, config, feature, queue_size};
 use wire::platform::PAGE_SIZE;
 use wire::virtio::{isr, mmio};
@@ -57,6 +58,8 @@ pub struct BalloonOptions {
     pub stats_interval_ns: u64,
     /// Pages that the host wants in the balloon at boot, 4 KiB each.
     pub target_pages: u32,
+    /// The device says DONE by itself when the driver has no more to hint (profile firecracker; otherwise nobody asks).
+    pub acknowledge_on_stop: bool,
     /// What it is built into.
     pub machine: Machine,
 }
@@ -72,6 +75,8 @@ pub struct Machine {
     pub rom: bool,
     /// Nobody tells the balloon of pinned pages ([`crate::fault::Fault::PinnedDiscarded`]).
     pub ignores_pins: bool,
+    /// The first page of each memory region but the first (profile cloud-hypervisor: what is told to the kernel of one is not told of the next).
+    pub regions: Vec<u64>,
 }
 
 /// Whether there is a thread for the hint queue.
@@ -88,7 +93,7 @@ pub enum IothreadOption {
 impl Default for Machine {
     /// Host pages as large as the balloon's, and a thread.
     fn default() -> Self {
-        Self { host_page: 1, iothread: IothreadOption::Present, rom: false, ignores_pins: false }
+        Self { host_page: 1, iothread: IothreadOption::Present, rom: false, ignores_pins: false, regions: Vec::new() }
     }
 }
 
@@ -133,13 +138,14 @@ impl BalloonOptions {
     }
 
     /// Returns the size of the configuration space, bytes. QEMU: virtio_balloon_config_size().
+    /// Firecracker's always ends behind the id, and Cloud Hypervisor's behind `actual`.
     pub fn config_bytes(&self) -> usize {
         let offered = self.offered();
         let end = if matches!(self.protocol, Protocol::Requests(_)) {
             config::FREE_PAGE_HINT_CMD_ID
         } else if offered & feature::PAGE_POISON != 0 {
             config::BYTES
-        } else if offered & feature::FREE_PAGE_HINT != 0 {
+        } else if offered & feature::FREE_PAGE_HINT != 0 || self.profile == Profile::Firecracker {
             config::POISON_VAL
         } else {
             config::FREE_PAGE_HINT_CMD_ID
@@ -149,6 +155,10 @@ impl BalloonOptions {
 
     fn transport(&self) -> TransportOptions {
         TransportOptions {
+            make: match self.profile {
+                Profile::Qemu | Profile::CloudHypervisor => Make::Qemu,
+                Profile::Firecracker => Make::Firecracker,
+            },
             device_id: balloon::DEVICE_ID,
             features: self.offered(),
             queue_sizes: self.queues().into_iter().map(|role| self.size_of(role)).collect(),
@@ -366,6 +376,9 @@ impl BalloonDevice {
         if self.state.stats.poll_at_ns().is_some() {
             self.state.stats.rearm(self.options.stats_interval_ns, ctx.now_ns);
         }
+        if self.options.profile == Profile::Firecracker {
+            self.restored(ctx);
+        }
     }
 
     /// Sets the balloon's target, 4 KiB pages; at most all of RAM. Called with the BQL held. QEMU: virtio_balloon_to_target().
@@ -396,8 +409,17 @@ impl BalloonDevice {
 
     /// Raises the used-buffer interrupt if the driver wants it. QEMU: virtio_notify().
     pub(super) fn notify_queue(&mut self, queue: u16, ctx: &mut Ctx<'_>) {
-        if self.transport.queue_mut(queue).should_notify(ctx.ram) {
+        if self.should_notify(queue, ctx.ram) {
             self.transport.notify_used(ctx);
+        }
+    }
+
+    /// Returns whether an element's return interrupts the driver. Firecracker: each handler works its queue off, then calls signal_used_queue() once, which
+    /// looks at no flag of the driver's.
+    pub(super) fn should_notify(&mut self, queue: u16, ram: &GuestRam) -> bool {
+        match self.options.profile {
+            Profile::Qemu | Profile::CloudHypervisor => self.transport.queue_mut(queue).should_notify(ram),
+            Profile::Firecracker => self.transport.queue(queue).ready() && !self.transport.has_available(queue, ram),
         }
     }
 
@@ -466,15 +488,16 @@ impl BalloonDevice {
         }
         match self.transport.write(offset, value, ctx) {
             Written::Handled => {}
-            // Firecracker's device is not there before DRIVER_OK; QEMU serves a driver that kicks too early.
-            Written::Notified(_) if self.options.profile == Profile::Firecracker && !self.transport.driver_ok() => {}
             Written::Notified(queue) => {
                 ctx.emit(Event::DeviceKick { queue });
                 self.kick(queue, ctx);
             }
             Written::Reset => self.reset_after_status(ctx),
-            // QEMU: virtio_device_start_ioeventfd_impl() looks at every queue once.
+            // QEMU: virtio_device_start_ioeventfd_impl() looks at every queue once; Firecracker: notify_queue_events().
             Written::DriverOk => {
+                if self.options.profile == Profile::Firecracker && ctx.faults.on(Fault::DoneOnActivation) {
+                    self.hint_given_back(ctx);
+                }
                 for queue in self.transport.ready_queues().collect::<Vec<_>>() {
                     self.kick(queue, ctx);
                 }
@@ -502,10 +525,14 @@ impl BalloonDevice {
     }
 
     /// QEMU: virtio_balloon_device_reset(), then the rest of virtio_reset(). The status is 0 by now, so the driver is not told that hinting
-    /// stopped. The balloon's size and the command id survive.
+    /// stopped. The balloon's size and the command id survive. Firecracker: Balloon::_reset(): neither does, so ids begin anew.
     pub(super) fn reset_after_status(&mut self, ctx: &mut Ctx<'_>) {
         if self.reset_stops_hinting() {
             self.hint_stop(ctx);
+        }
+        if self.options.profile == Profile::Firecracker {
+            self.state.actual = 0;
+            self.state.hinting.begin_anew();
         }
         // The held buffers are forgotten with their rings.
         self.state.stats = Stats::default();
@@ -522,6 +549,9 @@ impl BalloonDevice {
     /// QEMU: virtio_balloon_get_config(). Firecracker shows the id until DONE. A host that sends requests, or looks by itself, shows none.
     pub fn config_cmd_id(&self) -> CmdId {
         let hinting = &self.state.hinting;
+        if let Some(id) = hinting.overwritten() {
+            return id;
+        }
         match (hinting.status(), self.options.profile) {
             _ if !self.options.protocol.has_cmd_id() => CmdId(balloon::CMD_ID_STOP),
             (HintStatus::Requested, _) | (HintStatus::Start, Profile::Firecracker) => hinting.cmd_id(),
@@ -542,7 +572,7 @@ impl BalloonDevice {
 
     /// QEMU: virtio_config_modern_readl() and its narrower siblings.
     fn read_config(&mut self, offset: u64, len: u32, ctx: &mut Ctx<'_>) -> u32 {
-        let Some(span) = self.config_span(offset, len) else { return u32::MAX >> (32 - 8 * len.clamp(1, 4)) };
+        let Some(span) = self.config_span(offset, len) else { return self.config_behind_its_end(len) };
         self.state.config = self.config();
         let id = span_of(config::FREE_PAGE_HINT_CMD_ID);
         if span.start < id.end && id.start < span.end {
@@ -553,16 +583,48 @@ impl BalloonDevice {
         u32::from_le_bytes(word)
     }
 
-    /// Takes what the driver may write; the other fields keep their values. QEMU: virtio_balloon_set_config().
+    /// QEMU: virtio_config_modern_readl(). Firecracker: read_config() fills with zeros.
+    fn config_behind_its_end(&self, len: u32) -> u32 {
+        match self.options.profile {
+            Profile::Qemu | Profile::CloudHypervisor => u32::MAX >> (32 - 8 * len.clamp(1, 4)),
+            Profile::Firecracker => 0,
+        }
+    }
+
+    /// Takes what the driver may write; the other fields keep their values. QEMU: virtio_balloon_set_config(). Firecracker: write_config() copies whatever
+    /// comes over its configuration, the host's target and the command id too, once the driver is there. Cloud Hypervisor: write_config() takes `actual`,
+    /// as a whole, and nothing else.
     fn write_config(&mut self, offset: u64, len: u32, value: u32, ctx: &Ctx<'_>) {
         assert_eq!(ctx.locks.holder(LockId::Bql), Some(ctx.actor), "{} writes the configuration without the BQL", ctx.actor);
         let Some(span) = self.config_span(offset, len) else { return };
+        match self.options.profile {
+            Profile::Qemu => {}
+            Profile::Firecracker if self.transport.takes_config() => return self.overwrite_config(span, value),
+            Profile::CloudHypervisor if span == span_of(config::ACTUAL) => {}
+            Profile::Firecracker | Profile::CloudHypervisor => return,
+        }
         let len = span.len();
         self.state.config[span].copy_from_slice(&value.to_le_bytes()[..len]);
         let word = |field| u32::from_le_bytes(self.state.config[span_of(field)].try_into().expect("four bytes"));
         let (actual, poison_val) = (word(config::ACTUAL), word(config::POISON_VAL));
         self.state.actual = actual;
         self.state.poison_val = if self.transport.negotiated(self.options.poison_feature()) { poison_val } else { 0 };
+    }
+
+    fn overwrite_config(&mut self, span: std::ops::Range<usize>, value: u32) {
+        let before = self.config();
+        let mut after = before;
+        after[span.clone()].copy_from_slice(&value.to_le_bytes()[..span.len()]);
+        let word = |bytes: &ConfigBytes, field| u32::from_le_bytes(bytes[span_of(field)].try_into().expect("four bytes"));
+        self.state.num_pages = word(&after, config::NUM_PAGES);
+        self.state.actual = word(&after, config::ACTUAL);
+        if self.transport.negotiated(self.options.poison_feature()) {
+            self.state.poison_val = word(&after, config::POISON_VAL);
+        }
+        let id = config::FREE_PAGE_HINT_CMD_ID;
+        if word(&after, id) != word(&before, id) {
+            self.state.hinting.overwrite(CmdId(word(&after, id)));
+        }
     }
 
     fn config_span(&self, offset: u64, len: u32) -> Option<std::ops::Range<usize>> {

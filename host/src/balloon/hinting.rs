@@ -32,6 +32,8 @@ pub struct Hinting {
     pub(super) block_iothread: bool,
     /// Profile firecracker: the last id that the driver sent means that it has no more pages.
     pub(super) complete: bool,
+    /// Profile firecracker: what the driver wrote over the id in the configuration, until the host changes it.
+    overwritten: Option<CmdId>,
 }
 
 /// What an id from the driver does.
@@ -54,12 +56,30 @@ impl Hinting {
             // Firecracker counts from the first id that is not reserved.
             Profile::Firecracker => CmdId(CMD_ID_DONE),
         };
-        Self { status: HintStatus::Stop, cmd_id, block_iothread: false, complete: false }
+        Self { status: HintStatus::Stop, cmd_id, block_iothread: false, complete: false, overwritten: None }
+    }
+
+    /// Firecracker: Balloon::_reset() forgets all of it.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self { block_iothread: self.block_iothread, ..Self::new(Profile::Firecracker) };
+    }
+
+    /// Returns what the driver wrote over the id, if that is what the configuration shows.
+    pub(super) fn overwritten(&self) -> Option<CmdId> {
+        self.overwritten
+    }
+
+    /// The driver writes over the id. Firecracker: write_config(); `host_cmd`, by which the device goes, stays.
+    pub(super) fn overwrite(&mut self, id: CmdId) {
+        self.overwritten = Some(id);
     }
 
     pub(super) fn fold(&self, fold: &mut Fold) {
-        let Self { status, cmd_id, block_iothread, complete } = self;
+        let Self { status, cmd_id, block_iothread, complete, overwritten } = self;
         fold.add_part(Tag::Hinting, &(*status, *cmd_id, *complete));
+        if let Some(id) = overwritten {
+            fold.word(Tag::Hinting as u64, 1, u64::from(id.0));
+        }
         fold.add(Tag::IothreadBlocked, u64::from(*block_iothread));
     }
 
@@ -96,7 +116,7 @@ impl BalloonDevice {
             let stride = if ctx.faults.on(Fault::RequestIdStride) { 1 << 16 } else { 1 };
             self.state.hinting.next_cmd_id(self.options.profile, stride);
         }
-        self.state.hinting.complete = false;
+        (self.state.hinting.complete, self.state.hinting.overwritten) = (false, None);
         self.set_hint_status(HintStatus::Requested);
         ctx.emit(Event::HintRequest { id: self.state.hinting.cmd_id });
         match self.options.protocol {
@@ -124,6 +144,7 @@ impl BalloonDevice {
 
     /// Shows the driver that the configuration's id has changed, where there is one.
     fn show_cmd_id(&mut self, ctx: &mut Ctx<'_>) {
+        self.state.hinting.overwritten = None;
         match self.options.protocol {
             Protocol::Merged | Protocol::Addresses => self.transport.notify_config(ctx),
             Protocol::Requests(_) => self.state.request.cancel(),
@@ -210,9 +231,46 @@ impl BalloonDevice {
         if self.request_format().is_some() {
             return;
         }
-        let asked = matches!(self.state.hinting.status, HintStatus::Requested | HintStatus::Start);
+        // `acknowledge_on_finish` is set by the first round.
+        let asked = self.state.hinting.cmd_id.0 > CMD_ID_DONE;
         let ends = id.0 == CMD_ID_STOP || id.0 == CMD_ID_DONE;
         self.state.hinting.complete = self.options.profile == Profile::Firecracker && asked && ends;
+    }
+}
+
+/// Profile firecracker: a microVM goes on from a snapshot.
+impl BalloonDevice {
+    /// The device is restored: whatever stood open when the snapshot was taken, the guest may have its pages back. Firecracker: persist.rs restore() for the
+    /// configuration, Balloon::kick() for the interrupt. [`Fault::DoneOnActivation`]: nobody tells the driver of it.
+    pub(super) fn restored(&mut self, ctx: &mut Ctx<'_>) {
+        if !self.hints_negotiated() || !self.transport.driver_ok() || self.transport.broken() {
+            return;
+        }
+        match ctx.faults.on(Fault::DoneOnActivation) {
+            true => self.set_hint_status(HintStatus::Done),
+            false => self.hint_given_back(ctx),
+        }
+    }
+
+    /// Any -> Done, and the driver is told; there is no other thread yet that would have to be kept out. Firecracker: update_free_page_hint_cmd().
+    pub(super) fn hint_given_back(&mut self, ctx: &mut Ctx<'_>) {
+        let from = self.state.hinting.status;
+        self.state.hinting.complete = false;
+        self.set_hint_status(HintStatus::Done);
+        ctx.emit(Event::HintDone { from });
+        self.show_cmd_id(ctx);
+    }
+
+    /// Returns what whoever asked for a round makes of the device's answers, `host_cmd` and `guest_cmd`: one that the device will not end by DONE is over
+    /// when the driver has said that it has no more. Firecracker: get_hinting_status().
+    pub(super) fn hints_as_polled(&self) -> HintStatus {
+        let over = self.state.hinting.complete && !self.options.acknowledge_on_stop;
+        if over { HintStatus::Stop } else { self.hint_status() }
+    }
+
+    /// Returns whether the device is about to say DONE by itself.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.state.hinting.complete && self.options.acknowledge_on_stop
     }
 }
 
@@ -224,7 +282,9 @@ impl PrecopyNotifier for BalloonDevice {
         if self.is_dangling() {
             ctx.crash("the migration calls the notifier of a balloon that was freed");
         }
-        if !self.hints_negotiated() {
+        // Firecracker: DeviceNotActive.
+        let inactive = self.options.profile == Profile::Firecracker && self.transport.broken();
+        if !self.hints_negotiated() || inactive {
             return None;
         }
         let status = self.state.hinting.status;
@@ -235,6 +295,8 @@ impl PrecopyNotifier for BalloonDevice {
             PrecopyReason::BeforeBitmapSync => stop,
             PrecopyReason::AfterBitmapSync if vm_running && self.starts_unlocked(ctx) => Some(NotifyAction::NewId),
             PrecopyReason::AfterBitmapSync if vm_running => Some(NotifyAction::Start),
+            // Firecracker: nobody says DONE unasked, and what is restored says it.
+            PrecopyReason::AfterBitmapSync if self.options.profile == Profile::Firecracker && !self.options.acknowledge_on_stop => None,
             PrecopyReason::AfterBitmapSync => done,
             PrecopyReason::Cleanup if ctx.faults.on(Fault::HintNoDone) => stop,
             PrecopyReason::Cleanup => done,
@@ -279,7 +341,7 @@ impl PrecopyNotifier for BalloonDevice {
     }
 
     fn hints(&self) -> HintStatus {
-        self.hint_status()
+        self.hints_as_polled()
     }
 
     fn saved_state(&self, ctx: &Ctx<'_>) -> SavedDevice {

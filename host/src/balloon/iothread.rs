@@ -167,7 +167,7 @@ impl BalloonDevice {
                 Ok(None) => release,
                 Err(_) => Next::Do(Move::plain(EventKind::DeviceBroken)),
             },
-            Phase::Locked { found: false } if self.state.hinting.complete => Next::Do(Move::plain(EventKind::HintDone)),
+            Phase::Locked { found: false } if self.acknowledges() => Next::Do(Move::plain(EventKind::HintDone)),
             Phase::Locked { found: false } if self.walk_is_over() => Next::Do(Move::plain(EventKind::HintStop)),
             Phase::Locked { found: false } => release,
             Phase::Announcing(chain) => {
@@ -236,7 +236,7 @@ impl BalloonDevice {
                 (Phase::Parked, lock_ns)
             }
             Phase::Locked { found: true } => (self.pop_hint(ctx), ctx.costs.element_ns),
-            Phase::Locked { found: false } if self.state.hinting.complete => {
+            Phase::Locked { found: false } if self.acknowledges() => {
                 self.hint_done(ctx);
                 (Phase::Locked { found: false }, ctx.costs.state_ns)
             }
@@ -510,7 +510,7 @@ impl BalloonDevice {
         ctx.unlock(LockId::FreePage);
         if outcome.used {
             let queue = self.hint_queue();
-            if self.transport.queue_mut(queue).should_notify(ctx.ram) {
+            if self.should_notify(queue, ctx.ram) {
                 return Phase::Raising(outcome);
             }
         }

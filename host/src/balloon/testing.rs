@@ -90,6 +90,7 @@ pub(super) fn options(profile: Profile) -> BalloonOptions {
         hint_queue_size: QUEUE_SIZE,
         stats_interval_ns: 1_000_000,
         target_pages: 0,
+        acknowledge_on_stop: true,
         machine: super::device::Machine::default(),
     }
 }

@@ -12,6 +12,7 @@
 //! leaves its bits to the merge all the same, so any such order ends in the state of an order that the lock allows.
 
 use super::bitmap::DirtyBitmap;
+use super::limit::Limits;
 pub use super::options::{LogMode, REAP_INTERVAL_NS, Store, StoreKind, TrackingOptions};
 use super::physmem::DirtyMemory;
 use super::ring::Rings;
@@ -22,13 +23,15 @@ use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
 use crate::step::Ctx;
 
-/// Who wants stores to be tracked (QEMU: GLOBAL_DIRTY_MIGRATION, GLOBAL_DIRTY_DIRTY_RATE).
+/// Who wants stores to be tracked (QEMU: GLOBAL_DIRTY_MIGRATION, GLOBAL_DIRTY_DIRTY_RATE, GLOBAL_DIRTY_LIMIT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LogUser {
     /// A migration.
     Migration,
     /// A measurement of how fast the guest dirties pages.
     DirtyRate,
+    /// A limit of that.
+    DirtyLimit,
 }
 
 /// K with its write protection, and S.
@@ -46,6 +49,7 @@ pub struct Accelerator {
     /// GETs that are going to fail.
     pub(super) failing_gets: u32,
     pub(super) rings: Rings,
+    pub(super) limits: Limits,
     pub(super) tlbs: Tlbs,
     /// A vCPU is on the list of vCPUs and has no ring yet.
     pub(super) half_created: bool,
@@ -59,6 +63,7 @@ pub struct Accelerator {
 struct Users {
     migration: bool,
     dirty_rate: bool,
+    dirty_limit: bool,
 }
 
 impl Users {
@@ -66,11 +71,12 @@ impl Users {
         match user {
             LogUser::Migration => &mut self.migration,
             LogUser::DirtyRate => &mut self.dirty_rate,
+            LogUser::DirtyLimit => &mut self.dirty_limit,
         }
     }
 
     fn any(self) -> bool {
-        self.migration || self.dirty_rate
+        self.migration || self.dirty_rate || self.dirty_limit
     }
 }
 
@@ -94,6 +100,7 @@ impl Accelerator {
             merged: true,
             failing_gets: 0,
             rings: Rings::new(options.vcpus, options.ring_size, pages),
+            limits: Limits::new(options.vcpus, options.ring_size),
             tlbs: Tlbs::new(options.vcpus, pages),
             half_created: false,
             protected: DirtyBitmap::new(pages),
@@ -115,12 +122,13 @@ impl Accelerator {
             merged,
             failing_gets,
             rings,
+            limits,
             tlbs,
             half_created,
             protected,
             protected_any: _,
         } = self;
-        fold.add_each(Tag::Logging, [*logging, users.migration, users.dirty_rate, *stop_postponed, *half_created]);
+        fold.add_each(Tag::Logging, [*logging, users.migration, users.dirty_rate, *stop_postponed, *half_created, users.dirty_limit]);
         fold.add(Tag::Merged, u64::from(*merged));
         fold.add(Tag::FailingGets, u64::from(*failing_gets));
         for (index, log) in (0..).zip([Some(main), smm.as_mut()]) {
@@ -128,7 +136,10 @@ impl Accelerator {
         }
         fold.sum_of(Tag::Protected as u64, protected.fold());
         match mode {
-            LogMode::Ring => rings.fold(fold),
+            LogMode::Ring => {
+                rings.fold(fold);
+                limits.fold(fold);
+            }
             LogMode::Tcg => tlbs.fold(fold),
             LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Hvf => {}
         }
@@ -275,7 +286,7 @@ impl Accelerator {
         }
     }
 
-    fn start_user(&mut self, user: LogUser, ctx: &Ctx<'_>) {
+    pub(super) fn start_user(&mut self, user: LogUser, ctx: &Ctx<'_>) {
         *self.users.of(user) = true;
         if self.logging {
             return;
@@ -299,7 +310,7 @@ impl Accelerator {
         }
     }
 
-    fn stop_user(&mut self, user: LogUser) {
+    pub(super) fn stop_user(&mut self, user: LogUser) {
         *self.users.of(user) = false;
         if !self.users.any() && self.logging {
             self.logging = false;

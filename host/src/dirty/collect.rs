@@ -28,8 +28,20 @@ impl Accelerator {
     /// # Panics
     /// When there are no rings.
     pub fn reap(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        self.limits.kick(ctx);
+        self.reap_rings(None, ctx)
+    }
+
+    /// Reaps for a vCPU whose ring is full: all rings, or, where vCPUs are limited, this one alone.
+    pub fn reap_full(&mut self, cpu: u8, ctx: &mut Ctx<'_>) -> u64 {
+        let only = self.limits.in_service().then_some(cpu);
+        self.reap_rings(only, ctx)
+    }
+
+    fn reap_rings(&mut self, only: Option<u8>, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.has_rings(), "a reap without rings");
-        let pages = self.rings.reap(&mut self.main.s);
+        let limits = &mut self.limits;
+        let pages = self.rings.reap(only, &mut self.main.s, |cpu, pages| limits.count(cpu, pages));
         // A vCPU may have waited for its lock until the log was over.
         self.merged = !self.logging;
         ctx.emit(Event::RingReap { pages });

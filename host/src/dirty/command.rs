@@ -17,16 +17,26 @@ pub enum TrackingCommand {
     VcpuCreated,
     /// The kernel refuses the next GET; not a command, but it comes the same way.
     FailGet,
+    /// `set-vcpu-dirty-limit`.
+    SetLimit {
+        /// Whose; `None`: everybody's.
+        cpu: Option<u8>,
+        /// MB/s; 0 lifts it.
+        rate: u32,
+    },
+    /// `cancel-vcpu-dirty-limit`, for all vCPUs.
+    CancelLimit,
 }
 
 impl TrackingCommand {
-    /// What can be given.
+    /// What can be given in a word.
     pub const ALL: &'static [TrackingCommand] = &[
         TrackingCommand::TogglePam,
         TrackingCommand::DirtyRateStart,
         TrackingCommand::DirtyRateStop,
         TrackingCommand::PlugVcpu,
         TrackingCommand::FailGet,
+        TrackingCommand::CancelLimit,
     ];
 
     /// Returns the command's name.
@@ -39,6 +49,8 @@ impl TrackingCommand {
             TrackingCommand::PlugVcpu => "plug-vcpu",
             TrackingCommand::VcpuCreated => "vcpu-created",
             TrackingCommand::FailGet => "fail-get",
+            TrackingCommand::SetLimit { .. } => "set-vcpu-dirty-limit",
+            TrackingCommand::CancelLimit => "cancel-vcpu-dirty-limit",
         }
     }
 

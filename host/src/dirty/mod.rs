@@ -9,6 +9,7 @@ pub mod accel;
 pub mod bitmap;
 mod collect;
 pub mod command;
+pub mod limit;
 mod options;
 pub mod physmem;
 pub mod ram_list;

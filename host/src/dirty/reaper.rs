@@ -1,7 +1,7 @@
 //! The thread that reaps dirty rings once in a while, lest vCPUs find them full.
 //!
 //! QEMU: accel/kvm/kvm-all.c kvm_dirty_ring_reaper_thread(). It sleeps, takes the BQL, and with the slots lock reaps and resets. Differs: it wakes only where a
-//! ring has an entry.
+//! ring has an entry. Where vCPUs are limited it rests.
 
 use crate::dirty::accel::Accelerator;
 use crate::event::{EventKind, LockId};
@@ -42,7 +42,7 @@ impl Reaper {
     pub(crate) fn next(&self, accel: &Accelerator, ctx: &Ctx<'_>) -> Next {
         let due_ns = self.slept_ns + self.interval_ns;
         match self.stage {
-            Stage::Asleep if !accel.awaits_reap() => Next::Idle,
+            Stage::Asleep if !accel.awaits_reap() || accel.limits() => Next::Idle,
             Stage::Asleep if ctx.now_ns < due_ns => Next::Sleep(due_ns),
             Stage::Asleep => Next::Lock(LockId::Bql),
             Stage::Locked => {

@@ -98,22 +98,28 @@ impl Rings {
         self.rings[usize::from(cpu)].lagging = false;
     }
 
-    /// Takes all entries into S, and returns how many. Of an entry that lags the reader sees what its place held before, page 0 of the slot.
-    pub(crate) fn reap(&mut self, s: &mut DirtyBitmap) -> u64 {
+    /// Takes the entries of a vCPU's ring, or of all, into S, and returns how many; `each` is told of every ring. Of an entry that lags the reader sees what its place held before, page 0 of the slot.
+    pub(crate) fn reap(&mut self, only: Option<u8>, s: &mut DirtyBitmap, mut each: impl FnMut(u8, u64)) -> u64 {
         let mut count = 0;
-        for ring in &mut self.rings {
+        for (cpu, ring) in (0..).zip(&mut self.rings).filter(|(cpu, _)| only.is_none_or(|only| only == *cpu)) {
             if std::mem::take(&mut ring.lagging)
                 && let Some(last) = ring.entries.last_mut()
             {
                 last.first = Pfn(0);
             }
             count += ring.entries.len() as u64;
+            each(cpu, ring.entries.len() as u64);
             for page in ring.entries.drain(..) {
+                if only.is_some() {
+                    self.held.clear_range(page);
+                }
                 s.set_range(page);
                 self.collected.set_range(page);
             }
         }
-        self.held.reset();
+        if only.is_none() {
+            self.held.reset();
+        }
         self.collected_any |= count > 0;
         count
     }
@@ -137,7 +143,7 @@ mod tests {
         rings.push(1, PageRange::page(Pfn(70)), false);
         assert_eq!((rings.room(0), rings.room(1)), (3, 3));
         let mut s = DirtyBitmap::new(128);
-        assert_eq!(rings.reap(&mut s), 2);
+        assert_eq!(rings.reap(None, &mut s, |_, pages| assert_eq!(pages, 1)), 2);
         assert_eq!(s.ones().collect::<Vec<_>>(), [Pfn(3), Pfn(70)]);
         assert!(rings.has_collected() && rings.held().is_clear());
         assert_eq!(rings.reset(), s);
@@ -154,7 +160,7 @@ mod tests {
                 rings.settle(0);
             }
             let mut s = DirtyBitmap::new(64);
-            rings.reap(&mut s);
+            rings.reap(None, &mut s, |_, _| {});
             let last = if settled { Pfn(9) } else { Pfn(0) };
             assert!(s.test(Pfn(5)) && s.test(last), "{settled}");
             assert_eq!(s.count(), 2);

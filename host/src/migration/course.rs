@@ -66,6 +66,7 @@ impl Course {
                 | Op::Exclude
                 | Op::Sync(_)
                 | Op::Slice { .. }
+                | Op::Drain
                 | Op::Sleep { .. }
                 | Op::SetPaused
                 | Op::WaitContinue
@@ -185,7 +186,7 @@ impl Course {
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
             return;
         }
-        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options);
+        self.pace.update(ctx.now_ns, run.bytes_sent, &run.options, ctx.faults);
         if run.healthy() && run.rate_exceeded(&self.pace) && !run.post.has_work() {
             let until_ns = self.pace.window_end_ns();
             self.push_front([Op::RateLimit { until_ns }, Op::Sleep { until_ns }, Op::Choose(Choice::Pause)]);
@@ -262,6 +263,7 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::SetActive => run.status == MigrationStatus::Setup,
         Op::Exclude => view.devices.mem().is_some() && !ctx.faults.on(Fault::UnpluggedByHints),
         Op::Slice { last } => run.page_move(pace, last, view.accel, ctx) != PageMove::End,
+        Op::Drain => run.drain_move(ctx) != PageMove::End,
         // QEMU: a request breaks the wait (migration_make_urgent_request()).
         Op::Sleep { until_ns } => ctx.now_ns < until_ns && !run.post.has_work(),
         Op::StopVm => view.vm.running,

@@ -120,11 +120,9 @@ impl Default for EncodingOptions {
 
 impl EncodingOptions {
     /// Returns what QEMU would refuse: an option, by its name in scenarios, and why (QEMU: migration/options.c migrate_caps_check()).
-    /// Differs: channels with postcopy, which work since 10.1.
     pub fn refused(&self, postcopy: bool) -> Option<(&'static str, &'static str)> {
         let compresses = self.compression != Compression::None;
         match () {
-            () if postcopy && self.channels > 0 => Some(("multifd_channels", "postcopy goes by the main channel")),
             () if postcopy && self.mapped_ram => Some(("mapped_ram", "postcopy asks for pages, and a file does not answer")),
             () if self.xbzrle_pages > 0 && self.channels > 0 => Some(("xbzrle", "channels carry no differences")),
             () if self.xbzrle_pages > 0 && self.mapped_ram => Some(("xbzrle", "a file of pages holds no differences")),

@@ -361,6 +361,7 @@ impl Migration {
             | Op::WriteSetup
             | Op::SetActive
             | Op::Slice { .. }
+            | Op::Drain
             | Op::IterateEnd
             | Op::RateLimit { .. }
             | Op::Sleep { .. }
@@ -500,6 +501,9 @@ impl Migration {
         if let Op::Slice { last } = op {
             return self.run.page_step(&self.thread.pace, last, parts, ctx);
         }
+        if op == Op::Drain {
+            return self.run.drain_step(ctx);
+        }
         self.course_of(ctx.actor).ops.pop_front();
         match op {
             Op::Notify(reason) => self.notify(reason, parts, ctx),
@@ -573,6 +577,7 @@ impl Migration {
             | Op::Protect
             | Op::SetFinal => self.run.perform(op, parts, ctx),
             Op::Slice { .. }
+            | Op::Drain
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::WaitHints

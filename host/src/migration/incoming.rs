@@ -142,6 +142,10 @@ impl Run {
             };
             let Some(Item::Page { content, .. }) = multifd.receive(channel) else { unreachable!("a page stands in front") };
             ctx.emit(Event::DstPlace { pfn, zero: content.is_zero() });
+            if self.post.moved {
+                ctx.crash(format!("a receiver places page {pfn} in postcopy"));
+                break;
+            }
             if self.link_down {
                 ctx.crash(format!("a receiver records page {pfn} in R, which is freed"));
                 break;
@@ -162,10 +166,12 @@ impl Run {
     }
 
     /// Places a page of a channel (QEMU: migration/multifd-zero-page.c multifd_recv_zero_page_process(), multifd-nocomp.c multifd_nocomp_recv()).
-    /// [`Fault::UnrecordedPages`]: where an accelerator decompresses pages, R does not learn of them.
+    /// Where postcopy may follow, zeros are written whenever they come (249543d0c0). [`Fault::UnrecordedPages`]: where an accelerator decompresses
+    /// pages, R does not learn of them. [`Fault::ZerosSkippedForPostcopy`]: the first zeros of a page are taken to be there, as ever.
     pub(crate) fn place_from_channel(&self, pfn: Pfn, content: Content, destination: &mut Destination, ctx: &Ctx<'_>) {
         let unrecorded = self.options.encoding.compression == Compression::Qpl && ctx.faults.on(Fault::UnrecordedPages);
         match content {
+            Content::Zero if self.options.modes.postcopy && !ctx.faults.on(Fault::ZerosSkippedForPostcopy) => destination.place_zero(pfn),
             Content::Zero => destination.receive_zero(pfn),
             Content::Data(contents) if unrecorded => destination.place_unrecorded(pfn, contents),
             Content::Data(contents) => destination.place_data(pfn, contents),

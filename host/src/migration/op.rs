@@ -44,6 +44,8 @@ pub(crate) enum Op {
     StopVm,
     /// Takes `free_page_lock` and tells the device that the VM runs or not.
     LockVmState { running: bool },
+    /// Writes out what the channels hold, and a barrier: many moves, or none.
+    Drain,
     /// Starts the vCPUs.
     StartVm,
     /// Active -> PreSwitchover, unless cancelled or broken.
@@ -264,9 +266,10 @@ pub(crate) fn snapshot() -> VecDeque<Op> {
     ])
 }
 
-/// The switch to postcopy (QEMU: postcopy_start()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
+/// The switch to postcopy (QEMU: postcopy_start()). What channels hold has to be placed before the guest runs there, since they do not place
+/// whole pages at once (QEMU: ram_save_postcopy_prepare()). Its sync is `told` to the notifiers, or is not, as up to 11.0.
 pub(crate) fn postcopy(told: bool) -> VecDeque<Op> {
-    let mut ops = VecDeque::from([Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
+    let mut ops = VecDeque::from([Op::Drain, Op::Lock(LockId::Bql), Op::StopVm, Op::Sync(SyncMove::Devices), Op::SetPostcopy]);
     ops.extend(sync(true).filter(|op| told || !matches!(op, Op::Notify(_))));
     ops.extend([Op::Notify(PrecopyReason::Complete), Op::SavePackage, Op::Choose(Choice::Iteration)]);
     ops

@@ -3,6 +3,8 @@
 //! QEMU: migration/migration.c migration_update_counters(), migration_rate_limit(); migration/migration-stats.c
 //! migration_rate_exceeded(). Both work on windows of at least 100 ms. Differs: integers, rounded down, where QEMU computes in floating point.
 
+use crate::dirty::limit::LimitOptions;
+use crate::fault::{Fault, Faults};
 use crate::migration::encoding::EncodingOptions;
 use crate::migration::postcopy::Modes;
 use crate::migration::throttle::{SwitchoverOptions, ThrottleOptions};
@@ -43,6 +45,8 @@ pub struct MigrationOptions {
     pub complete_before_sync: bool,
     /// What is asked of auto-converge.
     pub throttle: ThrottleOptions,
+    /// What is asked of the dirty page rate limit.
+    pub limit: LimitOptions,
     /// What is asked of the switchover.
     pub switchover: SwitchoverOptions,
     /// What the first round is about.
@@ -70,6 +74,7 @@ impl Default for MigrationOptions {
             chunk_shift: 18,
             complete_before_sync: false,
             throttle: ThrottleOptions::default(),
+            limit: LimitOptions::default(),
             switchover: SwitchoverOptions::default(),
             first_round: FirstRound::All,
             hints_first: false,
@@ -114,12 +119,14 @@ impl Pace {
     }
 
     /// Ends the window if it is long enough: its bandwidth makes the threshold, and the limit's account starts anew.
-    pub fn update(&mut self, now_ns: u64, bytes_sent: u64, options: &MigrationOptions) {
+    /// [`Fault::ToldBandwidthInThousands`]: what was told is rounded down to whole bytes per millisecond.
+    pub fn update(&mut self, now_ns: u64, bytes_sent: u64, options: &MigrationOptions, faults: &Faults) {
         if !options.paced || now_ns < self.window_end_ns() {
             return;
         }
         let (bytes, ns) = match options.switchover.bandwidth {
             0 => (bytes_sent - self.window_bytes, now_ns - self.window_start_ns),
+            told if told % 1000 != 0 && faults.on(Fault::ToldBandwidthInThousands) => (told - told % 1000, NS_PER_SECOND),
             told => (told, NS_PER_SECOND),
         };
         let threshold = u128::from(bytes) * u128::from(options.downtime_limit_ns) / u128::from(ns);
@@ -140,9 +147,9 @@ mod tests {
     fn the_threshold_stays_zero_for_a_window_and_then_is_bandwidth_times_downtime() {
         let options = MigrationOptions::default();
         let mut pace = Pace::new(1_000, 0);
-        pace.update(WINDOW_NS, 5_000_000, &options);
+        pace.update(WINDOW_NS, 5_000_000, &options, &Faults::default());
         assert_eq!(pace.threshold(), 0);
-        pace.update(1_000 + WINDOW_NS, 5_000_000, &options);
+        pace.update(1_000 + WINDOW_NS, 5_000_000, &options, &Faults::default());
         assert_eq!(pace.threshold(), 15_000_000);
         assert_eq!(pace.window_end_ns(), 1_000 + 2 * WINDOW_NS);
     }
@@ -153,10 +160,21 @@ mod tests {
         let mut pace = Pace::new(0, 0);
         assert!(!pace.rate_exceeded(100, options.max_bandwidth, &options));
         assert!(pace.rate_exceeded(101, options.max_bandwidth, &options));
-        pace.update(WINDOW_NS, 101, &options);
+        pace.update(WINDOW_NS, 101, &options, &Faults::default());
         assert!(!pace.rate_exceeded(201, options.max_bandwidth, &options));
         options.max_bandwidth = 0;
         assert!(!pace.rate_exceeded(u64::MAX, options.max_bandwidth, &options));
+    }
+
+    #[test]
+    fn what_is_told_of_the_link_counts_to_the_byte() {
+        let switchover = SwitchoverOptions { bandwidth: 1999, ..SwitchoverOptions::default() };
+        let options = MigrationOptions { switchover, downtime_limit_ns: 10 * NS_PER_SECOND, ..MigrationOptions::default() };
+        for (faults, threshold) in [(&[][..], 19_990), (&[Fault::ToldBandwidthInThousands][..], 10_000)] {
+            let mut pace = Pace::new(0, 0);
+            pace.update(WINDOW_NS, 5_000_000, &options, &faults.iter().copied().collect());
+            assert_eq!(pace.threshold(), threshold);
+        }
     }
 
     #[test]
@@ -165,7 +183,7 @@ mod tests {
         let mut pace = Pace::new(0, 0);
         let before = pace.clone();
         assert!(!pace.rate_exceeded(u64::MAX, options.max_bandwidth, &options));
-        pace.update(u64::MAX, u64::MAX, &options);
+        pace.update(u64::MAX, u64::MAX, &options, &Faults::default());
         assert_eq!(pace, before);
     }
 }

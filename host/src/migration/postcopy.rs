@@ -232,16 +232,17 @@ impl Migration {
         self.run.post.asked.keys().copied().find(|pfn| !self.request_is_under_way(*pfn))
     }
 
-    /// Somebody at the destination touches a missing page. QEMU: postcopy_ram_fault_thread(), migrate_send_rp_req_pages().
+    /// Somebody at the destination touches a missing page. QEMU: postcopy_ram_fault_thread(), migrate_send_rp_req_pages(): what R has is not asked
+    /// for, since it must be on its way into memory.
     ///
     /// # Panics
     /// When the page is not missing, or is asked for.
-    pub fn page_fault(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
+    pub fn page_fault(&mut self, pfn: Pfn, destination: &Destination, ctx: &mut Ctx<'_>) {
         assert!(self.is_missing(pfn) && !self.is_asked_for(pfn), "page {pfn} is no news");
         ctx.emit(Event::DstFault { pfn });
         let linked = self.run.healthy();
         self.run.post.asked.insert(pfn, linked);
-        if linked {
+        if linked && !destination.received().test(pfn) {
             self.run.post.returning.ask(pfn, ctx);
         }
     }
@@ -309,8 +310,8 @@ impl Run {
         self.stopped_vm = false;
         self.post.landing.moved = Some(running);
         if self.in_postcopy() {
-            let mut missing = DirtyBitmap::full(destination.received().pages());
-            for range in destination.received().ranges() {
+            let mut missing = DirtyBitmap::full(destination.placed().pages());
+            for range in destination.placed().ranges() {
                 missing.clear_range(range);
             }
             self.post.missing = Some(missing);
@@ -362,7 +363,7 @@ impl Run {
     }
 
     fn absent_need(&self, destination: &Destination) -> Option<Pfn> {
-        self.post.needs.iter().copied().find(|pfn| !destination.arrived(*pfn))
+        self.post.needs.iter().copied().find(|pfn| !destination.is_there(*pfn))
     }
 
     /// Asks for a page that the loading needs, or ends the loading: then it returns the record.
@@ -372,7 +373,9 @@ impl Run {
             self.post.loading = record;
             ctx.emit(Event::DstFault { pfn });
             self.post.asked.insert(pfn, true);
-            self.post.returning.ask(pfn, ctx);
+            if !destination.received().test(pfn) {
+                self.post.returning.ask(pfn, ctx);
+            }
             return None;
         }
         record
@@ -415,7 +418,8 @@ impl Run {
         let Postcopy { asked, returning, recover, .. } = &mut self.post;
         *recover = false;
         let all = !ctx.faults.on(Fault::RequestsNotResent);
-        asked.iter().filter(|(_, sent)| all || !**sent).for_each(|(pfn, _)| returning.ask(*pfn, ctx));
+        let absent = |pfn: &&Pfn| !destination.received().test(**pfn);
+        asked.iter().filter(|(_, sent)| all || !**sent).map(|(pfn, _)| pfn).filter(absent).for_each(|pfn| returning.ask(*pfn, ctx));
         asked.values_mut().for_each(|sent| *sent = true);
     }
 

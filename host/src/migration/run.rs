@@ -178,7 +178,12 @@ impl Run {
         self.ram.as_mut().expect("a migration thread has bitmaps")
     }
 
-    /// Returns whether the guest is slowed down where it dirties too much: never where time stands still.
+    /// Returns whether an account is kept of what the guest dirties, to slow it down where that is too much: never where time stands still.
+    pub(crate) fn accounts(&self) -> bool {
+        self.options.paced && (self.options.throttle.auto_converge || self.options.limit.on)
+    }
+
+    /// Returns whether vCPUs sleep a share of their time where they dirty too much.
     pub(crate) fn throttles(&self) -> bool {
         self.options.paced && self.options.throttle.auto_converge
     }
@@ -229,6 +234,7 @@ impl Run {
             | Op::Reload => plain(EventKind::MigrationState),
             Op::IterateBegin { .. } => plain(EventKind::IterateBegin),
             Op::Slice { last } => self.page_move(pace, last, view.accel, ctx).next(),
+            Op::Drain => self.drain_move(ctx).next(),
             Op::IterateEnd => plain(EventKind::IterateEnd),
             Op::RateLimit { .. } => plain(EventKind::RateLimit),
             Op::Sleep { until_ns } => Next::Sleep(until_ns),
@@ -350,6 +356,7 @@ impl Run {
             Op::Notify(_)
             | Op::SetActive
             | Op::Slice { .. }
+            | Op::Drain
             | Op::Choose(_)
             | Op::Sleep { .. }
             | Op::StopVm
@@ -403,9 +410,12 @@ impl Run {
                 if parts.devices.mem().is_some() && ctx.faults.on(Fault::UnpluggedByHints) {
                     self.exclude(true, parts, ctx);
                 }
-                if self.throttles() && self.throttle.is_due(ctx.now_ns) {
+                if self.accounts() && self.throttle.is_due(ctx.now_ns) {
                     let (dirtied, options) = (self.ram().dirtied(), self.options.throttle);
-                    self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                    let too_much = self.throttle.period(dirtied, self.bytes_sent, &options, ctx);
+                    if too_much && self.options.limit.on {
+                        parts.accel.limit_for_migration(self.options.limit.rate, parts.d, ctx);
+                    }
                 }
                 ctx.costs.state_ns
             }
@@ -423,7 +433,7 @@ impl Run {
             parts.d.reset();
             self.ram_mut().leave_out_holes(ctx.ram);
         }
-        if self.throttles() {
+        if self.accounts() {
             self.throttle = Throttle::new(ctx.now_ns);
         }
         parts.d.set_tracking(true);

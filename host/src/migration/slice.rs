@@ -164,14 +164,8 @@ impl Run {
             return PageMove::Take(pfn);
         }
         let next = self.next_to_send();
-        if let Some(multifd) = &self.multifd {
-            match multifd.duty(next.map(|pfn| ram.scan_place(pfn)), last, &self.options.encoding, ctx) {
-                Duty::None => {}
-                Duty::Wait => return PageMove::Wait,
-                Duty::Give(channel) => return PageMove::Give(channel),
-                Duty::Flush if self.wire.is_full() => return PageMove::Wait,
-                Duty::Flush => return PageMove::Flush,
-            }
+        if let Some(duty) = self.channels_duty(next.map(|pfn| ram.scan_place(pfn)), last, ctx) {
+            return duty;
         }
         match next {
             // Nobody sees it go around.
@@ -189,6 +183,44 @@ impl Run {
             Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled => PageMove::Take(pfn),
             Some(pfn) => PageMove::Page(pfn),
         }
+    }
+
+    /// Returns what is due to the channels before the scan takes its next page.
+    fn channels_duty(&self, next: Option<(usize, u64)>, last: bool, ctx: &Ctx<'_>) -> Option<PageMove> {
+        let multifd = self.multifd.as_ref().filter(|_| self.by_channel())?;
+        match multifd.duty(next, last, &self.options.encoding, ctx) {
+            Duty::None => None,
+            Duty::Wait => Some(PageMove::Wait),
+            Duty::Give(channel) => Some(PageMove::Give(channel)),
+            Duty::Flush if self.wire.is_full() => Some(PageMove::Wait),
+            Duty::Flush => Some(PageMove::Flush),
+        }
+    }
+
+    /// Returns whether pages go by channels: not in postcopy, when they are placed one by one (QEMU: ram_save_target_page()).
+    fn by_channel(&self) -> bool {
+        self.multifd.is_some() && !self.in_postcopy()
+    }
+
+    /// Returns what is left to do until the channels hold nothing.
+    pub(crate) fn drain_move(&self, ctx: &Ctx<'_>) -> PageMove {
+        if self.healthy() { self.channels_duty(None, true, ctx).unwrap_or(PageMove::End) } else { PageMove::End }
+    }
+
+    /// Makes the next move of that.
+    pub(crate) fn drain_step(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        match self.drain_move(ctx) {
+            PageMove::Give(channel) => self.give_packet(channel, ctx),
+            PageMove::Flush => self.flush_channels(true, ctx),
+            other => unreachable!("{other:?} is no move of channels"),
+        }
+    }
+
+    fn give_packet(&mut self, channel: u8, ctx: &mut Ctx<'_>) -> u64 {
+        let round = self.ram().syncs();
+        let pages = self.multifd.as_mut().expect("who gives a packet has channels").give(channel, round);
+        ctx.emit(Event::ChannelQueue { channel, pages });
+        ctx.costs.lock_ns
     }
 
     /// Makes the slice's next move.
@@ -214,20 +246,14 @@ impl Run {
                 if loaded {
                     ctx.emit(Event::BitmapStore { range: PageRange::page(pfn) });
                 }
-                if self.multifd.is_some() {
+                if self.by_channel() {
                     self.take_for_channel(pfn, last, ctx);
                 } else {
                     self.hand = Some(Hand { pfn, content: None });
                 }
                 ctx.costs.page_ns / 2
             }
-            PageMove::Give(channel) => {
-                let round = self.ram().syncs();
-                let multifd = self.multifd.as_mut().expect("who gives a packet has channels");
-                let pages = multifd.give(channel, round);
-                ctx.emit(Event::ChannelQueue { channel, pages });
-                ctx.costs.lock_ns
-            }
+            PageMove::Give(channel) => self.give_packet(channel, ctx),
             PageMove::Flush => self.flush_channels(last, ctx),
             PageMove::Read(pfn) => {
                 let content = self.read(pfn, last, ctx);
@@ -290,9 +316,10 @@ impl Run {
 
     /// Takes, reads, sends and places a page, and returns whether it went as zeros.
     fn whole_encoded(&mut self, pfn: Pfn, last: bool, destination: &mut Destination, ctx: &mut Ctx<'_>) -> bool {
-        let by_channel = self.multifd.is_some();
+        let by_channel = self.by_channel();
         let content = match self.read(pfn, last, ctx) {
-            Content::Data(_) if self.options.encoding.senders_find_zeros() && ctx.ram.is_zero(pfn) => Content::Zero,
+            // Behind the switch to postcopy there is no sender that would look.
+            Content::Data(_) if by_channel && self.options.encoding.senders_find_zeros() && ctx.ram.is_zero(pfn) => Content::Zero,
             content => content,
         };
         let zero = content.is_zero();
@@ -308,7 +335,7 @@ impl Run {
 
     /// Returns whether a page cannot be sent and placed at once: others are on their way, or it waits for others.
     fn splits(&self) -> bool {
-        !self.wire.is_empty() || self.multifd.is_some() || self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
+        !self.wire.is_empty() || self.by_channel() || self.xbzrle.as_ref().is_some_and(Xbzrle::is_started)
     }
 
     /// A page that is taken goes into the packet, or, when the thread finds that it is zero, on the main channel.

@@ -86,24 +86,26 @@ impl Throttle {
         now_ns > self.period_start_ns + PERIOD_NS
     }
 
-    /// A period is over: decides whether vCPUs sleep more. `pages`: newly dirty in all syncs so far; `bytes`: sent so far.
+    /// A period is over: decides whether vCPUs dirty too much, and lets them sleep more if auto-converge is on; returns whether they do. `pages`: newly dirty in all syncs so far; `bytes`: sent so far.
     /// [`Fault::FirstPeriodUnmeasured`]: what was sent before the first period's end counts for none.
-    pub(crate) fn period(&mut self, pages: u64, bytes: u64, options: &ThrottleOptions, ctx: &mut Ctx<'_>) {
+    pub(crate) fn period(&mut self, pages: u64, bytes: u64, options: &ThrottleOptions, ctx: &mut Ctx<'_>) -> bool {
         assert!(self.is_due(ctx.now_ns), "the period is not over");
         if ctx.faults.on(Fault::FirstPeriodUnmeasured) && self.period_bytes == 0 {
             self.period_bytes = bytes;
         }
         let dirtied = (pages - self.period_pages) * PAGE_SIZE;
         let allowed = (bytes - self.period_bytes) * u64::from(options.trigger) / 100;
-        if dirtied > allowed {
-            self.high += 1;
-            if self.high >= 2 {
-                self.high = 0;
+        self.high += u32::from(dirtied > allowed);
+        let too_much = self.high >= 2;
+        if too_much {
+            self.high = 0;
+            if options.auto_converge {
                 let percent = self.next_percent(dirtied, allowed, options);
                 self.set(percent, ctx);
             }
         }
         (self.period_start_ns, self.period_pages, self.period_bytes) = (ctx.now_ns, pages, bytes);
+        too_much
     }
 
     fn next_percent(&self, dirtied: u64, allowed: u64, options: &ThrottleOptions) -> u32 {

@@ -1,7 +1,8 @@
 //! The register file of a virtio-mmio v2 device, and the device status that belongs to every virtio device.
 //!
 //! VIRTIO 1.2 §4.2.2 and §2.1; QEMU: hw/virtio/virtio-mmio.c, hw/virtio/virtio.c. The device's own configuration space and what its queues
-//! mean are the device's affair: a write that concerns it comes back as [`Written`].
+//! mean are the device's affair: a write that concerns it comes back as [`Written`]. What Firecracker's registers take, and when, is in
+//! [`super::firecracker`].
 
 use super::queue::{SavedQueue, VirtQueue};
 use crate::event::Event;
@@ -13,9 +14,23 @@ use wire::virtio::{feature, isr, mmio, status};
 /// Vendor that QEMU's transport names ("QEMU").
 pub const VENDOR_QEMU: u32 = 0x554d_4551;
 
+/// Vendor that Firecracker's transport names.
+pub const VENDOR_FIRECRACKER: u32 = 0;
+
+/// Whose register file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    /// QEMU's, and what the specification asks for where QEMU is more patient.
+    Qemu,
+    /// Firecracker's.
+    Firecracker,
+}
+
 /// What a transport is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransportOptions {
+    /// Whose it is.
+    pub make: Make,
     /// DeviceID.
     pub device_id: u32,
     /// Offered feature bits; VERSION_1 is always added.
@@ -41,26 +56,26 @@ pub enum Written {
 
 /// What a reset forgets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Registers {
-    device_features_sel: u32,
-    driver_features_sel: u32,
+pub(super) struct Registers {
+    pub(super) device_features_sel: u32,
+    pub(super) driver_features_sel: u32,
     driver_features: u64,
     /// Negotiated: what the driver wrote when FEATURES_OK was accepted.
-    features: u64,
-    queue_sel: u32,
-    isr: u32,
-    status: u32,
+    pub(super) features: u64,
+    pub(super) queue_sel: u32,
+    pub(super) isr: u32,
+    pub(super) status: u32,
     /// No queue is served until a reset. QEMU: `vdev->broken`.
-    broken: bool,
+    pub(super) broken: bool,
 }
 
 /// A virtio-mmio device without the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtioMmio {
-    options: TransportOptions,
-    registers: Registers,
-    queues: Vec<VirtQueue>,
-    /// ConfigGeneration. Survives a reset, as in QEMU.
+    pub(super) options: TransportOptions,
+    pub(super) registers: Registers,
+    pub(super) queues: Vec<VirtQueue>,
+    /// ConfigGeneration. Survives a reset, as in QEMU. Firecracker's never changes: its transport has the register, and nobody counts.
     generation: u32,
     /// The interrupt line rose, and the world has not been told.
     edge: bool,
@@ -168,29 +183,38 @@ impl VirtioMmio {
         std::mem::take(&mut self.edge)
     }
 
+    /// Returns whether a notification interrupts even a driver that asked for peace. Firecracker: signal_used_queue() looks at no flag.
+    pub fn ignores_no_interrupt(&self) -> bool {
+        self.options.make == Make::Firecracker
+    }
+
     fn selected(&self) -> Option<&VirtQueue> {
         self.queues.get(usize::try_from(self.registers.queue_sel).ok()?).filter(|queue| queue.size_max() > 0)
     }
 
-    fn selected_mut(&mut self) -> Option<&mut VirtQueue> {
+    pub(super) fn selected_mut(&mut self) -> Option<&mut VirtQueue> {
         self.queues.get_mut(usize::try_from(self.registers.queue_sel).ok()?).filter(|queue| queue.size_max() > 0)
     }
 
     /// Returns a control register. Registers that cannot be read, and addresses without a register, read 0; there is no shared memory.
-    /// QEMU: virtio_mmio_read(). Differs: QueueSizeMax is the queue's own size, as through PCI; QEMU's mmio says 1024 for every queue.
+    /// QEMU: virtio_mmio_read(). Differs: QueueSizeMax is the queue's own size, as through PCI; QEMU's mmio says 1024 for every queue. Firecracker
+    /// leaves the reader's buffer alone where it knows no register, those of shared memory among them; it reads as 0 here.
     pub fn read(&self, offset: u64) -> u32 {
         let registers = &self.registers;
         match offset {
             mmio::MAGIC_VALUE => mmio::MAGIC,
             mmio::VERSION => mmio::VERSION_2,
             mmio::DEVICE_ID => self.options.device_id,
-            mmio::VENDOR_ID => VENDOR_QEMU,
+            mmio::VENDOR_ID => match self.options.make {
+                Make::Qemu => VENDOR_QEMU,
+                Make::Firecracker => VENDOR_FIRECRACKER,
+            },
             mmio::DEVICE_FEATURES => feature_word(self.options.features, registers.device_features_sel),
             mmio::QUEUE_SIZE_MAX => self.selected().map_or(0, |queue| u32::from(queue.size_max())),
-            mmio::QUEUE_READY => self.selected().map_or(0, |queue| u32::from(queue.ready())),
+            mmio::QUEUE_READY => self.selected().map_or(0, |queue| u32::from(self.says_ready(queue))),
             mmio::INTERRUPT_STATUS => registers.isr,
             mmio::STATUS => registers.status,
-            mmio::SHM_LEN_LOW | mmio::SHM_LEN_HIGH => u32::MAX,
+            mmio::SHM_LEN_LOW | mmio::SHM_LEN_HIGH if self.options.make == Make::Qemu => u32::MAX,
             mmio::CONFIG_GENERATION => self.generation,
             _ => 0,
         }
@@ -198,6 +222,13 @@ impl VirtioMmio {
 
     /// Writes a control register. Writes to anything else change nothing. QEMU: virtio_mmio_write().
     pub fn write(&mut self, offset: u64, value: u32, ctx: &mut Ctx<'_>) -> Written {
+        match self.options.make {
+            Make::Qemu => self.write_register(offset, value, ctx),
+            Make::Firecracker => self.write_firecracker(offset, value, ctx),
+        }
+    }
+
+    fn write_register(&mut self, offset: u64, value: u32, ctx: &mut Ctx<'_>) -> Written {
         match offset {
             mmio::DEVICE_FEATURES_SEL => self.registers.device_features_sel = value,
             mmio::DRIVER_FEATURES_SEL => self.registers.driver_features_sel = value,
@@ -220,7 +251,7 @@ impl VirtioMmio {
         Written::Handled
     }
 
-    fn write_queue_setup(&mut self, offset: u64, value: u32) {
+    pub(super) fn write_queue_setup(&mut self, offset: u64, value: u32) {
         let Some(setup) = self.selected_mut().map(VirtQueue::setup_mut) else { return };
         match offset {
             mmio::QUEUE_SIZE => setup.size = value,
@@ -246,7 +277,7 @@ impl VirtioMmio {
     }
 
     /// QEMU: virtio_queue_notify(): a broken device, or a queue that is not set up, is deaf.
-    fn write_queue_notify(&self, value: u32) -> Written {
+    pub(super) fn write_queue_notify(&self, value: u32) -> Written {
         let Ok(index) = u16::try_from(value) else { return Written::Handled };
         match self.queues.get(usize::from(index)) {
             Some(queue) if queue.ready() && !self.registers.broken => Written::Notified(index),
@@ -280,10 +311,13 @@ impl VirtioMmio {
         }
     }
 
-    /// Tells the driver that the configuration has changed; before DRIVER_OK nobody is told. QEMU: virtio_notify_config().
+    /// Tells the driver that the configuration has changed; before DRIVER_OK nobody is told. QEMU: virtio_notify_config(). Firecracker: its device
+    /// has no interrupt to raise before it is activated.
     pub fn notify_config(&mut self, ctx: &mut Ctx<'_>) {
         if self.driver_ok() {
-            self.generation = self.generation.wrapping_add(1);
+            if self.options.make == Make::Qemu {
+                self.generation = self.generation.wrapping_add(1);
+            }
             self.raise(self.options.config_isr, isr::CONFIG_CHANGE, ctx);
         }
     }
@@ -295,7 +329,8 @@ impl VirtioMmio {
 
     fn raise(&mut self, bits: u32, cause: u32, ctx: &mut Ctx<'_>) {
         assert!(bits & cause == cause, "cause {cause} is not among the bits {bits}");
-        self.edge |= self.registers.isr == 0;
+        // Firecracker: trigger_irq() writes its event, whatever is pending.
+        self.edge |= self.registers.isr == 0 || self.options.make == Make::Firecracker;
         self.registers.isr |= bits;
         ctx.emit(Event::DeviceIrq { cause });
     }
@@ -318,10 +353,10 @@ fn feature_word(features: u64, select: u32) -> u32 {
     }
 }
 
-fn set_low(word: &mut u64, value: u32) {
+pub(super) fn set_low(word: &mut u64, value: u32) {
     *word = *word & !0xffff_ffff | u64::from(value);
 }
 
-fn set_high(word: &mut u64, value: u32) {
+pub(super) fn set_high(word: &mut u64, value: u32) {
     *word = *word & 0xffff_ffff | u64::from(value) << 32;
 }

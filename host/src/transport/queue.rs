@@ -115,6 +115,8 @@ pub struct QueueSetup {
     pub driver: u64,
     /// Device area (used ring).
     pub device: u64,
+    /// QueueReady, where it takes effect with DRIVER_OK alone (Firecracker).
+    pub ready: bool,
 }
 
 /// A virtqueue.
@@ -226,6 +228,11 @@ impl VirtQueue {
             let used = pages(device, vring::USED_RING + size * vring::USED_ELEM_BYTES + 2);
             ([pages(desc, size * vring::DESC_BYTES), pages(driver, vring::AVAIL_RING + 2 * size + 2), used], used)
         })
+    }
+
+    /// Returns what the driver has set up.
+    pub fn setup(&self) -> &QueueSetup {
+        &self.setup
     }
 
     /// Returns the registers for the driver's set-up.
@@ -456,6 +463,7 @@ mod tests {
             desc: driver.desc_table_addr().0,
             driver: driver.avail_addr().0,
             device: driver.used_addr().0,
+            ready: false,
         };
         assert!(queue.enable(false, ram));
         queue

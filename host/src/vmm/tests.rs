@@ -24,6 +24,7 @@ fn options(paced: bool) -> VmmOptions {
         hint_queue_size: 16,
         stats_interval_ns: 0,
         target_pages: 0,
+        acknowledge_on_stop: true,
         machine: crate::balloon::Machine::default(),
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 2, paced, ..MigrationOptions::default() };

@@ -117,7 +117,8 @@ fn options(draw: &mut Draw, faults: &[Fault]) -> VmmOptions {
         0 => IothreadOption::Missing,
         _ => IothreadOption::Present,
     };
-    let machine = Board { host_page: draw.pick(&[1, 1, 1, 16, 512]), iothread, rom: draw.once_in(2), ignores_pins: false };
+    let machine =
+        Board { host_page: draw.pick(&[1, 1, 1, 16, 512]), iothread, rom: draw.once_in(2), ignores_pins: false, regions: Vec::new() };
     let balloon = BalloonOptions {
         features: hints | some & draw.word(),
         profile: draw.pick(&[Profile::Qemu, Profile::Qemu, Profile::Firecracker, Profile::CloudHypervisor]),
@@ -127,6 +128,7 @@ fn options(draw: &mut Draw, faults: &[Fault]) -> VmmOptions {
         hint_queue_size: draw.pick(&[1, 4, 16, 1024]),
         stats_interval_ns: draw.pick(&[0, 100_000]),
         target_pages: 0,
+        acknowledge_on_stop: true,
         machine,
     };
     let log = draw.pick(&[

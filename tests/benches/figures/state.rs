@@ -35,6 +35,7 @@ pub(crate) fn options() -> VmmOptions {
         hint_queue_size: 1024,
         stats_interval_ns: 0,
         target_pages: 0,
+        acknowledge_on_stop: true,
         machine: host::balloon::Machine::default(),
     };
     let migration = MigrationOptions { chunk_shift: 6, rounds_min: 3, paced: false, ..MigrationOptions::default() };
@@ -178,6 +179,7 @@ fn of_the_oracle(vmm: &Vmm, ram: &GuestRam) -> Vec<Figure> {
         hints_stay_free: false,
         free_pages_are_read: false,
         throttle_trigger: 50,
+        told: None,
         rom: false,
         hints_first: false,
     });

@@ -6,9 +6,10 @@ use wire::virtio::{isr, status};
 
 use super::rig::{ALMOST, PROFILES, Rig, options};
 use crate::{ensure, known_violation};
-use host::balloon::BalloonOptions;
 use host::balloon::device::QueueRole;
+use host::balloon::{BalloonOptions, Profile};
 use host::event::HintStatus;
+use host::transport::mmio::VENDOR_QEMU;
 
 /// What a register reads from a driver that has just made queue 1 ready; `None`: it can only be written.
 const READS: [(u64, Option<u32>); 23] = [
@@ -50,7 +51,7 @@ const READ_ONLY: [u64; 8] = [
 ];
 
 /// A device with its features fixed and queue 1 ready and selected.
-fn prepared(profile: host::balloon::Profile) -> Rig {
+fn prepared(profile: Profile) -> Rig {
     let mut rig = Rig::new(options(profile));
     assert!(rig.negotiate(u64::MAX));
     rig.write(reg::DEVICE_FEATURES_SEL, 0);
@@ -59,20 +60,35 @@ fn prepared(profile: host::balloon::Profile) -> Rig {
     rig
 }
 
+/// Whether the generation changes with each of three changes of the configuration, and with nothing else.
+fn counts_changes(profile: Profile) -> crate::Check {
+    let mut rig = Rig::up(profile);
+    let mut generations = vec![rig.read(reg::CONFIG_GENERATION)];
+    rig.set_target(1);
+    generations.push(rig.read(reg::CONFIG_GENERATION));
+    rig.request();
+    generations.push(rig.read(reg::CONFIG_GENERATION));
+    rig.notify(host::event::PrecopyReason::Cleanup, true);
+    generations.push(rig.read(reg::CONFIG_GENERATION));
+    generations.push(rig.read(reg::CONFIG_GENERATION));
+    let steps: Vec<u32> = generations.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+    ensure(steps == [1, 1, 1, 0], || format!("the generation makes steps of {steps:?}"))
+}
+
 #[test]
 fn g9_the_generation_changes_with_each_change_that_the_driver_is_told_of() {
-    for profile in PROFILES {
-        let mut rig = Rig::up(profile);
-        let mut generations = vec![rig.read(reg::CONFIG_GENERATION)];
-        rig.set_target(1);
-        generations.push(rig.read(reg::CONFIG_GENERATION));
-        rig.request();
-        generations.push(rig.read(reg::CONFIG_GENERATION));
-        rig.notify(host::event::PrecopyReason::Cleanup, true);
-        generations.push(rig.read(reg::CONFIG_GENERATION));
-        generations.push(rig.read(reg::CONFIG_GENERATION));
-        let steps: Vec<u32> = generations.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
-        assert_eq!(steps, [1, 1, 1, 0], "and with nothing else");
+    counts_changes(Profile::Qemu).expect("QEMU counts");
+}
+
+#[test]
+fn g9_firecrackers_generation_stays_as_it_is() {
+    known_violation("G9", "Firecracker: nobody counts config_generation up", "[0, 0, 0, 0]", || counts_changes(Profile::Firecracker));
+}
+
+#[test]
+fn g11_a_transport_names_its_vendor() {
+    for (profile, vendor) in [(Profile::Qemu, VENDOR_QEMU), (Profile::Firecracker, 0)] {
+        assert_eq!(Rig::new(options(profile)).read(reg::VENDOR_ID), vendor);
     }
 }
 
@@ -92,7 +108,7 @@ fn g9_a_change_before_driver_ok_leaves_the_generation() {
 #[test]
 fn g9_the_id_falls_to_stop_in_one_generation_when_qemu_has_read_the_start() {
     known_violation("G9", "QEMU: get_free_page_hints() tells nobody", "in one generation", || {
-        let mut rig = Rig::up(host::balloon::Profile::Qemu);
+        let mut rig = Rig::up(Profile::Qemu);
         let id = rig.request();
         let generation = rig.read(reg::CONFIG_GENERATION);
         rig.send_id(id);
@@ -136,15 +152,45 @@ fn g11_features_are_read_and_taken_word_by_word() {
     }
 }
 
+/// Whether a field that only the device may write keeps its value when the driver writes it.
+fn keeps(profile: Profile, field: u64) -> crate::Check {
+    let mut rig = Rig::up_with(BalloonOptions { target_pages: 3, ..options(profile) }, u64::MAX);
+    let before = rig.config(field);
+    rig.write(reg::CONFIG + field, 0x1234);
+    let after = rig.config(field);
+    ensure(after == before, || format!("the driver has written {after:#x} over {before:#x}"))
+}
+
+#[test]
+fn g11_firecracker_lets_the_driver_write_any_field() {
+    for field in [config::NUM_PAGES, config::FREE_PAGE_HINT_CMD_ID] {
+        known_violation("G11", "Firecracker: write_config() copies what comes", "0x1234 over", || keeps(Profile::Firecracker, field));
+    }
+}
+
+/// What the driver wrote over the id is what it reads; the device goes by its own, until the host tells it a new one.
+#[test]
+fn g11_an_id_that_firecrackers_driver_wrote_itself_starts_nothing() {
+    let mut rig = Rig::up(Profile::Firecracker);
+    let id = rig.request();
+    rig.write(reg::CONFIG + config::FREE_PAGE_HINT_CMD_ID, 77);
+    assert_eq!(rig.id(), 77);
+    rig.send_id(77);
+    assert_eq!(rig.device.hint_status(), HintStatus::Requested);
+    rig.send_id(id);
+    assert_eq!(rig.device.hint_status(), HintStatus::Start);
+    assert_eq!(rig.id(), 77, "the start tells nobody");
+    let next = rig.request();
+    assert_eq!(rig.id(), next);
+}
+
 #[test]
 fn g11_fields_that_a_driver_may_only_read_keep_their_values() {
+    for field in [config::NUM_PAGES, config::FREE_PAGE_HINT_CMD_ID] {
+        keeps(Profile::Qemu, field).expect("QEMU takes two fields, and no other");
+    }
     for profile in PROFILES {
         let mut rig = Rig::up_with(BalloonOptions { target_pages: 3, ..options(profile) }, u64::MAX);
-        for field in [config::NUM_PAGES, config::FREE_PAGE_HINT_CMD_ID] {
-            let before = rig.config(field);
-            rig.write(reg::CONFIG + field, 0x1234);
-            assert_eq!(rig.config(field), before, "field {field}");
-        }
         for field in [config::ACTUAL, config::POISON_VAL] {
             rig.write(reg::CONFIG + field, 0x1234);
             assert_eq!(rig.config(field), 0x1234, "field {field}");
@@ -216,11 +262,31 @@ fn g15_a_cause_is_pending_until_it_is_acknowledged() {
     }
 }
 
+/// Whether shared memory that is not there has length -1.
+fn has_no_shared_memory(profile: Profile) -> crate::Check {
+    let mut rig = prepared(profile);
+    rig.write(0x0ac, 0);
+    let len = (rig.read(reg::SHM_LEN_LOW), rig.read(reg::SHM_LEN_HIGH));
+    ensure(len == (u32::MAX, u32::MAX), || format!("its length is {len:?}"))
+}
+
 #[test]
 fn g11_shared_memory_that_is_not_there_has_length_minus_1() {
-    for profile in PROFILES {
-        let mut rig = prepared(profile);
-        rig.write(0x0ac, 0);
-        assert_eq!((rig.read(reg::SHM_LEN_LOW), rig.read(reg::SHM_LEN_HIGH)), (u32::MAX, u32::MAX));
+    has_no_shared_memory(Profile::Qemu).expect("QEMU says so");
+}
+
+#[test]
+fn g11_firecracker_does_not_know_the_registers_of_shared_memory() {
+    known_violation("G11", "Firecracker: read() leaves what it does not know as it is", "(0, 0)", || {
+        has_no_shared_memory(Profile::Firecracker)
+    });
+}
+
+/// Behind the configuration's end.
+#[test]
+fn g11_firecrackers_configuration_reads_as_zeros_behind_its_end() {
+    for (profile, behind) in [(Profile::Qemu, u32::MAX), (Profile::Firecracker, 0)] {
+        let mut rig = Rig::up(profile);
+        assert_eq!(rig.read(reg::CONFIG + 0x40), behind);
     }
 }

@@ -103,6 +103,7 @@ pub(crate) fn options(profile: Profile) -> BalloonOptions {
         hint_queue_size: SIZE,
         stats_interval_ns: STATS_NS,
         target_pages: 0,
+        acknowledge_on_stop: true,
         machine: host::balloon::Machine::default(),
     }
 }

@@ -35,6 +35,8 @@ pub struct Host {
     pub iothread: bool,
     /// Page 0 is ROM.
     pub rom: bool,
+    /// The device says DONE by itself when the driver has no more to hint (profile firecracker alone).
+    pub acknowledge_on_stop: bool,
     /// Locks for which there is no use in most scenarios are taken, too, wherever the real code takes them (`docs/locks.md`).
     pub all_locks: bool,
     /// Devices that write guest memory by themselves.
@@ -78,6 +80,7 @@ impl Host {
             host_page: 1,
             iothread: true,
             rom: false,
+            acknowledge_on_stop: true,
             all_locks: false,
             devices: Devices::default(),
         }

@@ -1,5 +1,6 @@
 //! The migration of a scenario: its parameters.
 
+use host::dirty::limit::LimitOptions;
 use host::event::EventKind;
 use host::migration::encoding::EncodingOptions;
 use host::migration::postcopy::Modes;
@@ -24,6 +25,8 @@ pub struct Migration {
     pub rounds_min: u32,
     /// What is asked of auto-converge.
     pub throttle: ThrottleOptions,
+    /// What is asked of the dirty page rate limit.
+    pub limit: LimitOptions,
     /// What is asked of the switchover.
     pub switchover: SwitchoverOptions,
     /// COMPLETE is told before the last sync, as up to QEMU 11.0.
@@ -46,6 +49,7 @@ impl Default for Migration {
             encoding: EncodingOptions::default(),
             rounds_min: 1,
             throttle: ThrottleOptions::default(),
+            limit: LimitOptions::default(),
             switchover: SwitchoverOptions::default(),
             complete_before_sync: false,
             hints_first: false,

@@ -4,8 +4,8 @@ use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX};
 
 use super::super::words::{compressions, destination_rams, dirty_logs, features, numberings, profiles, walks, zero_pages};
 use super::ranges::{
-    CHANNELS, CHUNK, HINT_QUEUE, HOST_PAGE, MEM_BLOCK, MEM_BLOCKS, MEM_SIZE, PAGES, PERCENT, POISONED, QUEUE, RAM_ADDRS, RATE, REAP, RING,
-    ROOM, SHARE, SLOT, TIME, XBZRLE, range,
+    CHANNELS, CHUNK, HINT_QUEUE, HOST_PAGE, LIMIT, MEM_BLOCK, MEM_BLOCKS, MEM_SIZE, PAGES, PERCENT, POISONED, QUEUE, RAM_ADDRS, RATE, REAP,
+    RING, ROOM, SHARE, SLOT, TIME, XBZRLE, range,
 };
 use super::{Kind, Table, key};
 
@@ -42,6 +42,12 @@ pub(super) static HOST: Table = Table {
         key("balloon", "Balloon target at boot.", Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE))
             .default("\"0 MiB\""),
         key("stats_interval", "The host asks for statistics this often; 0: never.", Kind::Time(TIME)).default("\"0 s\""),
+        key(
+            "acknowledge_on_stop",
+            "The device says DONE by itself when the driver has no more to hint (profile firecracker alone).",
+            Kind::Flag,
+        )
+        .default("true"),
         key("rom", "Page 0 is ROM, and not the balloon's to take.", Kind::Flag).default("false"),
         key(
             "all_locks",
@@ -127,6 +133,7 @@ pub(super) static MIGRATION: Table = Table {
         )
         .default("false"),
         key("throttle", "QEMU's auto-converge: slows down a guest that dirties too much.", Kind::Table(&THROTTLE)),
+        key("dirty_limit", "QEMU's dirty-limit: vCPUs that dirty too much sleep when their rings are full.", Kind::Table(&DIRTY_LIMIT)),
         key("pause_before_switchover", "With the VM stopped, the switchover waits for the command continue.", Kind::Flag).default("false"),
         key("switchover_bandwidth", "QEMU's avail-switchover-bandwidth; default: estimated.", Kind::Rate(RATE)),
         key("complete_before_sync", "COMPLETE is told before the last sync, as up to QEMU 11.0.", Kind::Flag).default("false"),
@@ -162,6 +169,20 @@ static THROTTLE: Table = Table {
         key("increment", "QEMU's cpu-throttle-increment.", Kind::Integer(SHARE)).default("10"),
         key("max", "QEMU's max-cpu-throttle.", Kind::Integer(SHARE)).default("99"),
         key("tailslow", "QEMU's cpu-throttle-tailslow: near the end less is added.", Kind::Flag).default("false"),
+    ],
+};
+
+static DIRTY_LIMIT: Table = Table {
+    title: "`dirty_limit`",
+    keys: &[
+        key("on", "QEMU's dirty-limit, which needs the log `ring` and goes without auto-converge.", Kind::Flag).default("false"),
+        key("rate", "QEMU's vcpu-dirty-limit: how much each vCPU may dirty, MB/s.", Kind::Integer(LIMIT)).default("1"),
+        key(
+            "period",
+            "QEMU's x-vcpu-dirty-limit-period: from one measurement to the next.",
+            Kind::Time(range(1_000_000, 1_000_000_000, "QEMU takes 1 to 1000 ms")),
+        )
+        .default("\"1 s\""),
     ],
 };
 

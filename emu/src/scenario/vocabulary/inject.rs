@@ -1,9 +1,9 @@
 //! The keys of what a scenario does by itself, and in which order.
 
-use wire::platform::{PAGE_SIZE, RAM_BYTES_MAX};
+use wire::platform::{MAX_VCPUS, PAGE_SIZE, RAM_BYTES_MAX};
 
 use super::super::words::{hows, targets};
-use super::ranges::{ANY, BYTE, PAGES, TIME, VHOST_QUEUES, range};
+use super::ranges::{ANY, BYTE, LIMIT_OR_NONE, PAGES, TIME, VHOST_QUEUES, range};
 use super::{Key, Kind, Table, key};
 
 pub(super) static INJECT: Table = Table { title: "[[inject]]", keys: INJECTION };
@@ -67,14 +67,21 @@ static CLEAR_LOG: Table = Table {
 };
 
 /// A monitor command that is a table.
-pub(in crate::scenario) static BALLOON: Table = Table {
+pub(in crate::scenario) static COMMAND: Table = Table {
     title: "a monitor command",
-    keys: &[key(
-        "balloon",
-        "Sets the balloon's target: how much the guest is to give.",
-        Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE),
-    )
-    .required()],
+    keys: &[
+        key(
+            "balloon",
+            "Sets the balloon's target: how much the guest is to give.",
+            Kind::Size(range(0, RAM_BYTES_MAX, "no memory is larger"), PAGE_SIZE),
+        ),
+        key("vcpu_dirty_limit", "set-vcpu-dirty-limit: how much vCPUs may dirty, MB/s; 0: any amount.", Kind::Integer(LIMIT_OR_NONE)),
+        key(
+            "cpu",
+            "Whose limit it is, by number; default: everybody's.",
+            Kind::Integer(range(0, MAX_VCPUS as u64 - 1, "no guest has more")),
+        ),
+    ],
 };
 
 /// Another one.

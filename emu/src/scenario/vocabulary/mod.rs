@@ -15,7 +15,7 @@ use self::guest::GUEST;
 pub(super) use self::guest::OPERATIONS;
 pub(super) use self::host::START;
 use self::host::{HOST, MIGRATION};
-pub(super) use self::inject::{ACTIONS, BALLOON, RESIZE_MEM};
+pub(super) use self::inject::{ACTIONS, COMMAND, RESIZE_MEM};
 use self::inject::{INJECT, MAY, ORDER};
 pub(super) use self::ranges::INTEGER_MAX;
 use self::search::{FOUND, SEARCH, VARY};
@@ -196,7 +196,7 @@ pub(super) fn tables() -> Vec<&'static Table> {
             let found: &[&'static Table] = match key.kind {
                 Kind::Table(table) | Kind::Tables(table) | Kind::PerPage(table) | Kind::PerEvent(table) => &[table],
                 Kind::Start => &[&START],
-                Kind::Command => &[&BALLOON, &RESIZE_MEM],
+                Kind::Command => &[&COMMAND, &RESIZE_MEM],
                 // An injected task's operations are the tasks'.
                 Kind::Operations => &OPERATIONS.iter().collect::<Vec<_>>(),
                 Kind::Operation

@@ -17,6 +17,7 @@ fn file_with(title: &str, lines: &[String]) -> String {
         "a mapping" => ("[[inject]]\niommu_map = {", "}"),
         "a monitor command" => ("[[inject]]\nmonitor = {", "}"),
         "`throttle`" => ("[migration]\nthrottle = {", "}"),
+        "`dirty_limit`" => ("[migration]\ndirty_limit = {", "}"),
         "`sent`" => ("[pages]\nP = \"pfn 1\"\n[expect]\nsent = { P = {", "} }"),
         "`irq_off_insns`" => ("[expect]\nirq_off_insns = {", "}"),
         "`events`" => ("[expect]\nevents = { \"hint.apply\" = {", "} }"),

@@ -158,6 +158,7 @@ impl Shrinker<'_> {
         self.change(|scenario| scenario.host.host_page = host.host_page);
         self.change(|scenario| scenario.host.iothread = host.iothread);
         self.change(|scenario| scenario.host.rom = host.rom);
+        self.change(|scenario| scenario.host.acknowledge_on_stop = host.acknowledge_on_stop);
         self.change(|scenario| scenario.host.all_locks = host.all_locks);
         self.change(|scenario| scenario.host.devices = host.devices.clone());
         if !self.change(|scenario| scenario.host.features = host.features) {

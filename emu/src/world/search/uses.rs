@@ -283,7 +283,11 @@ impl Used {
             | Event::MemPlug { .. }
             | Event::MemUnplug { .. }
             | Event::MemBusy { .. }
-            | Event::BitmapExclude { .. } => u64::MAX,
+            | Event::BitmapExclude { .. }
+            | Event::LimitSet { .. }
+            | Event::LimitRate { .. }
+            | Event::LimitPenalty { .. }
+            | Event::LimitSleep { .. } => u64::MAX,
             Event::DirtyClear { .. }
             | Event::DirtyMark { .. }
             | Event::HostDiscard { .. }
