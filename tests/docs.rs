@@ -80,6 +80,17 @@ fn the_page_of_profiles_says_what_each_offers() {
     }
 }
 
+/// What was found in a QEMU of today runs as scenarios.
+#[test]
+fn every_live_finding_is_a_scenario() {
+    let texts: Vec<String> =
+        files("scenarios", "toml").iter().map(|path| std::fs::read_to_string(root().join(path)).expect("readable")).collect();
+    for finding in ["F1", "F2", "F3", "F4", "F5"] {
+        let told = |text: &&String| text.starts_with("# Aim: ") && text.contains(&format!("finding {finding}"));
+        assert!(texts.iter().any(|text| told(&text)), "no scenario shows finding {finding}");
+    }
+}
+
 /// Features that a profile offers without being asked.
 const FEATURE_NAMES: [(u64, &str); 4] = [
     (feature::STATS_VQ, "stats-vq"),

@@ -50,6 +50,7 @@ fn every_rule_of_hinting_and_migration_fires_in_some_scenario() {
         rules::PINNED_PAGE_STAYS,
         rules::DEVICE_STATE_IS_LOADED,
         rules::MOVED_BUFFERS_ARE_SERVED,
+        rules::LOCKS_HAVE_AN_ORDER,
     ];
     for rule in expected {
         assert!(fired.contains(rule), "{rule} never fires: {fired:?}");

@@ -165,18 +165,28 @@ pub enum LockId {
     RamList,
     /// `MigrationState.qemu_file_lock`.
     QemuFile,
+    /// RCU: not held by one but by all who are in a section of it. To take it is to wait until nobody is.
+    Rcu,
 }
 
 impl LockId {
     /// Every lock in the order in which they nest.
-    pub const ALL: [LockId; 7] =
-        [LockId::Bql, LockId::RamList, LockId::FreePage, LockId::Bitmap, LockId::PageRequests, LockId::Slots, LockId::QemuFile];
+    pub const ALL: [LockId; 8] = [
+        LockId::Rcu,
+        LockId::Bql,
+        LockId::RamList,
+        LockId::FreePage,
+        LockId::Bitmap,
+        LockId::PageRequests,
+        LockId::Slots,
+        LockId::QemuFile,
+    ];
 
     /// Returns whether the lock is taken only where all are asked for. Those that came later are, since a lock that is taken shows in the trace.
     pub fn is_fine(self) -> bool {
         match self {
             LockId::Bql | LockId::FreePage | LockId::Bitmap => false,
-            LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile => true,
+            LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile | LockId::Rcu => true,
         }
     }
 
@@ -190,6 +200,7 @@ impl LockId {
             LockId::PageRequests => "src_page_req_mutex",
             LockId::RamList => "ram_list.mutex",
             LockId::QemuFile => "qemu_file_lock",
+            LockId::Rcu => "rcu",
         }
     }
 }
@@ -632,6 +643,10 @@ events! {
     ChannelFlush { channels: u32 } = "channel.flush",
     #[doc = "All memory is write-protected: the snapshot is of this moment."]
     SnapshotStart = "snapshot.start",
+    #[doc = "Guest: the kernel is about to ask the machine for a reset."]
+    GuestRestart = "guest.restart",
+    #[doc = "Main loop: every device is reset; vCPUs and memory follow with the same move. QEMU: qemu_system_reset()."]
+    MachineReset = "machine.reset",
     #[doc = "The source's return path thread takes a request for a page off the connection, and queues it for the migration thread."]
     ReturnRequest { pfn: Pfn } = "return.request",
     #[doc = "Memory of a virtio-mem device is plugged (QEMU: virtio_mem_set_block_state())."]
@@ -786,6 +801,8 @@ impl Event {
             | Event::DstRefuse { .. }
             | Event::VfioMerge { .. }
             | Event::SnapshotStart
+            | Event::GuestRestart
+            | Event::MachineReset
             | Event::BitmapExclude { .. }
             | Event::LimitSet { .. }
             | Event::LimitRate { .. }

@@ -809,6 +809,11 @@ faults! {
         steps: ["the device writes a page that was sent", "the guest is done with the buffer, and unmaps it", "the next sync asks for the mappings that are left"],
         fix: "The dirty bits of a range are asked for before it is unmapped." },
 
+    /// A reset's firmware leaves no mark.
+    RomResetUnmarked { name: "rom-reset-unmarked", id: "-", source: "QEMU, cpu_physical_memory_write_rom() before 1.3",
+        mechanism: "images that a reset of the machine puts into memory again are copied there without a mark in D", effect: Loss,
+        steps: ["the guest writes a page of its firmware's data, and the page is sent", "the machine is reset: the firmware's image is copied over the page, unmarked", "the destination starts with the guest's bytes in its firmware"],
+        fix: "The copy marks what it writes, as any device's write does. It was made to do so for the sake of translated code; the loss is derived from the sources." },
     /// A section's first block is looked for with the wrong divisor.
     DiscardIndex { name: "discard-index", id: "V10", source: "QEMU b11cf32e07, fixed in 8.0",
         mechanism: "virtio-mem divides a section's offset by the number of its blocks, not by their size: in a section that does not begin where the region does, all is taken for discarded, and a sync does not ask what the device wrote there",
@@ -857,6 +862,17 @@ faults! {
         steps: ["the devices are saved into a buffer, the last of it still in the stream's own", "the buffer is appended to the snapshot", "the snapshot is complete by its state, and cannot be loaded"],
         fix: "the stream is flushed before its buffer is taken" },
 
+    // ---- locks: not in the catalogue's sections, from the history of QEMU's migration
+    /// RCU's grace period is waited for with the big lock.
+    SynchronizeUnderBql { name: "synchronize-under-bql", id: "L01", source: "QEMU 60be634079, fixed in 2.5",
+        mechanism: "the migration's cleanup waits, with the big lock, until nobody is in an RCU section any more; a vCPU in such a section, on its way to a device's register, waits for the big lock", effect: Deadlock,
+        steps: ["the main loop takes the big lock to clean up", "vCPU 0 leaves the guest at a device's register: it enters an RCU section and waits for the big lock", "the main loop waits for the end of vCPU 0's section before it frees the bitmaps"],
+        fix: "The bitmaps are freed behind the next grace period, by call_rcu(), and nobody waits for it." },
+    /// RCU's grace period is waited for inside of an RCU section.
+    SynchronizeInside { name: "synchronize-inside", id: "L02", source: "QEMU d09a6fde15, fixed in 2.4",
+        mechanism: "the end of the last slice waits for a grace period of RCU inside of an RCU section of its own", effect: Deadlock,
+        steps: ["the migration thread enters an RCU section to send what is left", "all is sent: the bitmaps are to be freed once every section that began before has ended", "its own never ends: it waits for itself, with the big lock"],
+        fix: "The section ends first." },
     /// A part of a block is populated only as far as it is long.
     PopulatedInPart { name: "populated-in-part", id: "S02", source: "QEMU f7b9dcfbcf (6.2), fixed in 8.0 by 5f19a44919",
         mechanism: "the loop that populates memory before it is protected ends at the part's length, not at the part's end: of a plugged part that lies within its RAM block the end, or all, stays unpopulated, and the protection skips it", effect: Loss,

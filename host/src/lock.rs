@@ -21,6 +21,7 @@ impl Locks {
             LockId::PageRequests => 4,
             LockId::RamList => 5,
             LockId::QemuFile => 6,
+            LockId::Rcu => 7,
         }
     }
 

@@ -44,9 +44,26 @@ pub enum Await {
     Hints,
     /// A page that has not arrived: whoever uses it sits in a page fault.
     Page,
+    /// A new link, after the last one broke (QEMU: `postcopy_pause_sem`).
+    Recovery,
+    /// The end of one's own RCU section (a fault).
+    Oneself,
 }
 
 impl Await {
+    /// All of them.
+    pub const ALL: [Await; 9] = [
+        Await::Peer,
+        Await::Answer,
+        Await::Stores,
+        Await::Operator,
+        Await::Devices,
+        Await::Hints,
+        Await::Page,
+        Await::Recovery,
+        Await::Oneself,
+    ];
+
     /// Returns what it is in words.
     pub fn name(self) -> &'static str {
         match self {
@@ -57,6 +74,8 @@ impl Await {
             Await::Devices => "a backend's acknowledgement",
             Await::Hints => "the end of a round of hints",
             Await::Page => "a page that has not arrived",
+            Await::Recovery => "a new link",
+            Await::Oneself => "the end of its own RCU section",
         }
     }
 }
@@ -205,6 +224,12 @@ impl Ctx<'_> {
         if self.locks.holder(lock) == Some(self.actor) {
             self.unlock(lock);
         }
+    }
+
+    /// Waits until nobody is in an RCU section, and says so: the world lets the step run when that has come about. QEMU: synchronize_rcu().
+    pub fn synchronize_rcu(&mut self) {
+        self.lock(LockId::Rcu);
+        self.unlock(LockId::Rcu);
     }
 
     /// Releases a lock that the moving actor holds, and says so.

@@ -29,6 +29,8 @@ use crate::migration::notifier::{NotifyAction, NotifyPlan, PrecopyNotifier};
 use crate::migration::pace::{FirstRound, MigrationOptions};
 use crate::step::{Await, Ctx, Move, Next};
 
+pub use reset::FIRMWARE;
+
 /// Everything that a host is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmmOptions {
@@ -66,6 +68,10 @@ pub enum Command {
     },
     /// Resets the balloon device.
     ResetDevice,
+    /// `system_reset`.
+    SystemReset,
+    /// The reset that a command or the guest has asked for. Comes by itself.
+    MachineReset,
     /// `migrate_start_postcopy`.
     StartPostcopy,
     /// `migrate_recover` at the destination, and `migrate` with `resume` at the source.
@@ -113,6 +119,8 @@ impl Command {
             Command::Cont => "cont",
             Command::Balloon { .. } => "balloon",
             Command::ResetDevice => "reset-device",
+            Command::SystemReset => "system_reset",
+            Command::MachineReset => "machine-reset",
             Command::StartPostcopy => "migrate_start_postcopy",
             Command::Recover => "migrate_recover",
             Command::Unplug => "unplug-balloon",
@@ -123,6 +131,13 @@ impl Command {
             Command::BreakLink => "break-link",
             Command::Tracking(command) => command.name(),
         }
+    }
+}
+
+impl Command {
+    /// Returns what tells that it is carried out.
+    fn kind(self) -> EventKind {
+        if self == Command::MachineReset { EventKind::MachineReset } else { EventKind::Monitor }
     }
 }
 
@@ -137,6 +152,8 @@ impl fmt::Display for Command {
             | Command::Stop
             | Command::Cont
             | Command::ResetDevice
+            | Command::SystemReset
+            | Command::MachineReset
             | Command::StartPostcopy
             | Command::Recover
             | Command::Unplug
@@ -184,7 +201,7 @@ impl Monitor {
     fn next(&self, locks: &[LockId]) -> Next {
         match locks.get(self.taken()) {
             Some(lock) => Next::Lock(*lock),
-            None => Next::Do(Move::plain(EventKind::Monitor)),
+            None => Next::Do(Move::plain(self.queue.front().map_or(EventKind::Monitor, |command| command.kind()))),
         }
     }
 }
@@ -334,7 +351,8 @@ impl Vmm {
             }
             Actor::Iothread => {
                 let next = || self.balloon.iothread_next(self.takes_hints(), ctx);
-                self.stuck(actor, ctx).map_or_else(|| self.hint_lock(ctx).unwrap_or_else(next), Stuck::next)
+                self.stuck(actor, ctx)
+                    .map_or_else(|| self.hint_lock(ctx).or_else(|| self.hint_unlock(ctx)).unwrap_or_else(next), Stuck::next)
             }
             Actor::MainLoop => self.main_loop_next(vcpus_in_store, ctx),
             Actor::Vhost => self.devices.vhost.next(ctx),
@@ -349,6 +367,7 @@ impl Vmm {
             Actor::Iothread => self.balloon.iothread_behind_lock(self.takes_hints(), ctx),
             Actor::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
             Actor::MainLoop => match self.job(ctx) {
+                Job::Monitor(Command::MachineReset) => Some(self.reset_move()),
                 Job::Monitor(_) => Some(Move::plain(EventKind::Monitor)),
                 Job::Migration => self.migration.behind_lock(actor, &self.view(false), ctx),
                 Job::Measure => Some(Move::plain(EventKind::RingReap)),
@@ -373,11 +392,13 @@ impl Vmm {
                 ctx.lock(LockId::Slots);
                 ctx.costs.lock_ns
             }
+            Actor::Iothread if self.hint_unlock(ctx).is_some() => {
+                ctx.unlock(LockId::Slots);
+                ctx.costs.lock_ns
+            }
             Actor::Iothread => {
                 let Self { balloon, migration, accel, .. } = self;
-                let cost = balloon.iothread_step(&mut HintView { migration, accel }, ctx);
-                ctx.release_needed(LockId::Slots);
-                cost
+                balloon.iothread_step(&mut HintView { migration, accel }, ctx)
             }
             Actor::MainLoop => {
                 let first = ctx.events.len();
@@ -481,6 +502,12 @@ impl Vmm {
         self.migration.hint_clears(range, &self.accel).then_some(lock)
     }
 
+    /// Returns the release of that lock, once the hint is made.
+    fn hint_unlock(&self, ctx: &Ctx<'_>) -> Option<Next> {
+        let done = ctx.locks.holder(LockId::Slots) == Some(ctx.actor) && self.balloon.hint_in_hand().is_none();
+        done.then_some(Next::Do(Move::plain(EventKind::LockRelease)))
+    }
+
     fn takes_hints(&self) -> bool {
         self.migration.takes_hints()
     }
@@ -550,7 +577,12 @@ impl Vmm {
     }
 
     fn fault(&mut self, actor: Actor, ctx: &mut Ctx<'_>) -> u64 {
-        let Stuck { pfn, kind, asked } = self.stuck(actor, ctx).expect("a page is in the way");
+        let stuck = self.stuck(actor, ctx).expect("a page is in the way");
+        self.ask_for(stuck, ctx)
+    }
+
+    fn ask_for(&mut self, stuck: Stuck, ctx: &mut Ctx<'_>) -> u64 {
+        let Stuck { pfn, kind, asked } = stuck;
         assert!(!asked, "page {pfn} is waited for");
         match kind {
             EventKind::DstFault => self.page_fault(pfn, ctx),
@@ -612,6 +644,7 @@ impl Vmm {
 
     fn main_loop_next(&self, vcpus_in_store: bool, ctx: &Ctx<'_>) -> Next {
         match self.job(ctx) {
+            Job::Monitor(_) if self.reset_stuck(ctx).is_some() => self.reset_stuck(ctx).map_or(Next::Idle, Stuck::next),
             Job::Monitor(command) => self.monitor.next(&self.locks_of(command, ctx)),
             Job::Migration => self.migration.next(Actor::MainLoop, &self.view(vcpus_in_store), ctx),
             Job::Measure => self.meter.next(&self.accel, self.limit_period_ns(), ctx),
@@ -629,6 +662,7 @@ impl Vmm {
 
     fn main_loop_step(&mut self, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match self.job(ctx) {
+            Job::Monitor(_) if self.reset_stuck(ctx).is_some() => self.reset_fault(ctx),
             Job::Monitor(command) => self.monitor_step(command, ctx),
             Job::Migration => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
@@ -663,6 +697,7 @@ impl Vmm {
         match command {
             Command::Stop | Command::Cont => &[LockId::Bql, LockId::FreePage],
             Command::ResetDevice => self.balloon.reset_locks(),
+            Command::MachineReset => self.reset_locks(),
             Command::Unplug => self.balloon.unplug_locks(),
             Command::Recover => &[],
             Command::Cancel => &[LockId::Bql, LockId::QemuFile],
@@ -670,6 +705,7 @@ impl Vmm {
             Command::Migrate
             | Command::StartPostcopy
             | Command::Balloon { .. }
+            | Command::SystemReset
             | Command::ResizeMem { .. }
             | Command::GrowBlock
             | Command::BreakLink
@@ -687,7 +723,10 @@ impl Vmm {
             self.monitor.state = MonitorState::Locked { taken: taken + 1 };
             return ctx.costs.lock_ns;
         }
-        ctx.emit(Event::Monitor { command: command.to_string() });
+        ctx.emit(match command {
+            Command::MachineReset => Event::MachineReset,
+            _ => Event::Monitor { command: command.to_string() },
+        });
         let cost = self.carry_out(command, ctx);
         for lock in locks.iter().rev() {
             ctx.unlock(*lock);
@@ -791,6 +830,11 @@ impl Vmm {
                 self.balloon.reset(ctx);
                 ctx.costs.state_ns
             }
+            Command::SystemReset => {
+                self.request_reset();
+                ctx.costs.state_ns
+            }
+            Command::MachineReset => self.reset_machine(ctx),
         }
     }
 }
@@ -838,5 +882,6 @@ enum Job {
     Balloon,
 }
 
+mod reset;
 #[cfg(test)]
 mod tests;

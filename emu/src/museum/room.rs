@@ -21,6 +21,8 @@ pub enum Room {
     Devices,
     /// Migrations that do not end, or end too late.
     Convergence,
+    /// Threads that wait for each other.
+    Locks,
     /// Memory as it was at one moment.
     Snapshots,
     /// What is not QEMU.
@@ -39,7 +41,7 @@ pub enum Room {
 
 impl Room {
     /// Every room.
-    pub const ALL: [Room; 15] = [
+    pub const ALL: [Room; 16] = [
         Room::Hinting,
         Room::Discards,
         Room::DirtyTracking,
@@ -48,6 +50,7 @@ impl Room {
         Room::Postcopy,
         Room::Devices,
         Room::Convergence,
+        Room::Locks,
         Room::Snapshots,
         Room::OtherVmms,
         Room::Mutations,
@@ -88,6 +91,7 @@ impl Room {
             b'P' => Room::Postcopy,
             b'V' => Room::Devices,
             b'C' => Room::Convergence,
+            b'L' => Room::Locks,
             b'S' => Room::Snapshots,
             b'X' => Room::OtherVmms,
             _ => panic!("{id} is in no catalogue"),
@@ -105,6 +109,7 @@ impl Room {
             Room::Postcopy => "Postcopy",
             Room::Devices => "Devices that write",
             Room::Convergence => "Migrations that do not end",
+            Room::Locks => "Locks",
             Room::Snapshots => "Snapshots",
             Room::OtherVmms => "Other VMMs",
             Room::Mutations => "Three that never shipped",
@@ -118,6 +123,10 @@ impl Room {
     /// Returns what is said at the door.
     pub fn introduction(self) -> &'static str {
         match self {
+            Room::Locks => {
+                "A lock that is taken in two orders works until two threads take it at the same moment. Then nothing crashes and nothing is lost: the monitor \
+                 does not answer any more."
+            }
             Room::Hinting => {
                 "A guest may say which of its pages are free, and the host leaves them out of the migration. A hint is true when it is given, and may be \
                  false when it is applied. So each round of hints has an id, the device has four states, and whatever can make a hint come late, or count \

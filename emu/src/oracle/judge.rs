@@ -351,6 +351,18 @@ impl Oracle {
         }
     }
 
+    /// The guest's kernel is gone, and with it what it has said of its pages: what it was about to give up it has not, what its balloon had is nobody's, and
+    /// no page is in use. What the host did of it stays done: contents that were given up before are missed by nobody until somebody writes the page.
+    pub(super) fn machine_reset(&mut self) {
+        self.pages.edit_range(self.pages.all(), |marks, _| {
+            marks.sending.deflated |= marks.inflated;
+            (marks.inflated, marks.mistold) = (0, 0);
+            (marks.hint_exposed, marks.report_exposed, marks.ever_hinted) = (0, 0, 0);
+            (marks.in_use, marks.hinted_in_use) = (0, 0);
+        });
+        (self.id_read, self.shrinking) = (CmdId(0), false);
+    }
+
     /// Judges a hint: which pages it excuses, which it dooms, and whether it was right at all.
     pub(super) fn hint_apply(&mut self, index: usize, range: PageRange, id: CmdId, cleared: u64, world: &dyn Observed) {
         self.counter.hint_apply(cleared);

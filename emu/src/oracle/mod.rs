@@ -20,6 +20,7 @@ mod free;
 mod heads;
 mod hinting;
 mod judge;
+mod locks;
 mod loss;
 mod pacing;
 mod pages;
@@ -39,6 +40,7 @@ use arrivals::Arrivals;
 use facts::Counter;
 use heads::Heads;
 use hinting::Device;
+use locks::Held;
 use pacing::Pacing;
 use pages::{Pages, TraceIndex, place, widened};
 use records::{Cause, Records};
@@ -165,6 +167,7 @@ pub struct Oracle {
     /// A shrinker runs.
     shrinking: bool,
     pacing: Pacing,
+    held: Held,
     lost: Vec<Pfn>,
     excused: BTreeMap<Pfn, &'static str>,
 }
@@ -223,6 +226,7 @@ impl Oracle {
             id_read: CmdId(0),
             shrinking: false,
             pacing: Pacing::default(),
+            held: Held::default(),
             lost: Vec::new(),
             excused: BTreeMap::new(),
         }
@@ -249,6 +253,7 @@ impl Oracle {
             id_read,
             shrinking,
             pacing,
+            held: _,
             lost: _,
             excused: _,
         } = self;
@@ -310,6 +315,7 @@ impl Oracle {
     pub fn on_event(&mut self, index: usize, stamped: &Stamped, world: &dyn Observed) {
         self.records.settle(&mut self.pages, index, world);
         self.pace(index, stamped);
+        self.look_at_locks(index, stamped);
         match &stamped.event {
             Event::RamPage { pfn, zero, round: _ } => {
                 self.save(index, *pfn);
@@ -470,6 +476,7 @@ impl Oracle {
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
             Event::DeviceStatus { status } => self.device_status(*status),
+            Event::MachineReset => self.machine_reset(),
             Event::GuestAlloc { range } => self.guest_alloc(*range),
             Event::GuestFree { range } => self.guest_free(*range),
             // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.
@@ -526,6 +533,7 @@ impl Oracle {
             | Event::LinkStall
             | Event::LinkResume
             | Event::VhostQueue { .. }
+            | Event::GuestRestart
             | Event::MemBusy { .. }
             | Event::BitmapExclude { .. }
             | Event::LimitSet { .. }

@@ -94,6 +94,8 @@ fn show(event: &Event) -> Show {
         K::VhostQueue => Show::Always,
         K::SnapshotStart => Show::Always,
         K::ChannelFlush => Show::Always,
+        K::GuestRestart => Show::Always,
+        K::MachineReset => Show::Always,
         K::MemPlug => Show::Always,
         K::MemUnplug => Show::Always,
         K::MemBusy => Show::Always,

@@ -24,7 +24,9 @@ pub fn particulars(event: &Event) -> String {
         | E::LinkStall
         | E::LinkResume
         | E::DstEnd
-        | E::SnapshotStart => String::new(),
+        | E::SnapshotStart
+        | E::GuestRestart
+        | E::MachineReset => String::new(),
         E::GuestAlloc { range } | E::GuestFree { range } | E::GuestReclaim { range } | E::GuestReturn { range } => range.to_string(),
         E::GuestReport { range } | E::HostDiscard { range } | E::BalloonReport { range } => range.to_string(),
         E::DmaWrite { range } | E::VhostWrite { range } => range.to_string(),

@@ -173,6 +173,8 @@ pub(super) fn is_about_pages(kind: EventKind) -> bool {
         | K::DstRefuse
         | K::VfioMerge
         | K::SnapshotStart
+        | K::GuestRestart
+        | K::MachineReset
         | K::BitmapExclude
         | K::LimitSet
         | K::LimitRate

@@ -213,8 +213,8 @@ impl<'d> Reader<'d> {
             "put_page" => Operation::PutPage { pfn: self.integer(fields, verb)? },
             "fail_alloc" => Operation::FailAlloc { nth: self.integer(fields, verb)? },
             "wild_store" => Operation::WildStore { address: self.wild_address(fields, verb)? },
-            "oom" | "evacuate" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "note_memory" | "compare_memory" | "panic"
-            | "null_store" | "jump_to_data" => {
+            "oom" | "evacuate" | "unbind" | "bind" | "freeze" | "restore" | "shutdown" | "reboot" | "emergency_restart" | "note_memory"
+            | "compare_memory" | "panic" | "null_store" | "jump_to_data" => {
                 self.only_true(fields, verb);
                 bare_operation(verb)
             }
@@ -331,6 +331,8 @@ fn bare_operation(verb: &str) -> Operation {
         "freeze" => Operation::Freeze,
         "restore" => Operation::Restore,
         "shutdown" => Operation::Shutdown,
+        "reboot" => Operation::Reboot,
+        "emergency_restart" => Operation::EmergencyRestart,
         "note_memory" => Operation::NoteMemory,
         "compare_memory" => Operation::CompareMemory,
         "panic" => Operation::Panic,

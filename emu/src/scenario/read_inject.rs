@@ -331,6 +331,7 @@ impl<'d> Reader<'d> {
             "stop" => Some(Command::Stop),
             "cont" => Some(Command::Cont),
             "reset-device" => Some(Command::ResetDevice),
+            "system-reset" => Some(Command::SystemReset),
             "unplug-balloon" => Some(Command::Unplug),
             "grow-block" => Some(Command::GrowBlock),
             "break-link" => Some(Command::BreakLink),

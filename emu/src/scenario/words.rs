@@ -31,6 +31,7 @@ pub(super) const COMMANDS: &[Word] = &[
     ("stop", "Stops the VM."),
     ("cont", "Lets the VM run on."),
     ("reset-device", "Resets the balloon device alone."),
+    ("system-reset", "Resets the whole machine (`system_reset`): memory keeps what it holds, and the guest boots anew."),
     ("unplug-balloon", "Takes the balloon device out of the machine."),
     ("grow-block", "The last RAM block grows into the room that it has."),
     ("break-link", "Breaks the link to the destination."),
@@ -56,9 +57,7 @@ pub(super) const WAITERS: &[&str] = &["vcpu0", "vcpu1", "vcpu2", "vcpu3", "iothr
 /// Returns what somebody can be held up by, as reports call it.
 pub(super) fn held_up_by() -> Vec<&'static str> {
     let host = LockId::ALL.into_iter().map(LockId::name);
-    let others = [Await::Peer, Await::Answer, Await::Stores, Await::Operator, Await::Devices, Await::Hints, Await::Page]
-        .into_iter()
-        .map(Await::name);
+    let others = Await::ALL.into_iter().map(Await::name);
     host.chain(others).chain(["a used buffer"]).chain(wire::debug::lock::NAMES.iter().copied()).collect()
 }
 

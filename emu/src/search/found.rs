@@ -269,6 +269,8 @@ fn reading(kind: EventKind) -> Reading {
         | K::LinkResume
         | K::SnapshotStart
         | K::DstRefuse
+        | K::GuestRestart
+        | K::MachineReset
         | K::MemPlug
         | K::MemUnplug
         | K::MemBusy

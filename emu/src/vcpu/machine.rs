@@ -154,19 +154,30 @@ impl Machine {
     pub fn new(ram: Arc<GuestRam>, image: &Image, vcpus: usize) -> Machine {
         assert!((1..=platform::MAX_VCPUS).contains(&vcpus), "{vcpus} vCPUs");
         assert!(image.end() <= ram.bytes(), "the image ends at {:#x}, RAM at {:#x}", image.end(), ram.bytes());
-        for segment in &image.segments {
-            let mut bytes = segment.bytes.clone();
-            bytes.resize(segment.mem_bytes as usize, 0);
-            ram.write_unlogged(segment.address, &bytes);
-        }
+        load(image, &ram);
         let engines = Lease::new(image, &ram);
         let context = Context { blob: engines.reset.clone(), trace: None, insns: 0, irq: IrqState::default() };
         let mut machine = Machine { engines, ram, contexts: vec![context; vcpus], resident: [None; 2] };
-        for cpu in 0..vcpus {
-            let regs = Regs { rip: image.entry, rdi: cpu as u64, rflags: 2, ..Regs::default() };
-            machine.set_regs(cpu, &regs);
-        }
+        machine.enter(image);
         machine
+    }
+
+    /// Loads the image again, and puts all vCPUs back to where they began. The counts of their instructions go on; traps and the log stay.
+    pub fn reset(&mut self, image: &Image) {
+        load(image, &self.ram);
+        self.resident = [None; 2];
+        for context in &mut self.contexts {
+            let insns = context.insns;
+            *context = Context { blob: self.engines.reset.clone(), trace: None, insns, irq: IrqState::default() };
+        }
+        self.enter(image);
+    }
+
+    fn enter(&mut self, image: &Image) {
+        for cpu in 0..self.contexts.len() {
+            let regs = Regs { rip: image.entry, rdi: cpu as u64, rflags: 2, ..Regs::default() };
+            self.set_regs(cpu, &regs);
+        }
     }
 
     /// Returns the number of vCPUs.
@@ -667,6 +678,15 @@ impl Machine {
             Some(engine) => self.engines.read_wide(engine, reg),
             None => self.contexts[cpu].blob.read_wide(reg),
         }
+    }
+}
+
+/// Puts an image where it runs.
+fn load(image: &Image, ram: &GuestRam) {
+    for segment in &image.segments {
+        let mut bytes = segment.bytes.clone();
+        bytes.resize(segment.mem_bytes as usize, 0);
+        ram.write_unlogged(segment.address, &bytes);
     }
 }
 

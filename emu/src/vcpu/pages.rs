@@ -419,8 +419,12 @@ impl Pages {
 }
 
 /// The windows of the machine's devices: first address, size in bytes.
-const WINDOWS: [(u64, u64); 3] =
-    [(platform::VIRTIO_MMIO, platform::VIRTIO_MMIO_BYTES), (platform::CLOCK, 8), (platform::LAPIC, platform::LAPIC_BYTES)];
+const WINDOWS: [(u64, u64); 4] = [
+    (platform::VIRTIO_MMIO, platform::VIRTIO_MMIO_BYTES),
+    (platform::CLOCK, 8),
+    (platform::RESET, 4),
+    (platform::LAPIC, platform::LAPIC_BYTES),
+];
 
 fn is_mmio_page(page: u64) -> bool {
     WINDOWS.iter().any(|(first, bytes)| (first >> platform::PAGE_SHIFT..=(first + bytes - 1) >> platform::PAGE_SHIFT).contains(&page))

@@ -97,14 +97,15 @@ impl World {
     /// Returns what holds an actor up that stands like that, and whose turn it would be to end it, if that is one of us.
     pub(super) fn hold(&self, slot: usize, readiness: Readiness) -> Option<(Hold, Option<Actor>)> {
         match readiness {
-            Readiness::Lock(lock) => self.state.locks.holder(lock).map(|holder| (Hold::Lock(lock), Some(holder))),
+            Readiness::Lock(lock) => self.lock_holder(lock).map(|holder| (Hold::Lock(lock), Some(holder))),
             Readiness::GuestLock(lock) => Some((Hold::GuestLock(lock), self.guest_lock_holder(slot))),
             Readiness::UsedBuffer => Some((Hold::UsedBuffer, None)),
             Readiness::Await(what) => {
                 let by = match what {
                     Await::Peer | Await::Answer => Some(Actor::Destination),
                     Await::Page => Some(Actor::Migration),
-                    Await::Stores | Await::Devices | Await::Hints | Await::Operator => None,
+                    Await::Oneself => Some(self.actor_of(slot)),
+                    Await::Stores | Await::Devices | Await::Hints | Await::Operator | Await::Recovery => None,
                 };
                 Some((Hold::Await(what), by))
             }

@@ -70,6 +70,8 @@ pub(super) enum Pending {
     },
     /// Nothing, until an interrupt comes.
     Halted,
+    /// Nothing: it has asked for the machine's reset (QEMU: cpu_stop_current()).
+    Stopped,
     /// Nothing, ever.
     Dead,
 }
@@ -141,17 +143,23 @@ impl Vcpu {
             Pending::Store { marked, .. } => !marked && self.frame.is_none(),
             // The thread sits in its page fault.
             Pending::Missing { .. } => false,
-            Pending::Device { .. } | Pending::RingFull { .. } | Pending::Dead => false,
+            Pending::Device { .. } | Pending::RingFull { .. } | Pending::Stopped | Pending::Dead => false,
         }
     }
 }
 
 impl World {
+    /// Returns whether the vCPU has left the guest for a device's register, and goes on with that.
+    pub(super) fn is_at_device(&self, cpu: usize) -> bool {
+        matches!(self.state.vcpus[cpu].pending, Pending::Device { .. }) && self.vcpu_next(cpu) != Readiness::Idle
+    }
+
     /// Returns what the vCPU would do next.
     pub(super) fn vcpu_next(&self, cpu: usize) -> Readiness {
         let vcpu = &self.state.vcpus[cpu];
         let reaping = matches!(vcpu.pending, Pending::RingFull { stage, .. } if stage.holds_lock());
-        if !self.state.vmm.vm.running && !reaping && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
+        let stopped = !self.state.vmm.vm.running || self.state.vmm.vcpus_paused();
+        if stopped && !reaping && !matches!(vcpu.pending, Pending::Device { taken: 1.., .. }) {
             return Readiness::Idle;
         }
         if vcpu.stop_at_insns == Some(vcpu.insns) && !matches!(vcpu.pending, Pending::RingFull { .. }) {
@@ -177,7 +185,7 @@ impl World {
             Pending::RingFull { stage, .. } => stage.next(),
             Pending::Halted if self.can_interrupt(cpu) => Readiness::Ready(None),
             Pending::Halted => vcpu.timer_ns.map_or(Readiness::Idle, Readiness::At),
-            Pending::Dead => Readiness::Idle,
+            Pending::Stopped | Pending::Dead => Readiness::Idle,
         }
     }
 
@@ -198,6 +206,7 @@ impl World {
             | Pending::Store { .. }
             | Pending::Missing { .. }
             | Pending::Halted
+            | Pending::Stopped
             | Pending::Dead => None,
         }
     }
@@ -227,7 +236,7 @@ impl World {
                 }
                 self.vcpu_run(cpu)
             }
-            Pending::Dead => unreachable!("a dead vCPU has no moves"),
+            Pending::Stopped | Pending::Dead => unreachable!("a vCPU that is stopped or dead has no moves"),
         }
     }
 
@@ -309,7 +318,10 @@ impl World {
                 if self.platform_write(cpu, address, value) {
                     self.machine.finish_mmio_write(cpu);
                     self.state.vcpus[cpu].insns += 1;
-                    return false;
+                    if address == platform::RESET {
+                        self.state.vcpus[cpu].pending = Pending::Stopped;
+                    }
+                    return address == platform::RESET;
                 }
                 Pending::Device { access: self.device_access(address, len, Some(value)), taken: 0 }
             }
@@ -533,6 +545,10 @@ impl World {
                     target.interrupts.insert(value as u8);
                     self.used.changed |= object::interrupts(destination);
                 }
+            }
+            platform::RESET => {
+                self.state.vmm.request_reset();
+                self.used.changed |= object::MONITOR;
             }
             TIMER => self.state.vcpus[cpu].timer_ns = (value != 0).then(|| self.state.now_ns + u64::from(value as u32)),
             _ if is_device(address) => return false,

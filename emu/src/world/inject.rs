@@ -282,7 +282,7 @@ impl World {
     }
 
     /// Says which pages of a range are dirty in D now, of those that the scenario looks at.
-    fn tell_marks(&mut self, by: Actor, range: PageRange) {
+    pub(super) fn tell_marks(&mut self, by: Actor, range: PageRange) {
         let marked: Vec<Pfn> = range.pages().filter(|pfn| self.state.watch.has(*pfn) && self.state.vmm.d.test(*pfn)).collect();
         for pfn in marked {
             self.emit(by, Event::DirtyMark { pfn, level: Level::D });
@@ -291,7 +291,7 @@ impl World {
 
     /// Marks what a device in the VMM wrote. [`Fault::DmaUnmarked`]: nothing. [`Fault::AvailEventUnmarked`]: no avail event, which is written through
     /// a mapping of its own (QEMU: hw/virtio/virtio.c vring_set_avail_event()).
-    fn mark_dma(&mut self, range: PageRange, target: Target) {
+    pub(super) fn mark_dma(&mut self, range: PageRange, target: Target) {
         let forgotten = match target {
             Target::Buffer => self.faults.on(Fault::DmaUnmarked),
             Target::AvailEvent => self.faults.on(Fault::AvailEventUnmarked),
@@ -433,6 +433,8 @@ impl World {
             Operation::Freeze => (task::op::FREEZE, 0, 0, 0),
             Operation::Restore => (task::op::RESTORE, 0, 0, 0),
             Operation::Shutdown => (task::op::SHUTDOWN, 0, 0, 0),
+            Operation::Reboot => (task::op::REBOOT, 0, 0, 0),
+            Operation::EmergencyRestart => (task::op::EMERGENCY_RESTART, 0, 0, 0),
             Operation::GetPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 1),
             Operation::PutPage { pfn } => (task::op::PAGE_REF, 0, *pfn, 0),
             Operation::FailAlloc { nth } => (task::op::FAIL_ALLOC, 0, *nth, 0),
@@ -473,6 +475,7 @@ fn host_command(command: Command) -> Given {
         Command::Cont => HostCommand::Cont,
         Command::Balloon { pages } => HostCommand::Balloon { pages },
         Command::ResetDevice => HostCommand::ResetDevice,
+        Command::SystemReset => HostCommand::SystemReset,
         Command::Unplug => HostCommand::Unplug,
         Command::GrowBlock => HostCommand::GrowBlock,
         Command::ResizeMem { pages } => HostCommand::ResizeMem { pages },

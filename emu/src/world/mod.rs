@@ -17,6 +17,7 @@ mod inject;
 mod object;
 mod observe;
 mod pages;
+mod reboot;
 mod ring;
 mod rules;
 pub mod search;
@@ -195,6 +196,8 @@ pub(crate) struct State {
     ready: bool,
     /// Works of the guest's that have begun and not ended.
     works: u32,
+    /// Kernels before this one.
+    resets: u64,
     /// Entry of the guest's stub for injected stores; known once the driver is up.
     inject_stub: u64,
     /// Hints so far.
@@ -322,7 +325,7 @@ impl World {
                     let at_ns = self.state.times_ns[slot].max(self.state.now_ns);
                     consider(self.awake_ns(who, at_ns), who);
                 }
-                Readiness::Lock(lock) if free && self.state.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if free && self.lock_holder(lock).is_none() => {
                     only_timers = false;
                     consider(self.state.times_ns[slot].max(self.state.now_ns), who);
                 }
@@ -428,8 +431,19 @@ impl World {
         }
         match readiness {
             Readiness::Ready(_) => true,
-            Readiness::Lock(lock) => self.state.locks.holder(lock).is_none(),
+            Readiness::Lock(lock) => self.lock_holder(lock).is_none(),
             Readiness::At(_) | Readiness::GuestLock(_) | Readiness::UsedBuffer | Readiness::Await(_) | Readiness::Idle => false,
+        }
+    }
+
+    /// Returns who holds a lock. RCU's sections that matter are those of vCPUs on their way to a device's register, since these may wait in theirs (QEMU:
+    /// system/physmem.c address_space_rw(), prepare_mmio_access()).
+    fn lock_holder(&self, lock: LockId) -> Option<Actor> {
+        match lock {
+            LockId::Rcu => (0..self.state.vcpus.len()).find(|cpu| self.is_at_device(*cpu)).map(|cpu| Actor::Vcpu(cpu as u8)),
+            LockId::Bql | LockId::FreePage | LockId::Bitmap | LockId::Slots | LockId::PageRequests | LockId::RamList | LockId::QemuFile => {
+                self.state.locks.holder(lock)
+            }
         }
     }
 
@@ -466,6 +480,10 @@ impl World {
             // Who dies of a move makes it no more.
             let died = made.is_some_and(|made| made.kind == EventKind::HostCrash);
             assert!(died || made == Some(what), "{actor} announced {what:?} and makes {made:?}");
+        }
+        let reset = actor == Actor::MainLoop && self.trace[first..].iter().any(|stamped| stamped.event == Event::MachineReset);
+        if reset && !self.state.host_crashed {
+            self.boot_anew();
         }
         self.protect();
         self.land();

@@ -42,8 +42,11 @@ pub(super) const LISTED: u64 = 1 << 19;
 /// The channels beside the main one: what their senders have to do, and what is on its way.
 pub(super) const CHANNELS: u64 = 1 << 20;
 
-/// A host lock: the first four have the lowest bits, the others those below the vCPUs'.
+/// A host lock: the first four have the lowest bits, the others those below the vCPUs'. Who waits for all of RCU's sections looks at every vCPU.
 pub(super) const fn lock(lock: LockId) -> u64 {
+    if matches!(lock, LockId::Rcu) {
+        return u64::MAX;
+    }
     let number = lock as u64;
     if number < 4 { 1 << number } else { 1 << (24 + number - 4) }
 }

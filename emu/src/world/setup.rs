@@ -36,6 +36,9 @@ use crate::world::{RunOptions, State, Window, World, hosts_of};
 /// What stands in page 0 where that is ROM: a far jump to the firmware's start.
 const ROM: [u8; 5] = [0xea, 0x5b, 0xe0, 0x00, 0xf0];
 
+/// Numbers of values that a kernel's tasks write, less than 2 to the power of this.
+const RESET_SHIFT: u32 = 40;
+
 impl World {
     /// Returns a world at its first instruction. For a search, what may happen can, and no rate is estimated or kept, for time stands still.
     pub(crate) fn new(scenario: &Arc<Scenario>, options: &RunOptions, searched: bool) -> World {
@@ -74,6 +77,7 @@ impl World {
             steps: 0,
             ready: false,
             works: 0,
+            resets: 0,
             inject_stub: 0,
             hints: 0,
             backlog: vec![VecDeque::new(); vcpus],
@@ -117,7 +121,7 @@ impl World {
         world
     }
 
-    fn write_boot_info(&mut self) {
+    pub(super) fn write_boot_info(&mut self) {
         let guest = &self.scenario.guest;
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let info = BootInfo {
@@ -154,11 +158,12 @@ impl World {
         self.ram.write_unlogged(BOOT_INFO, &bytes);
     }
 
-    fn write_tasks(&mut self) {
+    pub(super) fn write_tasks(&mut self) {
         let scenario = Arc::clone(&self.scenario);
         let operations = scenario.guest.tasks.iter().flat_map(|task| task.operations.iter().map(|operation| (task.vcpu, operation)));
         for (id, (vcpu, operation)) in (0..).zip(operations) {
-            let op = self.task_op(operation, id + 1, id);
+            // No kernel writes what one before it has written.
+            let op = self.task_op(operation, id + 1 + (self.state.resets << RESET_SHIFT), id);
             self.push_task(usize::from(vcpu), op);
         }
         // The tasks look at their mailboxes when they start; nobody has to ring before.

@@ -73,6 +73,7 @@ pub fn decode(code: u32, a: u64, b: u64, hints: u32, ram: &GuestRam) -> Tracepoi
         debug::MIGRATE_PAGE => Event::GuestMigratePage { pfn: Pfn(a), to: Pfn(b) },
         debug::MIGRATE_DONE => Event::GuestMigrateDone { pfn: Pfn(a), error: b as u32 },
         debug::DEQUEUE => Event::GuestDequeue { pfn: Pfn(a) },
+        debug::RESTART => Event::GuestRestart,
         debug::SHRINK => Event::GuestShrink { pages: a },
         debug::OOM => Event::GuestOom,
         debug::MISSING => Event::GuestMissing { free: a, total: b },

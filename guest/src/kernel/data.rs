@@ -1,7 +1,7 @@
 //! The kernel's data segment: where global objects live.
 //!
 //! Globals have fixed addresses in the first MiB instead of places in the image's `.bss`: the same code then runs over a unit test's
-//! memory, and no compiler moves what an observer looks at. The VMM hands over zeroed memory, so every object starts as zeros.
+//! memory, and no compiler moves what an observer looks at. The VMM hands over a zeroed first MiB, at a reset, too, so every object starts as zeros.
 //! The whole first MiB is reserved; the page allocator never sees it.
 //!
 //! ```text

@@ -8,6 +8,7 @@ pub mod list;
 pub mod lock;
 pub mod mutex;
 pub mod panic;
+pub mod reboot;
 pub mod sched;
 pub mod switch;
 pub mod timer;

@@ -12,7 +12,7 @@ use crate::mm::page::{Page, Pfn};
 use crate::mm::zone::{self, DMA_END_PFN, PAGEBLOCK_PAGES, Zone};
 use crate::mm::{balloon_compaction, compaction, globals, oom, page_alloc, pcp, shrinker, swap, watermark};
 
-/// Sets up all of the memory manager over zeroed memory: the memory map behind the image, everything up to its end reserved, the
+/// Sets up all of the memory manager, over a zeroed data segment: the memory map behind the image, everything up to its end reserved, the
 /// rest on the free lists. Linux: mm_core_init().
 pub(crate) fn init(boot: &BootInfo) {
     assert!((RAM_BYTES_MIN..=RAM_BYTES_MAX).contains(&boot.ram_bytes), "{} bytes of memory", boot.ram_bytes);
@@ -27,6 +27,8 @@ pub(crate) fn init(boot: &BootInfo) {
     init_zones(max_pfn, mem_map, boot.flags);
     shrinker::init();
     oom::init();
+    // Memory may hold what a kernel before this one left there. Linux: __init_single_page() zeroes each entry.
+    arch::fill(mem_map, 0, max_pfn * wire::layout::page::BYTES);
     for pfn in 0..max_pfn {
         let reserved = pfn < first_free.0;
         Page::of(Pfn(pfn)).init(if reserved { flag::RESERVED } else { 0 }, u32::from(reserved));

@@ -10,6 +10,7 @@ use crate::balloon::dialect;
 use crate::balloon::driver::VirtioBalloon;
 use crate::kernel::boot::boot_info;
 use crate::kernel::data::WORKLOAD_DATA;
+use crate::kernel::reboot::{emergency_restart, kernel_restart};
 use crate::kernel::timer::sleep_ns;
 use crate::mm::free_page_list::{ENTRY_BYTES, Place, get_from_free_page_list};
 use crate::mm::page::{Page, Pfn};
@@ -58,6 +59,8 @@ fn dispatch(task: &TaskOp) -> bool {
         op::FREEZE => bus::freeze(dialect::driver()).is_ok(),
         op::RESTORE => bus::restore(dialect::driver()).is_ok(),
         op::SHUTDOWN => bus::shutdown(dialect::driver()).is_ok(),
+        op::REBOOT => kernel_restart(),
+        op::EMERGENCY_RESTART => emergency_restart(),
         op::MEMINFO => meminfo(a),
         op::PAGE_REF => page_ref(a, b),
         op::FAIL_ALLOC => {

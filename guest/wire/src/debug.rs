@@ -80,6 +80,8 @@ codes! {
     INJECT_END = 30,
     /// A warning of the guest's (`WARN_ON`): `a` address and `b` length of the message.
     WARN = 31,
+    /// The kernel is about to write the machine's reset register.
+    RESTART = 32,
     /// A task finds less memory than it noted: `a` free pages less, `b` managed pages less; after.
     MISSING = 50,
     /// Compaction is about to take a page from its owner: `a` frame.

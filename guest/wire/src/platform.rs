@@ -35,6 +35,8 @@ pub const VIRTIO_MMIO: u64 = 0xfeb0_0000;
 pub const VIRTIO_MMIO_BYTES: u64 = 0x200;
 /// Monotonic clock, nanoseconds, 64 bit, as two 32-bit reads (low word first; the read of it latches the high word).
 pub const CLOCK: u64 = 0xfed0_00f0;
+/// A write of any 32-bit value asks for a reset of the whole machine (ACPI 6.5 §4.8.3.6, reset register). Memory keeps what it holds.
+pub const RESET: u64 = 0xfed0_0cf8;
 /// The local interrupt controller of the vCPU that accesses it.
 pub const LAPIC: u64 = 0xfee0_0000;
 /// Size of the controller's window, bytes.

@@ -93,6 +93,10 @@ pub mod op {
     pub const COMPACT: u32 = 14;
     /// Moves what can be moved out of the lowest zone, as on the way to taking memory offline.
     pub const EVACUATE: u32 = 15;
+    /// Restarts the machine in order: devices are shut down first.
+    pub const REBOOT: u32 = 24;
+    /// Restarts the machine at once: no driver hears of it.
+    pub const EMERGENCY_RESTART: u32 = 25;
     /// Makes the driver's next answer to a request begin at zone number `a`, there or not (v6, v8).
     pub const START_ZONE: u32 = 28;
     /// Asks for the addresses of the free blocks of order `a`, as any module may (v33).

@@ -290,6 +290,11 @@ impl BalloonDevice {
         fold.add_part(Tag::Ties, ties);
     }
 
+    /// Returns whose device it is.
+    pub fn profile(&self) -> Profile {
+        self.options.profile
+    }
+
     /// Returns the transport, to look at.
     pub fn transport(&self) -> &VirtioMmio {
         &self.transport
@@ -458,7 +463,7 @@ impl BalloonDevice {
         self.walk().is_some() || self.transport.negotiated(self.options.hint_feature())
     }
 
-    pub(super) fn reset_stops_hinting(&self) -> bool {
+    pub(crate) fn reset_stops_hinting(&self) -> bool {
         self.walk().is_none() && self.hints_negotiated() && self.hint_status() != HintStatus::Stop
     }
 

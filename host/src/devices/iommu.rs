@@ -57,6 +57,11 @@ impl Iommu {
         }
     }
 
+    /// Returns the pages that are mapped, one by one; without an IOMMU none is.
+    pub(crate) fn mapped(&self) -> Vec<PageRange> {
+        self.mappings.values().copied().map(PageRange::page).collect()
+    }
+
     /// Returns whether devices reach all of a range.
     pub fn reaches(&self, range: PageRange) -> bool {
         range.pages().all(|pfn| self.iova_of(pfn).is_some())

@@ -122,6 +122,14 @@ impl Devices {
         self.vhost.vm_stopped(ctx);
     }
 
+    /// The machine is reset: the devices stop and forget what the guest told them; what their logs hold is left to the next merge.
+    pub(crate) fn reset(&mut self, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
+        self.vhost.reset(ctx);
+        for range in self.iommu.mapped() {
+            self.unmap(range, d, ctx);
+        }
+    }
+
     /// What the device has pinned and the VMM discards is the device's alone from then on: whoever touches the page next gets another one.
     pub(crate) fn look_for_discards(&mut self, events: &[Stamped]) {
         if !self.assigned {

@@ -195,6 +195,12 @@ impl Vhost {
         }
     }
 
+    /// The backend is stopped with the machine: its queues are gone, and what stands in the log is left to the merge that follows.
+    pub(crate) fn reset(&mut self, ctx: &Ctx<'_>) {
+        self.vm_stopped(ctx);
+        self.used.fill(None);
+    }
+
     /// The backend is stopped with the VM: what stands in the log is left to the merge that follows.
     ///
     /// QEMU: hw/virtio/vhost.c vhost_dev_stop(). [`Fault::VhostFinalSyncSkipped`]: the log's size is set to 0 before that merge, which then finds nothing.

@@ -264,6 +264,11 @@ impl Accelerator {
         ctx.emit(Event::SlotCreate { range });
     }
 
+    /// Returns whether a slot of its own begins with a page, and can be deleted.
+    pub fn has_slot_at(&self, pfn: Pfn) -> bool {
+        self.has_slots() && pfn.0 < self.main.k.pages() && self.main.slot(pfn).range.first == pfn
+    }
+
     /// Returns whether memory is in the kernel's slots, whose table has a lock of its own.
     pub fn has_slots(&self) -> bool {
         match self.mode {

@@ -122,8 +122,8 @@ mod tests {
     use super::*;
 
     /// Letters of the catalogue of VMMs, and how many entries each has.
-    const LETTERS: [(char, u32); 10] =
-        [('H', 19), ('B', 11), ('K', 20), ('Q', 14), ('E', 19), ('P', 7), ('V', 10), ('C', 7), ('S', 3), ('X', 7)];
+    const LETTERS: [(char, u32); 11] =
+        [('H', 19), ('B', 11), ('K', 20), ('Q', 14), ('E', 19), ('P', 7), ('V', 10), ('C', 7), ('S', 3), ('X', 7), ('L', 2)];
 
     fn catalogued() -> BTreeSet<String> {
         LETTERS.iter().flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number:02}"))).collect()

@@ -80,6 +80,8 @@ impl Course {
                 | Op::SetCompleted
                 | Op::Lock(_)
                 | Op::Unlock(_)
+                | Op::Synchronize
+                | Op::SynchronizeInside
                 | Op::SetFinal => {}
                 Op::LogStart
                 | Op::Notify(_)
@@ -279,6 +281,8 @@ fn stands(op: Op, run: &Run, pace: &Pace, view: &View<'_>, ctx: &Ctx<'_>) -> boo
         Op::Lock(LockId::Slots) => ctx.locks.knows(LockId::Slots) && view.accel.has_slots(),
         Op::Lock(lock) => ctx.locks.knows(lock),
         Op::Unlock(lock) if lock.is_fine() => ctx.locks.holder(lock) == Some(ctx.actor),
+        Op::Synchronize => ctx.faults.on(Fault::SynchronizeUnderBql),
+        Op::SynchronizeInside => ctx.faults.on(Fault::SynchronizeInside),
         Op::WaitHints => run.healthy() && awaits_hints(view.hints, ctx),
         Op::WaitDevices => view.devices.is_awaited(ctx),
         Op::WaitDestination => run.healthy() && !run.destination_done,

@@ -386,6 +386,8 @@ impl Migration {
             | Op::SetStatus(_)
             | Op::WaitLoaded
             | Op::WaitRecover
+            | Op::Synchronize
+            | Op::SynchronizeInside
             | Op::Reload
             | Op::SendEnd
             | Op::SendSaved
@@ -552,6 +554,7 @@ impl Migration {
             Op::Lock(_)
             | Op::Unlock(_)
             | Op::Act(_)
+            | Op::Synchronize
             | Op::Exclude
             | Op::WriteSetup
             | Op::Sync(_)
@@ -585,6 +588,7 @@ impl Migration {
             | Op::WaitContinue
             | Op::WaitDestination
             | Op::WaitLoaded
+            | Op::SynchronizeInside
             | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }

@@ -72,6 +72,10 @@ pub(crate) enum Op {
     SetFailing,
     /// Hands the cleanup to the main loop, and releases the BQL.
     Schedule,
+    /// Waits until nobody is in an RCU section (a fault).
+    Synchronize,
+    /// Waits for the end of its own RCU section (a fault).
+    SynchronizeInside,
     /// Switches all logs off and frees the bitmaps.
     LogStop,
     /// Cancelling -> Cancelled, Failing -> Failed.
@@ -210,6 +214,7 @@ pub(crate) fn switchover(complete_before_sync: bool, pause: bool) -> VecDeque<Op
         Op::IterateBegin { last: true },
         Op::Slice { last: true },
         Op::IterateEnd,
+        Op::SynchronizeInside,
         Op::Unlock(LockId::Bitmap),
         Op::SaveDevice,
         Op::WaitDestination,
@@ -300,8 +305,8 @@ pub(crate) fn postcopy_end() -> VecDeque<Op> {
 pub(crate) fn pause() -> VecDeque<Op> {
     VecDeque::from([
         Op::Lock(LockId::QemuFile),
-        Op::SetStatus(MigrationStatus::PostcopyPaused),
         Op::Unlock(LockId::QemuFile),
+        Op::SetStatus(MigrationStatus::PostcopyPaused),
         Op::WaitRecover,
         Op::SetStatus(MigrationStatus::PostcopyRecover),
         Op::Reload,
@@ -324,12 +329,13 @@ pub(crate) fn cleanup() -> VecDeque<Op> {
     VecDeque::from([
         Op::Lock(LockId::Bql),
         Op::Notify(PrecopyReason::Cleanup),
+        Op::Synchronize,
         Op::Lock(LockId::Slots),
         Op::LogStop,
         Op::Unlock(LockId::Slots),
         Op::Lock(LockId::QemuFile),
-        Op::SetFinal,
         Op::Unlock(LockId::QemuFile),
+        Op::SetFinal,
         Op::Unlock(LockId::Bql),
     ])
 }

@@ -242,7 +242,9 @@ impl Run {
             Op::StopVm => plain(EventKind::VmStop),
             Op::StartVm => plain(EventKind::VmStart),
             Op::WaitDestination | Op::WaitLoaded => Next::Wait(Await::Answer),
-            Op::WaitRecover => Next::Idle,
+            Op::WaitRecover => Next::Wait(Await::Recovery),
+            Op::Synchronize => Next::Lock(LockId::Rcu),
+            Op::SynchronizeInside => Next::Wait(Await::Oneself),
             Op::WaitHints => Next::Wait(Await::Hints),
             Op::WaitContinue => Next::Wait(Await::Operator),
             Op::Unthrottle => plain(EventKind::Throttle),
@@ -262,6 +264,10 @@ impl Run {
             }
             Op::Unlock(lock) => {
                 ctx.unlock(lock);
+                lock_ns
+            }
+            Op::Synchronize => {
+                ctx.synchronize_rcu();
                 lock_ns
             }
             Op::WriteSetup => {
@@ -367,6 +373,7 @@ impl Run {
             | Op::WaitDestination
             | Op::WaitLoaded
             | Op::WaitRecover
+            | Op::SynchronizeInside
             | Op::Schedule => unreachable!("{op:?} is made elsewhere"),
         }
     }

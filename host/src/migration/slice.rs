@@ -33,6 +33,8 @@ pub(crate) struct Slice {
     over: bool,
     /// The scan goes around for ever unless it finds a page (a fault).
     endless: bool,
+    /// A CLEAR is made, and its lock is still held.
+    cleared: bool,
 }
 
 /// A page between B and the wire.
@@ -53,6 +55,8 @@ pub(crate) enum PageMove {
     Wait,
     /// What comes next is done with a lock more.
     Lock(LockId),
+    /// What came last was done with a lock more.
+    Unlock(LockId),
     /// CLEAR of a chunk.
     Clear { pfn: Pfn, chunk: PageRange },
     /// The page's word of B is loaded (a fault).
@@ -86,6 +90,7 @@ impl PageMove {
             PageMove::End => Next::Idle,
             PageMove::Wait => Next::Wait(Await::Peer),
             PageMove::Lock(lock) => Next::Lock(lock),
+            PageMove::Unlock(_) => Next::Do(Move::plain(EventKind::LockRelease)),
             PageMove::Clear { chunk, .. } => Next::Do(Move::on(EventKind::DirtyClear, chunk)),
             PageMove::Load(pfn) => on(EventKind::BitmapLoad, pfn),
             PageMove::Take(pfn) => on(EventKind::BitmapTake, pfn),
@@ -111,7 +116,7 @@ impl Run {
     /// [`Fault::ScanWithoutPlace`]: the last slice's scan has no place to come back to, until it finds a page.
     pub(crate) fn slice_begin(&mut self, last: bool, ctx: &mut Ctx<'_>) -> u64 {
         assert!(self.hand.is_none(), "a page is left from the last slice");
-        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false };
+        self.slice = Slice { start_ns: ctx.now_ns, sent: 0, over: false, endless: false, cleared: false };
         self.slice.endless = last && ctx.faults.on(Fault::ScanWithoutPlace);
         ctx.emit(Event::IterateBegin { remaining: self.ram().n() });
         ctx.costs.state_ns
@@ -137,6 +142,9 @@ impl Run {
     /// Returns what the slice does next.
     pub(crate) fn page_move(&self, pace: &Pace, last: bool, accel: &Accelerator, ctx: &Ctx<'_>) -> PageMove {
         let watch = ctx.watch;
+        if self.slice.cleared {
+            return PageMove::Unlock(LockId::Slots);
+        }
         if !self.healthy() {
             return PageMove::End;
         }
@@ -231,7 +239,7 @@ impl Run {
                 let was = self.ram_mut().take_chunk(pfn);
                 assert!(was, "CLEAR of a chunk that is not in C");
                 parts.accel.clear(chunk, ctx);
-                ctx.release_needed(LockId::Slots);
+                self.slice.cleared = ctx.locks.holder(LockId::Slots) == Some(ctx.actor);
                 ctx.costs.clear_ns
             }
             PageMove::Load(pfn) => {
@@ -270,6 +278,11 @@ impl Run {
                 ctx.lock(lock);
                 ctx.costs.lock_ns
             }
+            PageMove::Unlock(lock) => {
+                ctx.unlock(lock);
+                self.slice.cleared = false;
+                ctx.costs.lock_ns
+            }
         }
     }
 
@@ -280,6 +293,7 @@ impl Run {
             PageMove::End
             | PageMove::Wait
             | PageMove::Lock(_)
+            | PageMove::Unlock(_)
             | PageMove::Clear { .. }
             | PageMove::Load(_)
             | PageMove::Take(_)

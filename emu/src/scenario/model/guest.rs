@@ -199,6 +199,10 @@ pub enum Operation {
     Restore,
     /// Breaks and resets the device, as when the machine goes down.
     Shutdown,
+    /// Restarts the machine in order.
+    Reboot,
+    /// Restarts the machine at once.
+    EmergencyRestart,
     /// Takes a reference to a page unless it is free.
     GetPage {
         /// Its frame.
@@ -253,6 +257,8 @@ impl Operation {
             | Operation::Freeze
             | Operation::Restore
             | Operation::Shutdown
+            | Operation::Reboot
+            | Operation::EmergencyRestart
             | Operation::GetPage { .. }
             | Operation::PutPage { .. }
             | Operation::FailAlloc { .. }

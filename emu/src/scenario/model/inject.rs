@@ -187,6 +187,8 @@ pub enum Command {
     },
     /// `system_reset` of the balloon device alone.
     ResetDevice,
+    /// `system_reset`.
+    SystemReset,
     /// `device_del` of the balloon; its driver should be unbound by then.
     Unplug,
     /// The link breaks.

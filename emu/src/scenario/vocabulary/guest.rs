@@ -178,6 +178,14 @@ pub(in crate::scenario) static OPERATIONS: &[Table] = &[
         keys: &[key("shutdown", "Breaks and resets the device, as when the machine goes down.", Kind::True).required()],
     },
     Table {
+        title: "a `reboot` operation",
+        keys: &[key("reboot", "Restarts the machine in order: the driver is asked to end first.", Kind::True).required()],
+    },
+    Table {
+        title: "an `emergency_restart` operation",
+        keys: &[key("emergency_restart", "Restarts the machine at once; no driver hears of it.", Kind::True).required()],
+    },
+    Table {
         title: "a `get_page` operation",
         keys: &[key("get_page", "Takes a reference to the page of this frame unless it is free.", Kind::Integer(ANY)).required()],
     },

@@ -24,6 +24,7 @@ mod tag {
     pub(super) const TIMES: u64 = 0x1_030a;
     pub(super) const HINTS: u64 = 0x1_030b;
     pub(super) const WATCH: u64 = 0x1_030c;
+    pub(super) const RESETS: u64 = 0x1_030d;
 }
 
 impl SearchWorld {
@@ -73,6 +74,9 @@ impl SearchWorld {
             }
         }
         fold.part(tag::TRUTHS, 0, &(state.ready, state.window, state.crash.is_some(), state.host_crashed));
+        if state.resets > 0 {
+            fold.word(tag::RESETS, 0, state.resets);
+        }
         if state.window != Window::Open {
             for (slot, at_ns) in (0..).zip(&state.times_ns) {
                 fold.word(tag::TIMES, slot, at_ns.saturating_sub(state.now_ns));

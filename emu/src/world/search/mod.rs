@@ -197,7 +197,7 @@ impl SearchWorld {
                     into.push(self.choice(who, what.map(|what| self.key(what))));
                     only_timers = false;
                 }
-                Readiness::Lock(lock) if self.world.state.locks.holder(lock).is_none() => {
+                Readiness::Lock(lock) if self.world.lock_holder(lock).is_none() => {
                     into.push(self.choice(who, Some(self.key(Move::plain(host::event::EventKind::LockTake)))));
                     only_timers = false;
                 }

@@ -65,6 +65,7 @@ impl World {
                     | Pending::Device { .. }
                     | Pending::Missing { .. }
                     | Pending::Halted
+                    | Pending::Stopped
                     | Pending::Dead => 0,
                 },
                 Who::Host(index) if self.hosts[index] == Actor::Iothread => STATUS | RECORDS,
@@ -175,6 +176,9 @@ impl SearchWorld {
             if self.world.state.gates.looks_at(stamped.event.kind()) {
                 objects.changed |= object::ORDER;
             }
+            if stamped.event == Event::MachineReset {
+                self.cpus.fill(Cpu::default());
+            }
         }
         sort(changed);
         if !looked.is_empty() || !changed.is_empty() {
@@ -280,6 +284,7 @@ impl Used {
             Event::RingFull { .. } => RECORDS,
             Event::GuestCrash { .. }
             | Event::HostCrash { .. }
+            | Event::MachineReset
             | Event::MemPlug { .. }
             | Event::MemUnplug { .. }
             | Event::MemBusy { .. }
@@ -329,6 +334,7 @@ impl Used {
             | Event::GuestWork { .. }
             | Event::GuestWorkDone { .. }
             | Event::VfioWrite { .. }
+            | Event::GuestRestart
             | Event::GuestWarn { .. } => 0,
         }
     }
