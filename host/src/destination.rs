@@ -165,14 +165,9 @@ impl Destination {
         &self.received
     }
 
-    /// Returns whether the page is in memory: who touches it does not have to wait.
+    /// Returns whether the page has come, and is in memory: who touches it does not have to wait.
     pub fn is_there(&self, pfn: Pfn) -> bool {
-        self.placed.test(pfn)
-    }
-
-    /// Returns which pages are in memory.
-    pub fn placed(&self) -> &DirtyBitmap {
-        &self.placed
+        self.received.test(pfn) && self.placed.test(pfn)
     }
 
     /// Returns whether anything arrived for the page.
@@ -259,7 +254,6 @@ impl Destination {
             }
         }
         self.received.clear_range(range);
-        self.placed.clear_range(range);
     }
 
     /// Changes a page's bytes by the difference from what it held (QEMU: migration/ram.c load_xbzrle()).

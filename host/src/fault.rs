@@ -729,6 +729,11 @@ faults! {
         fix: "where postcopy may follow, zeros are written whenever they come" },
 
     // ---- 3F: postcopy
+    /// A huge page of which a part has arrived is not dropped.
+    HostPageInParts { name: "host-page-in-parts", id: "P04", source: "QEMU 29c5917201 and a3b6ff6d0a, fixed in 2.9",
+        mechanism: "at the switch to postcopy the bitmap is not rounded to pages of the host's: of a huge page only the dirty part is to be dropped, which memory cannot do, and who touches that part finds the old contents", effect: Loss,
+        steps: ["a huge page has arrived; the guest writes one target page of it, P", "the migration is switched: P is to be dropped, and is less than the memory there can drop", "the guest runs at the destination, and reads the old P, for nothing is missing"],
+        fix: "whatever page of the host's is partly dirty, or partly sent, is dropped and sent as a whole" },
     /// Requests that were on a broken link are forgotten.
     RequestsNotResent { name: "requests-not-resent", id: "P05", source: "QEMU 0c26781c09, fixed in 5.2",
         mechanism: "after a recovery nobody asks again for the pages that were asked for before the link broke", effect: Stall,

@@ -187,7 +187,7 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 (guest.page_poison, guest.init_on_alloc, guest.init_on_free) = (false, false, false);
             }
             for injection in &mut scenario.injections {
-                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages } = &mut injection.action {
+                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages, .. } = &mut injection.action {
                     *pages = (*pages).min(room(&scenario.pages[page], &orders, scenario.guest.ram_bytes / PAGE_SIZE));
                 }
             }
@@ -581,7 +581,8 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
             (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how: How::Plain }, by)
         },
     );
-    let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
+    let clear =
+        (select(pages), 1..100u64, any::<bool>()).prop_map(|(page, pages, sync)| (Action::ClearLog { page, pages, sync }, Actor::Display));
     prop_oneof![11 => rest, 12 => write, 1 => clear].boxed()
 }
 

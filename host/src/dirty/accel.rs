@@ -145,6 +145,11 @@ impl Accelerator {
         }
     }
 
+    /// Returns the target pages of a page of the host's.
+    pub fn host_page(&self) -> u64 {
+        self.host_page
+    }
+
     /// Returns how stores are tracked.
     pub fn mode(&self) -> LogMode {
         self.mode
@@ -504,6 +509,31 @@ mod tests {
             assert_eq!(accel.take_protected(), []);
             assert!(!accel.k(Pfn(0)));
             assert_eq!(accel.would_mark(Store::plain(0, Pfn(0)), &d, &Faults::default()), Some(Level::K));
+        }
+    }
+
+    /// What a display gets is its slot's, and goes to D, where the next sync finds it; without manual clear K forgets it, and later stores are seen again.
+    #[test]
+    fn a_refresh_merges_its_slot_and_leaves_the_others_alone() {
+        for (mode, keeps_k) in [(MANUAL, true), (LogMode::GetClears, false)] {
+            let mut desk = Desk::new(&[]);
+            let tracking = TrackingOptions { slots: vec![Pfn(64)], ..TrackingOptions::default() };
+            let (mut accel, mut d) = (Accelerator::with(mode, &tracking, 192), DirtyMemory::new(192));
+            d.exchange_into(&mut DirtyBitmap::new(192));
+            d.set_tracking(true);
+            accel.log_start(&mut desk.ctx());
+            for pfn in [5, 70, 80] {
+                assert_eq!(store(&mut accel, Pfn(pfn), &mut d), Some(Level::K));
+            }
+            accel.refresh(PageRange::new(Pfn(70), 1), &mut d, &mut desk.ctx());
+            let in_d: Vec<bool> = [5, 70, 80].into_iter().map(|pfn| d.test(Pfn(pfn))).collect();
+            assert_eq!(in_d, [false, true, true]);
+            assert_eq!((accel.k(Pfn(5)), accel.k(Pfn(70))), (true, keeps_k));
+            let again = store(&mut accel, Pfn(70), &mut d);
+            assert_eq!(again.is_some(), !keeps_k, "until the CLEAR, K's bit stands for both stores");
+            accel.get(&mut desk.ctx());
+            accel.merge(&mut d, &mut desk.ctx());
+            assert!(d.test(Pfn(5)));
         }
     }
 

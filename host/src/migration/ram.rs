@@ -333,6 +333,22 @@ impl RamState {
         self.n = self.popcount();
     }
 
+    /// Puts all of a page of the host's in B where some of it is: the destination can place nothing smaller (QEMU: postcopy_chunk_hostpages()).
+    pub(crate) fn round_to_host_pages(&mut self, count: u64) {
+        let before = self.popcount();
+        let list = Arc::clone(&self.list);
+        let whole = |range: &PageRange| {
+            let first = range.first.0 - range.first.0 % count;
+            list.clip(PageRange::new(Pfn(first), range.end().0.next_multiple_of(count) - first))
+        };
+        let ranges = self.b().ranges();
+        for (index, part) in ranges.iter().map(whole).flat_map(|range| list.parts(range)) {
+            self.blocks[index].b.as_mut().map(|b| b.set_range(part));
+        }
+        self.leave_unknown_out();
+        self.n = self.n.wrapping_add(self.popcount() - before);
+    }
+
     /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits
     /// of B were set.
     /// [`Fault::HintKeepsK`]: K and C stay as they are. [`Fault::HintOnePageMore`]: the page behind the range is treated as hinted, too.
