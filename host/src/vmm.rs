@@ -791,7 +791,7 @@ impl Vmm {
                 ctx.costs.state_ns
             }
             Command::Recover => {
-                self.migration.recover();
+                self.migration.recover(ctx.faults);
                 ctx.costs.state_ns
             }
             Command::GrowBlock => {

@@ -17,6 +17,9 @@
 //! left behind, and the next migration goes the other way.
 //!
 //! Requests reach the source by a thread of their own ([`super::return_path`]); the migration thread takes them from it between two pages.
+//!
+//! Differs: a link that breaks before PostcopyActive is waited for once the destination has the devices. QEMU fails such a migration, and starts
+//! the source's guest again if it gets its disks back (migration_detect_error(), migration_iteration_finish()): it cannot tell whether the other runs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -187,14 +190,16 @@ impl Migration {
         means
     }
 
-    /// `migrate_recover`: a new link joins both sides. Returns whether there is something to recover.
-    pub fn recover(&mut self) -> bool {
+    /// `migrate_recover`, and `migrate` with `resume`: a new link joins both sides. Returns whether that is done. With `release-ram` QEMU refuses it,
+    /// for what was on the old link is nowhere now (migration/migration.c migrate_prepare()). [`Fault::RecoverReleased`]: it does not.
+    pub fn recover(&mut self, faults: &Faults) -> bool {
         let paused = self.run.status == MigrationStatus::PostcopyPaused;
-        if paused {
+        let resumes = paused && (!self.run.options.modes.release_ram || faults.on(Fault::RecoverReleased));
+        if resumes {
             self.run.link_down = false;
             self.run.post.recover = true;
         }
-        paused
+        resumes
     }
 
     /// Returns whether the guest has gone over to the destination, and the source is what is left.
