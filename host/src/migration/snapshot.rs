@@ -142,6 +142,8 @@ impl Run {
     fn release(&mut self, pfn: Pfn) {
         let changed = self.snapshot.protected.as_mut().is_some_and(|protected| protected.clear(pfn));
         self.snapshot.wanted.remove(&pfn);
+        // Who came between the page's sending and its release is let through by the release. QEMU finds its message later, and nothing to save.
+        self.snapshot.queue.retain(|queued| *queued != pfn);
         if changed {
             self.post.landed(|landing| landing.changed = true);
         }
