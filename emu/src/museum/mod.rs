@@ -34,6 +34,9 @@ pub fn is_shown(name: &str, scenario: &Scenario, fault: Fault) -> bool {
     is_of_merged_host(fault) && of_host() || scenario.witness.contains(&fault) || scenario.faults.contains(&fault)
 }
 
+/// Faults that lose pages and that a search of [`STRATEGIES`] in its usual length does not find from any neutral scenario, and why.
+pub const UNFOUND: &[(Fault, &str)] = &[];
+
 /// Returns whether a verdict is a side's death or endless wait. That breaks no rule of the oracle's: it says all by itself.
 pub fn ends_all(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::HostCrash | Verdict::GuestCrash | Verdict::Stall | Verdict::Deadlock)
