@@ -156,7 +156,7 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 specs,
                 vec(injection(ram_bytes, vcpus, orders.clone(), names.clone(), verifies), 0..6),
                 prop_oneof![5 => Just(Vec::new()), 1 => vec(chain(names), 1..3)],
-                (costs(), Just(orders), prop::option::weighted(if profile == Profile::Qemu { 0.2 } else { 0.0 }, plugged())),
+                (costs(), Just(orders), prop::option::weighted(0.2, plugged())),
             )
         })
         .prop_map(move |(guest, host, migration, pages, injections, chains, (costs, orders, plugged))| {
@@ -187,11 +187,12 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 (guest.page_poison, guest.init_on_alloc, guest.init_on_free) = (false, false, false);
             }
             for injection in &mut scenario.injections {
-                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages } = &mut injection.action {
+                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages, .. } = &mut injection.action {
                     *pages = (*pages).min(room(&scenario.pages[page], &orders, scenario.guest.ram_bytes / PAGE_SIZE));
                 }
             }
-            plugged.into_iter().for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
+            // It is QEMU's.
+            plugged.into_iter().filter(|_| profile == Profile::Qemu).for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
             make_consistent(&mut scenario, &orders);
             scenario
         })
@@ -227,6 +228,7 @@ fn add_virtio_mem(scenario: &mut Scenario, plugged: Plugged) {
     }
     for (trigger, pages) in resizes {
         let action = Action::Monitor(Command::ResizeMem { pages: pages.min(mem.pages) });
+        let trigger = Trigger { delay_insns: 0, ..trigger };
         scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger, before: Vec::new() });
     }
     scenario.host.virtio_mem = Some(mem);
@@ -579,7 +581,8 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
             (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how: How::Plain }, by)
         },
     );
-    let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
+    let clear =
+        (select(pages), 1..100u64, any::<bool>()).prop_map(|(page, pages, sync)| (Action::ClearLog { page, pages, sync }, Actor::Display));
     prop_oneof![11 => rest, 12 => write, 1 => clear].boxed()
 }
 
