@@ -67,6 +67,8 @@ pub struct WriteLog {
     written: Marks,
     /// Pages written since RAM was made, by whatever way.
     touched: Vec<AtomicU64>,
+    /// The same since [`GuestRam::take_touched`].
+    unsaved: Marks,
     /// Whether uses are noted.
     uses: AtomicBool,
     /// Read through [`GuestRam`] since uses were taken.
@@ -81,7 +83,7 @@ impl NewBitmap for WriteLog {
         let words = pages.div_ceil(64);
         let touched = (0..words).map(|_| AtomicU64::new(0)).collect();
         let marks = || Marks::new(words);
-        Self { written: marks(), touched, uses: AtomicBool::new(false), looked: marks(), changed: marks() }
+        Self { written: marks(), touched, unsaved: marks(), uses: AtomicBool::new(false), looked: marks(), changed: marks() }
     }
 }
 
@@ -109,6 +111,7 @@ impl WriteLog {
         if let Some(word) = self.touched.get(page / 64) {
             word.fetch_or(1 << (page % 64), Ordering::Relaxed);
         }
+        self.unsaved.add_range(page, page);
     }
 }
 
@@ -284,6 +287,11 @@ impl GuestRam {
         self.write_log().touch(pfn.0 as usize);
     }
 
+    /// Calls with each page that may have been written since the last call, by whatever way, in order.
+    pub fn take_touched(&self, each: impl FnMut(Pfn)) {
+        self.write_log().unsaved.drain(each);
+    }
+
     /// Returns the marks, for a copy.
     pub fn marks(&self) -> RamMarks {
         let words = |marks: &[AtomicU64]| marks.iter().map(|word| word.load(Ordering::Relaxed)).collect();
@@ -397,6 +405,22 @@ mod tests {
         ram.read_u64(0);
         assert_eq!(uses(), (vec![], vec![]));
         assert_eq!(ram.drain_writes(), [PageRange::page(Pfn(0)), PageRange::page(Pfn(5))]);
+    }
+
+    #[test]
+    fn whoever_writes_is_told_of_once() {
+        let ram = GuestRam::new(80 * PAGE_SIZE);
+        let taken = || {
+            let mut pages = Vec::new();
+            ram.take_touched(|pfn| pages.push(pfn.0));
+            pages
+        };
+        ram.write_unlogged(70 * PAGE_SIZE, &[1]);
+        ram.write(3 * PAGE_SIZE, &[1]);
+        ram.touch(Pfn(9));
+        assert_eq!((taken(), taken()), (vec![3, 9, 70], vec![]));
+        ram.write(3 * PAGE_SIZE, &[1]);
+        assert_eq!(taken(), [3]);
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub use screen::Screen;
 use std::ffi::OsString;
 
 use clap::Parser;
+use host::fault::Fault;
 
+use crate::museum::Row;
 use crate::outcome::Outcome;
 use crate::report::github;
 use crate::scenario::{self, Diagnostics, Scenario};
@@ -95,6 +97,8 @@ pub struct Engine {
     pub lint: fn(&str, &str) -> Option<(Problem, bool)>,
     /// Runs a scenario.
     pub run: fn(&Scenario, &RunOptions) -> Outcome,
+    /// Runs a scenario as it is, and with each of these faults.
+    pub row: fn(&Scenario, &[Fault]) -> Row,
     /// Makes a scenario's runs twice, with this seed, and compares them.
     pub examine: fn(&Scenario, &RunOptions, u64, Guard) -> Result<Examination, String>,
     /// Returns the JSON Schema of a scenario file.
@@ -113,6 +117,7 @@ impl Engine {
                 (!diagnostics.is_empty()).then(|| (Problem::of(&diagnostics), diagnostics.has_errors()))
             },
             run: world::run,
+            row: |scenario, faults| Row::new(scenario, faults, |work| guarded(work)),
             examine,
             schema: scenario::schema,
             template: scenario::template,

@@ -164,7 +164,7 @@ fn read(arguments: &MuseumArguments, engine: Engine) -> Result<Read, Vec<Problem
     let neutrals = if arguments.no_search { Vec::new() } else { all(&arguments.neutrals) };
     let faults = faults(arguments);
     let exhibit = |(name, scenario): (String, _)| {
-        let shown = |fault: &Fault| arguments.faults.contains(fault) || is_shown(&scenario, *fault);
+        let shown = |fault: &Fault| arguments.faults.contains(fault) || is_shown(&name, &scenario, *fault);
         let faults = faults.iter().copied().filter(shown).collect();
         Exhibit { name, scenario, faults, engine }
     };
@@ -179,7 +179,7 @@ fn faults(arguments: &MuseumArguments) -> Vec<Fault> {
 
 impl Exhibit {
     fn row(&self) -> (String, Row) {
-        let row = Row::new(&self.scenario, &self.faults, |scenario, options| guarded(|| (self.engine.run)(scenario, options)));
+        let row = (self.engine.row)(&self.scenario, &self.faults);
         (self.name.clone(), row)
     }
 }

@@ -1,6 +1,6 @@
 //! Faults × scenarios: each scenario run with each fault.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use host::fault::{Catalogue, Effect, Fault};
@@ -9,6 +9,8 @@ use super::{ends_all, verdict_of};
 use crate::outcome::{Blame, Outcome, Verdict, Violation};
 use crate::scenario::Scenario;
 use crate::world::RunOptions;
+use crate::world::doctor::Guard;
+use crate::world::flip::{self, Flipped};
 
 /// How a run ended, without its trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +39,9 @@ impl Shown {
     }
 }
 
-impl From<Outcome> for Shown {
-    fn from(Outcome { verdict, unexpected, violations, facts, .. }: Outcome) -> Self {
-        Self { verdict, unexpected, violations, pages_skipped: facts.pages_skipped }
+impl From<&Outcome> for Shown {
+    fn from(Outcome { verdict, unexpected, violations, facts, .. }: &Outcome) -> Self {
+        Self { verdict: *verdict, unexpected: unexpected.clone(), violations: violations.clone(), pages_skipped: facts.pages_skipped }
     }
 }
 
@@ -62,21 +64,21 @@ pub struct Row {
 }
 
 impl Row {
-    /// Runs a scenario as it is, and with each of the faults. `run` tells our panics. With a fault that the run as it is never asks for, it is the same
-    /// run, and is not made again.
-    pub fn new(scenario: &Scenario, faults: &[Fault], run: impl Fn(&Scenario, &RunOptions) -> Result<Outcome, String>) -> Self {
-        let alone = run(scenario, &RunOptions::default());
-        let asked = alone.as_ref().map_or_else(|_| Fault::ALL.iter().copied().collect(), |outcome| outcome.asked);
-        let alone = alone.map(Shown::from);
-        let cell = |fault: &Fault| {
-            let result = match asked.contains(*fault) {
-                true => run_flipped(scenario, *fault, &run),
-                false => alone.clone(),
-            };
-            Cell { fault: *fault, result }
-        };
+    /// Runs a scenario as it is, and with each of the faults from where it is first asked for. With a fault that the run as it is never asks for, it is the
+    /// same run, and is not made again.
+    pub fn new(scenario: &Scenario, faults: &[Fault], guard: Guard) -> Self {
+        let Flipped { alone, with } = flip::run_flipped(scenario, faults, guard, |outcome| Shown::from(outcome));
+        let mut with: BTreeMap<Fault, _> = with.into_iter().collect();
+        let cell = |fault: &Fault| Cell { fault: *fault, result: with.remove(fault).unwrap_or_else(|| alone.clone()) };
         let cells = faults.iter().map(cell).collect();
         Self { alone, cells }
+    }
+
+    /// The same, with each fault in a run of its own from the beginning. `run` tells our panics.
+    pub fn plainly(scenario: &Scenario, faults: &[Fault], run: impl Fn(&Scenario, &RunOptions) -> Result<Outcome, String>) -> Self {
+        let alone = run(scenario, &RunOptions::default());
+        let cell = |fault: &Fault| Cell { fault: *fault, result: run_flipped(scenario, *fault, &run) };
+        Self { alone: alone.map(|outcome| Shown::from(&outcome)), cells: faults.iter().map(cell).collect() }
     }
 
     /// Returns whether the scenario notices the fault of a cell: by another verdict, or by something else that its file expects, as a witness does.
@@ -122,7 +124,7 @@ pub fn run_flipped(
     } else {
         run(scenario, &RunOptions { faults: vec![fault] })
     };
-    outcome.map(Shown::from)
+    outcome.map(|outcome| Shown::from(&outcome))
 }
 
 /// The rows of many scenarios.
@@ -169,7 +171,8 @@ impl Matrix {
     }
 }
 
-fn is_to_pass(name: &str) -> bool {
+/// Returns whether a scenario of this name is to pass: it lies in a folder called so.
+pub(super) fn is_to_pass(name: &str) -> bool {
     Path::new(name).components().any(|part| part.as_os_str() == "pass")
 }
 
@@ -197,9 +200,9 @@ mod tests {
 
     #[test]
     fn a_fault_is_noticed_by_another_verdict_and_a_blind_scenario_is_told() {
-        let row = Row::new(&scenario("about = \"a\"\n"), &[LOST, BLIND], run);
+        let row = Row::plainly(&scenario("about = \"a\"\n"), &[LOST, BLIND], run);
         assert_eq!(row.noticed().map(|cell| cell.fault).collect::<Vec<_>>(), [LOST]);
-        let blind = Row::new(&scenario("about = \"a\"\n"), &[BLIND], run);
+        let blind = Row::plainly(&scenario("about = \"a\"\n"), &[BLIND], run);
         let blind_too = blind.clone();
         let matrix = Matrix { rows: vec![("pass/a".to_owned(), row), ("pass/b".to_owned(), blind), ("fail/c".to_owned(), blind_too)] };
         assert_eq!((matrix.caught_by(LOST), matrix.caught_by(BLIND)), (vec!["pass/a"], vec![]));
@@ -208,33 +211,22 @@ mod tests {
 
     #[test]
     fn a_fault_that_the_file_switches_on_is_switched_off() {
-        let row = Row::new(&scenario("about = \"a\"\nfaults = [\"hint-stop-skipped\"]\n"), &[LOST], run);
+        let row = Row::plainly(&scenario("about = \"a\"\nfaults = [\"hint-stop-skipped\"]\n"), &[LOST], run);
         let verdicts = [&row.alone, &row.cells[0].result].map(|shown| shown.as_ref().expect("no panic").verdict);
         assert_eq!(verdicts, [Verdict::LostPage, Verdict::Pass]);
         assert!(row.notices(&row.cells[0]));
     }
 
     #[test]
-    fn a_fault_that_nobody_asks_for_needs_no_run() {
-        let blind = |scenario: &Scenario, options: &RunOptions| {
-            assert!(options.faults != [BLIND], "the run is known");
-            run(scenario, options).map(|outcome| Outcome { asked: [LOST].into_iter().collect(), ..outcome })
-        };
-        let row = Row::new(&scenario("about = \"a\"\n"), &[LOST, BLIND], blind);
-        assert_eq!(row.noticed().map(|cell| cell.fault).collect::<Vec<_>>(), [LOST]);
-        assert_eq!(row.cells[1].result, row.alone);
-    }
-
-    #[test]
     fn a_panic_of_ours_catches_nothing_and_is_told() {
-        let row = Row::new(&scenario("about = \"a\"\n"), &[Fault::HintNoDone], run);
+        let row = Row::plainly(&scenario("about = \"a\"\n"), &[Fault::HintNoDone], run);
         assert_eq!(row.noticed().count(), 0);
         assert_eq!(row.defects().collect::<Vec<_>>(), [(Some(Fault::HintNoDone), "the sky fell")]);
     }
 
     #[test]
     fn an_effect_is_shown_by_its_verdict_and_the_hosts_blame() {
-        let mut shown = Shown::from(sample::lost_page());
+        let mut shown = Shown::from(&sample::lost_page());
         shown.violations.iter_mut().for_each(|violation| violation.blame = Blame::Host);
         assert!(shown.shows(LOST) && !shown.shows(Fault::HintNoDone));
         shown.violations.iter_mut().for_each(|violation| violation.blame = Blame::Guest);

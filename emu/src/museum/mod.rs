@@ -25,11 +25,13 @@ pub fn is_of_merged_host(fault: Fault) -> bool {
     matches!(fault.catalogue(), Catalogue::Vmm | Catalogue::Mutation)
 }
 
-/// Returns whether a scenario is run with a fault that nobody asked for by name: a host's with all that have the merged driver, any other where a
-/// scenario speaks of it.
-pub fn is_shown(scenario: &Scenario, fault: Fault) -> bool {
-    let merged = is_of_merged_host(fault) && scenario.guest.driver == Driver::Hint;
-    merged || scenario.witness.contains(&fault) || scenario.faults.contains(&fault)
+/// Returns whether a scenario of this name is run with a fault that nobody asked for by name: a host's with all that have the merged driver; of
+/// those, what lies on a hint's way into the bitmaps also with the other interfaces' scenarios that are to pass; and any other where a scenario speaks
+/// of it.
+pub fn is_shown(name: &str, scenario: &Scenario, fault: Fault) -> bool {
+    let on_hints_way = || matches!(Room::of(fault), Room::Hinting | Room::Bitmaps | Room::OtherVmms | Room::Mutations);
+    let of_host = || scenario.guest.driver == Driver::Hint || matrix::is_to_pass(name) && on_hints_way();
+    is_of_merged_host(fault) && of_host() || scenario.witness.contains(&fault) || scenario.faults.contains(&fault)
 }
 
 /// Returns whether a verdict is a side's death or endless wait. That breaks no rule of the oracle's: it says all by itself.

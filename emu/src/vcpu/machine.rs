@@ -520,6 +520,7 @@ impl Machine {
         for (index, word) in words.into_iter().enumerate() {
             super::copy_to_ram(&self.ram, frame + 8 * index as u64, &word.to_le_bytes());
         }
+        (frame >> PAGE_SHIFT..=(frame + 39) >> PAGE_SHIFT).for_each(|page| self.ram.touch(Pfn(page)));
         let engine = self.any_engine(cpu);
         self.engines.write(engine, Reg::Rsp, frame);
         self.engines.write(engine, Reg::Rip, handler);
@@ -600,6 +601,12 @@ impl Machine {
         self.resident = [None; 2];
         self.contexts.clone_from(&snapshot.contexts);
         self.engines.hooks().pages.restore(&snapshot.pages);
+    }
+
+    /// From here on [`GuestRam::take_touched`] tells of guest code's stores, too: every page that guest code uses is opened anew.
+    pub fn open_anew(&mut self) {
+        let pages = self.pages();
+        [FAST, SLOW].into_iter().for_each(|engine| pages.make_stale(engine));
     }
 
     /// Returns a hash of all that a vCPU's future depends on, memory aside.

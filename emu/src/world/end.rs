@@ -16,7 +16,12 @@ use crate::world::{End, Readiness, World};
 
 impl World {
     /// Judges a finished run.
-    pub(super) fn finish(self, end: End) -> Outcome {
+    pub(super) fn finish(mut self, end: End) -> Outcome {
+        self.judge(end)
+    }
+
+    /// Judges a finished run, and leaves the world without its trace.
+    pub(super) fn judge(&mut self, end: End) -> Outcome {
         let Rest { waits, cycle, at_rest, ended } = self.rest(end);
         let broken_in_guest = self.broken_in_guest(at_rest);
         let insns = self.state.vcpus.iter().map(|vcpu| vcpu.insns).collect();
@@ -34,7 +39,7 @@ impl World {
         // A look takes the lock, finds nothing, and releases it.
         let spun = self.state.spins.times(|slot| self.actor_of(slot), 2 * self.costs.lock_ns, time_ns);
         let end = OracleEnd { time_ns, insns, steps, at_rest, irq_off_insns_max, irq_off_in };
-        let findings = self.state.oracle.finish(&view, end);
+        let findings = self.state.oracle.clone().finish(&view, end);
         let pages = self.scenario.pages.keys().map(|name| {
             let pfn = self.state.pages.frames.get(name).copied();
             (name.clone(), findings.page(pfn, &view))
@@ -50,10 +55,10 @@ impl World {
             verdict,
             waits: if verdict == Verdict::Pass { Vec::new() } else { waits },
             violations,
-            crash: self.state.crash,
+            crash: self.state.crash.clone(),
             pages,
             facts,
-            trace: self.trace,
+            trace: std::mem::take(&mut self.trace),
             digest: self.digest.digest128(),
             unexpected: Vec::new(),
             asked: self.faults.asked(),

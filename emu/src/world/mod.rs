@@ -10,6 +10,7 @@ mod blocked;
 pub mod doctor;
 mod end;
 mod exposed;
+pub mod flip;
 mod fork;
 pub mod gates;
 mod guest;
@@ -232,16 +233,21 @@ impl World {
     /// Steps until nobody can move, the guest is dead, or a limit is reached.
     fn run_to_end(&mut self) -> End {
         loop {
-            if let Some(end) = self.end() {
+            if let Some(end) = self.turn() {
                 return end;
             }
-            if !self.step() {
-                return End::Quiet;
-            }
-            if self.state.blocked.has_grown() && !self.circle().is_empty() {
-                return End::Deadlock;
-            }
         }
+    }
+
+    /// One step, unless the run is over before or behind it.
+    fn turn(&mut self) -> Option<End> {
+        if let Some(end) = self.end() {
+            return Some(end);
+        }
+        if !self.step() {
+            return Some(End::Quiet);
+        }
+        (self.state.blocked.has_grown() && !self.circle().is_empty()).then_some(End::Deadlock)
     }
 
     /// Returns why the run is over, though somebody could move.

@@ -27,6 +27,11 @@ impl Faults {
         self.on.insert(fault);
     }
 
+    /// Switches a fault on, or off if it is on.
+    pub fn flip(&mut self, fault: Fault) {
+        self.on.flip(fault);
+    }
+
     /// Returns those that are on.
     pub fn all_on(&self) -> FaultSet {
         self.on
@@ -35,6 +40,11 @@ impl Faults {
     /// Returns those that were asked for so far.
     pub fn asked(&self) -> FaultSet {
         self.asked.get()
+    }
+
+    /// Puts others in place of those that were asked for so far.
+    pub fn set_asked(&mut self, asked: FaultSet) {
+        self.asked.set(asked);
     }
 
     /// Takes those for asked that were asked for elsewhere.
@@ -69,6 +79,12 @@ impl FaultSet {
         self.0[word] |= bit;
     }
 
+    /// Adds a fault, or takes it out.
+    fn flip(&mut self, fault: Fault) {
+        let (word, bit) = Self::place(fault);
+        self.0[word] ^= bit;
+    }
+
     /// Returns the faults in it, in the order of the registry.
     pub fn iter(self) -> impl Iterator<Item = Fault> {
         Fault::ALL.iter().copied().filter(move |fault| self.contains(*fault))
@@ -77,6 +93,23 @@ impl FaultSet {
     /// Adds the faults of another set.
     pub fn add(&mut self, other: FaultSet) {
         self.0.iter_mut().zip(other.0).for_each(|(word, more)| *word |= more);
+    }
+
+    /// Returns whether no fault is in it.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Returns those that are in another set as well.
+    pub fn and(self, other: FaultSet) -> FaultSet {
+        self.without(self.without(other))
+    }
+
+    /// Returns those that are not in another set.
+    pub fn without(self, other: FaultSet) -> FaultSet {
+        let mut rest = self;
+        rest.0.iter_mut().zip(other.0).for_each(|(word, less)| *word &= !less);
+        rest
     }
 
     fn place(fault: Fault) -> (usize, u64) {
@@ -105,5 +138,11 @@ mod tests {
         faults.insert(Fault::HintNoDone);
         assert_eq!(faults.asked().iter().collect::<Vec<_>>(), [Fault::HintKeepsK, last]);
         assert_eq!(faults.all_on().iter().collect::<Vec<_>>(), [Fault::HintKeepsK, Fault::HintNoDone]);
+        faults.flip(Fault::HintKeepsK);
+        faults.flip(last);
+        assert_eq!(faults.all_on().iter().collect::<Vec<_>>(), [Fault::HintNoDone, last]);
+        let both = faults.all_on().and([last, Fault::HintKeepsK].into_iter().collect());
+        assert_eq!((both.iter().collect::<Vec<_>>(), both.is_empty(), both.without(both).is_empty()), (vec![last], false, true));
+        assert_eq!(faults.all_on().without([last].into_iter().collect()).iter().collect::<Vec<_>>(), [Fault::HintNoDone]);
     }
 }

@@ -34,6 +34,10 @@ fn fake_run(scenario: &Scenario, options: &RunOptions) -> Outcome {
     outcome
 }
 
+fn fake_row(scenario: &Scenario, faults: &[Fault]) -> Row {
+    Row::plainly(scenario, faults, |scenario, options| guarded(|| fake_run(scenario, options)))
+}
+
 struct Project {
     folder: tempfile::TempDir,
     interrupted: bool,
@@ -80,7 +84,7 @@ impl Project {
                 handler();
             }
         };
-        let engine = Engine { run: fake_run, ..Engine::new() };
+        let engine = Engine { run: fake_run, row: fake_row, ..Engine::new() };
         let mut environment = Environment { ci: false, processors: 2, memory: UNLIMITED, on_interrupt: &mut on_interrupt, engine };
         let status = museum(&STAGE, &arguments, &mut environment, &mut Screen::new(&mut out, &mut err));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").replace(&here, "");
