@@ -156,7 +156,7 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 specs,
                 vec(injection(ram_bytes, vcpus, orders.clone(), names.clone(), verifies), 0..6),
                 prop_oneof![5 => Just(Vec::new()), 1 => vec(chain(names), 1..3)],
-                (costs(), Just(orders), prop::option::weighted(if profile == Profile::Qemu { 0.2 } else { 0.0 }, plugged())),
+                (costs(), Just(orders), mem(profile)),
             )
         })
         .prop_map(move |(guest, host, migration, pages, injections, chains, (costs, orders, plugged))| {
@@ -200,8 +200,14 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
 
 /// Sees to it that what is drawn goes together, and that what goes over to the destination can end there.
 fn make_modes_consistent(scenario: &mut Scenario) {
-    let given = |scenario: &Scenario, wanted: Command| scenario.injections.iter().any(|injection| injection.action == Action::Monitor(wanted));
+    let given =
+        |scenario: &Scenario, wanted: Command| scenario.injections.iter().any(|injection| injection.action == Action::Monitor(wanted));
     let migration = &mut scenario.migration;
+    if migration.modes.snapshot {
+        let EncodingOptions { zero_pages, mapped_ram, destination_ram, poisoned, .. } = migration.encoding;
+        migration.encoding = EncodingOptions { zero_pages, mapped_ram, destination_ram, poisoned, ..EncodingOptions::default() };
+        migration.throttle.auto_converge = false;
+    }
     migration.modes.postcopy &= migration.encoding.refused(true).is_none();
     migration.limit.on &= scenario.host.dirty_log == DirtyLog::Ring && !migration.throttle.auto_converge;
     // A limit outlives a migration that is cancelled, and what is dropped at the source goes with a link that breaks: docs/findings.
@@ -213,7 +219,7 @@ fn make_modes_consistent(scenario: &mut Scenario) {
         // A link that broke when the guest had gone over is joined again in the end.
         let late = |at_ns| Trigger { at_ns: Some(at_ns), ..Trigger::default() };
         let action = Action::Monitor(Command::Recover);
-        scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger: late(15_000_000_000), before: Vec::new() });
+        scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger: late(4_000_000_000), before: Vec::new() });
     }
 }
 
@@ -246,6 +252,7 @@ fn add_virtio_mem(scenario: &mut Scenario, plugged: Plugged) {
         *spec = PageSpec::Pfn(first + (place % mem.pages).min(mem.pages - RANGE_PAGES_MAX));
     }
     for (trigger, pages) in resizes {
+        let trigger = Trigger { delay_insns: 0, ..trigger };
         let action = Action::Monitor(Command::ResizeMem { pages: pages.min(mem.pages) });
         scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger, before: Vec::new() });
     }
@@ -470,7 +477,7 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 rom: false,
                 acknowledge_on_stop: true,
                 all_locks,
-                devices,
+                devices: Devices { vfio: vfio && profile == Profile::Qemu, ..devices },
                 blocks,
                 virtio_mem: None,
             }
@@ -538,6 +545,14 @@ fn migration(profile: Profile, pages: Vec<PageName>) -> impl Strategy<Value = Mi
     )
 }
 
+/// virtio-mem, which QEMU alone has here.
+fn mem(profile: Profile) -> BoxedStrategy<Option<Plugged>> {
+    match profile {
+        Profile::Qemu => option::weighted(0.2, plugged()).boxed(),
+        Profile::Firecracker | Profile::CloudHypervisor => Just(None).boxed(),
+    }
+}
+
 /// What QEMU can beyond plain precopy; others cannot.
 fn modes(profile: Profile) -> impl Strategy<Value = (Modes, ThrottleOptions, SwitchoverOptions, LimitOptions)> {
     let rate = || prop_oneof![Just(0), (25..34u32).prop_map(|shift| 1u64 << shift)];
@@ -554,8 +569,12 @@ fn modes(profile: Profile) -> impl Strategy<Value = (Modes, ThrottleOptions, Swi
         2 => postcopy,
         1 => Just(Modes { snapshot: true, ..Modes::default() }),
     ];
-    let throttle = (prop::bool::weighted(0.3), 1..=100u32, 1..=99u32)
-        .prop_map(|(auto_converge, trigger, initial)| ThrottleOptions { auto_converge, trigger, initial, ..ThrottleOptions::default() });
+    let throttle = (prop::bool::weighted(0.3), 1..=100u32, 1..=99u32).prop_map(|(auto_converge, trigger, initial)| ThrottleOptions {
+        auto_converge,
+        trigger,
+        initial,
+        ..ThrottleOptions::default()
+    });
     let switchover = rate().prop_map(|bandwidth| SwitchoverOptions { pause: false, bandwidth });
     let limit = prop::bool::weighted(0.3).prop_map(|on| LimitOptions { on, ..LimitOptions::default() });
     (modes, throttle, switchover, limit).prop_map(move |drawn| match profile {
