@@ -89,7 +89,7 @@ fn harassed() -> impl Strategy<Value = Scenario> {
     (runnable(Profile::Qemu), vec(event(), 1..=events_max()), options).prop_map(
         |(scenario, events, ((pause, auto_converge), trigger, initial))| {
             let mut scenario = Scenario { orders: Vec::new(), ..scenario };
-            let snapshot = scenario.migration.modes.snapshot;
+            let (snapshot, moves) = (scenario.migration.modes.snapshot, scenario.migration.modes.moves());
             // A limit outlives a migration that is cancelled: docs/findings.
             scenario.migration.limit.on = false;
             scenario.injections.iter_mut().for_each(|injection| injection.before.clear());
@@ -100,7 +100,7 @@ fn harassed() -> impl Strategy<Value = Scenario> {
             scenario.migration.modes.release_ram = false;
             scenario.migration.switchover = SwitchoverOptions { pause: pause && !snapshot, ..SwitchoverOptions::default() };
             scenario.migration.throttle =
-                ThrottleOptions { auto_converge: auto_converge && !snapshot, trigger, initial, ..ThrottleOptions::default() };
+                ThrottleOptions { auto_converge: auto_converge && !snapshot && !moves, trigger, initial, ..ThrottleOptions::default() };
             scenario
         },
     )

@@ -208,6 +208,8 @@ fn make_modes_consistent(scenario: &mut Scenario) {
         migration.encoding = EncodingOptions { zero_pages, mapped_ram, destination_ram, poisoned, ..EncodingOptions::default() };
         migration.throttle.auto_converge = false;
     }
+    // What the timer of auto-converge does once the guest has gone over is nobody's model yet.
+    migration.throttle.auto_converge &= !migration.modes.moves();
     migration.modes.postcopy &= migration.encoding.refused(true).is_none();
     migration.limit.on &= scenario.host.dirty_log == DirtyLog::Ring && !migration.throttle.auto_converge;
     // A limit outlives a migration that is cancelled, and what is dropped at the source goes with a link that breaks: docs/findings.

@@ -544,6 +544,11 @@ impl Migration {
                 }
                 cost
             }
+            // Nobody syncs once the guest is elsewhere, and nobody takes the BQL for it.
+            Op::SetPostcopy | Op::SetDevice if self.run.options.modes.moves() => {
+                self.stop_timer();
+                self.run.perform(op, parts, ctx)
+            }
             Op::LogStop => {
                 self.stop_timer();
                 self.run.perform(op, parts, ctx)
