@@ -80,6 +80,67 @@ fn the_page_of_profiles_says_what_each_offers() {
     }
 }
 
+/// Rows of the tables of a part of the page of profiles: what, modelled, source, shown by.
+fn rows_of(part: &str) -> Vec<[String; 4]> {
+    let rows = part.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what |"));
+    let cells = |row: &str| row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    rows.map(|row| cells(row).try_into().unwrap_or_else(|cells| panic!("four cells: {cells:?}"))).collect()
+}
+
+/// Whether a name stands for a test of this profile: the test says so itself, or goes through all of them.
+fn is_test_of(profile: Profile, name: &str, sources: &str) -> bool {
+    let variant = match profile {
+        Profile::Qemu => "Qemu",
+        Profile::Firecracker => "Firecracker",
+        Profile::CloudHypervisor => "CloudHypervisor",
+    };
+    let Some((_, behind)) =
+        sources.split_once(&format!("#[test]\nfn {name}(")).or_else(|| sources.split_once(&format!("#[test]\n    fn {name}(")))
+    else {
+        return false;
+    };
+    let body = behind.split("#[test]").next().unwrap_or_default();
+    name.contains(&profile.name().replace('-', "_")) || body.contains(&format!("Profile::{variant}")) || body.contains("PROFILES")
+}
+
+/// What is modelled is shown by a scenario or a test of the profile, and every row says from where it is known.
+#[test]
+fn what_a_profile_models_is_shown() {
+    let page = std::fs::read_to_string(root().join("docs/profiles.md")).expect("readable");
+    let paths = ["host", "tests"].into_iter().flat_map(|folder| files(folder, "rs"));
+    let sources: String = paths.map(|path| std::fs::read_to_string(root().join(path)).expect("source file")).collect();
+    for profile in Profile::ALL {
+        let part = page.split(&format!("\n## `{}`\n", profile.name())).nth(1).expect("its part");
+        let rows = rows_of(part.split("\n## ").next().expect("its part"));
+        assert!(rows.len() >= 8, "{} has {} rows", profile.name(), rows.len());
+        for [what, modelled, source, shown] in rows {
+            assert!(source.chars().count() > 3, "{what}: no source");
+            let names = code_words(&shown);
+            assert_eq!(modelled.starts_with("yes"), !names.is_empty(), "{what}: shown by {shown}");
+            for name in names {
+                let fits = match name.starts_with("scenarios/") {
+                    true => scenario_file(Path::new(name)).host.profile == *profile,
+                    false => is_test_of(*profile, name, &sources),
+                };
+                assert!(fits, "{what}: {name} shows nothing of {}", profile.name());
+            }
+        }
+    }
+}
+
+/// Every key of `[host]` stands in the list of options, and nothing else does.
+#[test]
+fn every_option_of_the_host_is_somebodys() {
+    let vocabulary = std::fs::read_to_string(root().join("emu/src/scenario/vocabulary/host.rs")).expect("source file");
+    let host = vocabulary.split("static HOST").nth(1).and_then(|rest| rest.split("\n};\n").next()).expect("the keys of the host");
+    let keys: Vec<&str> = host.split("key(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
+    assert!(keys.len() > 20, "{keys:?}");
+    let page = std::fs::read_to_string(root().join("docs/profiles.md")).expect("readable");
+    let list = page.split("| option | who has it |\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the list");
+    let listed: Vec<&str> = list.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('`').nth(1)).collect();
+    assert_eq!(listed, keys, "docs/profiles.md lists the options of the host in the order of the vocabulary");
+}
+
 /// What was found in a QEMU of today runs as scenarios.
 #[test]
 fn every_live_finding_is_a_scenario() {

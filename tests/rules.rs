@@ -51,6 +51,9 @@ fn every_rule_of_hinting_and_migration_fires_in_some_scenario() {
         rules::DEVICE_STATE_IS_LOADED,
         rules::MOVED_BUFFERS_ARE_SERVED,
         rules::LOCKS_HAVE_AN_ORDER,
+        rules::LIMIT_IS_SLEPT_OUT,
+        rules::LIMITS_END_WITH_MIGRATION,
+        rules::SWITCHOVER_BY_WHAT_WAS_TOLD,
     ];
     for rule in expected {
         assert!(fired.contains(rule), "{rule} never fires: {fired:?}");

@@ -70,3 +70,19 @@ impl Locks {
         *slot = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_needed_by_who_has_it_not_where_it_is_taken_at_all() {
+        assert_eq!(Locks::default().needed(LockId::Slots, Actor::Migration), None);
+        assert_eq!(Locks::default().needed(LockId::Bql, Actor::Migration), Some(Next::Lock(LockId::Bql)));
+        let mut locks = Locks::new(true);
+        assert_eq!(locks.needed(LockId::Slots, Actor::Migration), Some(Next::Lock(LockId::Slots)));
+        locks.take(LockId::Slots, Actor::Migration);
+        assert_eq!(locks.needed(LockId::Slots, Actor::Migration), None);
+        assert_eq!(locks.needed(LockId::Slots, Actor::Iothread), Some(Next::Lock(LockId::Slots)));
+    }
+}

@@ -454,6 +454,15 @@ impl Vmm {
         ctx.costs.exit_ns + pages * ctx.costs.sync_word_ns
     }
 
+    /// A display that is about to refresh gets the log of its pages' slots, and merges it for everybody, with the BQL (QEMU: memory_region_sync_dirty_bitmap()).
+    ///
+    /// # Panics
+    /// When somebody else has the BQL.
+    pub fn refresh_log(&mut self, range: PageRange, ctx: &mut Ctx<'_>) {
+        assert!(ctx.locks.holder(LockId::Bql).is_none(), "the log is merged while somebody holds the BQL");
+        self.accel.refresh(range, &mut self.d, ctx);
+    }
+
     /// Carries out a command about tracking. [`Fault::SlotUpdateTorn`]: vCPUs run between the two halves of a slot's update.
     fn track(&mut self, command: TrackingCommand, ctx: &mut Ctx<'_>) {
         match command {
@@ -783,7 +792,7 @@ impl Vmm {
                 ctx.costs.state_ns
             }
             Command::Recover => {
-                self.migration.recover();
+                self.migration.recover(ctx.faults);
                 ctx.costs.state_ns
             }
             Command::GrowBlock => {

@@ -156,7 +156,7 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 specs,
                 vec(injection(ram_bytes, vcpus, orders.clone(), names.clone(), verifies), 0..6),
                 prop_oneof![5 => Just(Vec::new()), 1 => vec(chain(names), 1..3)],
-                (costs(), Just(orders), mem(profile)),
+                (costs(), Just(orders), prop::option::weighted(0.2, plugged())),
             )
         })
         .prop_map(move |(guest, host, migration, pages, injections, chains, (costs, orders, plugged))| {
@@ -187,11 +187,12 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 (guest.page_poison, guest.init_on_alloc, guest.init_on_free) = (false, false, false);
             }
             for injection in &mut scenario.injections {
-                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages } = &mut injection.action {
+                if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages, .. } = &mut injection.action {
                     *pages = (*pages).min(room(&scenario.pages[page], &orders, scenario.guest.ram_bytes / PAGE_SIZE));
                 }
             }
-            plugged.into_iter().for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
+            // It is QEMU's.
+            plugged.into_iter().filter(|_| profile == Profile::Qemu).for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
             make_consistent(&mut scenario, &orders);
             make_modes_consistent(&mut scenario);
             scenario
@@ -254,8 +255,8 @@ fn add_virtio_mem(scenario: &mut Scenario, plugged: Plugged) {
         *spec = PageSpec::Pfn(first + (place % mem.pages).min(mem.pages - RANGE_PAGES_MAX));
     }
     for (trigger, pages) in resizes {
-        let trigger = Trigger { delay_insns: 0, ..trigger };
         let action = Action::Monitor(Command::ResizeMem { pages: pages.min(mem.pages) });
+        let trigger = Trigger { delay_insns: 0, ..trigger };
         scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger, before: Vec::new() });
     }
     scenario.host.virtio_mem = Some(mem);
@@ -547,14 +548,6 @@ fn migration(profile: Profile, pages: Vec<PageName>) -> impl Strategy<Value = Mi
     )
 }
 
-/// virtio-mem, which QEMU alone has here.
-fn mem(profile: Profile) -> BoxedStrategy<Option<Plugged>> {
-    match profile {
-        Profile::Qemu => option::weighted(0.2, plugged()).boxed(),
-        Profile::Firecracker | Profile::CloudHypervisor => Just(None).boxed(),
-    }
-}
-
 /// What QEMU can beyond plain precopy; others cannot.
 fn modes(profile: Profile) -> impl Strategy<Value = (Modes, ThrottleOptions, SwitchoverOptions, LimitOptions)> {
     let rate = || prop_oneof![Just(0), (25..34u32).prop_map(|shift| 1u64 << shift)];
@@ -679,7 +672,8 @@ fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, veri
             (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how: How::Plain }, by)
         },
     );
-    let clear = (select(pages), 1..100u64).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
+    let clear =
+        (select(pages), 1..100u64, any::<bool>()).prop_map(|(page, pages, sync)| (Action::ClearLog { page, pages, sync }, Actor::Display));
     prop_oneof![11 => rest, 12 => write, 1 => clear].boxed()
 }
 

@@ -33,9 +33,9 @@ fn entrance() -> String {
     let count = |effect: Effect| Fault::ALL.iter().filter(|fault| fault.effect() == effect).count();
     let mut text = String::from("# The museum\n");
     let first = format!(
-        "{} defects of virtual machines. Nearly all were real: written with care, reviewed, shipped, and found by somebody who read the code again, by a test that \
-         failed now and then, or by memory that was not what it had been. {} of them lose a page: the guest goes on with old bytes, and nobody is told. Here each \
-         can be switched on, and each is seen by the scenarios that its story names, every time, in milliseconds.",
+        "{} defects of virtual machines. Nearly all were real: written with care, reviewed, and most of them shipped, until somebody read the code once more, a \
+         test failed now and then, or memory was not what it had been. {} of them lose a page: the guest goes on with old bytes, and nobody is told. Here each can \
+         be switched on, and each is seen by the scenarios that its story names, every time, in milliseconds.",
         Fault::ALL.len(),
         count(Effect::Loss)
     );

@@ -158,8 +158,8 @@ impl Room {
                  to the guest: each has its own way to say what it wrote, and each has at some time forgotten to."
             }
             Room::Convergence => {
-                "Hardly a page is lost in here. These migrations do not end, or end too late, or slow the guest down for nothing, because a number is wrong by \
-                 which somebody decides."
+                "Hardly a page is lost in here. These migrations do not end, or end too late, or slow the guest down for nothing, because somebody decides by a \
+                 number that is wrong."
             }
             Room::Snapshots => {
                 "A background snapshot holds memory as it was at one moment, though the guest goes on: every page is protected, and saved before it is first \

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use host::event::{Actor, Event, HintStatus, MigrationStatus, Stamped};
 use host::fold::Fold;
-use host::migration::pace::WINDOW_NS;
 use host::page::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
 use wire::platform::PAGE_SIZE;
 
@@ -15,6 +14,8 @@ use crate::outcome::{Blame, Verdict, Violation};
 
 /// A period of the throttle's account is over when more than this has passed, nanoseconds.
 const PERIOD_NS: u64 = 1_000_000_000;
+/// What is told of the link counts once a window of that length is over, nanoseconds.
+const WINDOW_NS: u64 = 100_000_000;
 
 /// What the rules need to remember.
 #[derive(Debug, Clone, Default)]
@@ -164,5 +165,74 @@ impl Oracle {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::OracleOptions;
+
+    /// Returns the rules that events break: milliseconds, who, what.
+    fn broken(told: Option<Told>, events: &[(u64, Actor, Event)]) -> Vec<&'static str> {
+        let mut oracle = Oracle::new(OracleOptions {
+            pages: 64,
+            channels: false,
+            vcpus: 2,
+            ram_bytes: 64 * PAGE_SIZE,
+            hints_stay_free: false,
+            free_pages_are_read: false,
+            rom: false,
+            hints_first: false,
+            throttle_trigger: 50,
+            told,
+        });
+        for (index, (at_ms, actor, event)) in events.iter().enumerate() {
+            oracle.pace(index, &Stamped { at_ns: at_ms * 1_000_000, actor: *actor, event: event.clone() });
+        }
+        oracle.violations.finish().iter().map(|violation| violation.rule).collect()
+    }
+
+    #[test]
+    fn who_is_limited_sleeps_as_long_as_he_was_told() {
+        let sleep = (1, Actor::Vcpu(1), Event::LimitSleep { cpu: 1, us: 5_000 });
+        let moves = |at_ms| (at_ms, Actor::Vcpu(1), Event::GuestReady);
+        assert_eq!(broken(None, &[sleep.clone(), moves(6)]), [""; 0]);
+        assert_eq!(broken(None, &[sleep.clone(), moves(5)]), [rules::LIMIT_IS_SLEPT_OUT]);
+        assert_eq!(broken(None, &[sleep.clone(), (2, Actor::Migration, Event::VmStop), moves(5)]), [""; 0], "the VM was stopped");
+        assert_eq!(broken(None, &[sleep, (5, Actor::Vcpu(0), Event::GuestReady)]), [""; 0], "another vCPU");
+    }
+
+    #[test]
+    fn a_migration_limits_only_who_dirties_too_much_and_lifts_the_limit_at_its_end() {
+        let set = |actor, rate| (2, actor, Event::LimitSet { first: 0, count: 2, rate });
+        let over = (3, Actor::MainLoop, Event::MigrationState { from: MigrationStatus::Cancelling, to: MigrationStatus::Cancelled });
+        assert_eq!(broken(None, &[set(Actor::MainLoop, 5), over.clone()]), [""; 0], "an operator's limit is his");
+        assert_eq!(broken(None, &[set(Actor::Migration, 5)]), [rules::THROTTLE_IS_CALLED_FOR]);
+        let rules = [rules::THROTTLE_IS_CALLED_FOR, rules::LIMITS_END_WITH_MIGRATION];
+        assert_eq!(broken(None, &[set(Actor::Migration, 5), over.clone()]), rules);
+        assert_eq!(broken(None, &[set(Actor::Migration, 5), set(Actor::MainLoop, 0), over]), rules[..1]);
+    }
+
+    #[test]
+    fn what_was_told_of_the_link_decides_once_a_window_is_over() {
+        let told = Some(Told { bytes: 2 * PAGE_SIZE, rounds_min: 2 });
+        let round = |at_ms, round, after| {
+            let mut events =
+                vec![(0, Actor::Migration, Event::MigrationState { from: MigrationStatus::Setup, to: MigrationStatus::Active })];
+            let of_round = [
+                Event::IterateEnd { sent: 1 },
+                Event::BitmapSync { round, before: 0, after },
+                Event::Pass { round },
+                Event::IterateBegin { remaining: after },
+            ];
+            events.extend(of_round.map(|event| (at_ms, Actor::Migration, event)));
+            events
+        };
+        assert_eq!(broken(told, &round(100, 2, 2)), [rules::SWITCHOVER_BY_WHAT_WAS_TOLD]);
+        for events in [round(99, 2, 2), round(100, 1, 2), round(100, 2, 3)] {
+            assert_eq!(broken(told, &events), [""; 0]);
+        }
+        assert_eq!(broken(None, &round(100, 2, 2)), [""; 0]);
     }
 }

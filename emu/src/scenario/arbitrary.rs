@@ -565,7 +565,8 @@ fn action(vcpus: u8, pages: Vec<PageName>) -> BoxedStrategy<(Action, Actor)> {
             (Action::Write { page, offset, byte: if zero { 0 } else { byte }, zero, pages, target: Target::Buffer, how }, by)
         },
     );
-    let clear = (select(pages), 1..RANGE_PAGES_MAX).prop_map(|(page, pages)| (Action::ClearLog { page, pages }, Actor::Display));
+    let clear = (select(pages), 1..RANGE_PAGES_MAX, any::<bool>())
+        .prop_map(|(page, pages, sync)| (Action::ClearLog { page, pages, sync }, Actor::Display));
     prop_oneof![3 => without_page, 3 => write, 3 => clear, 1 => ring, 1 => queue, 1 => mapping].boxed()
 }
 

@@ -205,9 +205,10 @@ impl<'d> Reader<'d> {
                 let clear = self.fields(table_of(fields, key), value)?;
                 let page = self.page_of(&clear);
                 let count = self.integer(&clear, "pages").unwrap_or(1);
+                let sync = self.flag(&clear, "sync").unwrap_or(false);
                 let page = page?;
                 self.check_end(&clear, &page, count, pages);
-                Some(Action::ClearLog { page, pages: count })
+                Some(Action::ClearLog { page, pages: count, sync })
             }
             "repeat_id" => {
                 self.only_true(fields, key);

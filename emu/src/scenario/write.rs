@@ -507,7 +507,10 @@ fn action_entry(action: &Action) -> (&'static str, String) {
         }
         Action::Task(operation) => ("task", operation_table(operation)),
         Action::Monitor(command) => ("monitor", command_value(*command)),
-        Action::ClearLog { page, pages } => ("clear_log", format!("{{ page = {}{} }}", quoted(page), unless(*pages == 1, "pages", pages))),
+        Action::ClearLog { page, pages, sync } => {
+            let (pages, sync) = (unless(*pages == 1, "pages", pages), unless(!sync, "sync", sync));
+            ("clear_log", format!("{{ page = {}{pages}{sync} }}", quoted(page)))
+        }
         Action::RepeatId => ("repeat_id", true.to_string()),
         Action::VhostQueue { page, queue } => {
             ("vhost_queue", format!("{{ page = {}{} }}", quoted(page), unless(*queue == 0, "queue", queue)))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use host::dirty::accel::StoreKind;
-use host::event::{Actor, Event, Level, PageRange, Pfn};
+use host::event::{Actor, Event, Level, LockId, PageRange, Pfn};
 use host::fault::Fault;
 use host::vmm::{Command as HostCommand, LinkEvent};
 use wire::platform::{self, vector};
@@ -79,8 +79,12 @@ impl World {
         }
         let Actor::Vcpu(cpu) = injection.by else {
             // Devices write for a VM that runs: stopping it drains their requests and stops vhost's backends before anything else happens
-            // (QEMU: system/cpus.c do_vm_stop(), hw/virtio/vhost.c vhost_dev_stop()).
-            return !matches!(injection.action, Action::Write { .. }) || self.state.vmm.vm.running;
+            // (QEMU: system/cpus.c do_vm_stop(), hw/virtio/vhost.c vhost_dev_stop()). A display refreshes with the big lock.
+            return match injection.action {
+                Action::Write { .. } => self.state.vmm.vm.running,
+                Action::ClearLog { sync: true, .. } => self.state.locks.holder(LockId::Bql).is_none(),
+                _ => true,
+            };
         };
         let vcpu = &self.state.vcpus[usize::from(cpu)];
         let there = at_insns.is_none_or(|at| vcpu.insns >= at);
@@ -202,8 +206,13 @@ impl World {
                 Given::Command(command) => self.state.vmm.monitor.push(command),
                 Given::Link(event) => self.with_ctx(Actor::Destination, |vmm, ctx| vmm.link(event, ctx)),
             },
-            Action::ClearLog { page, pages } => {
+            Action::ClearLog { page, pages, sync } => {
                 let range = self.in_ram(self.state.pages.frames[page], *pages);
+                // QEMU: memory_region_snapshot_and_clear_dirty().
+                if *sync {
+                    self.with_ctx(Actor::Display, |vmm, ctx| vmm.refresh_log(range, ctx));
+                    self.protect();
+                }
                 // Where no log is kept, or none that can be cleared, there is nothing to clear (QEMU: memory_region_clear_dirty_bitmap()
                 // calls those who log and know how).
                 if self.state.vmm.accel.logging() && self.state.vmm.accel.has_clear() {

@@ -21,6 +21,8 @@ pub mod vmstate;
 pub mod walk;
 
 #[cfg(test)]
+mod profile_tests;
+#[cfg(test)]
 mod ring_tests;
 #[cfg(test)]
 mod testing;

@@ -145,6 +145,11 @@ impl Accelerator {
         }
     }
 
+    /// Returns the target pages of a page of the host's.
+    pub fn host_page(&self) -> u64 {
+        self.host_page
+    }
+
     /// Returns how stores are tracked.
     pub fn mode(&self) -> LogMode {
         self.mode
@@ -293,7 +298,8 @@ impl Accelerator {
         }
         self.logging = true;
         self.forget();
-        self.tlbs.flush(self.mode != LogMode::Tcg || !ctx.faults.on(Fault::TlbNotRearmed));
+        let inexact = [Fault::TlbNotRearmed, Fault::TlbRearmedIfNew, Fault::TlbRearmedAtZero];
+        self.tlbs.flush(self.mode != LogMode::Tcg || !inexact.into_iter().any(|fault| ctx.faults.on(fault)));
         let initially_set = self.mode == (LogMode::ManualClear { initially_set: true });
         let unprotected = self.mode == LogMode::Ring && ctx.faults.on(Fault::RingInitiallySet);
         let tcg = self.mode == LogMode::Tcg;
@@ -352,6 +358,10 @@ impl Accelerator {
         if self.logging && self.mode == LogMode::Tcg && kind == StoreKind::Atomic && faults.on(Fault::AtomicUnmarked) {
             self.tlbs.unflag(cpu, pfn);
         }
+        if self.logging && self.mode == LogMode::Tcg && !self.tlbs.exact() && d.test(pfn) {
+            // An entry for a page that D has is made without the flag.
+            self.tlbs.unflag(cpu, pfn);
+        }
         let level = self.would_mark(store, d, faults)?;
         let unit = self.unit(pfn);
         let log = self.smm.as_mut().filter(|_| kind == StoreKind::Smm).unwrap_or(&mut self.main);
@@ -373,7 +383,7 @@ impl Accelerator {
             LogMode::Tcg => {
                 assert!(d.tracking(), "stores are logged while D drops marks");
                 d.mark(PageRange::page(pfn));
-                if !self.tlbs.rearms() {
+                if !self.tlbs.exact() {
                     self.tlbs.unflag(cpu, pfn);
                 }
             }
@@ -420,16 +430,34 @@ impl Accelerator {
         if self.has_rings() && self.logging { self.rings.room(cpu) } else { u64::MAX }
     }
 
-    /// D was exchanged into B: under TCG the cleaned pages must trap again (QEMU: system/physmem.c tlb_reset_dirty_range_all()).
-    pub fn d_cleaned(&mut self, at: usize, bits: u64) {
+    /// Returns whether a word that is cleaned in D is all that need be told: then [`Self::d_cleaned_all`] will do.
+    pub fn is_exact(&self) -> bool {
+        self.tlbs.exact()
+    }
+
+    /// D was exchanged into B: under TCG the cleaned pages must trap again (QEMU: system/physmem.c tlb_reset_dirty_range_all()). `rearmed`:
+    /// the flags of the TLB entries come back, see [`Self::rearms`].
+    pub fn d_cleaned(&mut self, at: usize, bits: u64, rearmed: bool) {
         match self.mode {
             LogMode::Tcg if self.logging => {
-                self.tlbs.cleaned(at, bits);
+                if rearmed {
+                    self.tlbs.rearm(at, bits);
+                }
                 self.protected.set_word(at, bits);
                 self.protected_any = true;
             }
             LogMode::Tcg | LogMode::ManualClear { .. } | LogMode::GetClears | LogMode::Ring | LogMode::Hvf => {}
         }
+    }
+
+    /// Returns whether a sync gives the flags back of what it has cleaned in a block that begins at ram_addr `offset`, where it has found so many
+    /// pages that were new in B. [`Fault::TlbNotRearmed`]: never. [`Fault::TlbRearmedIfNew`]: if any was new. [`Fault::TlbRearmedAtZero`]: in
+    /// the block at ram_addr 0, whichever block it was (QEMU: migration/ram.c physical_memory_sync_dirty_bitmap(), the way by whole words).
+    pub fn rearms(&self, offset: u64, new: u64, faults: &Faults) -> bool {
+        self.tlbs.exact()
+            || !(faults.on(Fault::TlbNotRearmed)
+                || new == 0 && faults.on(Fault::TlbRearmedIfNew)
+                || offset != 0 && faults.on(Fault::TlbRearmedAtZero))
     }
 
     /// All of D was exchanged into B, and each ram_addr is a guest-physical address: as [`Self::d_cleaned`] for each word.
@@ -504,6 +532,31 @@ mod tests {
             assert_eq!(accel.take_protected(), []);
             assert!(!accel.k(Pfn(0)));
             assert_eq!(accel.would_mark(Store::plain(0, Pfn(0)), &d, &Faults::default()), Some(Level::K));
+        }
+    }
+
+    /// What a display gets is its slot's, and goes to D, where the next sync finds it; without manual clear K forgets it, and later stores are seen again.
+    #[test]
+    fn a_refresh_merges_its_slot_and_leaves_the_others_alone() {
+        for (mode, keeps_k) in [(MANUAL, true), (LogMode::GetClears, false)] {
+            let mut desk = Desk::new(&[]);
+            let tracking = TrackingOptions { slots: vec![Pfn(64)], ..TrackingOptions::default() };
+            let (mut accel, mut d) = (Accelerator::with(mode, &tracking, 192), DirtyMemory::new(192));
+            d.exchange_into(&mut DirtyBitmap::new(192));
+            d.set_tracking(true);
+            accel.log_start(&mut desk.ctx());
+            for pfn in [5, 70, 80] {
+                assert_eq!(store(&mut accel, Pfn(pfn), &mut d), Some(Level::K));
+            }
+            accel.refresh(PageRange::new(Pfn(70), 1), &mut d, &mut desk.ctx());
+            let in_d: Vec<bool> = [5, 70, 80].into_iter().map(|pfn| d.test(Pfn(pfn))).collect();
+            assert_eq!(in_d, [false, true, true]);
+            assert_eq!((accel.k(Pfn(5)), accel.k(Pfn(70))), (true, keeps_k));
+            let again = store(&mut accel, Pfn(70), &mut d);
+            assert_eq!(again.is_some(), !keeps_k, "until the CLEAR, K's bit stands for both stores");
+            accel.get(&mut desk.ctx());
+            accel.merge(&mut d, &mut desk.ctx());
+            assert!(d.test(Pfn(5)));
         }
     }
 

@@ -243,6 +243,41 @@ impl Accelerator {
         }
     }
 
+    /// GET of the slots that a range lies in, and the merge behind it, by somebody else than a sync: nobody comes in between, for both are made with the
+    /// BQL (QEMU: kvm_physical_sync_dirty_bitmap()). Differs: where vCPUs have rings, or pages are looked at otherwise, nothing is got.
+    pub fn refresh(&mut self, range: PageRange, d: &mut DirtyMemory, ctx: &mut Ctx<'_>) {
+        let clears = match self.mode {
+            LogMode::ManualClear { .. } => false,
+            LogMode::GetClears => true,
+            LogMode::Ring | LogMode::Hvf | LogMode::Tcg => return,
+        };
+        if !self.logging || !self.merged {
+            return;
+        }
+        let mut dirty = Vec::new();
+        for (slot, _) in self.main.parts(range) {
+            let slot = slot.range;
+            let got: Vec<Pfn> = self.main.k.ones().filter(|pfn| slot.contains(*pfn)).collect();
+            self.main.s.clear_range(slot);
+            for pfn in &got {
+                self.main.s.set(*pfn);
+            }
+            if clears {
+                self.main.k.clear_range(slot);
+                got.iter().for_each(|pfn| {
+                    self.main.wp.set(*pfn);
+                    self.protected.set(*pfn);
+                });
+                self.protected_any |= !got.is_empty();
+            }
+            dirty.extend(got);
+        }
+        let pages = dirty.len() as u64;
+        ctx.emit(Event::DirtyGet { pages });
+        dirty.iter().for_each(|pfn| d.mark(PageRange::page(*pfn)));
+        ctx.emit(Event::DirtyMerge { pages });
+    }
+
     /// The slot of a page is deleted and created again, as when the guest changes who sees a part of its memory; no vCPU runs meanwhile (QEMU:
     /// kvm_region_commit(), kvm_set_phys_mem()). [`Fault::SlotLosesS`]: the new slot has no S.
     pub fn replace_slot(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {

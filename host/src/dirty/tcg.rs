@@ -12,28 +12,28 @@ use crate::fold::{Fold, Tag};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tlbs {
     unflagged: Vec<DirtyBitmap>,
-    /// Whoever cleans D puts the flags back.
-    rearms: bool,
+    /// Whoever cleans D puts the flags back of all that was cleaned.
+    exact: bool,
 }
 
 impl Tlbs {
     /// Returns TLBs without such entries.
     pub(crate) fn new(vcpus: u8, pages: u64) -> Self {
-        Self { unflagged: vec![DirtyBitmap::new(pages); usize::from(vcpus)], rearms: true }
+        Self { unflagged: vec![DirtyBitmap::new(pages); usize::from(vcpus)], exact: true }
     }
 
     /// Adds its state to a hash.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { unflagged, rearms: _ } = self;
+        let Self { unflagged, exact: _ } = self;
         for (cpu, bits) in (0..).zip(unflagged) {
             fold.sum_of(Tag::Tlb as u64 | cpu << 32, bits.fold());
         }
     }
 
-    /// All entries are flushed; `rearms`: flags come back when D is cleaned.
-    pub(crate) fn flush(&mut self, rearms: bool) {
+    /// All entries are flushed; `exact`: flags come back whenever D is cleaned.
+    pub(crate) fn flush(&mut self, exact: bool) {
         self.unflagged.iter_mut().for_each(DirtyBitmap::reset);
-        self.rearms = rearms;
+        self.exact = exact;
     }
 
     /// Returns whether a store of the vCPU goes past the slow path.
@@ -46,21 +46,19 @@ impl Tlbs {
         self.unflagged[usize::from(cpu)].set(pfn);
     }
 
-    /// Pages of a word were cleaned in D.
-    pub(crate) fn cleaned(&mut self, at: usize, bits: u64) {
-        if self.rearms {
-            for entries in &mut self.unflagged {
-                let both = bits & entries.word(at);
-                for page in (0..64).filter(|page| both & 1 << page != 0) {
-                    entries.clear(Pfn(at as u64 * 64 + page));
-                }
+    /// The flags of pages of a word come back.
+    pub(crate) fn rearm(&mut self, at: usize, bits: u64) {
+        for entries in &mut self.unflagged {
+            let both = bits & entries.word(at);
+            for page in (0..64).filter(|page| both & 1 << page != 0) {
+                entries.clear(Pfn(at as u64 * 64 + page));
             }
         }
     }
 
-    /// Returns whether a flag can come back.
-    pub(crate) fn rearms(&self) -> bool {
-        self.rearms
+    /// Returns whether flags come back whenever D is cleaned: then D alone tells.
+    pub(crate) fn exact(&self) -> bool {
+        self.exact
     }
 }
 
@@ -69,14 +67,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cleaned_page_is_flagged_again_if_at_all() {
-        for rearms in [true, false] {
-            let mut tlbs = Tlbs::new(2, 128);
-            tlbs.flush(rearms);
-            tlbs.unflag(1, Pfn(70));
-            assert!(tlbs.is_fast(1, Pfn(70)) && !tlbs.is_fast(0, Pfn(70)));
-            tlbs.cleaned(1, 1 << 6);
-            assert_eq!(tlbs.is_fast(1, Pfn(70)), !rearms);
-        }
+    fn a_page_is_flagged_again_for_all_vcpus() {
+        let mut tlbs = Tlbs::new(2, 128);
+        tlbs.unflag(1, Pfn(70));
+        assert!(tlbs.is_fast(1, Pfn(70)) && !tlbs.is_fast(0, Pfn(70)));
+        tlbs.rearm(1, 1 << 7);
+        assert!(tlbs.is_fast(1, Pfn(70)));
+        tlbs.rearm(1, 1 << 6);
+        assert!(!tlbs.is_fast(1, Pfn(70)));
+        tlbs.unflag(0, Pfn(3));
+        tlbs.flush(false);
+        assert!(!tlbs.is_fast(0, Pfn(3)) && !tlbs.exact());
     }
 }

@@ -99,7 +99,7 @@ impl Run {
             }
             Some(Record::Discard { range }) => {
                 ctx.emit(Event::DstDiscard { range });
-                destination.discard(range);
+                destination.discard(self.droppable(range));
                 ctx.costs.clear_ns
             }
             Some(Record::End) => {

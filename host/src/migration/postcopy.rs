@@ -17,6 +17,9 @@
 //! left behind, and the next migration goes the other way.
 //!
 //! Requests reach the source by a thread of their own ([`super::return_path`]); the migration thread takes them from it between two pages.
+//!
+//! Differs: a link that breaks before PostcopyActive is waited for once the destination has the devices. QEMU fails such a migration, and starts
+//! the source's guest again if it gets its disks back (migration_detect_error(), migration_iteration_finish()): it cannot tell whether the other runs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -103,6 +106,8 @@ pub(crate) struct Postcopy {
     loading: Option<Record>,
     /// Pages whose contents the source has dropped.
     released: BTreeSet<Pfn>,
+    /// Target pages of a page of the host's, behind the switch.
+    host_page: u64,
 }
 
 /// What the machine has to take over from the destination.
@@ -136,6 +141,7 @@ impl Postcopy {
             needs,
             loading,
             released,
+            host_page: _,
         } = self;
         returning.fold(fold);
         fold.add_each(Tag::Postcopy, [*wanted, *loaded, *recover, *moved, *to_lane]);
@@ -200,14 +206,16 @@ impl Migration {
         means
     }
 
-    /// `migrate_recover`: a new link joins both sides. Returns whether there is something to recover.
-    pub fn recover(&mut self) -> bool {
+    /// `migrate_recover`, and `migrate` with `resume`: a new link joins both sides. Returns whether that is done. With `release-ram` QEMU refuses it,
+    /// for what was on the old link is nowhere now (migration/migration.c migrate_prepare()). [`Fault::RecoverReleased`]: it does not.
+    pub fn recover(&mut self, faults: &Faults) -> bool {
         let paused = self.run.status == MigrationStatus::PostcopyPaused;
-        if paused {
+        let resumes = paused && (!self.run.options.modes.release_ram || faults.on(Fault::RecoverReleased));
+        if resumes {
             self.run.link_down = false;
             self.run.post.recover = true;
         }
-        paused
+        resumes
     }
 
     /// Returns whether the guest has gone over to the destination, and the source is what is left.
@@ -304,11 +312,25 @@ impl Run {
         }
     }
 
-    /// Tells the destination what to drop: all that will be sent again (QEMU: ram_postcopy_send_discard_bitmap()).
-    pub(crate) fn send_discards(&mut self) {
+    /// Tells the destination what to drop: all that will be sent again, in whole pages of the host's (QEMU: ram_postcopy_send_discard_bitmap()).
+    /// Differs: what is sent then is placed page by page all the same. [`Fault::HostPageInParts`]: only the part of a host page that is in B.
+    pub(crate) fn send_discards(&mut self, host_page: u64, faults: &Faults) {
+        self.post.host_page = host_page;
+        if host_page > 1 && !faults.on(Fault::HostPageInParts) {
+            self.ram_mut().round_to_host_pages(host_page);
+        }
         for range in self.ram().b().ranges() {
             self.wire.push(Record::Discard { range });
         }
+    }
+
+    /// Returns what of a range can be dropped: whole pages of the host's. Those at the end of memory count as whole.
+    pub(crate) fn droppable(&self, range: PageRange) -> PageRange {
+        let count = self.post.host_page.max(1);
+        let first = range.first.0.next_multiple_of(count);
+        let at_end = range.end().0 == self.ram().b().pages();
+        let end = if at_end { range.end().0 } else { range.end().0 - range.end().0 % count };
+        PageRange::new(Pfn(first), end.saturating_sub(first))
     }
 
     /// Takes a request, and says which page is to be sent for it. QEMU: get_queued_page(): a page that is not in B is taken for sent.
@@ -326,15 +348,20 @@ impl Run {
         self.stopped_vm = false;
         self.post.landing.moved = Some(running);
         if self.in_postcopy() {
-            let mut missing = DirtyBitmap::full(destination.placed().pages());
-            for range in destination.placed().ranges() {
+            let mut missing = DirtyBitmap::full(destination.received().pages());
+            for range in destination.received().ranges() {
                 missing.clear_range(range);
             }
+            // What R has was written as well, but for zeros that a channel took to be there (a fault).
+            destination.received().ones().filter(|pfn| !destination.is_there(*pfn)).for_each(|pfn| {
+                missing.set(pfn);
+            });
             self.post.missing = Some(missing);
         }
     }
 
     /// A page was placed: who waits for it goes on. QEMU: postcopy_place_page(). A page that is there cannot be placed: the destination gives up.
+    /// [`Fault::HostPageInParts`]: what comes of a page of the host's that is there waits for the rest of it, which does not come.
     pub(crate) fn land(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
         if self.post.loading.is_some() {
             self.post.asked.remove(&pfn);
@@ -343,7 +370,7 @@ impl Run {
         if missing.clear(pfn) {
             self.post.asked.remove(&pfn);
             self.post.landing.placed.push(pfn);
-        } else {
+        } else if self.post.host_page <= 1 || !ctx.faults.on(Fault::HostPageInParts) {
             ctx.crash(format!("UFFDIO_COPY of page {pfn}: it is there already"));
         }
     }

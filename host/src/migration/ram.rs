@@ -203,13 +203,22 @@ impl RamState {
         let list = Arc::clone(&self.list);
         let found = d.bits().count();
         let new: u64 = match self.blocks.as_mut_slice() {
-            [Block { b: Some(b), .. }] if list.is_flat() => {
+            [Block { b: Some(b), .. }] if list.is_flat() && accel.is_exact() => {
                 accel.d_cleaned_all(d.bits());
                 d.exchange_into(b)
             }
             blocks => {
-                let mut cleaned = |first: u64, bits: u64| list.guest_words(first, bits, |at, bits| accel.d_cleaned(at, bits));
-                blocks.iter_mut().map(|block| block.sync(d, ctx.faults, &mut cleaned)).sum()
+                let mut sum = 0;
+                for block in blocks {
+                    let mut cleaned = Vec::new();
+                    let new = block.sync(d, ctx.faults, |first, bits| {
+                        list.guest_words(first, bits, |at, bits| cleaned.push((at, bits)));
+                    });
+                    let rearmed = accel.rearms(block.place.offset, new, ctx.faults);
+                    cleaned.into_iter().for_each(|(at, bits)| accel.d_cleaned(at, bits, rearmed));
+                    sum += new;
+                }
+                sum
             }
         };
         let found = found - d.bits().count();
@@ -331,6 +340,24 @@ impl RamState {
             self.blocks[index].b.as_mut().map(|b| b.clear_range(part));
         }
         self.n = self.popcount();
+    }
+
+    /// Puts all of a page of the host's in B where some of it is: the destination can place nothing smaller (QEMU: postcopy_chunk_hostpages()).
+    pub(crate) fn round_to_host_pages(&mut self, count: u64) {
+        let before = self.popcount();
+        let list = Arc::clone(&self.list);
+        let whole = |range: &PageRange| {
+            let first = range.first.0 - range.first.0 % count;
+            list.clip(PageRange::new(Pfn(first), range.end().0.next_multiple_of(count) - first))
+        };
+        let ranges = self.b().ranges();
+        for (index, part) in ranges.iter().map(whole).flat_map(|range| list.parts(range)) {
+            if let Some(b) = &mut self.blocks[index].b {
+                b.set_range(part);
+            }
+        }
+        self.leave_unknown_out();
+        self.n = self.n.wrapping_add(self.popcount() - before);
     }
 
     /// Clears a hinted range from B, and its chunks from K where C asks for it (QEMU: qemu_guest_free_page_hint()). Returns how many bits

@@ -71,3 +71,51 @@ impl Run {
         ctx.costs.element_ns
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::testing::Desk;
+    use crate::event::MigrationStatus;
+    use crate::lock::Locks;
+    use crate::migration::pace::MigrationOptions;
+
+    const DELAY_NS: u64 = 50_000;
+    const P: Pfn = Pfn(3);
+
+    #[test]
+    fn a_request_takes_its_time_and_then_a_move() {
+        let (mut run, mut desk) = (Run::new(MigrationStatus::PostcopyActive, MigrationOptions::default(), false), Desk::new(&[]));
+        run.post.returning.ask(P, &desk.ctx());
+        assert!(run.post.returning.carries(P) && !run.post.has_work());
+        let mut ctx = desk.ctx();
+        assert_eq!(run.return_path_next(&ctx), Next::Sleep(DELAY_NS));
+        ctx.now_ns = DELAY_NS;
+        assert_eq!(run.return_path_next(&ctx), Next::Do(Move::on(EventKind::ReturnRequest, PageRange::page(P))));
+        run.return_path_step(&mut ctx);
+        assert_eq!((run.post.request(), run.return_path_next(&ctx)), (Some(P), Next::Idle));
+        assert_eq!(desk.take_events(), [Event::ReturnRequest { pfn: P }]);
+    }
+
+    #[test]
+    fn a_request_is_queued_under_its_mutex() {
+        let (mut run, mut desk) = (Run::new(MigrationStatus::PostcopyActive, MigrationOptions::default(), false), Desk::new(&[]));
+        desk.locks = Locks::new(true);
+        run.post.returning.ask(P, &desk.ctx());
+        let mut ctx = desk.ctx();
+        ctx.now_ns = DELAY_NS;
+        let lock = LockId::PageRequests;
+        assert_eq!(run.return_path_next(&ctx), Next::Lock(lock));
+        run.return_path_step(&mut ctx);
+        run.return_path_step(&mut ctx);
+        assert_eq!(desk.take_events(), [Event::LockTake { lock }, Event::ReturnRequest { pfn: P }, Event::LockRelease { lock }]);
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_gone_with_the_link() {
+        let (mut run, mut desk) = (Run::new(MigrationStatus::PostcopyActive, MigrationOptions::default(), false), Desk::new(&[]));
+        run.post.returning.ask(P, &desk.ctx());
+        run.post.cut();
+        assert_eq!(run.return_path_next(&desk.ctx()), Next::Idle);
+    }
+}

@@ -319,7 +319,7 @@ impl Run {
             Op::SetPaused => self.change(MigrationStatus::PreSwitchover, ctx),
             Op::SavePackage => {
                 if self.healthy() {
-                    self.send_discards();
+                    self.send_discards(parts.accel.host_page(), ctx.faults);
                     self.note_needs(parts.notifier.ring_pages());
                     let (id, state) = (parts.notifier.saved_cmd_id(), parts.notifier.saved_state(ctx));
                     self.wire.push(Record::Device { id, state, start: self.stopped_vm });

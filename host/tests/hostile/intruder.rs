@@ -21,7 +21,7 @@ pub(crate) struct Guest {
 }
 
 /// Where the rings of a queue are: descriptors, available, used.
-fn rings(queue: u16) -> [u64; 3] {
+pub(crate) fn rings(queue: u16) -> [u64; 3] {
     let base = 0x10_0000 + u64::from(queue) * 0x1_0000;
     [base, base + 0x6000, base + 0xa000]
 }

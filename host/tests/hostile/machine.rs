@@ -1,6 +1,6 @@
 //! The whole host, and what must hold after each of its moves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use host::balloon::{BalloonOptions, Format, IothreadOption, Machine as Board, Numbering, Profile, Protocol, Walk, Words};
 use host::devices::DeviceOptions;
@@ -14,9 +14,11 @@ use host::step::{Costs, Ctx, Move, Next, Watch};
 use host::vmm::{Command, Vmm, VmmOptions};
 use wire::balloon::{feature, seed_feature};
 use wire::platform::{PAGE_SHIFT, PAGE_SIZE, RAM_BYTES_MIN};
-use wire::virtio::feature as virtio;
+use wire::virtio::{feature as virtio, mmio};
+use wire::vring;
 
 use crate::draw::Draw;
+use crate::intruder::rings;
 
 pub(crate) const RAM_BYTES: u64 = RAM_BYTES_MIN;
 pub(crate) const QUEUES: u16 = 5;
@@ -45,11 +47,13 @@ pub(crate) struct Counts {
     pub(crate) resets: u64,
     /// Migrations that were started.
     pub(crate) migrations: u64,
+    /// Heads of all queues that were seen to be taken and returned.
+    pub(crate) returned: u64,
 }
 
 impl Counts {
     pub(crate) fn add(&mut self, more: &Counts) {
-        let Counts { moves, accesses, elements, told, broken, rounds, hints, discards, resets, migrations } = more;
+        let Counts { moves, accesses, elements, told, broken, rounds, hints, discards, resets, migrations, returned } = more;
         for (sum, more) in [
             (&mut self.moves, moves),
             (&mut self.accesses, accesses),
@@ -61,10 +65,37 @@ impl Counts {
             (&mut self.discards, discards),
             (&mut self.resets, resets),
             (&mut self.migrations, migrations),
+            (&mut self.returned, returned),
         ] {
             *sum += more;
         }
     }
+}
+
+/// Heads that the device has taken and not returned, by queue.
+#[derive(Debug, Default)]
+struct Held {
+    heads: BTreeMap<u16, Vec<u16>>,
+    /// The guest has let the device write where rings are: what stands there says nothing any more, until the next reset.
+    blurred: bool,
+    /// The queues were reset in this move.
+    skip: bool,
+}
+
+/// Where a queue stands before a move.
+#[derive(Debug)]
+struct Standing {
+    queue: u16,
+    taken: u16,
+    returned: u16,
+    /// Exposed and not taken.
+    heads: Vec<u16>,
+}
+
+/// Pages in which the guest has its rings.
+fn rings_pages() -> impl Iterator<Item = u64> {
+    let end = rings(QUEUES)[0];
+    (rings(0)[0] >> PAGE_SHIFT)..(end >> PAGE_SHIFT)
 }
 
 /// A host, and what is known of it.
@@ -81,6 +112,7 @@ pub(crate) struct Machine {
     protocol: Protocol,
     /// The head of the hint queue that the iothread has in hand.
     in_hand: Option<u16>,
+    held: Held,
     /// Queues that were taken out of service with elements out: their numbers do not add up until the next reset.
     stale: BTreeSet<u16>,
     /// Pages that the guest has let the device write.
@@ -164,6 +196,7 @@ impl Machine {
             counts: Counts::default(),
             protocol: options.balloon.protocol,
             in_hand: None,
+            held: Held::default(),
             stale: BTreeSet::new(),
             granted: BTreeSet::new(),
             tangled: false,
@@ -226,6 +259,7 @@ impl Machine {
         if write.is_some() {
             self.note_stale(offset, write);
         }
+        let heads = self.exposed_heads();
         let read = self.with(Actor::Vcpu(0), |vmm, ctx| {
             locks.iter().for_each(|lock| ctx.lock(*lock));
             let read = match write {
@@ -240,6 +274,7 @@ impl Machine {
         });
         self.vmm.balloon.take_irq();
         self.look();
+        self.account(&heads);
         read
     }
 
@@ -257,13 +292,19 @@ impl Machine {
 
     /// A queue that is taken out of service under elements that the device holds: they are nobody's then.
     fn note_stale(&mut self, offset: u64, write: Option<u32>) {
-        if offset == wire::virtio::mmio::QUEUE_READY && write.is_some() {
+        if offset != mmio::QUEUE_READY || write.is_none() {
+            return;
+        }
+        // One that is made live for the first time has none out.
+        let ready = self.with(Actor::Vcpu(0), |vmm, ctx| vmm.balloon.mmio_read(mmio::QUEUE_READY, 4, ctx));
+        if ready != 0 {
             self.stale.extend(self.vmm.balloon.transport().ready_queues());
         }
     }
 
     fn reset_queues(&mut self) {
         self.stale.clear();
+        self.held = Held { skip: true, ..Held::default() };
         // What the iothread has in hand was taken from another queue than the one that is set up next.
         self.stale.extend(self.in_hand.is_some().then_some((0..QUEUES).collect::<Vec<_>>()).into_iter().flatten());
         // That is still returned, and its pages unmapped.
@@ -314,6 +355,7 @@ impl Machine {
         }
         self.grant();
         let allowed = self.writable();
+        let heads = self.exposed_heads();
         let first = self.events.len();
         let cost = self.with(actor, |vmm, ctx| match actor {
             // Many pages at once, as the world does.
@@ -340,6 +382,7 @@ impl Machine {
         self.vmm.d.mark_device_write(&written, &self.faults);
         self.vmm.balloon.take_irq();
         self.look();
+        self.account(&heads);
         true
     }
 
@@ -363,6 +406,63 @@ impl Machine {
         let transport = self.vmm.balloon.transport();
         let areas = transport.ready_queues().filter_map(|index| transport.queue(index).used_area());
         areas.flat_map(|(address, bytes)| address >> PAGE_SHIFT..=(address + bytes - 1) >> PAGE_SHIFT).collect()
+    }
+
+    // ---- heads
+
+    /// Returns whether the rings of a queue are where the guest puts them, and hold what the guest and the device wrote there on purpose.
+    fn is_plain(&self, queue: u16) -> bool {
+        !self.tangled && !self.held.blurred && !self.stale.contains(&queue)
+    }
+
+    /// Returns where each queue stands, and the heads that it has before it.
+    fn exposed_heads(&mut self) -> Vec<Standing> {
+        self.held.blurred |= rings_pages().any(|page| self.granted.contains(&page));
+        let transport = self.vmm.balloon.transport();
+        let plain = transport.ready_queues().filter(|index| self.is_plain(*index));
+        let standing = plain.map(|index| {
+            let queue = transport.queue(index);
+            let (taken, returned) = queue.indices();
+            let ahead = queue.exposed(&self.ram).wrapping_sub(taken).min(queue.size());
+            let slot = |n: u16| rings(index)[1] + vring::AVAIL_RING + 2 * u64::from(taken.wrapping_add(n) % queue.size());
+            let heads = (0..ahead).map(|n| self.ram.read_u16(slot(n))).collect();
+            Standing { queue: index, taken, returned, heads }
+        });
+        standing.collect()
+    }
+
+    /// Notes which heads a move has taken, and looks at those that it has returned: each was taken, and not returned before.
+    fn account(&mut self, before: &[Standing]) {
+        if std::mem::take(&mut self.held.skip) {
+            return;
+        }
+        for Standing { queue: index, taken, returned, heads } in before {
+            let ready = self.vmm.balloon.transport().ready_queues().any(|ready| ready == *index);
+            if !ready || !self.is_plain(*index) {
+                self.held.heads.remove(index);
+                continue;
+            }
+            let queue = self.vmm.balloon.transport().queue(*index);
+            let ((now_taken, now_returned), size) = (queue.indices(), queue.size());
+            let held = self.held.heads.entry(*index).or_default();
+            match now_taken.wrapping_sub(*taken) {
+                on if on <= size => held.extend(heads.iter().take(usize::from(on))),
+                // The statistics buffer is put back when the VM stops, and is taken again.
+                back => held.truncate(held.len().saturating_sub(usize::from(back.wrapping_neg()))),
+            }
+            for n in 0..now_returned.wrapping_sub(*returned) {
+                let slot = rings(*index)[2] + vring::USED_RING + vring::USED_ELEM_BYTES * u64::from(returned.wrapping_add(n) % size);
+                let head = self.ram.read_u32(slot);
+                let held = self.held.heads.entry(*index).or_default();
+                match held.iter().position(|other| u32::from(*other) == head) {
+                    Some(at) => {
+                        held.remove(at);
+                        self.counts.returned += 1;
+                    }
+                    None => drop(self.wrong.get_or_insert(format!("queue {index}: head {head} is returned, and was not taken"))),
+                }
+            }
+        }
     }
 
     // ---- what must hold
@@ -439,8 +539,10 @@ impl Machine {
     pub(crate) fn settle(&mut self) -> Result<(), String> {
         self.push(Command::Cancel);
         self.push(Command::Cont);
+        let mut rests = false;
         for _ in 0..200_000 {
-            if !ACTORS.into_iter().any(|actor| self.moves(actor)) {
+            rests = !ACTORS.into_iter().any(|actor| self.moves(actor));
+            if rests {
                 break;
             }
             for actor in ACTORS {
@@ -450,8 +552,16 @@ impl Machine {
             }
             self.check()?;
         }
+        if !rests {
+            // Where a used ring lies in an available ring, what the device returns is exposed to it anew, for ever; and an element that is a list of
+            // addresses may have a million of them, one move each.
+            let may_be_long = self.tangled || self.protocol == Protocol::Addresses;
+            let waits = ACTORS.map(|actor| format!("{actor} {:?}", self.with(actor, |vmm, ctx| vmm.next(actor, false, ctx))));
+            return if may_be_long { Ok(()) } else { Err(format!("nothing comes to rest: {}", waits.join(", "))) };
+        }
         if let Some(lock) = LockId::ALL.into_iter().find(|lock| self.locks.holder(*lock).is_some()) {
-            return Err(format!("{} is held at rest", lock.name()));
+            let holder = self.locks.holder(lock).expect("it is held");
+            return Err(format!("{} is held at rest by {holder}", lock.name()));
         }
         if let Some(head) = self.in_hand.filter(|_| !matches!(self.protocol, Protocol::Requests(_))) {
             return Err(format!("head {head} was never returned"));

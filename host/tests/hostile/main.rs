@@ -4,7 +4,8 @@
 //! accesses of any width; in between the host's threads move in any order, migrations come and go, and the operator does what operators do.
 //! [`machine::Machine`] has the whole host, and looks after each move at what must hold.
 //!
-//! The environment variable `LOSTPAGE_HOSTILE_OPS` says how many operations of guests are made; 300,000 without it.
+//! The environment variable `LOSTPAGE_HOSTILE_OPS` says how many operations of guests are made; 300,000 without it. With `LOSTPAGE_HOSTILE_GUEST` the guest
+//! of that number does its worst alone: a failure names it.
 
 mod draw;
 mod intruder;
@@ -44,6 +45,10 @@ fn attack(seed: u64, faults: &[Fault]) -> Result<Counts, String> {
 
 #[test]
 fn a_hostile_guest_breaks_its_device_at_most() {
+    if let Ok(guest) = std::env::var("LOSTPAGE_HOSTILE_GUEST") {
+        let seed = guest.parse().expect("LOSTPAGE_HOSTILE_GUEST is a number");
+        return println!("guest {seed}: {:#?}", attack(seed, &[]).unwrap_or_else(|wrong| panic!("{wrong}")));
+    }
     let ops = std::env::var("LOSTPAGE_HOSTILE_OPS").map_or(OPS, |text| text.parse().expect("LOSTPAGE_HOSTILE_OPS is a number"));
     let mut counts = Counts::default();
     for seed in 0..ops.div_ceil(OPS_PER_GUEST) {
@@ -54,7 +59,7 @@ fn a_hostile_guest_breaks_its_device_at_most() {
     }
     println!("{} operations by guests: {counts:#?}", ops.next_multiple_of(OPS_PER_GUEST));
     // A guest that never gets anywhere is harmless.
-    let Counts { moves, elements, told, broken, rounds, hints, discards, resets, migrations, .. } = counts;
+    let Counts { moves, elements, told, broken, rounds, hints, discards, resets, migrations, returned, .. } = counts;
     for (what, count) in [
         ("moves", moves),
         ("hint elements", elements),
@@ -65,6 +70,7 @@ fn a_hostile_guest_breaks_its_device_at_most() {
         ("discards", discards),
         ("resets", resets),
         ("migrations", migrations),
+        ("returned heads", returned),
     ] {
         assert!(count > ops / 100_000, "{count} {what} in {ops} operations");
     }

@@ -118,6 +118,8 @@ pub enum Action {
         page: PageName,
         /// How many.
         pages: u64,
+        /// It first gets the log of their slots, and merges it for everybody: a display's refresh.
+        sync: bool,
     },
     /// A stray element on the hint queue that repeats the current id, as a duplicated or delayed buffer would be (by a vCPU).
     RepeatId,

@@ -63,7 +63,16 @@ static IOMMU: Table = Table {
 
 static CLEAR_LOG: Table = Table {
     title: "`clear_log`",
-    keys: &[key("page", "The first page.", Kind::Page).required(), key("pages", "How many pages.", Kind::Integer(PAGES)).default("1")],
+    keys: &[
+        key("page", "The first page.", Kind::Page).required(),
+        key("pages", "How many pages.", Kind::Integer(PAGES)).default("1"),
+        key(
+            "sync",
+            "It gets the log of their slots first, and merges it for everybody, as a display that refreshes; needs the big lock.",
+            Kind::Flag,
+        )
+        .default("false"),
+    ],
 };
 
 /// A monitor command that is a table.

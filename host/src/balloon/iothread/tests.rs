@@ -461,3 +461,24 @@ fn a_forked_device_moves_on_its_own() {
     assert_ne!(fork, rig.device);
     assert_eq!(fork.saved_cmd_id(), CmdId(0));
 }
+
+#[test]
+fn an_open_round_spins_on_an_empty_queue_until_it_ends() {
+    let mut rig = Rig::up(Profile::Qemu, &[]);
+    assert!(!rig.device.iothread_spins());
+    rig.notify(PrecopyReason::AfterBitmapSync, true);
+    rig.send(&[Buf::Word(ID.0)]);
+    assert!(rig.device.iothread_spins(), "nothing is hinted, and it looks");
+    rig.send(&[Buf::Word(0)]);
+    assert!(!rig.device.iothread_spins());
+}
+
+#[test]
+fn an_id_of_two_bytes_breaks_the_device_and_its_thread_spins_on() {
+    let mut rig = Rig::up(Profile::Qemu, &[]).in_status(HintStatus::Start);
+    rig.send(&[Buf::Read(0x300 << 12, 2)]);
+    assert!(rig.device.iothread_spins());
+    rig.notify(PrecopyReason::BeforeBitmapSync, true);
+    while rig.iothread_step() {}
+    assert!(!rig.device.iothread_spins());
+}
