@@ -37,6 +37,8 @@ pub struct Destination {
     seed: u64,
     /// Memory that nothing arrived for is zero.
     zeroed: bool,
+    /// Memory that is not plugged: zero as well.
+    empty: Vec<PageRange>,
     status: DestinationStatus,
     cmd_id: Option<CmdId>,
     device: Option<LoadedDevice>,
@@ -79,11 +81,12 @@ impl Part {
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, zeroed, status, cmd_id, device, received, placed, store } = self;
+        let Self { seed, zeroed, empty, status, cmd_id, device, received, placed, store } = self;
         let data = store.iter().flatten().flat_map(|part| &part.pages).flatten().count();
         f.debug_struct("Destination")
             .field("seed", seed)
             .field("zeroed", zeroed)
+            .field("empty", empty)
             .field("status", status)
             .field("cmd_id", cmd_id)
             .field("device", device)
@@ -101,6 +104,7 @@ impl Destination {
         Self {
             seed,
             zeroed: false,
+            empty: Vec::new(),
             status: DestinationStatus::Incoming,
             cmd_id: None,
             device: None,
@@ -127,12 +131,12 @@ impl Destination {
 
     /// Memory that is not plugged is empty, whatever stood there (QEMU: virtio_mem_restore_unplugged()).
     pub(crate) fn unplug(&mut self, ranges: &[PageRange]) {
-        ranges.iter().for_each(|range| self.placed.set_range(*range));
+        self.empty = ranges.to_vec();
     }
 
     /// Adds its state to a hash: what it is to start with, and all that has arrived.
     pub(crate) fn fold(&mut self, fold: &mut Fold) {
-        let Self { seed: _, zeroed: _, status, cmd_id, device, received, placed, store } = self;
+        let Self { seed: _, zeroed: _, empty: _, status, cmd_id, device, received, placed, store } = self;
         fold.add_part(Tag::DestinationStatus, &(*status, *cmd_id));
         if let Some(device) = device {
             device.fold(fold);
@@ -176,7 +180,7 @@ impl Destination {
     /// # Panics
     /// When there is no such page.
     pub fn page(&self, pfn: Pfn) -> PageBytes {
-        if !self.placed.test(pfn) && !self.zeroed {
+        if self.is_garbage(pfn) {
             return self.garbage(pfn);
         }
         self.contents(pfn).map_or(ZERO_PAGE, |contents| *contents.bytes())
@@ -184,11 +188,15 @@ impl Destination {
 
     /// Returns whether the page's contents equal the source's, without copying more than needed.
     pub fn equals(&self, pfn: Pfn, ram: &GuestRam) -> bool {
-        if !self.placed.test(pfn) && !self.zeroed {
+        if self.is_garbage(pfn) {
             let same = |(source, word): (&[u8], u64)| source == word.to_le_bytes();
             return !ram.is_zero(pfn) && ram.page(pfn).chunks_exact(8).zip(self.garbage_words(pfn)).all(same);
         }
         self.contents(pfn).map_or_else(|| ram.is_zero(pfn), |contents| *contents.bytes() == ram.page(pfn))
+    }
+
+    fn is_garbage(&self, pfn: Pfn) -> bool {
+        !self.placed.test(pfn) && !self.zeroed && !self.empty.iter().any(|range| range.contains(pfn))
     }
 
     /// Returns the hash of the contents that arrived for a page, which is kept: `None` where zeros arrived, or nothing.

@@ -903,6 +903,11 @@ faults! {
             "the buffer is appended to the snapshot",
             "the snapshot is reported as complete, and cannot be loaded"],
         fix: "the stream is flushed before its buffer is taken" },
+    /// A part of a block is populated only as far as it is long.
+    PopulatedInPart { name: "populated-in-part", id: "S02", source: "QEMU f7b9dcfbcf (6.2), fixed in 8.0 by 5f19a44919",
+        mechanism: "the loop that populates memory before it is protected ends at the part's length, not at the part's end: of a plugged part that lies within its RAM block the end, or all, stays unpopulated, and the protection skips it", effect: Loss,
+        steps: ["P is in the second of two virtio-mem blocks, of which the first is not plugged; nobody has touched it", "the loop begins at the part's offset, which is not below its length: nothing is populated, and P is not protected", "the guest writes P, and P is saved with what was written after the snapshot's moment"],
+        fix: "the loop ends at offset plus length" },
 
     // ---- locks: not in the catalogue's sections, from the history of QEMU's migration
     /// RCU's grace period is waited for with the big lock.
@@ -915,11 +920,6 @@ faults! {
         mechanism: "the end of the last slice waits for a grace period of RCU inside of an RCU section of its own", effect: Deadlock,
         steps: ["the migration thread enters an RCU section to send what is left", "all is sent: the bitmaps are to be freed once every section that began before has ended", "its own never ends: it waits for itself, with the big lock"],
         fix: "the section ends first" },
-    /// A part of a block is populated only as far as it is long.
-    PopulatedInPart { name: "populated-in-part", id: "S02", source: "QEMU f7b9dcfbcf (6.2), fixed in 8.0 by 5f19a44919",
-        mechanism: "the loop that populates memory before it is protected ends at the part's length, not at the part's end: of a plugged part that lies within its RAM block the end, or all, stays unpopulated, and the protection skips it", effect: Loss,
-        steps: ["P is in the second of two virtio-mem blocks, of which the first is not plugged; nobody has touched it", "the loop begins at the part's offset, which is not below its length: nothing is populated, and P is not protected", "the guest writes P, and P is saved with what was written after the snapshot's moment"],
-        fix: "the loop ends at offset plus length" },
 
     // ---- 3J: other VMMs
     /// A snapshot is taken when the round of hints begins.

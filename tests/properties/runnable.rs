@@ -156,7 +156,7 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 specs,
                 vec(injection(ram_bytes, vcpus, orders.clone(), names.clone(), verifies), 0..6),
                 prop_oneof![5 => Just(Vec::new()), 1 => vec(chain(names), 1..3)],
-                (costs(), Just(orders), prop::option::weighted(if profile == Profile::Qemu { 0.2 } else { 0.0 }, plugged())),
+                (costs(), Just(orders), prop::option::weighted(0.2, plugged())),
             )
         })
         .prop_map(move |(guest, host, migration, pages, injections, chains, (costs, orders, plugged))| {
@@ -191,7 +191,8 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                     *pages = (*pages).min(room(&scenario.pages[page], &orders, scenario.guest.ram_bytes / PAGE_SIZE));
                 }
             }
-            plugged.into_iter().for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
+            // It is QEMU's.
+            plugged.into_iter().filter(|_| profile == Profile::Qemu).for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
             make_consistent(&mut scenario, &orders);
             scenario
         })
@@ -227,6 +228,7 @@ fn add_virtio_mem(scenario: &mut Scenario, plugged: Plugged) {
     }
     for (trigger, pages) in resizes {
         let action = Action::Monitor(Command::ResizeMem { pages: pages.min(mem.pages) });
+        let trigger = Trigger { delay_insns: 0, ..trigger };
         scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger, before: Vec::new() });
     }
     scenario.host.virtio_mem = Some(mem);

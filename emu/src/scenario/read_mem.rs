@@ -16,9 +16,10 @@ impl<'d> Reader<'d> {
     pub(super) fn virtio_mem(&mut self, host: &Fields<'d>) -> Option<VirtioMem> {
         let fields = host.get("virtio_mem").and_then(|value| self.fields(table_of(host, "virtio_mem"), value))?;
         let block = self.size(&fields, "block").unwrap_or(BLOCK_BYTES);
-        let size = self.size(&fields, "size")?;
-        let memslot = self.size(&fields, "memslot").unwrap_or(size);
+        let (size, memslot) = (self.size(&fields, "size"), self.size(&fields, "memslot"));
         let plugged = self.several(&fields, "plugged");
+        let size = size?;
+        let memslot = memslot.unwrap_or(size);
         let text = |bytes| units::format(bytes, units::SIZES);
         for (key, bytes) in [("size", size), ("memslot", memslot)] {
             if !bytes.is_multiple_of(block) {

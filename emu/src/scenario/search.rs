@@ -162,7 +162,7 @@ impl Scenario {
 
     /// Returns the scenario with one value drawn from each list, which leaves nothing to vary. All indices below
     /// [`Scenario::variants_count`] give all combinations; the first list turns fastest, and those without a fault come first. Two variants
-    /// are alike where a value has no meaning beside another, as a chunk has none without manual clear.
+    /// are alike where a value has no meaning beside another, as a chunk has none without manual clear; and nobody is limited without rings.
     pub fn variant(&self, index: u64) -> Scenario {
         let count = self.variants_count();
         assert!(index < count, "variant {index} of {count}");
@@ -182,6 +182,7 @@ impl Scenario {
         if host.dirty_log == DirtyLog::ManualClear {
             host.chunk_shift = vary.chunk_shift.get(chunk_shift).copied().unwrap_or(host.chunk_shift);
         }
+        variant.migration.limit.on &= host.dirty_log == DirtyLog::Ring;
         host.hint_queue_size = vary.hint_queue_size.get(hint_queue_size).copied().unwrap_or(host.hint_queue_size);
         host.queue_size = vary.queue_size.get(queue_size).copied().unwrap_or(host.queue_size);
         guest.vcpus = vary.vcpus.get(vcpus).copied().unwrap_or(guest.vcpus);

@@ -79,6 +79,8 @@ impl World {
             true => vmm.migration.write_fault(pfn, ctx),
             false => vmm.page_fault(pfn, ctx),
         });
+        // What is not plugged is there at once.
+        self.land();
         self.state.vcpus[cpu].pending = Pending::Missing { pfn };
         self.costs.exit_ns
     }

@@ -52,6 +52,8 @@ impl Vmm {
             self.balloon.reset(ctx);
         }
         self.devices.reset(&mut self.d, ctx);
+        // QEMU: virtio_mem_system_reset_hold(). Differs: no driver asks for the operator's size again when it is up.
+        self.devices.resize_mem(0, self.migration.status().is_running(), ctx);
         if self.accel.has_slot_at(PAM) {
             self.track(TrackingCommand::TogglePam, ctx);
         }

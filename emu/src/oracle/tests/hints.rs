@@ -391,7 +391,9 @@ fn memory_that_is_not_plugged_need_not_arrive_and_is_not_sent() {
             bench.host.n -= 8;
         }
         if written {
-            (16..24).for_each(|pfn| drop(bench.write(p(pfn), CPU)));
+            for pfn in 16..24 {
+                bench.write(p(pfn), CPU);
+            }
         }
         bench.send_all();
         bench.complete();
