@@ -345,6 +345,7 @@ impl Run {
     }
 
     /// A page was placed: who waits for it goes on. QEMU: postcopy_place_page(). A page that is there cannot be placed: the destination gives up.
+    /// [`Fault::HostPageInParts`]: what comes of a page of the host's that is there waits for the rest of it, which does not come.
     pub(crate) fn land(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
         if self.post.loading.is_some() {
             self.post.asked.remove(&pfn);
@@ -353,7 +354,7 @@ impl Run {
         if missing.clear(pfn) {
             self.post.asked.remove(&pfn);
             self.post.landing.placed.push(pfn);
-        } else {
+        } else if self.post.host_page <= 1 || !ctx.faults.on(Fault::HostPageInParts) {
             ctx.crash(format!("UFFDIO_COPY of page {pfn}: it is there already"));
         }
     }
