@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::fault::Fault;
 
 use super::{Found, Museum, Searches};
-use crate::museum::{BLOCK_LEN, First, Hunted, Row, STRATEGIES, verdict_of};
+use crate::museum::{BLOCK_LEN, First, Hunted, Row, STRATEGIES, UNFOUND, verdict_of};
 use crate::outcome::Verdict;
 use crate::report::{WIDTH, counted, github, wrap};
 use crate::search::block::Signature;
@@ -148,8 +148,8 @@ fn hunts(museum: &Museum, searches: &Searches) -> String {
     let schedules = counted(searches.schedules, "schedule");
     let legend = format!(
         "Searches from {}{turns}: the number of the first schedule of each strategy that found it, of {schedules} each from seed {}. What is found \
-         without a fault counts for none. A search ends when its fault has been seen as what it is, with its turn of {BLOCK_LEN} schedules; it starts from the \
-         scenarios alone in which the search without a fault asked for it. Time stands still in a search, so none is about a stall.",
+         without a fault counts for none, and a search without a fault gives each scenario and variant a turn. A search ends when its fault has been seen as what it is, with its turn of {BLOCK_LEN} schedules; it starts from the \
+         scenarios and variants alone in which the search without a fault asked for it. Time stands still in a search, so none is about a stall.",
         from.join(", "),
         museum.seed
     );
@@ -208,6 +208,10 @@ fn holes(museum: &Museum) -> String {
     }
     if let Some(searches) = &museum.searches {
         said += &listed("faults of which no search found anything", &names(searches.unfound()));
+        let reasons = UNFOUND.iter().filter(|(fault, _)| searches.unfound().contains(fault) || searches.unreached.contains(fault));
+        for (fault, reason) in reasons {
+            said += &format!("    {}\n", wrap(&format!("{}: {reason}", fault.name()), WIDTH - 6).join("\n      "));
+        }
         said += &listed("faults that searches found, but never as what they are", &names(searches.never_as_such()));
         said += &listed("faults of the host that no neutral scenario asks for", &names(searches.unreached.clone()));
     }
