@@ -61,7 +61,8 @@ impl Neutral {
     /// Returns the variants that ask for a fault, as far as that is known.
     fn asking(&self, fault: Option<Fault>) -> Vec<u64> {
         let asks = |variant: &u64| match (&self.asks, fault) {
-            (Some(asks), Some(fault)) => asks[*variant as usize].contains(fault),
+            // None is known where the search without a fault fell over.
+            (Some(asks), Some(fault)) => asks.get(*variant as usize).is_some_and(|asks| asks.contains(fault)),
             (None, _) | (_, None) => true,
         };
         (0..self.variants()).filter(asks).collect()
