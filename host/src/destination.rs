@@ -165,6 +165,11 @@ impl Destination {
         &self.received
     }
 
+    /// Returns which of 64 pages, those from 64 times `at` on, have come and are in memory.
+    pub fn there_word(&self, at: usize) -> u64 {
+        self.received.word(at) & self.placed.word(at)
+    }
+
     /// Returns whether the page has come, and is in memory: who touches it does not have to wait.
     pub fn is_there(&self, pfn: Pfn) -> bool {
         self.received.test(pfn) && self.placed.test(pfn)

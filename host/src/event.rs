@@ -643,10 +643,6 @@ events! {
     ChannelFlush { channels: u32 } = "channel.flush",
     #[doc = "All memory is write-protected: the snapshot is of this moment."]
     SnapshotStart = "snapshot.start",
-    #[doc = "Guest: the kernel is about to ask the machine for a reset."]
-    GuestRestart = "guest.restart",
-    #[doc = "Main loop: every device is reset; vCPUs and memory follow with the same move. QEMU: qemu_system_reset()."]
-    MachineReset = "machine.reset",
     #[doc = "The source's return path thread takes a request for a page off the connection, and queues it for the migration thread."]
     ReturnRequest { pfn: Pfn } = "return.request",
     #[doc = "Memory of a virtio-mem device is plugged (QEMU: virtio_mem_set_block_state())."]
@@ -665,6 +661,10 @@ events! {
     LimitPenalty { cpu: u8, us: u64 } = "limit.penalty",
     #[doc = "A vCPU whose ring was full begins to sleep."]
     LimitSleep { cpu: u8, us: u64 } = "limit.sleep",
+    #[doc = "Guest: the kernel is about to ask the machine for a reset."]
+    GuestRestart = "guest.restart",
+    #[doc = "Main loop: every device is reset; vCPUs and memory follow with the same move. QEMU: qemu_system_reset()."]
+    MachineReset = "machine.reset",
 }
 
 impl Event {

@@ -781,7 +781,8 @@ impl Vmm {
             }
             Command::PostcopyRam { on } => {
                 // The capability is the process's: it holds for the last migration's cleanup and for the next migration.
-                if self.migration.set_postcopy(on) {
+                let excluded = self.options.modes.snapshot || self.options.encoding.refused(true).is_some();
+                if !(on && excluded) && self.migration.set_postcopy(on) {
                     self.options.modes.postcopy = on;
                 }
                 ctx.costs.state_ns

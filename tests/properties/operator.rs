@@ -7,6 +7,7 @@
 use emu::scenario::model::{Action, Command, Injection, Operation, Profile, Scenario, Trigger};
 use emu::scenario::to_toml;
 use emu::world::{RunOptions, run};
+use host::dirty::command::TrackingCommand;
 use host::event::Actor;
 use host::migration::throttle::{SwitchoverOptions, ThrottleOptions};
 use proptest::collection::vec;
@@ -48,23 +49,37 @@ fn event() -> impl Strategy<Value = Vec<Injection>> {
         Command::Yank,
         Command::PostcopyRam { on: true },
         Command::PostcopyRam { on: false },
+        Command::StartPostcopy,
+        Command::StartPostcopy,
+        Command::Recover,
+        Command::ResetDevice,
+        Command::SystemReset,
     ];
-    let times = prop_oneof![3 => 0..20_000_000u64, 1 => 0..BUSY_NS];
-    let by_word = (times, select(commands)).prop_map(|(at_ns, given)| vec![command(at_ns, given)]);
+    let by_word = (times(), select(commands)).prop_map(|(at_ns, given)| vec![command(at_ns, given)]);
     let resize = (0..BUSY_NS, 0..512u32).prop_map(|(at_ns, pages)| vec![command(at_ns, Command::Balloon { pages })]);
+    let tracking = (times(), select(TrackingCommand::ALL)).prop_map(|(at_ns, given)| vec![command(at_ns, Command::Tracking(given))]);
+    let restarts = vec![Operation::Reboot, Operation::EmergencyRestart];
+    let restart =
+        (times(), select(restarts)).prop_map(|(at_ns, operation)| vec![injection(at_ns, Action::Task(operation), Actor::Vcpu(0))]);
     // The driver comes back in the end.
     let rebind = (0..BUSY_NS, 0..50_000_000u64).prop_map(|(at_ns, away_ns)| {
         let task = |at_ns, operation| injection(at_ns, Action::Task(operation), Actor::Vcpu(0));
         vec![task(at_ns, Operation::Unbind), task(at_ns + away_ns, Operation::Bind)]
     });
-    prop_oneof![12 => by_word, 2 => resize, 1 => rebind]
+    prop_oneof![16 => by_word, 2 => resize, 2 => tracking, 1 => restart, 1 => rebind]
+}
+
+/// Most events fall into the first migration.
+fn times() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => 0..20_000_000u64, 1 => 0..BUSY_NS]
 }
 
 /// Everything goes on: whatever the operator has held up is let go, more than once, for one thing may hold up another.
 fn amends() -> Vec<Injection> {
     let turn = |turn: u64| {
         let at_ns = BUSY_NS + (turn + 1) * 300_000_000;
-        [(0, Command::ResumeLink), (1, Command::Continue), (2, Command::Cont)].map(|(ms, given)| command(at_ns + ms * 1_000_000, given))
+        [(0, Command::ResumeLink), (1, Command::Recover), (2, Command::Continue), (3, Command::Cont)]
+            .map(|(ms, given)| command(at_ns + ms * 1_000_000, given))
     };
     (0..6).flat_map(turn).collect()
 }
@@ -74,13 +89,36 @@ fn harassed() -> impl Strategy<Value = Scenario> {
     (runnable(Profile::Qemu), vec(event(), 1..=events_max()), options).prop_map(
         |(scenario, events, ((pause, auto_converge), trigger, initial))| {
             let mut scenario = Scenario { orders: Vec::new(), ..scenario };
+            let (snapshot, moves) = (scenario.migration.modes.snapshot, scenario.migration.modes.moves());
+            // A limit outlives a migration that is cancelled: docs/findings.
+            scenario.migration.limit.on = false;
             scenario.injections.iter_mut().for_each(|injection| injection.before.clear());
-            scenario.injections.extend(events.into_iter().flatten().chain(amends()));
-            scenario.migration.switchover = SwitchoverOptions { pause, ..SwitchoverOptions::default() };
-            scenario.migration.throttle = ThrottleOptions { auto_converge, trigger, initial, ..ThrottleOptions::default() };
+            scenario.injections.extend(events.into_iter().flatten());
+            live_with_resets(&mut scenario);
+            scenario.injections.extend(amends());
+            // A link that breaks takes what the source has dropped with it: docs/findings.
+            scenario.migration.modes.release_ram = false;
+            scenario.migration.switchover = SwitchoverOptions { pause: pause && !snapshot, ..SwitchoverOptions::default() };
+            scenario.migration.throttle =
+                ThrottleOptions { auto_converge: auto_converge && !snapshot && !moves, trigger, initial, ..ThrottleOptions::default() };
             scenario
         },
     )
+}
+
+/// A driver whose device is reset under it waits for ever: the machine is reset, too, before everything goes on. What a task was given, and what it
+/// would find of it, ends with its kernel.
+fn live_with_resets(scenario: &mut Scenario) {
+    let given = |wanted: Command| scenario.injections.iter().any(|injection| injection.action == Action::Monitor(wanted));
+    let reset_device = given(Command::ResetDevice);
+    let restarted = |injection: &Injection| matches!(injection.action, Action::Task(Operation::Reboot | Operation::EmergencyRestart));
+    let resets = reset_device || given(Command::SystemReset) || scenario.injections.iter().any(restarted);
+    if resets {
+        scenario.injections.retain(|injection| !matches!(injection.action, Action::Task(Operation::Verify { .. })));
+    }
+    if reset_device {
+        scenario.injections.push(command(BUSY_NS + 100_000_000, Command::SystemReset));
+    }
 }
 
 proptest! {

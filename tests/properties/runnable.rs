@@ -152,7 +152,7 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
             (
                 guest(ram_bytes, vcpus, orders.clone(), verifies),
                 host(profile, ram_bytes),
-                migration(names.clone()),
+                migration(profile, names.clone()),
                 specs,
                 vec(injection(ram_bytes, vcpus, orders.clone(), names.clone(), verifies), 0..6),
                 prop_oneof![5 => Just(Vec::new()), 1 => vec(chain(names), 1..3)],
@@ -194,8 +194,36 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
             // It is QEMU's.
             plugged.into_iter().filter(|_| profile == Profile::Qemu).for_each(|plugged| add_virtio_mem(&mut scenario, plugged));
             make_consistent(&mut scenario, &orders);
+            make_modes_consistent(&mut scenario);
             scenario
         })
+}
+
+/// Sees to it that what is drawn goes together, and that what goes over to the destination can end there.
+fn make_modes_consistent(scenario: &mut Scenario) {
+    let given =
+        |scenario: &Scenario, wanted: Command| scenario.injections.iter().any(|injection| injection.action == Action::Monitor(wanted));
+    let migration = &mut scenario.migration;
+    if migration.modes.snapshot {
+        let EncodingOptions { zero_pages, mapped_ram, destination_ram, poisoned, .. } = migration.encoding;
+        migration.encoding = EncodingOptions { zero_pages, mapped_ram, destination_ram, poisoned, ..EncodingOptions::default() };
+        migration.throttle.auto_converge = false;
+    }
+    // What the timer of auto-converge does once the guest has gone over is nobody's model yet.
+    migration.throttle.auto_converge &= !migration.modes.moves();
+    migration.modes.postcopy &= migration.encoding.refused(true).is_none();
+    migration.limit.on &= scenario.host.dirty_log == DirtyLog::Ring && !migration.throttle.auto_converge;
+    // A limit outlives a migration that is cancelled, and what is dropped at the source goes with a link that breaks: docs/findings.
+    scenario.migration.limit.on &= !given(scenario, Command::Cancel);
+    scenario.migration.modes.release_ram &= !given(scenario, Command::BreakLink);
+    let Modes { postcopy, .. } = scenario.migration.modes;
+    scenario.injections.retain(|injection| postcopy || injection.action != Action::Monitor(Command::StartPostcopy));
+    if postcopy {
+        // A link that broke when the guest had gone over is joined again in the end.
+        let late = |at_ns| Trigger { at_ns: Some(at_ns), ..Trigger::default() };
+        let action = Action::Monitor(Command::Recover);
+        scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger: late(4_000_000_000), before: Vec::new() });
+    }
 }
 
 /// Memory that is plugged and unplugged, when to how much, and where in it named pages lie.
@@ -242,6 +270,9 @@ const RANGE_PAGES_MAX: u64 = 100;
 pub(crate) fn mischievous() -> impl Strategy<Value = Scenario> {
     let mischief = prop_oneof![
         Just((Action::Monitor(Command::ResetDevice), Actor::MainLoop)),
+        Just((Action::Monitor(Command::SystemReset), Actor::MainLoop)),
+        Just((Action::Task(Operation::Reboot), Actor::Vcpu(0))),
+        Just((Action::Task(Operation::EmergencyRestart), Actor::Vcpu(0))),
         Just((Action::Task(Operation::Unbind), Actor::Vcpu(0))),
         Just((Action::Task(Operation::Bind), Actor::Vcpu(0))),
         Just((Action::RepeatId, Actor::Vcpu(0))),
@@ -412,14 +443,19 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
     let stats = prop_oneof![2 => Just(0), 1 => 5_000_000..200_000_000u64];
     let devices =
         prop::option::weighted(0.2, 0..5_000_000u64).prop_map(|vhost_log_ack_ns| Devices { vhost_log_ack_ns, ..Devices::default() });
-    (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE), prop::bool::weighted(0.3))).prop_map(
+    // PAM registers are about the memory from 768 KiB on.
+    let slots = prop_oneof![2 => Just(Vec::new()), 1 => Just(vec![0xc0]), 1 => (1..0x700u64).prop_map(|page| vec![page, page + 0x51])];
+    let host_page = prop_oneof![3 => Just(1u16), 1 => (1..=9u32).prop_map(|shift| 1 << shift)];
+    let machine = (slots, host_page, prop::bool::weighted(0.15));
+    let locks = prop::bool::weighted(0.3);
+    (log, features, queues, balloon, stats, (devices, blocks(ram_bytes / PAGE_SIZE), locks, machine)).prop_map(
         move |(
             (dirty_log, chunk_shift, initially_set, ring_shift),
             features,
             (hint_queue_size, queue_size),
             balloon_pages,
             stats_interval_ns,
-            (devices, blocks, all_locks),
+            (devices, blocks, all_locks, (slots, host_page, vfio)),
         )| {
             let manual = dirty_log == DirtyLog::ManualClear;
             Host {
@@ -427,7 +463,11 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 dirty_log,
                 chunk_shift: if manual { chunk_shift } else { Host::CHUNK_SHIFT },
                 initially_set: manual && initially_set,
-                tracking: Tracking { ring_size: 1 << ring_shift, ..Tracking::default() },
+                tracking: Tracking {
+                    ring_size: 1 << ring_shift,
+                    slots: if profile == Profile::Qemu && has_slots(dirty_log) { slots } else { Vec::new() },
+                    ..Tracking::default()
+                },
                 features,
                 queue_numbering: Numbering::Dense,
                 walk: Walk::Naive,
@@ -435,17 +475,24 @@ fn host(profile: Profile, ram_bytes: u64) -> impl Strategy<Value = Host> {
                 queue_size,
                 balloon_pages,
                 stats_interval_ns,
-                host_page: 1,
+                host_page: if profile == Profile::Qemu { host_page } else { 1 },
                 iothread: true,
                 rom: false,
                 acknowledge_on_stop: true,
                 all_locks,
-                devices,
+                devices: Devices { vfio: vfio && profile == Profile::Qemu, ..devices },
                 blocks,
                 virtio_mem: None,
             }
         },
     )
+}
+
+fn has_slots(log: DirtyLog) -> bool {
+    match log {
+        DirtyLog::ManualClear | DirtyLog::GetClears | DirtyLog::Ring => true,
+        DirtyLog::Hvf | DirtyLog::Tcg => false,
+    }
 }
 
 /// RAM blocks, some of which neither begin nor end with a word of the bitmaps; mostly none.
@@ -468,7 +515,7 @@ fn balloon_pages(ram_bytes: u64) -> impl Strategy<Value = u32> {
 }
 
 /// A link that catches up: what an idle guest dirties in a round fits into the downtime.
-fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
+fn migration(profile: Profile, pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
     let ready = Trigger { after: vec![Pattern::Event { kind: EventKind::GuestReady, page: None, nth: 1 }], ..Trigger::default() };
     let start = prop_oneof![
         4 => Just(Some(ready)),
@@ -477,8 +524,14 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
         1 => Just(None),
     ];
     let rates = (25..34u32, any::<bool>(), 25..34u32);
-    (start, rates, 100_000_000..1_000_000_000u64, (encoding(), any::<bool>()), 1..5u32).prop_map(
-        |(start, (bandwidth, limited, limit), downtime_limit_ns, (encoding, complete_before_sync), rounds_min)| Migration {
+    (start, rates, 100_000_000..1_000_000_000u64, (encoding(), any::<bool>(), modes(profile)), 1..5u32).prop_map(
+        |(
+            start,
+            (bandwidth, limited, limit),
+            downtime_limit_ns,
+            (encoding, complete_before_sync, (modes, throttle, switchover, dirty_limit)),
+            rounds_min,
+        )| Migration {
             start,
             bandwidth: 1 << bandwidth,
             max_bandwidth: if limited { 1 << limit } else { 0 },
@@ -486,13 +539,43 @@ fn migration(pages: Vec<PageName>) -> impl Strategy<Value = Migration> {
             encoding,
             rounds_min,
             complete_before_sync,
-            throttle: ThrottleOptions::default(),
-            limit: LimitOptions::default(),
-            switchover: SwitchoverOptions::default(),
+            throttle,
+            limit: dirty_limit,
+            switchover,
             hints_first: false,
-            modes: Modes::default(),
+            modes,
         },
     )
+}
+
+/// What QEMU can beyond plain precopy; others cannot.
+fn modes(profile: Profile) -> impl Strategy<Value = (Modes, ThrottleOptions, SwitchoverOptions, LimitOptions)> {
+    let rate = || prop_oneof![Just(0), (25..34u32).prop_map(|shift| 1u64 << shift)];
+    let postcopy = (rate(), any::<[bool; 2]>()).prop_map(|(max_postcopy_bandwidth, [preempt, release_ram])| Modes {
+        postcopy: true,
+        max_postcopy_bandwidth,
+        preempt,
+        release_ram,
+        ..Modes::default()
+    });
+    let modes = prop_oneof![
+        4 => Just(Modes::default()),
+        2 => Just(Modes { run_on: true, ..Modes::default() }),
+        2 => postcopy,
+        1 => Just(Modes { snapshot: true, ..Modes::default() }),
+    ];
+    let throttle = (prop::bool::weighted(0.3), 1..=100u32, 1..=99u32).prop_map(|(auto_converge, trigger, initial)| ThrottleOptions {
+        auto_converge,
+        trigger,
+        initial,
+        ..ThrottleOptions::default()
+    });
+    let switchover = rate().prop_map(|bandwidth| SwitchoverOptions { pause: false, bandwidth });
+    let limit = prop::bool::weighted(0.3).prop_map(|on| LimitOptions { on, ..LimitOptions::default() });
+    (modes, throttle, switchover, limit).prop_map(move |drawn| match profile {
+        Profile::Qemu => drawn,
+        Profile::Firecracker | Profile::CloudHypervisor => Default::default(),
+    })
 }
 
 fn encoding() -> impl Strategy<Value = EncodingOptions> {
@@ -561,7 +644,15 @@ fn trigger(pages: Vec<PageName>) -> impl Strategy<Value = Trigger> {
 
 fn action(ram_bytes: u64, vcpus: u8, orders: Vec<u8>, pages: Vec<PageName>, verifies: bool) -> BoxedStrategy<(Action, Actor)> {
     let command = prop_oneof![
-        4 => select(vec![Command::Migrate, Command::Cancel, Command::Stop, Command::Cont, Command::BreakLink]),
+        4 => select(vec![
+            Command::Migrate,
+            Command::Cancel,
+            Command::Stop,
+            Command::Cont,
+            Command::BreakLink,
+            Command::StartPostcopy,
+            Command::StartPostcopy,
+        ]),
         1 => balloon_pages(ram_bytes).prop_map(|pages| Command::Balloon { pages }),
     ];
     let monitor = command.prop_map(|command| (Action::Monitor(command), Actor::MainLoop));

@@ -12,7 +12,7 @@ pub(super) use line::Line;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use host::fault::{Effect, Fault};
+use host::fault::{Effect, Fault, FaultSet};
 
 use super::args::{Format, MuseumArguments};
 use super::files::find;
@@ -21,7 +21,7 @@ use super::pool::{self, End};
 use super::run::progress;
 use super::screen::Screen;
 use super::{Engine, Environment, Problem, Status, load, refuse};
-use crate::museum::{BLOCK_LEN, Hunt, Hunted, Matrix, Neutral, Row, STRATEGIES, is_of_merged_host, is_shown};
+use crate::museum::{BLOCK_LEN, Hunt, Hunted, Matrix, Neutral, Row, STRATEGIES, UNFOUND, is_of_merged_host, is_shown};
 use crate::scenario::Scenario;
 use crate::search::Subject;
 use crate::search::strategy::Strategy;
@@ -217,7 +217,8 @@ impl<S: Subject + Copy + Send + 'static> Curator<'_, S> {
         Some(Matrix { rows: self.work(exhibits, Exhibit::row)? })
     }
 
-    /// Searches without a fault, then with each of the host's, from the scenarios that asked for it. Time stands still in a search, so none is about stalls.
+    /// Searches without a fault, then with each of the host's that loses pages or was named, from the scenarios that asked for it. Time stands still in a
+    /// search, so none is about stalls.
     fn searches(&self, neutrals: Vec<(String, Scenario)>) -> Option<Searches> {
         let (names, scenarios): (Vec<String>, Vec<Scenario>) = neutrals.into_iter().unzip();
         let mut neutrals: Vec<Neutral> = scenarios.into_iter().map(Neutral::new).collect();
@@ -225,14 +226,22 @@ impl<S: Subject + Copy + Send + 'static> Curator<'_, S> {
         for first in baseline.iter().filter_map(|(_, hunted)| hunted.as_ref().ok()).flat_map(|hunted| &hunted.found) {
             neutrals[first.neutral].known.insert(first.signature.clone());
         }
-        let asks = |neutral: usize, fault: Fault| {
-            baseline.iter().filter_map(|(_, hunted)| hunted.as_ref().ok()).any(|hunted| hunted.asked[neutral].contains(fault))
+        let asks = |neutral: usize| {
+            let mut asked = Vec::new();
+            for hunted in baseline.iter().filter_map(|(_, hunted)| hunted.as_ref().ok()) {
+                asked.resize(hunted.asked[neutral].len(), FaultSet::default());
+                asked.iter_mut().zip(&hunted.asked[neutral]).for_each(|(all, more)| all.add(*more));
+            }
+            asked
         };
-        let of_host = self.faults().into_iter().filter(|fault| is_of_merged_host(*fault) && fault.effect() != Effect::Stall);
-        let (faults, unreached): (Vec<Fault>, Vec<Fault>) = of_host.partition(|fault| (0..neutrals.len()).any(|at| asks(at, *fault)));
         for (at, neutral) in neutrals.iter_mut().enumerate() {
-            neutral.asks = Some(faults.iter().copied().filter(|fault| asks(at, *fault)).collect());
+            neutral.asks = Some(asks(at));
         }
+        let is_asked = |fault: Fault| neutrals.iter().any(|neutral| neutral.asks.iter().flatten().any(|asks| asks.contains(fault)));
+        let wanted =
+            |fault: &Fault| fault.effect() == Effect::Loss || self.arguments.faults.contains(fault) && fault.effect() != Effect::Stall;
+        let of_host = self.faults().into_iter().filter(|fault| is_of_merged_host(*fault) && wanted(fault));
+        let (faults, unreached): (Vec<Fault>, Vec<Fault>) = of_host.partition(|fault| is_asked(*fault));
         let found = self.hunt(&neutrals, &faults.iter().copied().map(Some).collect::<Vec<_>>())?;
         let schedules = self.arguments.schedules.next_multiple_of(BLOCK_LEN.into());
         Some(Searches { neutrals: names, schedules, baseline, faults: faults.into_iter().zip(found).collect(), unreached })
@@ -305,7 +314,7 @@ impl Museum {
             Status::OwnDefect
         } else if !self.uncaught().is_empty()
             || !self.matrix.unexpected().is_empty()
-            || self.searches.as_ref().is_some_and(|searches| searches.unfound().iter().any(|fault| fault.effect() == Effect::Loss))
+            || self.searches.as_ref().is_some_and(|searches| !searches.missed().is_empty())
         {
             Status::NotAsExpected
         } else {
@@ -318,6 +327,13 @@ impl Searches {
     /// Returns the faults of which no search has found anything.
     fn unfound(&self) -> Vec<Fault> {
         self.which(|_, hunted| hunted.first().is_some())
+    }
+
+    /// Returns the faults that lose pages and should have been found: a search that is shorter than usual says nothing.
+    fn missed(&self) -> Vec<Fault> {
+        let known = |fault: &Fault| UNFOUND.iter().any(|(other, _)| other == fault);
+        let is_whole = self.schedules >= SCHEDULES;
+        self.unfound().into_iter().filter(|fault| is_whole && fault.effect() == Effect::Loss && !known(fault)).collect()
     }
 
     /// Returns those that were found, but never as what they are.

@@ -40,8 +40,8 @@ pub struct Neutral {
     pub scenario: Scenario,
     /// What is found in it without a fault, by any strategy.
     pub known: BTreeSet<Signature>,
-    /// Faults that it asks for; `None`: not known. With a fault it does not ask for, it has no turn.
-    pub asks: Option<FaultSet>,
+    /// Faults that each of its variants asks for; `None`: not known. With a fault that it does not ask for, a variant has no turn.
+    pub asks: Option<Vec<FaultSet>>,
 }
 
 impl Neutral {
@@ -49,6 +49,23 @@ impl Neutral {
     pub fn new(mut scenario: Scenario) -> Self {
         scenario.vary.faults.clear();
         Self { scenario, known: BTreeSet::new(), asks: None }
+    }
+
+    /// Returns how many of its variants are searched.
+    fn variants(&self) -> u64 {
+        /// A search has far fewer blocks.
+        const VARIANTS_MAX: u64 = 1 << 16;
+        self.scenario.variants_count().min(VARIANTS_MAX)
+    }
+
+    /// Returns the variants that ask for a fault, as far as that is known.
+    fn asking(&self, fault: Option<Fault>) -> Vec<u64> {
+        let asks = |variant: &u64| match (&self.asks, fault) {
+            // None is known where the search without a fault fell over.
+            (Some(asks), Some(fault)) => asks.get(*variant as usize).is_some_and(|asks| asks.contains(fault)),
+            (None, _) | (_, None) => true,
+        };
+        (0..self.variants()).filter(asks).collect()
     }
 }
 
@@ -91,8 +108,8 @@ pub struct Hunted {
     pub found: Vec<First>,
     /// Ways to fail that were not known, though their schedules end in the same way without the fault.
     pub without: Vec<First>,
-    /// Faults that were asked for, by neutral scenario.
-    pub asked: Vec<FaultSet>,
+    /// Faults that were asked for, by neutral scenario and variant.
+    pub asked: Vec<Vec<FaultSet>>,
 }
 
 impl Hunted {
@@ -114,7 +131,8 @@ fn is_as_such(signature: &Signature, fault: Fault) -> bool {
 }
 
 impl<S: Subject> Hunt<S> {
-    /// Searches, until the fault's effect has been seen as such; without a fault, to the end of the budget. Blocks are whole, and the same each time.
+    /// Searches, until the fault's effect has been seen as such; without a fault, to the end of the budget, and until all have had a turn. Blocks are whole,
+    /// and the same each time.
     pub fn run(&self) -> Hunted {
         let turns = turns(&self.neutrals, self.fault);
         let options = Options {
@@ -126,12 +144,14 @@ impl<S: Subject> Hunt<S> {
             threads: 1,
             graph: Some(GraphLimits { memory_bytes: self.memory_bytes, saved_bytes: SAVED_BYTES }),
         };
-        let asked: Vec<Arc<Mutex<FaultSet>>> = self.neutrals.iter().map(|_| Arc::default()).collect();
+        let asked: Vec<Vec<Arc<Mutex<FaultSet>>>> =
+            self.neutrals.iter().map(|neutral| (0..neutral.variants()).map(|_| Arc::default()).collect()).collect();
         let explorer = Explorer::new(options, |variant| {
             let turn = turns[variant as usize];
-            Asking::new(self.subject.open(&self.scenario(turn, self.fault)), Arc::clone(&asked[turn.neutral]))
+            Asking::new(self.subject.open(&self.scenario(turn, self.fault)), Arc::clone(&asked[turn.neutral][turn.variant as usize]))
         });
-        let blocks = self.schedules.div_ceil(BLOCK_LEN.into());
+        let all = if self.fault.is_none() { turns.len() as u64 } else { 0 };
+        let blocks = self.schedules.div_ceil(BLOCK_LEN.into()).max(all);
         let mut hunted = Hunted::default();
         let mut seen: Vec<BTreeSet<Signature>> = self.neutrals.iter().map(|neutral| neutral.known.clone()).collect();
         explorer.run(0..blocks, &AtomicBool::new(false), |result| {
@@ -140,7 +160,8 @@ impl<S: Subject> Hunt<S> {
             let over = self.fault.is_some_and(|fault| hunted.first_as_such(fault).is_some());
             if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        hunted.asked = asked.iter().map(|asked| *asked.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        let told = |asked: &Arc<Mutex<FaultSet>>| *asked.lock().unwrap_or_else(PoisonError::into_inner);
+        hunted.asked = asked.iter().map(|variants| variants.iter().map(told).collect()).collect();
         hunted
     }
 
@@ -186,16 +207,13 @@ struct Turn {
     variant: u64,
 }
 
-/// Returns the order of turns: each scenario that asks for the fault as often as any other, and all variants of each.
+/// Returns the order of turns: each scenario that asks for the fault as often as any other, and all of its variants that do.
 fn turns(neutrals: &[Neutral], fault: Option<Fault>) -> Vec<Turn> {
-    /// A search has far fewer blocks.
-    const VARIANTS_MAX: u64 = 1 << 16;
-    let asks = |neutral: &Neutral| neutral.asks.is_none_or(|asks| fault.is_none_or(|fault| asks.contains(fault)));
-    let count = |neutral: &Neutral| neutral.scenario.variants_count().min(VARIANTS_MAX);
-    let counts: Vec<(usize, u64)> =
-        neutrals.iter().enumerate().filter(|(_, neutral)| asks(neutral)).map(|(at, neutral)| (at, count(neutral))).collect();
-    let rounds = counts.iter().map(|(_, count)| *count).max().expect("a scenario to search from");
-    let round = |round: u64| counts.iter().map(move |(neutral, count)| Turn { neutral: *neutral, variant: round % count });
+    let asking: Vec<(usize, Vec<u64>)> =
+        neutrals.iter().map(|neutral| neutral.asking(fault)).enumerate().filter(|(_, variants)| !variants.is_empty()).collect();
+    let rounds = asking.iter().map(|(_, variants)| variants.len()).max().expect("a scenario to search from");
+    let round =
+        |round: usize| asking.iter().map(move |(neutral, variants)| Turn { neutral: *neutral, variant: variants[round % variants.len()] });
     (0..rounds).flat_map(round).collect()
 }
 
@@ -217,11 +235,17 @@ mod tests {
     #[test]
     fn a_scenario_that_does_not_ask_for_a_fault_has_no_turn_with_it() {
         let scenario = crate::scenario::parse("a.toml", "about = \"a\"\n").unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-        let asks = |faults: &[Fault]| Neutral { asks: Some(faults.iter().copied().collect()), ..Neutral::new(scenario.clone()) };
+        let asks = |faults: &[Fault]| Neutral { asks: Some(vec![faults.iter().copied().collect()]), ..Neutral::new(scenario.clone()) };
         let neutrals = [asks(&[Fault::HintKeepsK]), asks(&[Fault::HintNoDone, Fault::HintKeepsK]), Neutral::new(scenario.clone())];
         let of = |fault: Option<Fault>| turns(&neutrals, fault).into_iter().map(|turn| turn.neutral).collect::<Vec<_>>();
         assert_eq!(of(Some(Fault::HintKeepsK)), [0, 1, 2]);
         assert_eq!(of(Some(Fault::HintNoDone)), [1, 2]);
         assert_eq!(of(None), [0, 1, 2]);
+        let text = "about = \"a\"\n[vary]\nvcpus = [1, 2, 3]\n";
+        let varied = crate::scenario::parse("a.toml", text).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        let by_variant = [&[][..], &[Fault::HintNoDone], &[Fault::HintNoDone]].map(|faults| faults.iter().copied().collect());
+        let varied = Neutral { asks: Some(by_variant.to_vec()), ..Neutral::new(varied) };
+        let turns = turns(&[varied, asks(&[Fault::HintNoDone])], Some(Fault::HintNoDone));
+        assert_eq!(turns.iter().map(|turn| (turn.neutral, turn.variant)).collect::<Vec<_>>(), [(0, 1), (1, 0), (0, 2), (1, 0)]);
     }
 }

@@ -34,6 +34,27 @@ pub fn is_shown(name: &str, scenario: &Scenario, fault: Fault) -> bool {
     is_of_merged_host(fault) && of_host() || scenario.witness.contains(&fault) || scenario.faults.contains(&fault)
 }
 
+/// Faults that lose pages and that no search has found from a neutral scenario, by any of [`STRATEGIES`], and why.
+pub const UNFOUND: &[(Fault, &str)] = &[
+    (Fault::BitmapOffByOne, "page 0 has to be a page that somebody writes or leaves alone on purpose; no neutral guest has a reason to"),
+    (Fault::DiscardHostPage, "the searches of the guest with large host pages did not come to where it is asked for"),
+    (Fault::PartialIgnoresDeflate, "the searches of the guest with large host pages did not come to where it is asked for"),
+    (Fault::PartialOutlivesElement, "the searches of the guest with large host pages did not come to where it is asked for"),
+    (Fault::PartialManyBits, "the searches of the guest with large host pages did not come to where it is asked for"),
+    (Fault::InhibitLastWins, "needs a snapshot beside an assigned device, and there is no neutral snapshot"),
+    (Fault::HostPageAsOne, "asked for, but the schedules that were drawn did not show it"),
+    (Fault::ShortBlockByWords, "asked for, but the schedules that were drawn did not show it"),
+    (Fault::ResizeUnnoticed, "what it does ends like a loss that the same guest can have without it, and so does not count"),
+    (
+        Fault::SliceWithoutMutex,
+        "a hint and the sending of its page have to meet in one word of B, and the schedules that were drawn did not show it",
+    ),
+    (Fault::ZeroLeavesCache, "asked for, but the schedules that were drawn did not show it"),
+    (Fault::InflateInSnapshot, "there is no neutral snapshot"),
+    (Fault::SnapshotHoles, "there is no neutral snapshot"),
+    (Fault::LaneQuitsEarly, "there is no neutral guest in postcopy"),
+];
+
 /// Returns whether a verdict is a side's death or endless wait. That breaks no rule of the oracle's: it says all by itself.
 pub fn ends_all(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::HostCrash | Verdict::GuestCrash | Verdict::Stall | Verdict::Deadlock)

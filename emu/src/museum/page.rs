@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use host::fault::{Effect, Fault, NOT_HERE};
 
-use super::Room;
+use super::{Room, UNFOUND};
 use crate::report::wrap;
 
 /// Columns of a line.
@@ -20,7 +20,7 @@ pub fn page(witnesses: &BTreeMap<Fault, Vec<String>>) -> String {
             text += &story(fault, witnesses.get(&fault).map(Vec::as_slice).unwrap_or_default());
         }
     }
-    text + &not_here()
+    text + &not_found() + &not_here()
 }
 
 /// Returns the rooms that are not empty, with their faults in the order of the registry.
@@ -107,6 +107,19 @@ fn full_stop(fragment: &str) -> String {
 
 fn wrapped(text: &str) -> String {
     wrap(text, COLUMNS).join("\n")
+}
+
+fn not_found() -> String {
+    let mut text = String::from("\n## What chance does not find\n");
+    text += &wrapped(
+        "`lostpage museum` also searches: from guests that lean no way, without an order or a store at a chosen moment, by six strategies of drawing schedules. It \
+         tells which schedule of each is the first to lose a page by each fault. These lose pages as well, and were not found so.",
+    );
+    text += "\n\n| fault | why |\n|---|---|\n";
+    for (fault, why) in UNFOUND {
+        writeln!(text, "| `{}` | {why} |", fault.name()).expect("memory");
+    }
+    text
 }
 
 fn not_here() -> String {

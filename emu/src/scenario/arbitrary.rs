@@ -98,6 +98,8 @@ fn make_consistent(scenario: &mut Scenario) {
     let mem_pages = scenario.host.virtio_mem.as_ref().map(|mem| mem.pages);
     make_blocks_consistent(&mut scenario.host.blocks, ram_pages - mem_pages.unwrap_or(0), mem_pages.is_none());
     make_devices_consistent(scenario);
+    let Migration { modes, encoding, throttle, switchover, .. } = &mut scenario.migration;
+    modes.snapshot &= modes.refused(encoding, throttle.auto_converge, switchover.pause).is_none();
     scenario.migration.limit.on &= scenario.host.dirty_log == DirtyLog::Ring && !scenario.migration.throttle.auto_converge;
     for spec in scenario.pages.values_mut() {
         if let PageSpec::Pfn(pfn) = spec {

@@ -120,7 +120,7 @@ impl<'d> Reader<'d> {
         let Some(fields) = root.get("migration").and_then(|value| self.fields(table_of(root, "migration"), value)) else { return default };
         let start = fields.get("start").and_then(|value| self.start(&fields, value));
         let postcopy = self.flag(&fields, "postcopy").unwrap_or(default.modes.postcopy);
-        Migration {
+        let migration = Migration {
             start: start.unwrap_or(default.start),
             bandwidth: self.rate(&fields, "bandwidth").unwrap_or(default.bandwidth),
             max_bandwidth: self.rate(&fields, "max_bandwidth").unwrap_or(default.max_bandwidth),
@@ -145,7 +145,12 @@ impl<'d> Reader<'d> {
             rounds_min: self
                 .integer(&fields, "rounds_min")
                 .map_or(default.rounds_min, |rounds| u32::try_from(rounds).expect("the range ends below")),
+        };
+        let Migration { modes, encoding, throttle, switchover, .. } = &migration;
+        if let Some((key, why)) = modes.refused(encoding, throttle.auto_converge, switchover.pause) {
+            self.report(Diagnostic::error(fields.span_of(key), why).label("does not go together"));
         }
+        migration
     }
 
     /// Reads how pages are written.

@@ -84,7 +84,7 @@ impl Observed for Observation<'_> {
     }
 
     fn arrived_at(&self, word: u64) -> u64 {
-        self.vmm.destination.received().word(usize::try_from(word).expect("64-bit host"))
+        self.vmm.destination.there_word(usize::try_from(word).expect("64-bit host"))
     }
 
     fn unasked(&self) -> Option<Pfn> {

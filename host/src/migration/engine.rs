@@ -544,10 +544,19 @@ impl Migration {
                 }
                 cost
             }
+            // Nobody syncs once the guest is elsewhere, and nobody takes the BQL for it.
+            Op::SetPostcopy | Op::SetDevice if self.run.options.modes.moves() => {
+                self.stop_timer();
+                self.run.perform(op, parts, ctx)
+            }
+            Op::LogStop => {
+                self.stop_timer();
+                self.run.perform(op, parts, ctx)
+            }
             Op::Sync(SyncMove::Devices) => {
                 let cost = self.run.perform(op, parts, ctx);
                 if !parts.devices.is_clear() {
-                    self.thread.push_front([op]);
+                    self.course_of(ctx.actor).push_front([op]);
                 }
                 cost
             }
@@ -570,7 +579,6 @@ impl Migration {
             | Op::SaveDevice
             | Op::SetCompleted
             | Op::SetFailing
-            | Op::LogStop
             | Op::SetPostcopy
             | Op::SavePackage
             | Op::SetStatus(_)
@@ -592,6 +600,15 @@ impl Migration {
             | Op::WaitRecover => {
                 unreachable!("{op:?} is no move")
             }
+        }
+    }
+
+    /// The timer ends with the bitmaps (QEMU: cpu_throttle_stop()); if it has the BQL, it gives that back.
+    fn stop_timer(&mut self) {
+        let rests = matches!(self.timer.ops.front(), None | Some(Op::Sleep { .. } | Op::Lock(LockId::Bql)));
+        self.timer.ops.clear();
+        if !rests {
+            self.timer.push_front([Op::Unlock(LockId::Bql)]);
         }
     }
 

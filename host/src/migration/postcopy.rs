@@ -28,6 +28,7 @@ use crate::dirty::bitmap::DirtyBitmap;
 use crate::event::{Event, EventKind, MigrationStatus, PageRange, Pfn};
 use crate::fault::{Fault, Faults};
 use crate::fold::{Fold, Tag};
+use crate::migration::encoding::EncodingOptions;
 use crate::migration::engine::Migration;
 use crate::migration::return_path::ReturnPath;
 use crate::migration::run::Run;
@@ -52,6 +53,21 @@ pub struct Modes {
 }
 
 impl Modes {
+    /// Returns what QEMU would refuse beside a background snapshot: an option, by its name in scenarios, and why. QEMU: migration/options.c
+    /// check_caps_background_snapshot.
+    pub fn refused(&self, encoding: &EncodingOptions, auto_converge: bool, pause: bool) -> Option<(&'static str, &'static str)> {
+        match () {
+            () if !self.snapshot => None,
+            () if self.postcopy => Some(("postcopy", "a background snapshot goes to nobody who could run")),
+            () if self.release_ram => Some(("release_ram", "a background snapshot's guest goes on here")),
+            () if encoding.channels > 0 => Some(("multifd_channels", "a background snapshot goes by the main channel")),
+            () if encoding.xbzrle_pages > 0 => Some(("xbzrle", "a background snapshot sends no page twice")),
+            () if auto_converge => Some(("throttle", "a background snapshot needs no throttle")),
+            () if pause => Some(("pause_before_switchover", "a background snapshot has no switchover")),
+            () => None,
+        }
+    }
+
     /// Returns whether the guest goes on at the destination.
     pub fn moves(&self) -> bool {
         self.run_on || self.postcopy
@@ -345,6 +361,7 @@ impl Run {
     }
 
     /// A page was placed: who waits for it goes on. QEMU: postcopy_place_page(). A page that is there cannot be placed: the destination gives up.
+    /// [`Fault::HostPageInParts`]: what comes of a page of the host's that is there waits for the rest of it, which does not come.
     pub(crate) fn land(&mut self, pfn: Pfn, ctx: &mut Ctx<'_>) {
         if self.post.loading.is_some() {
             self.post.asked.remove(&pfn);
@@ -353,7 +370,7 @@ impl Run {
         if missing.clear(pfn) {
             self.post.asked.remove(&pfn);
             self.post.landing.placed.push(pfn);
-        } else {
+        } else if self.post.host_page <= 1 || !ctx.faults.on(Fault::HostPageInParts) {
             ctx.crash(format!("UFFDIO_COPY of page {pfn}: it is there already"));
         }
     }

@@ -119,6 +119,8 @@ pub(crate) struct Machine {
     granted: BTreeSet<u64>,
     /// Rings may lie in each other: what the device reads there changes under its own writes.
     pub(crate) tangled: bool,
+    /// Somebody has work for longer than anybody waits.
+    pub(crate) stuck: bool,
     /// What is wrong, once something is.
     wrong: Option<String>,
 }
@@ -200,6 +202,7 @@ impl Machine {
             stale: BTreeSet::new(),
             granted: BTreeSet::new(),
             tangled: false,
+            stuck: false,
             wrong: None,
         }
     }
@@ -254,7 +257,7 @@ impl Machine {
 
     /// A vCPU's access to the device, with the locks that it needs; other threads move until they are free.
     pub(crate) fn access(&mut self, offset: u64, len: u32, write: Option<u32>) -> u32 {
-        let locks = self.take_locks(offset, write);
+        let Some(locks) = self.take_locks(offset, write) else { return 0 };
         self.counts.accesses += 1;
         if write.is_some() {
             self.note_stale(offset, write);
@@ -278,16 +281,25 @@ impl Machine {
         read
     }
 
-    fn take_locks(&mut self, offset: u64, write: Option<u32>) -> &'static [LockId] {
+    /// Lets others move until the locks for an access are free. `None`: they work on what takes too long to wait for.
+    fn take_locks(&mut self, offset: u64, write: Option<u32>) -> Option<&'static [LockId]> {
         for _ in 0..100_000 {
             let locks = self.vmm.balloon.mmio_locks(offset, write);
-            let Some(lock) = locks.iter().find(|lock| self.locks.holder(**lock).is_some()) else { return locks };
+            let Some(lock) = locks.iter().find(|lock| self.locks.holder(**lock).is_some()) else { return Some(locks) };
             let holder = self.locks.holder(*lock).expect("held");
             if !self.step(holder) && !ACTORS.into_iter().any(|actor| self.step(actor)) {
                 panic!("{holder} holds {} and nobody can move", lock.name());
             }
         }
-        panic!("the locks for an access never come free");
+        assert!(self.may_take_long(), "the locks for an access never come free");
+        self.stuck = true;
+        None
+    }
+
+    /// Returns whether there may be more to do than anybody waits for. Where a used ring lies in an available ring, what the device returns is exposed to
+    /// it anew, for ever; and an element that is a list of addresses may have a million of them, one move each.
+    fn may_take_long(&self) -> bool {
+        self.tangled || self.protocol == Protocol::Addresses
     }
 
     /// A queue that is taken out of service under elements that the device holds: they are nobody's then.
@@ -553,11 +565,8 @@ impl Machine {
             self.check()?;
         }
         if !rests {
-            // Where a used ring lies in an available ring, what the device returns is exposed to it anew, for ever; and an element that is a list of
-            // addresses may have a million of them, one move each.
-            let may_be_long = self.tangled || self.protocol == Protocol::Addresses;
             let waits = ACTORS.map(|actor| format!("{actor} {:?}", self.with(actor, |vmm, ctx| vmm.next(actor, false, ctx))));
-            return if may_be_long { Ok(()) } else { Err(format!("nothing comes to rest: {}", waits.join(", "))) };
+            return if self.may_take_long() { Ok(()) } else { Err(format!("nothing comes to rest: {}", waits.join(", "))) };
         }
         if let Some(lock) = LockId::ALL.into_iter().find(|lock| self.locks.holder(*lock).is_some()) {
             let holder = self.locks.holder(lock).expect("it is held");

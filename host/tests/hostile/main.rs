@@ -32,6 +32,9 @@ fn attack(seed: u64, faults: &[Fault]) -> Result<Counts, String> {
         for op in 0..OPS_PER_GUEST {
             guest.act(&mut machine, &mut draw);
             machine.check().map_err(|wrong| format!("{wrong} behind operation {op}"))?;
+            if machine.stuck {
+                return Ok(machine.counts());
+            }
         }
         machine.settle()?;
         Ok(machine.counts())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::fault::Fault;
 
 use super::{Found, Museum, Searches};
-use crate::museum::{BLOCK_LEN, First, Hunted, Row, STRATEGIES, verdict_of};
+use crate::museum::{BLOCK_LEN, First, Hunted, Row, STRATEGIES, UNFOUND, verdict_of};
 use crate::outcome::Verdict;
 use crate::report::{WIDTH, counted, github, wrap};
 use crate::search::block::Signature;
@@ -84,8 +84,7 @@ fn matrix(museum: &Museum) -> String {
     let mut said = "Scenarios: the verdict of each, and what it is with each fault, by number, if that changes anything.\n".to_owned();
     said += &format!("{}\n", wrap(&letters.join(", "), WIDTH).join("\n"));
     said += "! the same verdict, but not all that the file expects; x a defect of lostpage itself; . no change\n";
-    said +=
-        "Blank: not run, for the fault is of a guest, of another interface or not on its hints' way, and the file does not speak of it.\n";
+    said += "Blank: not run: a guest's fault, or one that is not on the way of the file's interface, and the file does not name it.\n";
     said += "Of a fault that a file switches on itself: what is without it.\n";
     let numbers: Vec<usize> = (1..=museum.faults.len()).collect();
     for part in numbers.chunks(columns) {
@@ -148,8 +147,8 @@ fn hunts(museum: &Museum, searches: &Searches) -> String {
     let schedules = counted(searches.schedules, "schedule");
     let legend = format!(
         "Searches from {}{turns}: the number of the first schedule of each strategy that found it, of {schedules} each from seed {}. What is found \
-         without a fault counts for none. A search ends when its fault has been seen as what it is, with its turn of {BLOCK_LEN} schedules; it starts from the \
-         scenarios alone in which the search without a fault asked for it. Time stands still in a search, so none is about a stall.",
+         without a fault counts for none, and a search without a fault gives each scenario and variant a turn. A search ends when its fault has been seen as what it is, with its turn of {BLOCK_LEN} schedules; it starts from the \
+         scenarios and variants alone in which the search without a fault asked for it. Time stands still in a search, so none is about a stall.",
         from.join(", "),
         museum.seed
     );
@@ -208,6 +207,10 @@ fn holes(museum: &Museum) -> String {
     }
     if let Some(searches) = &museum.searches {
         said += &listed("faults of which no search found anything", &names(searches.unfound()));
+        let reasons = UNFOUND.iter().filter(|(fault, _)| searches.unfound().contains(fault) || searches.unreached.contains(fault));
+        for (fault, reason) in reasons {
+            said += &format!("    {}\n", wrap(&format!("{}: {reason}", fault.name()), WIDTH - 6).join("\n      "));
+        }
         said += &listed("faults that searches found, but never as what they are", &names(searches.never_as_such()));
         said += &listed("faults of the host that no neutral scenario asks for", &names(searches.unreached.clone()));
     }

@@ -169,7 +169,8 @@ impl SearchWorld {
         for stamped in &self.world.trace[self.first..] {
             let used = Used::of(&stamped.event);
             objects.changed |= used.changed;
-            if let Some(range) = used.pages {
+            // With some faults, a log is cleared of no pages at all.
+            if let Some(range) = used.pages.filter(|range| range.count > 0) {
                 // A guest can name what it likes; there are records of its memory alone.
                 changed.extend(regions_of(range, self.world.ram.pages()).map(|region| regions + region));
             }
