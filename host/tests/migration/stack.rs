@@ -139,6 +139,8 @@ struct Stack {
     ram: Option<RamState>,
     tried: bool,
     sync_part: u8,
+    /// The sync that is going on has a copy of its own: its GET did not fail.
+    copies: bool,
     sets: Sets,
     unsent: Vec<Unsent>,
     guest_ram: GuestRam,
@@ -161,6 +163,7 @@ impl Stack {
             ram: None,
             tried: false,
             sync_part: 0,
+            copies: false,
             sets: Sets { d: (0..pages).collect(), ..Sets::default() },
             unsent: Vec::new(),
             guest_ram: GuestRam::new(4096),
@@ -245,9 +248,10 @@ impl Stack {
                 // The write behind the GET shared the bit: the older write's record now stands for both.
                 let page = &mut self.unsent[pfn as usize];
                 let fresh = std::mem::take(&mut page.fresh);
-                match self.sync_part {
-                    0 => page.synced |= fresh,
-                    _ => page.noted |= fresh,
+                // S is of this sync, and on its way to B, or of the last one.
+                match self.copies {
+                    true => page.noted |= fresh,
+                    false => page.synced |= fresh,
                 }
             }
         }
@@ -256,6 +260,8 @@ impl Stack {
     fn sync_part(&mut self) {
         let part = self.sync_part;
         self.sync_part = (part + 1) % 4;
+        let fails = self.accel.has_get(&self.faults) && self.failing_gets > 0;
+        self.copies = if part == 0 { !fails } else { self.copies && part != 3 };
         match part {
             0 if self.mode == LogMode::Ring => self.reap(),
             1 if self.mode == LogMode::Ring => {
