@@ -58,7 +58,7 @@ pub const NOT_HERE: &[(&str, &str, &str)] = &[
     (
         "P03",
         "two threads write to one stream object",
-        "the return path's thread is not modelled: the migration thread takes the requests, and nobody else writes to their channel",
+        "the return path's thread only queues what is asked for: the migration thread alone writes to the channels, so none has two writers",
     ),
     (
         "C03",

@@ -84,8 +84,7 @@ fn matrix(museum: &Museum) -> String {
     let mut said = "Scenarios: the verdict of each, and what it is with each fault, by number, if that changes anything.\n".to_owned();
     said += &format!("{}\n", wrap(&letters.join(", "), WIDTH).join("\n"));
     said += "! the same verdict, but not all that the file expects; x a defect of lostpage itself; . no change\n";
-    said +=
-        "Blank: not run, for the fault is of a guest, of another interface or not on its hints' way, and the file does not speak of it.\n";
+    said += "Blank: not run: a guest's fault, or one that is not on the way of the file's interface, and the file does not name it.\n";
     said += "Of a fault that a file switches on itself: what is without it.\n";
     let numbers: Vec<usize> = (1..=museum.faults.len()).collect();
     for part in numbers.chunks(columns) {
