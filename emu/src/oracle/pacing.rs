@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use host::event::{Actor, Event, HintStatus, MigrationStatus, Stamped};
 use host::fold::Fold;
 use host::page::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
+use wire::balloon::CMD_ID_DONE;
 use wire::platform::PAGE_SIZE;
 
 use super::{Oracle, Told, rules};
@@ -108,7 +109,8 @@ impl Oracle {
                     self.break_rule(rules::THROTTLE_IS_CALLED_FOR, Some(index), Blame::Host, || what);
                 }
             }
-            Event::DstDevice { id } if pacing.undone => {
+            // A device that was reset behind the saving of its state says STOP, too; what was saved says DONE.
+            Event::DstDevice { id } if pacing.undone && id.0 != CMD_ID_DONE => {
                 let rule = rules::DONE_GOES_ALONG;
                 let (verdict, blame) = (Verdict::Leak, Blame::Host);
                 self.violations.add(rule, || Violation {
@@ -157,7 +159,8 @@ impl Oracle {
             Event::IterateEnd { .. } => pacing.told |= stamped.at_ns >= pacing.active_ns + WINDOW_NS,
             Event::BitmapSync { after, .. } => pacing.left = *after,
             Event::Pass { round } => pacing.due = pacing.told && *round >= rounds_min && pacing.left * PAGE_SIZE <= bytes,
-            Event::VmStop => pacing.due = false,
+            // A VM that an operator has stopped is not stopped again.
+            Event::VmStop | Event::MigrationState { .. } => pacing.due = false,
             Event::IterateBegin { .. } if std::mem::take(&mut pacing.due) => {
                 let what =
                     || format!("the last sync left no more than {bytes} bytes, which the link was told to carry, and the VM runs on");
@@ -234,5 +237,9 @@ mod tests {
             assert_eq!(broken(told, &events), [""; 0]);
         }
         assert_eq!(broken(None, &round(100, 2, 2)), [""; 0]);
+        let mut stopped = round(100, 2, 2);
+        let device = Event::MigrationState { from: MigrationStatus::Active, to: MigrationStatus::Device };
+        stopped.insert(stopped.len() - 1, (100, Actor::Migration, device));
+        assert_eq!(broken(told, &stopped), [""; 0], "the VM was stopped before, and the migration completes");
     }
 }

@@ -227,12 +227,12 @@ fn postcopy_iteration(run: &Run, view: &View<'_>, ctx: &Ctx<'_>) -> VecDeque<Op>
     }
 }
 
-/// A count that went below 0 is very large, as in QEMU.
 /// Returns whether there were as many syncs as the scenario asks for.
 fn synced_enough(run: &Run) -> bool {
     run.ram().syncs() >= run.options.rounds_min
 }
 
+/// Returns how much is to be sent. A count that went below 0 is very large, as in QEMU.
 fn pending_bytes(run: &Run) -> u64 {
     run.ram().n().saturating_mul(PAGE_SIZE)
 }
