@@ -228,6 +228,8 @@ pub struct Vmm {
     reaper: Reaper,
     meter: Meter,
     left: Option<Box<Left>>,
+    /// The machine is to be reset, once it is clear where it goes on.
+    reset_put_off: bool,
     fresh: Arc<Fresh>,
     options: MigrationOptions,
 }
@@ -311,6 +313,7 @@ impl Vmm {
             reaper: Reaper::new(options.tracking.reap_interval_ns),
             meter: Meter::default(),
             left: None,
+            reset_put_off: false,
             options: options.migration.clone(),
         }
     }
@@ -318,7 +321,8 @@ impl Vmm {
     /// Returns the hash of all that the host's future depends on, and of nothing else (see [`crate::fold`]); locks and guest memory are the
     /// world's. Deadlines count from `now_ns`. It changes nothing but what is remembered for the next call.
     pub fn fold(&mut self, now_ns: u64) -> u128 {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, meter, left, fresh: _, options } = self;
+        let Self { accel, d, devices, balloon, migration, destination, vm, monitor, reaper, meter, left, reset_put_off, fresh: _, options } =
+            self;
         let mut fold = Fold::default();
         if let Some(Left { accel, d, devices, vm, device: LeftDevice }) = left.as_deref_mut() {
             assert!(!vm.running, "the guest runs elsewhere");
@@ -340,6 +344,7 @@ impl Vmm {
         fold.add_part(Tag::Monitor, monitor);
         // Of the options this alone ever changes.
         fold.word(Tag::Monitor as u64, u64::MAX, u64::from(options.modes.postcopy));
+        fold.word(Tag::Monitor as u64, u64::MAX - 1, u64::from(*reset_put_off));
         fold.sum()
     }
 
@@ -382,6 +387,12 @@ impl Vmm {
 
     /// Makes an actor's next move, and returns its cost, nanoseconds.
     pub fn step(&mut self, actor: Actor, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
+        let cost = self.move_of(actor, vcpus_in_store, ctx);
+        self.look_at_reset();
+        cost
+    }
+
+    fn move_of(&mut self, actor: Actor, vcpus_in_store: bool, ctx: &mut Ctx<'_>) -> u64 {
         match actor {
             Actor::Migration | Actor::Destination | Actor::Channel(_) | Actor::Receiver(_) | Actor::ReturnPath => {
                 let (migration, mut parts) = self.parts(vcpus_in_store);
@@ -422,7 +433,9 @@ impl Vmm {
     /// Like [`Vmm::step`] for the migration thread, with further moves on pages that nobody watches while the time is before `until_ns`.
     pub fn step_bulk(&mut self, vcpus_in_store: bool, until_ns: u64, pages_max: u64, ctx: &mut Ctx<'_>) -> u64 {
         let (migration, mut parts) = self.parts(vcpus_in_store);
-        migration.step_bulk(Actor::Migration, &mut parts, ctx, until_ns, pages_max)
+        let cost = migration.step_bulk(Actor::Migration, &mut parts, ctx, until_ns, pages_max);
+        self.look_at_reset();
+        cost
     }
 
     /// Something happens to the connection, whoever holds which lock.
@@ -556,8 +569,22 @@ impl Vmm {
     }
 
     fn parts(&mut self, vcpus_in_store: bool) -> (&mut Migration, Parts<'_>) {
-        let Self { accel, d, devices, balloon, migration, destination, vm, monitor: _, reaper: _, meter: _, left, fresh: _, options: _ } =
-            self;
+        let Self {
+            accel,
+            d,
+            devices,
+            balloon,
+            migration,
+            destination,
+            vm,
+            monitor: _,
+            reaper: _,
+            meter: _,
+            left,
+            reset_put_off: _,
+            fresh: _,
+            options: _,
+        } = self;
         let parts = match left.as_deref_mut() {
             Some(Left { accel, d, devices, vm, device }) => {
                 Parts { accel, d, devices, notifier: device, destination, vm, vcpus_in_store: false }

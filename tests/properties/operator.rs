@@ -1,4 +1,5 @@
-//! An operator without mercy: random commands at random times, over random guests, hosts and options, and a guest whose driver comes and goes.
+//! An operator without mercy: random commands at random times, over random guests, hosts and options, and a guest whose driver comes and goes. What no
+//! operator can do is left out: to reset the device alone, under a driver that knows nothing of it.
 //!
 //! Whatever is asked for, in whatever state: no page is lost that the guest has not taken back itself, no rule is broken, nobody waits in a circle, the VMM
 //! does not die, and once the operator has let everybody go on, everything comes to rest. `LOSTPAGE_OPERATOR_EVENTS` makes the runs longer (24 events),
@@ -52,7 +53,6 @@ fn event() -> impl Strategy<Value = Vec<Injection>> {
         Command::StartPostcopy,
         Command::StartPostcopy,
         Command::Recover,
-        Command::ResetDevice,
         Command::SystemReset,
     ];
     let by_word = (times(), select(commands)).prop_map(|(at_ns, given)| vec![command(at_ns, given)]);
@@ -106,18 +106,13 @@ fn harassed() -> impl Strategy<Value = Scenario> {
     )
 }
 
-/// A driver whose device is reset under it waits for ever: the machine is reset, too, before everything goes on. What a task was given, and what it
-/// would find of it, ends with its kernel.
+/// What a task was given, and what it would find of it, ends with its kernel.
 fn live_with_resets(scenario: &mut Scenario) {
-    let given = |wanted: Command| scenario.injections.iter().any(|injection| injection.action == Action::Monitor(wanted));
-    let reset_device = given(Command::ResetDevice);
-    let restarted = |injection: &Injection| matches!(injection.action, Action::Task(Operation::Reboot | Operation::EmergencyRestart));
-    let resets = reset_device || given(Command::SystemReset) || scenario.injections.iter().any(restarted);
-    if resets {
+    let resets = |injection: &Injection| {
+        matches!(injection.action, Action::Monitor(Command::SystemReset) | Action::Task(Operation::Reboot | Operation::EmergencyRestart))
+    };
+    if scenario.injections.iter().any(resets) {
         scenario.injections.retain(|injection| !matches!(injection.action, Action::Task(Operation::Verify { .. })));
-    }
-    if reset_device {
-        scenario.injections.push(command(BUSY_NS + 100_000_000, Command::SystemReset));
     }
 }
 

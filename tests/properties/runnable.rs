@@ -185,6 +185,8 @@ pub(crate) fn runnable(profile: Profile) -> impl Strategy<Value = Scenario> {
                 // Each round ends with DONE here: a guest that fills what it hints or gets back dirties it anew in each, for ever.
                 let guest = &mut scenario.guest;
                 (guest.page_poison, guest.init_on_alloc, guest.init_on_free) = (false, false, false);
+                // A device there wants all queues that it offers: who refuses a feature with a queue has none (docs/profiles.md).
+                guest.features_refused = 0;
             }
             for injection in &mut scenario.injections {
                 if let Action::Write { page, pages, .. } | Action::ClearLog { page, pages, .. } = &mut injection.action {
@@ -259,6 +261,7 @@ fn add_virtio_mem(scenario: &mut Scenario, plugged: Plugged) {
         let trigger = Trigger { delay_insns: 0, ..trigger };
         scenario.injections.push(Injection { name: None, action, by: Actor::MainLoop, trigger, before: Vec::new() });
     }
+    scenario.host.host_page = scenario.host.host_page.min(u16::try_from(mem.block_pages).expect("1 MiB"));
     scenario.host.virtio_mem = Some(mem);
 }
 

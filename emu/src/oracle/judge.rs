@@ -353,9 +353,7 @@ impl Oracle {
 
     /// The guest's kernel is gone, and with it what it has said of its pages: what it was about to give up it has not, what its balloon had is nobody's, and
     /// no page is in use. What the host did of it stays done: contents that were given up before are missed by nobody until somebody writes the page.
-    pub(super) fn machine_reset(&mut self, status: MigrationStatus) {
-        // The migration thread has the BQL from the VM's stop until the devices are sent, and a reset needs it.
-        self.reset_late = status == MigrationStatus::Device;
+    pub(super) fn machine_reset(&mut self) {
         self.pages.edit_range(self.pages.all(), |marks, _| {
             marks.sending.deflated |= marks.inflated;
             (marks.inflated, marks.mistold) = (0, 0);
@@ -363,11 +361,6 @@ impl Oracle {
             (marks.in_use, marks.hinted_in_use) = (0, 0);
         });
         (self.id_read, self.shrinking) = (CmdId(0), false);
-    }
-
-    /// The firmware is written to a source whose machine goes on elsewhere, as it was before.
-    pub(super) fn wrote_late(&mut self, range: PageRange) {
-        self.pages.edit_range(range, |marks, bits| marks.sending.late |= bits);
     }
 
     /// Judges a hint: which pages it excuses, which it dooms, and whether it was right at all.

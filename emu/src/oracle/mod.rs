@@ -166,8 +166,6 @@ pub struct Oracle {
     id_read: CmdId,
     /// A shrinker runs.
     shrinking: bool,
-    /// The machine was reset, its firmware is about to be written, and the devices' state has gone to the destination before.
-    reset_late: bool,
     pacing: Pacing,
     held: Held,
     lost: Vec<Pfn>,
@@ -227,7 +225,6 @@ impl Oracle {
             violations: Violations::default(),
             id_read: CmdId(0),
             shrinking: false,
-            reset_late: false,
             pacing: Pacing::default(),
             held: Held::default(),
             lost: Vec::new(),
@@ -255,7 +252,6 @@ impl Oracle {
             violations,
             id_read,
             shrinking,
-            reset_late,
             pacing,
             held: _,
             lost: _,
@@ -267,7 +263,7 @@ impl Oracle {
         arrivals.fold(tag::ARRIVALS, &mut fold);
         device.fold(tag::DEVICE, &mut fold);
         heads.fold(tag::HEADS, &mut fold);
-        fold.part(tag::DRIVER, 0, &(id_read, shrinking, reset_late));
+        fold.part(tag::DRIVER, 0, &(id_read, shrinking));
         fold.word(tag::HAS_MIGRATED, 0, u64::from(counter.has_migrated()));
         pacing.fold(tag::PACING, &mut fold);
         violations.fold(tag::VIOLATIONS, &mut fold);
@@ -480,8 +476,7 @@ impl Oracle {
             Event::GuestAdd { queue, head } => self.guest_add(index, *queue, *head),
             Event::GuestGet { queue, head } => self.guest_get(index, *queue, *head),
             Event::DeviceStatus { status } => self.device_status(*status),
-            Event::MachineReset => self.machine_reset(world.migration_status()),
-            Event::DmaWrite { range } if std::mem::take(&mut self.reset_late) => self.wrote_late(*range),
+            Event::MachineReset => self.machine_reset(),
             Event::GuestAlloc { range } => self.guest_alloc(*range),
             Event::GuestFree { range } => self.guest_free(*range),
             // The rest tells the oracle nothing: the rules speak of records, hints, sends and heads.

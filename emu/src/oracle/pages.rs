@@ -75,8 +75,6 @@ pub(crate) struct Sending {
     pub(crate) deflated: u64,
     /// Excused: reported, taken, and not written since the announcement.
     pub(crate) reported: u64,
-    /// Excused: the firmware wrote it when the devices' state had gone to the destination: what starts there is the machine of before.
-    pub(crate) late: u64,
     /// Its hint was applied and nobody wrote it since before the sync that opened the round: it need not be sent.
     pub(crate) need_not_send: u64,
     /// Its last record is gone; [`Pages::doom`] says how.
@@ -90,7 +88,7 @@ pub(crate) struct Sending {
 impl Marks {
     /// Returns the pages that need not be equal.
     pub(crate) fn excused(&self) -> u64 {
-        self.inflated | self.unplugged | self.sending.hinted | self.sending.reported | self.sending.deflated | self.sending.late
+        self.inflated | self.unplugged | self.sending.hinted | self.sending.reported | self.sending.deflated
     }
 
     /// Returns the pages whose last write still has to reach the destination.
@@ -110,8 +108,6 @@ impl Marks {
             Some("reported and not written since")
         } else if self.sending.deflated & bit != 0 {
             Some("deflated and not written since")
-        } else if self.sending.late & bit != 0 {
-            Some("written by a reset behind the devices' state")
         } else {
             None
         }
@@ -138,7 +134,7 @@ impl Marks {
     fn fold(&self, at: u64) -> [u128; 2] {
         let Self { hint_exposed, report_exposed, ever_hinted, in_use, hinted_in_use, inflated, mistold, dropped, unplugged, sending } =
             self;
-        let Sending { unsent, hinted, deflated, reported, late, need_not_send, doomed, since_sync, since_request } = sending;
+        let Sending { unsent, hinted, deflated, reported, need_not_send, doomed, since_sync, since_request } = sending;
         let sum = |first: u64, words: &[u64]| {
             let set = (first..).zip(words).filter(|(_, word)| **word != 0);
             set.map(|(tag, word)| mix(tag, at, *word)).fold(0, u128::wrapping_add)
@@ -146,8 +142,7 @@ impl Marks {
         [
             sum(1, &[*hint_exposed, *report_exposed, *ever_hinted, *inflated, *dropped, *in_use, *hinted_in_use, *mistold])
                 .wrapping_add(sum(17, &[*unplugged])),
-            sum(9, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request])
-                .wrapping_add(sum(18, &[*late])),
+            sum(9, &[*unsent, *hinted, *deflated, *reported, *need_not_send, *doomed, *since_sync, *since_request]),
         ]
     }
 }
@@ -315,7 +310,7 @@ impl Pages {
     /// Forgets what belongs to one migration.
     pub(crate) fn start_migration(&mut self) {
         self.edit_range(self.all(), |marks, bits| {
-            let Sending { unsent: _, hinted: _, deflated: _, reported: _, late: _, need_not_send: _, doomed: _, since_sync, since_request } =
+            let Sending { unsent: _, hinted: _, deflated: _, reported: _, need_not_send: _, doomed: _, since_sync, since_request } =
                 marks.sending;
             marks.sending = Sending { unsent: bits, since_sync, since_request, need_not_send: marks.unplugged, ..Sending::default() };
         });

@@ -6,14 +6,16 @@
 //!
 //! Differs: vCPUs that wait for the BQL do not make their access first; the devices were reset behind it anyway. What virtio-mem has plugged stays, as it does
 //! in QEMU while a migration is under way (hw/virtio/virtio-mem.c virtio_mem_system_reset()). Firecracker ends with its guest's reset,
-//! and Cloud Hypervisor builds a new VM on new memory: there the machine stays as it is.
+//! and Cloud Hypervisor builds a new VM on new memory: there the machine stays as it is. A reset that is asked for when the devices' state has left the source,
+//! and the guest has not gone over, is put off: where the migration completes, what QEMU resets is a source that nobody uses again, and where it fails, the
+//! machine is reset then, before its VM goes on.
 
 use wire::platform::{BOOT_INFO, IMAGE_END, PAGE_SHIFT};
 
 use super::{Command, MonitorState, PAM, Stuck, Vmm};
 use crate::balloon::Profile;
 use crate::dirty::command::TrackingCommand;
-use crate::event::{EventKind, LockId, PageRange, Pfn};
+use crate::event::{EventKind, LockId, MigrationStatus, PageRange, Pfn};
 use crate::step::{Ctx, Move, Next};
 
 /// Pages that the firmware writes before the kernel's first instruction: what the kernel takes for zeros, and its image.
@@ -23,10 +25,31 @@ pub const FIRMWARE: PageRange =
 impl Vmm {
     /// Notes that the machine is to be reset; once, however many ask for it. QEMU: qemu_system_reset_request().
     pub fn request_reset(&mut self) {
+        if self.is_leaving() {
+            self.reset_put_off = true;
+            return;
+        }
         let queue = &mut self.monitor.queue;
         if self.balloon.profile() == Profile::Qemu && !queue.contains(&Command::MachineReset) {
             // The main loop looks at the note before it takes the next command, and behind the one that it is at.
             queue.insert(queue.len().min(1), Command::MachineReset);
+        }
+    }
+
+    /// Returns whether the devices' state is on its way to the destination: the migration thread has the BQL from the VM's stop until it is sent.
+    fn is_leaving(&self) -> bool {
+        use MigrationStatus::{Device, PostcopyActive, PostcopyDevice, PostcopyPaused, PostcopyRecover};
+        let status = self.migration.status();
+        self.left.is_none() && matches!(status, Device | PostcopyDevice | PostcopyActive | PostcopyPaused | PostcopyRecover)
+    }
+
+    /// A reset that was put off is due, or will never be.
+    pub(super) fn look_at_reset(&mut self) {
+        if self.reset_put_off && !self.is_leaving() {
+            self.reset_put_off = false;
+            if self.left.is_none() && self.migration.status() != MigrationStatus::Completed {
+                self.request_reset();
+            }
         }
     }
 
