@@ -77,11 +77,12 @@ fn times() -> impl Strategy<Value = u64> {
 /// Everything goes on: whatever the operator has held up is let go, more than once, for one thing may hold up another.
 fn amends() -> Vec<Injection> {
     let turn = |turn: u64| {
-        let at_ns = BUSY_NS + (turn + 1) * 300_000_000;
+        // What waits for an event of the guest's may begin late.
+        let at_ns = BUSY_NS + (turn.min(6) + 1) * 300_000_000 + turn.saturating_sub(6) * 2_000_000_000;
         [(0, Command::ResumeLink), (1, Command::Recover), (2, Command::Continue), (3, Command::Cont)]
             .map(|(ms, given)| command(at_ns + ms * 1_000_000, given))
     };
-    (0..6).flat_map(turn).collect()
+    (0..13).flat_map(turn).collect()
 }
 
 fn harassed() -> impl Strategy<Value = Scenario> {
