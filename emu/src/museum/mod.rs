@@ -41,8 +41,13 @@ pub const UNFOUND: &[(Fault, &str)] = &[
     (Fault::PartialIgnoresDeflate, "the searches of the guest with large host pages did not come to where it is asked for"),
     (Fault::PartialOutlivesElement, "the searches of the guest with large host pages did not come to where it is asked for"),
     (Fault::PartialManyBits, "the searches of the guest with large host pages did not come to where it is asked for"),
-    (Fault::InhibitLastWins, "needs a snapshot beside an assigned device, and there is no neutral snapshot"),
+    (Fault::InhibitLastWins, "needs a snapshot beside an assigned device, and there is no neutral guest with both"),
+    (
+        Fault::HintStartUnlocked,
+        "asked for, but the schedules that were drawn showed nothing but early reuse, which the same guest meets without it",
+    ),
     (Fault::HostPageAsOne, "asked for, but the schedules that were drawn did not show it"),
+    (Fault::TlbRearmedAtZero, "asked for, but the schedules that were drawn did not show it"),
     (Fault::ShortBlockByWords, "asked for, but the schedules that were drawn did not show it"),
     (Fault::ResizeUnnoticed, "what it does ends like a loss that the same guest can have without it, and so does not count"),
     (
@@ -50,9 +55,6 @@ pub const UNFOUND: &[(Fault, &str)] = &[
         "a hint and the sending of its page have to meet in one word of B, and the schedules that were drawn did not show it",
     ),
     (Fault::ZeroLeavesCache, "asked for, but the schedules that were drawn did not show it"),
-    (Fault::InflateInSnapshot, "there is no neutral snapshot"),
-    (Fault::SnapshotHoles, "there is no neutral snapshot"),
-    (Fault::LaneQuitsEarly, "there is no neutral guest in postcopy"),
 ];
 
 /// Returns whether a verdict is a side's death or endless wait. That breaks no rule of the oracle's: it says all by itself.

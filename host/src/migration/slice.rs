@@ -185,10 +185,12 @@ impl Run {
                 if accel.has_slots() { locked(LockId::Slots, clear, ctx) } else { clear }
             }
             Some(pfn) if watch.has(pfn) && !last && ram.takes_in_two() => PageMove::Load(pfn),
-            // In a search, pages that nobody looks at do not wait for one that is on the wire: what is placed where nobody looks is the same before
+            // In a search, pages that nobody looks at do not wait for another one that is on the wire: what is placed where nobody looks is the same before
             // and behind it, and moves of their own would make as many states as there are pages on either side.
             Some(pfn) if self.options.modes.preempt && self.post.urgent == Some(pfn) => PageMove::Take(pfn),
-            Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled => PageMove::Take(pfn),
+            Some(pfn) if watch.has(pfn) || self.options.paced && self.splits() || self.stalled || self.wire.touches(pfn) => {
+                PageMove::Take(pfn)
+            }
             Some(pfn) => PageMove::Page(pfn),
         }
     }

@@ -66,6 +66,15 @@ impl Wire {
         })
     }
 
+    /// Returns whether a page that came now would be another one once all of this has arrived: it is on its way, or will be dropped.
+    pub fn touches(&self, pfn: Pfn) -> bool {
+        self.records.iter().any(|record| match record {
+            Record::Page { pfn: page, .. } => *page == pfn,
+            Record::Discard { range } => range.contains(pfn),
+            Record::Flush | Record::Device { .. } | Record::End => false,
+        })
+    }
+
     /// Returns what arrives next.
     pub fn front(&self) -> Option<&Record> {
         self.records.front()

@@ -6,6 +6,7 @@ use host::event::{Actor, CmdId, Event, EventKind, HintStatus, LockId, MigrationS
 use host::fault::Fault;
 use host::migration::engine::StartError;
 use host::migration::pace::MigrationOptions;
+use host::migration::postcopy::Modes;
 use host::step::{Next, Watch};
 use proptest::prelude::*;
 
@@ -147,6 +148,23 @@ fn a_watched_page_is_split_and_its_followers_do_not_overtake_it() {
     let (_, next) = world.next(Actor::Migration);
     assert!(matches!(next, Next::Do(moves) if moves.kind == K::BitmapTake), "{next:?}");
     world.run();
+    assert_eq!(world.lost(), []);
+}
+
+/// Where a search chooses, pages that nobody watches are placed as they are taken; one that the destination is yet to drop has to come behind that.
+#[test]
+fn no_page_overtakes_the_order_to_drop_it() {
+    let mut world = World::new(MANUAL, 256);
+    let modes = Modes { postcopy: true, ..Modes::default() };
+    world.start(MigrationOptions { paced: false, modes, ..fast() });
+    world.run_until(|event| matches!(event, Event::IterateEnd { .. }));
+    world.store(70, 1);
+    world.store(200, 2);
+    let now = world.state.now_ns;
+    assert!(world.call(Actor::MainLoop, now, |migration, _, _| migration.start_postcopy()));
+    // The destination moves when nobody else can.
+    while world.step_by(|actor| u64::from(actor == Actor::Destination), |_, _| {}).is_some() {}
+    assert_eq!(world.state.migration.status(), MigrationStatus::Completed);
     assert_eq!(world.lost(), []);
 }
 
