@@ -83,7 +83,7 @@ pub enum Command {
         /// Pages that are to be plugged.
         pages: u64,
     },
-    /// The last RAM block grows; not a command, but what the guest's reset of its tables leads to.
+    /// The last RAM block grows; not a command, but what the guest's reading of its tables leads to. Nothing where no vCPU runs.
     GrowBlock,
     /// `migrate_continue`.
     Continue,
@@ -308,7 +308,7 @@ impl Vmm {
                 (FirstRound::All, DestinationRam::Used) => Destination::new(options.pages, GARBAGE_SEED),
                 (FirstRound::Populated, _) | (_, DestinationRam::Fresh) => Destination::new(options.pages, GARBAGE_SEED).zeroed(),
             },
-            vm: VmState { running: true },
+            vm: VmState { running: true, postmigrate: false },
             monitor: Monitor::default(),
             reaper: Reaper::new(options.tracking.reap_interval_ns),
             meter: Meter::default(),
@@ -341,6 +341,9 @@ impl Vmm {
         migration.fold(&mut fold);
         destination.fold(&mut fold);
         fold.add(Tag::VmRunning, u64::from(vm.running));
+        if vm.postmigrate {
+            fold.word(Tag::VmRunning as u64, 1, 1);
+        }
         fold.add_part(Tag::Monitor, monitor);
         // Of the options this alone ever changes.
         fold.word(Tag::Monitor as u64, u64::MAX, u64::from(options.modes.postcopy));
@@ -546,8 +549,9 @@ impl Vmm {
         let d = std::mem::replace(&mut self.d, d.clone());
         let devices = std::mem::replace(&mut self.devices, devices.clone());
         self.devices.load_mem(&devices);
-        self.left = Some(Box::new(Left { accel, d, devices, vm: VmState { running: false }, device: LeftDevice }));
-        self.vm.running = running;
+        self.d.load_length(&d);
+        self.left = Some(Box::new(Left { accel, d, devices, vm: self.vm, device: LeftDevice }));
+        self.vm = VmState { running, postmigrate: false };
         self.balloon.arrive(running, ctx);
     }
 
@@ -772,11 +776,16 @@ impl Vmm {
         cost
     }
 
-    /// QEMU: migration/ram.c ram_mig_ram_block_resized(): a migration knows the blocks as they were when it began, and is cancelled.
+    /// A vCPU has read the tables (QEMU: hw/i386/acpi-build.c acpi_build_update(), from hw/nvram/fw_cfg.c fw_cfg_select()): where none runs, nothing
+    /// grows. QEMU: migration/ram.c ram_mig_ram_block_resized(): a migration from here knows the blocks as they were when it began, and is cancelled.
     /// [`Fault::ResizeUnnoticed`]: it goes on.
     fn grow_block(&mut self, ctx: &mut Ctx<'_>) {
+        if !self.vm.running {
+            return;
+        }
         let new = self.d.grow();
-        if new.count > 0 && self.migration.status().is_running() && !ctx.faults.on(Fault::ResizeUnnoticed) {
+        let leaves = self.left.is_none() && self.migration.status().is_running();
+        if new.count > 0 && leaves && !ctx.faults.on(Fault::ResizeUnnoticed) {
             self.migration.cancel(ctx);
         }
     }
@@ -787,7 +796,8 @@ impl Vmm {
             Command::Migrate => {
                 // QEMU: migrate_prepare() asks for hardware poison first. [`Fault::PoisonedPageRead`]: nobody asks.
                 let poisoned = self.options.encoding.poisoned.is_some() && !ctx.faults.on(Fault::PoisonedPageRead);
-                let refused = poisoned || self.migration.start(self.options.clone(), ctx).is_err();
+                // It asks for RUN_STATE_POSTMIGRATE, too: what has gone over does not go again.
+                let refused = poisoned || self.vm.postmigrate || self.migration.start(self.options.clone(), ctx).is_err();
                 if !refused {
                     self.left = None;
                     self.destination.restart();
@@ -844,7 +854,7 @@ impl Vmm {
             Command::Cont if !self.vm.running && !self.migration.owns_vm() => {
                 self.balloon.vm_state_change(true, ctx);
                 self.accel.vm_starts(&mut self.d);
-                self.vm.running = true;
+                self.vm = VmState { running: true, postmigrate: false };
                 ctx.emit(Event::VmStart);
                 ctx.costs.vm_stop_ns
             }

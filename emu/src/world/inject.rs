@@ -97,10 +97,11 @@ impl World {
         }
     }
 
+    /// Returns whether the page of an action is known, and there: nothing is behind the end of a block that has not grown yet.
     fn page_is_known(&self, action: &Action) -> bool {
         match action {
             Action::Write { page, .. } | Action::ClearLog { page, .. } | Action::VhostQueue { page, .. } | Action::Iommu { page, .. } => {
-                self.state.pages.frames.contains_key(page)
+                self.state.pages.frames.get(page).is_some_and(|pfn| pfn.0 < self.state.vmm.d.present())
             }
             Action::Task(_) | Action::Monitor(_) | Action::RepeatId => true,
         }
@@ -328,8 +329,9 @@ impl World {
 
     /// Returns the part of a range that is RAM: a device's write ends where memory does.
     fn in_ram(&self, first: Pfn, pages: u64) -> PageRange {
-        assert!(first.0 < self.ram.pages(), "page {first} is no RAM");
-        PageRange::new(first, pages.min(self.ram.pages() - first.0))
+        let end = self.state.vmm.d.present();
+        assert!(first.0 < end, "page {first} is no RAM");
+        PageRange::new(first, pages.min(end - first.0))
     }
 
     fn inject_task(&mut self, index: usize, injection: &Injection, operation: &Operation) {

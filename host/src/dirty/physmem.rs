@@ -70,12 +70,21 @@ impl DirtyMemory {
         self.present
     }
 
-    /// The last block takes the room that it has, and all of that counts as dirty (QEMU: system/physmem.c qemu_ram_resize()). Returns the new pages.
+    /// The last block takes the room that it has, and all of the block counts as dirty (QEMU: system/physmem.c qemu_ram_resize()). Returns the new pages.
     pub fn grow(&mut self) -> PageRange {
         let new = PageRange::new(Pfn(self.present), self.ram.pages() - self.present);
         self.present = self.ram.pages();
-        self.mark(new);
+        if new.count > 0 {
+            let block = self.ram.places().last().expect("there is one").range();
+            self.mark(block);
+        }
         new
+    }
+
+    /// Takes the blocks' lengths over from where the guest was (QEMU: migration/ram.c parse_ramblock()). Differs: those that they have at the end, not
+    /// those that the stream began with; they are the same, as a block that grows ends the migration.
+    pub fn load_length(&mut self, left: &Self) {
+        self.present = left.present;
     }
 
     /// Returns the bits, by ram_addr.
@@ -225,6 +234,7 @@ impl DirtyMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dirty::ram_list::BlockOptions;
 
     fn clean(pages: u64) -> DirtyMemory {
         let mut d = DirtyMemory::new(pages);
@@ -240,6 +250,22 @@ mod tests {
         d.set_tracking(true);
         d.mark(PageRange::new(Pfn(1), 1));
         assert!(d.test(Pfn(1)));
+    }
+
+    #[test]
+    fn a_block_that_grows_is_dirty_from_its_start_and_as_long_elsewhere() {
+        let block = |name: &str, pages, offset, room| BlockOptions { name: name.to_owned(), pages, offset, room, ignored: false };
+        let ram = Arc::new(RamList::new(&[block("pc.ram", 128, 0, 0), block("acpi", 128, 128, 64)]));
+        let mut d = DirtyMemory::of(Arc::clone(&ram));
+        d.reset();
+        d.set_tracking(true);
+        assert_eq!((d.present(), d.grow(), d.present()), (192, PageRange::new(Pfn(192), 64), 256));
+        assert_eq!(d.bits().ones().collect::<Vec<_>>(), (128..256).map(Pfn).collect::<Vec<_>>());
+        d.reset();
+        assert_eq!((d.grow().count, d.bits().count()), (0, 0), "it has grown");
+        let mut there = DirtyMemory::of(ram);
+        there.load_length(&d);
+        assert_eq!(there.present(), 256);
     }
 
     #[test]

@@ -40,6 +40,8 @@ use crate::step::{Ctx, Move, Next};
 pub struct VmState {
     /// They do.
     pub running: bool,
+    /// A migration has completed and left the VM stopped; nobody has let it go on or reset it since (QEMU: RUN_STATE_POSTMIGRATE).
+    pub postmigrate: bool,
 }
 
 /// What the engine works on beside its own state.

@@ -351,6 +351,8 @@ impl Run {
                 if self.options.modes.moves() && !self.post.moved {
                     self.move_guest(false, parts.destination);
                 }
+                // QEMU: migration_iteration_finish(); bg_migration_iteration_finish() leaves the VM as it is.
+                parts.vm.postmigrate = !self.options.modes.snapshot && !self.options.hints_first;
                 self.change(MigrationStatus::Completed, ctx)
             }
             Op::SetFailing if ctx.faults.on(Fault::FailedBeforeCleanup) => self.change(MigrationStatus::Failed, ctx),

@@ -71,6 +71,8 @@ impl Vmm {
     /// Resets the devices; the vCPUs and what the firmware writes are the world's, in the same move. QEMU: qemu_devices_reset(). The chipset's reset closes the
     /// PAM registers: where the memory behind them has a slot of its own, that is deleted and created.
     pub(super) fn reset_machine(&mut self, ctx: &mut Ctx<'_>) -> u64 {
+        // QEMU: main_loop_should_exit(): RUN_STATE_PRELAUNCH.
+        self.vm.postmigrate = false;
         if self.balloon.is_plugged() {
             self.balloon.reset(ctx);
         }

@@ -184,6 +184,7 @@ fn each_field_counts_and_what_is_only_reported_does_not() {
     type Change = (&'static str, fn(&mut Vmm));
     let changes: &[Change] = &[
         ("vm", |vmm| vmm.vm.running ^= true),
+        ("postmigrate", |vmm| vmm.vm.postmigrate ^= true),
         ("monitor", |vmm| vmm.monitor.push(Command::Stop)),
         ("two commands", |vmm| [Command::Stop, Command::Cont].map(|command| vmm.monitor.push(command)).into_iter().collect()),
         ("two commands in another order", |vmm| {

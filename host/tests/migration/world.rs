@@ -122,7 +122,7 @@ impl World {
                 devices: Devices::new(pages, DeviceOptions::default()),
                 device: Device { status: HintStatus::Stop, id: 0x8000_0000 },
                 destination: Destination::new(pages, 7),
-                vm: VmState { running: true },
+                vm: VmState { running: true, postmigrate: false },
                 vcpus_in_store: false,
                 locks: Locks::default(),
                 now_ns: 0,

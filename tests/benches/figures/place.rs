@@ -63,7 +63,7 @@ fn migrate(ram: &GuestRam, mode: LogMode, chunk_shift: u8, bulk: bool) -> (Durat
     let (mut accel, mut d) = (Accelerator::new(mode, PAGES), DirtyMemory::new(PAGES));
     let mut devices = Devices::new(PAGES, DeviceOptions::default());
     let (mut migration, mut destination) = (Migration::new(), Destination::new(PAGES, 1));
-    let (mut vm, mut notifier) = (VmState { running: true }, NoDevice);
+    let (mut vm, mut notifier) = (VmState { running: true, postmigrate: false }, NoDevice);
     let (mut locks, faults, costs, watch, mut events) =
         (Locks::default(), Faults::default(), Costs::default(), Watch::default(), Vec::new());
     let (mut now_ns, mut time, mut round, mut before) = (0, Duration::ZERO, 0, 0);
