@@ -27,6 +27,8 @@ pub(super) struct Pacing {
     stopped_late: bool,
     /// The device has said DONE since the VM stopped, and then STOP.
     undone: bool,
+    /// The device is reset, and no driver has it.
+    driverless: bool,
     /// The throttle's account, as events tell it.
     period_start_ns: u64,
     dirtied: u64,
@@ -50,7 +52,7 @@ pub(super) struct Pacing {
 impl Pacing {
     /// Adds to a hash what the rules depend on; where time stands still there is no throttle.
     pub(super) fn fold(&self, tag: u64, fold: &mut Fold) {
-        fold.part(tag, 0, &(self.iterated, self.stopped_late, self.undone));
+        fold.part(tag, 0, &(self.iterated, self.stopped_late, self.undone, self.driverless));
     }
 
     fn starts(&mut self, at_ns: u64) {
@@ -99,7 +101,12 @@ impl Oracle {
                 pacing.undone = false;
             }
             Event::HintDone { .. } => pacing.undone = false,
-            Event::HintStop { from: HintStatus::Done } => pacing.undone = true,
+            // A device that is reset has no driver which would wait for its pages.
+            Event::DeviceStatus { status } => {
+                pacing.driverless = *status == 0;
+                pacing.undone &= !pacing.driverless;
+            }
+            Event::HintStop { from: HintStatus::Done } => pacing.undone = !pacing.driverless,
             Event::Throttle { percent: by @ 1.. } | Event::LimitSet { rate: by @ 1.., .. } if slows => {
                 let high = std::mem::take(&mut pacing.high);
                 if high < 2 {
