@@ -16,7 +16,7 @@
 //! With `run_on`, a plain precopy ends in the same way: the machine goes over to the destination's memory. From there on the source is what was
 //! left behind, and the next migration goes the other way.
 //!
-//! Requests reach the source by a thread of their own ([`super::return_path`]); the migration thread takes them from it between two pages.
+//! Requests reach the source by a thread of their own (`return_path.rs`); the migration thread takes them from it between two pages.
 //!
 //! Differs: a link that breaks before PostcopyActive is waited for once the destination has the devices. QEMU fails such a migration, and starts
 //! the source's guest again if it gets its disks back (migration_detect_error(), migration_iteration_finish()): it cannot tell whether the other runs.

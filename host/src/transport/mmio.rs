@@ -2,7 +2,7 @@
 //!
 //! VIRTIO 1.2 §4.2.2 and §2.1; QEMU: hw/virtio/virtio-mmio.c, hw/virtio/virtio.c. The device's own configuration space and what its queues
 //! mean are the device's affair: a write that concerns it comes back as [`Written`]. What Firecracker's registers take, and when, is in
-//! [`super::firecracker`].
+//! `firecracker.rs`.
 
 use super::queue::{SavedQueue, VirtQueue};
 use crate::event::Event;

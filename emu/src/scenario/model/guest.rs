@@ -100,7 +100,7 @@ pub struct Task {
 }
 
 /// One operation of a task. Allocations are named as in the file; the name's index in [`wire::task::TaskOp`] is its rank among all names of
-/// the scenario ([`Scenario::allocation_names`]).
+/// the scenario ([`super::Scenario::allocation_names`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Allocates a block of this order.
