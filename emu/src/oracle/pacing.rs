@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use host::event::{Actor, Event, HintStatus, MigrationStatus, Stamped};
 use host::fold::Fold;
 use host::page::{DATA_RECORD_BYTES, ZERO_RECORD_BYTES};
-use wire::balloon::CMD_ID_DONE;
 use wire::platform::PAGE_SIZE;
 
 use super::{Oracle, Told, rules};
@@ -116,8 +115,7 @@ impl Oracle {
                     self.break_rule(rules::THROTTLE_IS_CALLED_FOR, Some(index), Blame::Host, || what);
                 }
             }
-            // A device that was reset behind the saving of its state says STOP, too; what was saved says DONE.
-            Event::DstDevice { id } if pacing.undone && id.0 != CMD_ID_DONE => {
+            Event::DstDevice { id } if pacing.undone => {
                 let rule = rules::DONE_GOES_ALONG;
                 let (verdict, blame) = (Verdict::Leak, Blame::Host);
                 self.violations.add(rule, || Violation {
@@ -180,6 +178,8 @@ impl Oracle {
 
 #[cfg(test)]
 mod tests {
+    use host::event::CmdId;
+
     use super::*;
     use crate::oracle::OracleOptions;
 
@@ -201,6 +201,20 @@ mod tests {
             oracle.pace(index, &Stamped { at_ns: at_ms * 1_000_000, actor: *actor, event: event.clone() });
         }
         oracle.violations.finish().iter().map(|violation| violation.rule).collect()
+    }
+
+    #[test]
+    fn done_stays_said_unless_the_device_is_reset() {
+        let done = (1, Actor::Migration, Event::HintDone { from: HintStatus::Stop });
+        let stop = (2, Actor::Migration, Event::HintStop { from: HintStatus::Done });
+        let reset = (2, Actor::MainLoop, Event::DeviceStatus { status: 0 });
+        let arrives = (3, Actor::Destination, Event::DstDevice { id: CmdId(0) });
+        assert_eq!(broken(None, &[done.clone(), arrives.clone()]), [""; 0]);
+        assert_eq!(broken(None, &[done.clone(), stop.clone(), arrives.clone()]), [rules::DONE_GOES_ALONG]);
+        assert_eq!(broken(None, &[done.clone(), reset.clone(), stop.clone(), arrives.clone()]), [""; 0], "no driver waits");
+        assert_eq!(broken(None, &[done.clone(), stop.clone(), reset.clone(), arrives.clone()]), [""; 0], "nor later");
+        let driver = (2, Actor::Vcpu(0), Event::DeviceStatus { status: 1 });
+        assert_eq!(broken(None, &[reset, driver, done, stop, arrives]), [rules::DONE_GOES_ALONG], "a driver is back");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! sides. Any difference is a defect of ours: something gets into a run that is not its scenario, or a fork leaves something out.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -203,38 +203,12 @@ mod tests {
 
     use super::*;
     use crate::outcome::Verdict;
+    use crate::world::doctor::tests::BUSY;
 
-    /// Hints, stores of vCPUs and of a device, a task, a device that logs; and a fault of its own.
-    const BUSY: &str = r#"
-about  = "a bit of everything"
-faults = ["hint-stop-skipped"]
-[host]
-dirty_log = "manual-clear"
-chunk     = "256 KiB"
-[pages]
-P = "first page of hint 2"
-Q = "pfn 0x900"
-[[inject]]
-write  = { page = "P", byte = 0xBB }
-by     = "vcpu1"
-after  = "hint.pop(P)"
-before = "hint.apply(P)"
-[[inject]]
-task  = { shrink = "4 MiB" }
-by    = "vcpu1"
-after = "hint.apply"
-[[inject]]
-write = { page = "Q", byte = 0xCC }
-by    = "dma"
-after = "bitmap.sync#2"
-[[inject]]
-write = { page = "Q", byte = 0xDD }
-by    = "vcpu0"
-after = "ram.send(Q)"
-"#;
-
+    /// Returns a bit of everything, with a fault of its own.
     fn parsed() -> Scenario {
-        crate::scenario::parse("flip.toml", BUSY).unwrap_or_else(|errors| panic!("{errors:?}"))
+        let text = format!("faults = [\"hint-stop-skipped\"]{BUSY}");
+        crate::scenario::parse("flip.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}"))
     }
 
     fn caught(work: &mut dyn FnMut()) -> Result<(), String> {

@@ -12,7 +12,7 @@ use crate::scenario;
 use crate::world::State;
 
 /// Hints, orders, stores of all kinds and tasks, on into the second half of the run.
-const BUSY: &str = r#"
+pub(in crate::world) const BUSY: &str = r#"
 about = "a bit of everything"
 [host]
 dirty_log = "manual-clear"
